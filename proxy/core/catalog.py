@@ -1,0 +1,109 @@
+"""What is for sale: models and their prices, as the configuration gave them, frozen.
+
+Prices here are nano-yuan per token (chat, video) or per image. A request takes the `Model` once and keeps it: a price that changes in
+mid-call touches the next call only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from proxy.core.money import Nanos
+
+
+class Kind(StrEnum):
+    """What a model makes, and so which endpoint takes it."""
+
+    CHAT = "chat"
+    IMAGE = "image"
+    VIDEO = "video"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTier:
+    """Nano-yuan per token for prompts of up to ``up_to_tokens`` (None: without end)."""
+
+    up_to_tokens: int | None
+    input: Nanos
+    output: Nanos
+    cached_input: Nanos
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrice:
+    """Tiers by prompt length, ascending; the last one has no end. The tier of a call applies to all of its tokens."""
+
+    tiers: tuple[ChatTier, ...]
+
+    def tier_for(self, prompt_tokens: int) -> ChatTier:
+        for tier in self.tiers:
+            if tier.up_to_tokens is None or prompt_tokens <= tier.up_to_tokens:
+                return tier
+        return self.tiers[-1]
+
+    def reachable(self, prompt_tokens_max: int) -> tuple[ChatTier, ...]:
+        """Return each tier that a prompt of at most ``prompt_tokens_max`` tokens can land in."""
+        last = self.tiers.index(self.tier_for(prompt_tokens_max))
+        return self.tiers[: last + 1]
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePrice:
+    image: Nanos
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRate:
+    """Nano-yuan per video token without and with sound."""
+
+    silent: Nanos
+    audio: Nanos
+
+
+@dataclass(frozen=True, slots=True)
+class VideoPrice:
+    """A base rate, rates of single resolutions (``"1080p"``), and the factor of ``service_tier: flex`` in thousandths."""
+
+    rate: VideoRate
+    by_resolution: Mapping[str, VideoRate] = field(default_factory=dict)
+    flex_permille: int | None = None
+    """None: the model has no flex tier."""
+
+    def rate_for(self, resolution: str) -> VideoRate:
+        return self.by_resolution.get(resolution, self.rate)
+
+
+Price = ChatPrice | ImagePrice | VideoPrice
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One public model id and where it leads."""
+
+    id: str
+    kind: Kind
+    upstream: str
+    """Name of the upstream in the configuration."""
+    upstream_model: str
+    price: Price
+    owned_by: str = "volcengine"
+    description: str = ""
+    created: int = 1_710_000_000
+    """Unix seconds, as ``GET /models`` shows it."""
+    enabled: bool = True
+    context_tokens: int = 0
+    output_tokens_max: int = 4096
+    """For the hold when the client sets no limit."""
+    reasoning_tokens_max: int = 0
+    """Chain of thought that ``max_tokens`` does not limit (Ark: only ``max_completion_tokens`` covers both)."""
+    image_tokens: int = 2048
+    """Upper bound of the prompt tokens of one picture part."""
+    request_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Fields that go up when the client did not set them, such as ``{"thinking": {"type": "disabled"}}``."""
+    resolutions: tuple[str, ...] = ()
+    """Video: what the upstream model renders; empty: not restricted."""
+
+
+Catalog = Mapping[str, Model]
+"""Public model id → model, in the order of the configuration."""

@@ -1,0 +1,68 @@
+"""Money as integers of nano-yuan (1e-9 CNY), with decimals only at the edges.
+
+A price of ¥0.001 per million tokens is exactly 1 nano-yuan a token, so a cost is a product and a sum, never a rounding.
+"""
+
+from decimal import Decimal, InvalidOperation
+from typing import NewType
+
+Nanos = NewType("Nanos", int)
+
+NANOS_PER_YUAN = 1_000_000_000
+NANOS_MAX = 2**62
+"""Largest amount taken anywhere: far over any balance, and a sum of two still fits SQLite's signed 64 bits."""
+
+_PRICE_DECIMALS_MAX = 3
+
+
+def parse_yuan(text: str) -> Nanos:
+    """Return the nano-yuan of a decimal amount in yuan such as ``"100.00"`` or ``"-0.5"``; exact.
+
+    Raises:
+        ValueError: no plain decimal number, finer than 1e-9, or beyond ``NANOS_MAX``.
+    """
+    return _scaled(text, decimals_max=9, unit="yuan")
+
+
+def parse_price(text: str | int) -> Nanos:
+    """Return nano-yuan per *unit* of a price in yuan, which has at most 3 decimals; a unit is an image.
+
+    Raises:
+        ValueError: negative, no plain decimal number, or more than 3 decimals.
+    """
+    nanos = _scaled(str(text), decimals_max=_PRICE_DECIMALS_MAX, unit="yuan")
+    if nanos < 0:
+        raise ValueError(f"a price cannot be negative: {text!r}")
+    return nanos
+
+
+def parse_token_price(text: str | int) -> Nanos:
+    """Return nano-yuan per token of a price in yuan per million tokens; ``"0.001"`` is exactly 1.
+
+    Raises:
+        ValueError: as in ``parse_price``.
+    """
+    return Nanos(parse_price(text) // 1_000_000)
+
+
+def format_yuan(nanos: int, decimals_min: int = 2) -> str:
+    """Return an amount in yuan as an exact decimal string with at least ``decimals_min`` decimals: ``"0.8640"``."""
+    sign = "-" if nanos < 0 else ""
+    whole, fraction = divmod(abs(nanos), NANOS_PER_YUAN)
+    decimals = f"{fraction:09d}".rstrip("0").ljust(decimals_min, "0")
+    return f"{sign}{whole}.{decimals}" if decimals else f"{sign}{whole}"
+
+
+def _scaled(text: str, *, decimals_max: int, unit: str) -> Nanos:
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"no decimal number of {unit}: {text!r}") from None
+    if not amount.is_finite() or len(text) > 40 or text != text.strip() or "_" in text:
+        raise ValueError(f"no decimal number of {unit}: {text!r}")
+    exponent = amount.normalize().as_tuple().exponent
+    if isinstance(exponent, int) and -exponent > decimals_max:
+        raise ValueError(f"more than {decimals_max} decimals: {text!r}")
+    if abs(amount) > NANOS_MAX // NANOS_PER_YUAN:
+        raise ValueError(f"too large an amount: {text!r}")
+    return Nanos(int(amount.scaleb(9)))

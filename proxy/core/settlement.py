@@ -1,0 +1,69 @@
+"""How a request ended and what that costs it. Pure: facts in, one `Settlement` out, which the store commits once.
+
+Outcomes, each request exactly one: ``complete`` · ``client_gone`` (the client left; the upstream may have finished) · ``upstream_cut``
+(it broke after its answer had begun) · ``upstream_error`` (it failed or could not be reached) · ``refused`` (it was asked, and refused
+the request itself) · ``interrupted`` (this process ended or was ended first).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from proxy.core.money import Nanos
+
+
+class Outcome(StrEnum):
+    COMPLETE = "complete"
+    CLIENT_GONE = "client_gone"
+    UPSTREAM_CUT = "upstream_cut"
+    UPSTREAM_ERROR = "upstream_error"
+    REFUSED = "refused"
+    INTERRUPTED = "interrupted"
+
+
+class UsageSource(StrEnum):
+    """Where the quantities of a charge come from."""
+
+    REPORTED = "reported"
+    ESTIMATED = "estimated"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Token counts of one chat call; ``cached_tokens`` are part of the prompt, ``reasoning_tokens`` of the completion."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+NO_USAGE = TokenUsage(0, 0)
+_NOTHING = Nanos(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The one end of a hold: what is charged (at most the hold; the rest is released) and what the receipt says."""
+
+    outcome: Outcome
+    usage_source: UsageSource
+    charge_nanos: Nanos
+    usage: TokenUsage = NO_USAGE
+    units: int = 0
+    """Images made, or video tokens charged; 0 for chat."""
+    shortfall_nanos: Nanos = _NOTHING
+    """What the usage would have cost above the hold: never charged, but counted."""
+    http_status: int = 0
+    """What the customer was answered with; 0: nothing."""
+    upstream_id: str = ""
+    first_byte_ms: int | None = None
+    total_ms: int | None = None
+    note: str = ""
+    """For the operator's eyes: why, in a few words; never a prompt or a secret."""
+
+
+def capped(charge_nanos: int, hold_nanos: int) -> tuple[Nanos, Nanos]:
+    """Return the charge, never more than the hold, and the shortfall."""
+    charge = min(charge_nanos, hold_nanos)
+    return Nanos(charge), Nanos(charge_nanos - charge)

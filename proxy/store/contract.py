@@ -1,0 +1,261 @@
+"""What a store does, in operations of the business: one transaction each, every invariant true before and after.
+
+A write is *queued at the call* and its future resolves once the transaction is durable (or was refused, with the exception given). So
+a caller that stops waiting changes nothing about the write: wait with `asyncio.shield`. Reads are coroutines on a snapshot of what
+is committed. Amounts are nano-yuan, times are unix milliseconds.
+
+Invariants (`verify` checks each): Σ transfers = 0 · balance = credits - debits per account · held = Σ open holds · available ≥ 0 ·
+each settled request has exactly one charge or release, none above its hold · no open hold without a live request · no finished
+request without its settlement · no charge without a request.
+"""
+
+from asyncio import Future
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from proxy.core.catalog import Kind
+from proxy.core.money import Nanos
+from proxy.core.settlement import Settlement
+
+
+class StoreError(Exception):
+    """A store refused or failed."""
+
+
+class StoreUnavailableError(StoreError):
+    """The transaction did not happen, for no fault of its own (disk full, I/O): it may be tried again."""
+
+
+class StoreCorruptError(StoreError):
+    """Nothing more may be written by this process: an fsync failed. The process must end; a restart recovers."""
+
+
+class StoreRefusedError(StoreError):
+    """What an operator asked for is not possible; the message says why, in words for a terminal."""
+
+
+class StoreLockedError(StoreRefusedError):
+    """Another process holds the store."""
+
+
+class StoreVersionError(StoreRefusedError):
+    """The file was written by a newer version: it is not touched."""
+
+
+class AccountExistsError(StoreRefusedError):
+    pass
+
+
+class AccountNotFoundError(StoreRefusedError):
+    pass
+
+
+class KeyNotFoundError(StoreRefusedError):
+    pass
+
+
+class InsufficientFundsError(StoreRefusedError):
+    """The account's available balance does not cover the amount."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    id: int
+    name: str
+    balance_nanos: Nanos
+    held_nanos: Nanos
+    created_at_ms: int
+
+    @property
+    def available_nanos(self) -> Nanos:
+        return Nanos(self.balance_nanos - self.held_nanos)
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key to be stored: its SHA-256 and a prefix to recognise it by, never the secret."""
+
+    id: str
+    name: str
+    prefix: str
+    sha256: bytes
+    created_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    id: str
+    name: str
+    prefix: str
+    account: str
+    created_at_ms: int
+    revoked_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Whom a live key stands for: one row of the snapshot that authenticates requests."""
+
+    sha256: bytes
+    key_id: str
+    account_id: int
+    account_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewRequest:
+    """A paid request before its upstream is asked, with its hold: the worst case of what it may cost."""
+
+    id: str
+    kind: Kind
+    account_id: int
+    key_id: str
+    """Empty where no keys are used (``auth = "none"``)."""
+    model: str
+    upstream: str
+    upstream_model: str
+    stream: bool
+    hold_nanos: Nanos
+    price: str
+    """The frozen price, as JSON: what `receipt` explains the charge with."""
+    created_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """A request whose hold is open: at start, one whose process died."""
+
+    id: str
+    kind: Kind
+    account_id: int
+    hold_nanos: Nanos
+    created_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Everything that is known of one request. ``settlement`` is None while its hold is open."""
+
+    request: NewRequest
+    account: str
+    settlement: Settlement | None
+    settled_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageQuery:
+    """Which settled requests to sum: by time of creation, ``since`` inclusive, ``until`` exclusive."""
+
+    by: Literal["model", "key", "day"] = "model"
+    account: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """Sums of one group. `day` is the UTC date (``2026-11-23``); `key` is the key's id."""
+
+    account: str
+    group: str
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    units: int
+    charge_nanos: Nanos
+    shortfall_nanos: Nanos
+    estimated: int
+    """How many of the requests were charged by estimate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One invariant: what it says, its figures, and the rows that break it (empty: it holds)."""
+
+    name: str
+    figures: str
+    offenders: Sequence[str] = ()
+
+    @property
+    def holds(self) -> bool:
+        return not self.offenders
+
+
+@dataclass(frozen=True, slots=True)
+class CommitStats:
+    """Of one group commit: how many operations shared it, and how long the transaction took, in seconds."""
+
+    operations: int
+    seconds: float
+
+
+class Store(Protocol):
+    """One engine's way of keeping the books."""
+
+    # accounts and keys: the operator's
+
+    def create_account(self, name: str, credit_nanos: Nanos, now_ms: int) -> Future[Account]:
+        """Raises: AccountExistsError."""
+
+    def credit_account(self, name: str, amount_nanos: Nanos, note: str, now_ms: int) -> Future[Account]:
+        """Book money in, or, where the amount is negative, back out. Raises: AccountNotFoundError, InsufficientFundsError."""
+
+    def create_key(self, account: str, key: NewKey) -> Future[Key]:
+        """Raises: AccountNotFoundError."""
+
+    def revoke_key(self, key_id: str, now_ms: int) -> Future[Key]:
+        """Revoke for good; revoking twice keeps the first time. Raises: KeyNotFoundError."""
+
+    async def accounts(self) -> list[Account]:
+        """Return the customers' accounts, by name."""
+
+    async def account(self, name: str) -> Account:
+        """Raises: AccountNotFoundError."""
+
+    async def account_by_id(self, account_id: int) -> Account:
+        """Raises: AccountNotFoundError."""
+
+    async def keys(self, account: str | None = None) -> list[Key]:
+        """Return all keys, revoked ones too, oldest first. Raises: AccountNotFoundError."""
+
+    async def grants(self) -> list[Grant]:
+        """Return the live keys."""
+
+    # the money path
+
+    def place_hold(self, request: NewRequest) -> Future[None]:
+        """Record the request and hold its worst case. Raises: InsufficientFundsError, AccountNotFoundError."""
+
+    def settle(self, request_id: str, settlement: Settlement, now_ms: int) -> Future[bool]:
+        """Charge and release, once: False where the request was settled before (nothing is changed then).
+
+        Raises: KeyError where there is no such request; ValueError where the charge is above the hold or negative.
+        """
+
+    async def open_requests(self) -> list[OpenRequest]:
+        """Return the requests whose holds are open, oldest first."""
+
+    # what happened
+
+    async def receipt(self, request_id: str) -> tuple[Receipt, int] | None:
+        """Return a request's receipt and its owner's account id."""
+
+    async def usage(self, query: UsageQuery) -> list[UsageRow]:
+        """Raises: AccountNotFoundError."""
+
+    async def verify(self) -> list[Check]:
+        """Check every invariant on one snapshot of the file."""
+
+    # the file
+
+    async def ping(self) -> None:
+        """Return if the store answers; raise StoreError otherwise."""
+
+    async def backup(self, destination: Path) -> list[Check]:
+        """Write a consistent copy while running, never over an existing file, and return its own `verify`."""
+
+    async def close(self) -> None:
+        """Commit what is queued, checkpoint, let go of the lock."""

@@ -1,0 +1,59 @@
+"""The only door to `create_task`: tasks that are kept alive, named, logged when they fail, and waited for."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class TaskGroup:
+    """Background tasks of one owner. A task that ends by an exception is logged; with `on_death`, its owner is told."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def spawn(
+        self,
+        coroutine: Coroutine[Any, Any, T],
+        name: str,
+        *,
+        on_death: Callable[[BaseException | None], None] | None = None,
+    ) -> asyncio.Task[T]:
+        """Start a task. `on_death` is for those that should never end: it is called with the exception, or None, unless cancelled."""
+        task = asyncio.get_running_loop().create_task(coroutine, name=f"{self._name}:{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        if on_death is not None:
+            task.add_done_callback(lambda ended: None if ended.cancelled() else on_death(ended.exception()))
+        return task
+
+    async def drain(self, timeout_seconds: float | None = None) -> int:
+        """Wait for the tasks, also for those they start, and return how many are left after the timeout."""
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_seconds is None else loop.time() + timeout_seconds
+        while self._tasks:
+            left = None if deadline is None else deadline - loop.time()
+            if left is not None and left <= 0:
+                break
+            await asyncio.wait(self._tasks, timeout=left)
+        return len(self._tasks)
+
+    async def cancel(self) -> None:
+        """Cancel what is left and wait until it is gone."""
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exception := task.exception()) is not None:
+            logger.error("task %s failed", task.get_name(), exc_info=exception)
