@@ -1,0 +1,266 @@
+"""A chat request: what is checked, what is counted for the hold, and what goes up.
+
+Only what the price or the protocol depends on is judged here; every other field passes through untouched. What goes up is always our own
+serialisation of what was parsed, so that no upstream can read a duplicate or differently written key in another way than we did.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from proxy.core.catalog import ChatPrice, Model
+from proxy.core.errors import InvalidJsonError, InvalidMessagesError, InvalidParameterError, MissingModelError
+from proxy.core.money import Nanos
+from proxy.core.pricing import hold_for_chat, prompt_tokens_max
+
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+OUTPUT_TOKENS_MAX = 10_000_000
+CHOICES_MAX = 128
+MESSAGES_MAX = 10_000
+
+PRICED_KEYS = frozenset(
+    {
+        "model",
+        "messages",
+        "max_tokens",
+        "max_completion_tokens",
+        "n",
+        "stream",
+        "stream_options",
+        "service_tier",
+        "tools",
+        "tool_choice",
+    }
+    | {"functions", "response_format", "thinking", "reasoning_effort", "include_usage", "chunk_include_usage"}
+)
+"""Keys that a price depends on. An upstream that reads keys without regard to case would take ``Max_Tokens`` for one of them."""
+
+SERVICE_TIERS = frozenset({None, "auto", "default"})
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """A checked request, with the figures that bound its price."""
+
+    fields: Body
+    stream: bool
+    include_usage: bool
+    """Whether the client itself asked for the usage event of a stream."""
+    text_bytes: int
+    """UTF-8 bytes of all text that goes up: messages, tools and formats."""
+    messages: int
+    media_tokens: int
+    """Upper bound for pictures and other media in the prompt."""
+    output_tokens_max: int
+    """Upper bound of completion tokens, all choices together."""
+
+    def hold_nanos(self, price: ChatPrice) -> Nanos:
+        """Return the worst case of what this call may cost."""
+        return hold_for_chat(price, prompt_tokens_max(self.text_bytes, self.messages, self.media_tokens), self.output_tokens_max)
+
+
+def requested_model(body: object) -> str:
+    """Return the model id that a request body names.
+
+    Raises:
+        InvalidJsonError: the body is no JSON object.
+        MissingModelError: no model is named.
+        InvalidParameterError: `model` is no string, or a priced key is written in another case.
+    """
+    if not isinstance(body, dict):
+        raise InvalidJsonError("The request body must be a JSON object")
+    refuse_other_case(body, PRICED_KEYS)
+    model = body.get("model")
+    if model is None or model == "":
+        raise MissingModelError("The request body has no 'model'", param="model")
+    if not isinstance(model, str):
+        raise InvalidParameterError("'model' must be a string", param="model")
+    return model
+
+
+def parse_chat_call(body: Body, model: Model) -> ChatCall:
+    """Return the checked call.
+
+    Raises:
+        InvalidMessagesError: `messages` is not what it should be; `param` names the place.
+        InvalidParameterError: a field that the price depends on has a wrong type or range.
+    """
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidMessagesError("'messages' must be a non-empty array", param="messages")
+    if len(messages) > MESSAGES_MAX:
+        raise InvalidMessagesError(f"'messages' has more than {MESSAGES_MAX} entries", param="messages")
+    if body.get("service_tier") not in SERVICE_TIERS:
+        raise InvalidParameterError("'service_tier' must be 'auto' or 'default' for this model", param="service_tier")
+    stream = _flag(body, "stream", "stream")
+    include_usage = stream and _include_usage(body)
+    text_bytes = media_tokens = 0
+    for index, message in enumerate(messages):
+        text, media = _measure_message(message, f"messages[{index}]", model)
+        text_bytes += text
+        media_tokens += media
+    return ChatCall(
+        fields=body,
+        stream=stream,
+        include_usage=include_usage,
+        text_bytes=text_bytes + _other_text_bytes(body),
+        messages=len(messages),
+        media_tokens=media_tokens,
+        output_tokens_max=_output_tokens_max(body, model) * (_whole(body, "n", CHOICES_MAX) or 1),
+    )
+
+
+def upstream_body(call: ChatCall, model: Model) -> bytes:
+    """Return the body that goes up: `model` renamed, ``developer`` as ``system``, usage always asked for, defaults filled in.
+
+    Raises:
+        InvalidJsonError: nested deeper than can be written again.
+    """
+    fields = {**model.request_defaults, **call.fields, "model": model.upstream_model}
+    if any(message["role"] == "developer" for message in fields["messages"]):
+        fields["messages"] = [
+            {**message, "role": "system"} if message["role"] == "developer" else message for message in fields["messages"]
+        ]
+    if call.stream:
+        fields["stream_options"] = {**(call.fields.get("stream_options") or {}), "include_usage": True}
+    return encode(fields)
+
+
+def encode(value: object) -> bytes:
+    """Return JSON.
+
+    Raises:
+        InvalidJsonError: nested deeper than 254 levels, which orjson reads but does not write.
+    """
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        raise InvalidJsonError("The request body is nested too deeply") from None
+
+
+def refuse_other_case(body: Mapping[str, object], keys: frozenset[str]) -> None:
+    """Refuse a key that differs from one of ``keys`` in case only; folded as Unicode does, as Go's decoder reads keys.
+
+    Raises:
+        InvalidParameterError: naming the key.
+    """
+    for key in body:
+        if key not in keys and (folded := key.casefold()) in keys:
+            raise InvalidParameterError(f"Unknown field {key[:64]!r}: did you mean {folded!r}?", param=key[:64])
+
+
+def _include_usage(body: Body) -> bool:
+    options = body.get("stream_options")
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise InvalidParameterError("'stream_options' must be an object", param="stream_options")
+    refuse_other_case(options, PRICED_KEYS)
+    _flag(options, "chunk_include_usage", "stream_options.chunk_include_usage")
+    return _flag(options, "include_usage", "stream_options.include_usage")
+
+
+def _flag(body: Body, key: str, param: str) -> bool:
+    value = body.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise InvalidParameterError(f"'{param}' must be a boolean", param=param)
+    return bool(value)
+
+
+def _whole(body: Body, key: str, most: int) -> int | None:
+    value = body.get(key)
+    if value is None:
+        return None
+    if type(value) is not int or not 1 <= value <= most:
+        raise InvalidParameterError(f"'{key}' must be an integer from 1 to {most}", param=key)
+    return value
+
+
+def _output_tokens_max(body: Body, model: Model) -> int:
+    """Bound one choice. ``max_tokens`` limits the answer alone, ``max_completion_tokens`` the chain of thought too (Ark, chat page)."""
+    answer = _whole(body, "max_tokens", OUTPUT_TOKENS_MAX)
+    everything = _whole(body, "max_completion_tokens", OUTPUT_TOKENS_MAX)
+    if everything is not None:
+        return max(everything, answer or 0)
+    return (answer or model.output_tokens_max) + model.reasoning_tokens_max
+
+
+def _measure_message(message: object, where: str, model: Model) -> tuple[int, int]:
+    """Check one message and return its text in bytes and its media in tokens."""
+    if not isinstance(message, dict):
+        raise InvalidMessagesError(f"'{where}' must be an object", param=where)
+    role = message.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise InvalidMessagesError(f"'{where}.role' must be one of system, developer, user, assistant, tool", param=f"{where}.role")
+    content = message.get("content")
+    text = media = 0
+    if isinstance(content, str):
+        text = utf8_bytes(content)
+    elif isinstance(content, list):
+        text, media = _measure_parts(content, f"{where}.content", model)
+    elif content is not None or not _has_tool_calls(message, where):
+        raise InvalidMessagesError(f"'{where}.content' must be a string or a non-empty array of parts", param=f"{where}.content")
+    if len(message) > 2:
+        text += sum(_text_of(value) for key, value in message.items() if key not in ("role", "content"))
+    return text, media
+
+
+def _has_tool_calls(message: Body, where: str) -> bool:
+    calls = message.get("tool_calls")
+    if calls is None:
+        return False
+    if message["role"] != "assistant" or not isinstance(calls, list) or not calls or not all(isinstance(call, dict) for call in calls):
+        raise InvalidMessagesError(
+            f"'{where}.tool_calls' must be a non-empty array of objects, in a message of the assistant", param=f"{where}.tool_calls"
+        )
+    return True
+
+
+def _measure_parts(parts: list[Any], where: str, model: Model) -> tuple[int, int]:
+    if not parts:
+        raise InvalidMessagesError(f"'{where}' must be a string or a non-empty array of parts", param=where)
+    text = media = 0
+    for index, part in enumerate(parts):
+        place = f"{where}[{index}]"
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise InvalidMessagesError(f"'{place}' must be an object with a 'type'", param=place)
+        match part["type"]:
+            case "text":
+                if not isinstance(part.get("text"), str):
+                    raise InvalidMessagesError(f"'{place}.text' must be a string", param=f"{place}.text")
+            case "image_url":
+                _check_image(part, place)
+                media += model.image_tokens
+            case _:
+                # Video, audio, files: nothing published bounds them but the context itself.
+                media += max(model.context_tokens, model.image_tokens)
+        text += sum(
+            _text_of(value) for key, value in part.items() if key not in ("type", "image_url", "video_url", "input_audio", "file")
+        )
+    return text, media
+
+
+def _check_image(part: Body, place: str) -> None:
+    image = part.get("image_url")
+    url = image.get("url") if isinstance(image, dict) else None
+    if not isinstance(url, str) or not url:
+        raise InvalidMessagesError(f"'{place}.image_url.url' must be a URL", param=f"{place}.image_url.url")
+
+
+def _other_text_bytes(body: Body) -> int:
+    """Count what else may end in the prompt: tools, functions, formats, and any structured field that we do not know."""
+    return sum(len(encode(value)) for key, value in body.items() if key != "messages" and isinstance(value, (dict, list)))
+
+
+def _text_of(value: object) -> int:
+    if isinstance(value, str):
+        return utf8_bytes(value)
+    return len(encode(value)) if isinstance(value, (dict, list)) else 0
+
+
+def utf8_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())

@@ -1,0 +1,89 @@
+"""What a chat call may cost and does cost: price tables in, nano-yuan out.
+
+Every function here is pure. The price that sized the hold also sizes the charge, so a price changed in mid-call touches the next call
+only. A price is frozen onto its request as JSON (`freeze`), and a receipt explains the charge with it (`explain`).
+"""
+
+from typing import Any
+
+import orjson
+
+from proxy.core.catalog import ChatPrice, ChatTier, ImagePrice, VideoPrice
+from proxy.core.money import Nanos, format_yuan
+from proxy.core.settlement import TokenUsage
+
+TOKENS_PER_MESSAGE = 32
+"""Upper bound of what a chat template adds around one message."""
+TOKENS_PER_REQUEST = 256
+"""Upper bound of what it adds once: preamble, tool instructions."""
+PROMPT_BYTES_PER_TOKEN_MAX = 8
+"""For the lower bound of an estimate: no tokenizer in use averages more than about 5 bytes a token on real text."""
+
+
+def prompt_tokens_max(text_bytes: int, messages: int, media_tokens: int) -> int:
+    """Return an upper bound of a prompt's tokens: a byte-level tokenizer never makes more tokens than bytes."""
+    return text_bytes + messages * TOKENS_PER_MESSAGE + TOKENS_PER_REQUEST + media_tokens
+
+
+def prompt_tokens_min(text_bytes: int) -> int:
+    """Return a lower bound of a prompt's tokens, for the estimate when no usage ever came."""
+    return text_bytes // PROMPT_BYTES_PER_TOKEN_MAX
+
+
+def hold_for_chat(price: ChatPrice, prompt_tokens: int, output_tokens: int) -> Nanos:
+    """Return the worst case in nano-yuan: at most so many prompt tokens and so many output tokens, at the dearest reachable tier."""
+    return Nanos(
+        max(prompt_tokens * max(tier.input, tier.cached_input) + output_tokens * tier.output for tier in price.reachable(prompt_tokens))
+    )
+
+
+def charge_for_chat(price: ChatPrice, usage: TokenUsage) -> Nanos:
+    """Return what a finished chat call costs, in nano-yuan; exact, nothing is rounded.
+
+    Cached tokens are part of the prompt tokens and are charged at their own price (Ark, price page: "cache hit"). The tier is that of the
+    prompt's length and applies to the whole call.
+
+    Args:
+        price: the one that the hold was sized with.
+        usage: token counts as the upstream reported them, checked to be non-negative.
+    """
+    tier = price.tier_for(usage.prompt_tokens)
+    fresh = usage.prompt_tokens - usage.cached_tokens
+    return Nanos(fresh * tier.input + usage.cached_tokens * tier.cached_input + usage.completion_tokens * tier.output)
+
+
+def freeze(price: ChatPrice | ImagePrice | VideoPrice) -> str:
+    """Return a price as JSON in nano-yuan, as it is stored with a request: ``{"tiers": [{"up_to", "input", …}]}``."""
+    return orjson.dumps(_plain(price)).decode()
+
+
+def thaw_chat(frozen: str) -> ChatPrice:
+    """Return the chat price that `freeze` wrote."""
+    tiers = orjson.loads(frozen)["tiers"]
+    return ChatPrice(tuple(ChatTier(tier["up_to"], tier["input"], tier["output"], tier["cached_input"]) for tier in tiers))
+
+
+def explain(frozen: str, usage: TokenUsage, charge_nanos: Nanos) -> str:
+    """Return the formula of a chat charge in yuan per million tokens: ``20 × ¥0.8/M + 12 × ¥2/M = ¥0.00004``."""
+    tier = thaw_chat(frozen).tier_for(usage.prompt_tokens)
+    fresh = usage.prompt_tokens - usage.cached_tokens
+    terms = [(fresh, tier.input, ""), (usage.cached_tokens, tier.cached_input, " cached"), (usage.completion_tokens, tier.output, "")]
+    shown = [f"{tokens} × ¥{format_yuan(price * 1_000_000, 0)}/M{what}" for tokens, price, what in terms if tokens]
+    return f"{' + '.join(shown) or '0'} = ¥{format_yuan(charge_nanos)}"
+
+
+def _plain(price: ChatPrice | ImagePrice | VideoPrice) -> dict[str, Any]:
+    if isinstance(price, ImagePrice):
+        return {"image": price.image}
+    if isinstance(price, VideoPrice):
+        rates = {"": price.rate, **price.by_resolution}
+        return {
+            "rates": {name: {"silent": rate.silent, "audio": rate.audio} for name, rate in rates.items()},
+            "flex_permille": price.flex_permille,
+        }
+    return {
+        "tiers": [
+            {"up_to": tier.up_to_tokens, "input": tier.input, "output": tier.output, "cached_input": tier.cached_input}
+            for tier in price.tiers
+        ]
+    }
