@@ -1,0 +1,268 @@
+"""The configuration: one TOML file, read once, checked whole, and turned into frozen values before anything runs.
+
+`load` either returns what `serve` can start with, or raises one `ConfigError` that lists every fault. What the keys mean is
+explained in ``config.example.toml``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import msgspec
+
+from proxy.config_models import read_catalog
+from proxy.config_tables import (
+    AdminTable,
+    BillingConfig,
+    ConfigError,
+    Faults,
+    ServerTable,
+    StoreTable,
+    UpstreamTable,
+    VideosTable,
+    join,
+    read_table,
+)
+from proxy.config_values import (
+    Address,
+    Secret,
+    SystemdAddress,
+    TcpAddress,
+    UnixAddress,
+    parse_address,
+    parse_base_url,
+    parse_store_url,
+    parse_unix_address,
+    read_secret,
+)
+from proxy.core.catalog import Catalog
+
+__all__ = [
+    "Address",
+    "AdminConfig",
+    "BillingConfig",
+    "Config",
+    "ConfigError",
+    "Secret",
+    "ServerConfig",
+    "StoreConfig",
+    "SystemdAddress",
+    "TcpAddress",
+    "UnixAddress",
+    "UpstreamConfig",
+    "VideosConfig",
+    "load",
+]
+
+_FILE_BYTES_MAX = 4_194_304
+_SECTIONS = ("server", "store", "admin", "upstreams", "billing", "videos", "models")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    listen: tuple[Address, ...]
+    auth: Literal["keys", "none"]
+    drain_seconds: float
+    """How long a stop waits for the requests in flight."""
+    body_bytes_max: int
+    body_seconds: float
+    """The time that a request's body has to arrive in."""
+    keepalive_seconds: float
+    stall_seconds: float
+    """A client that takes nothing of its answer for this long is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class AdminConfig:
+    listen: UnixAddress | None
+    """None: there is no admin listener."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamConfig:
+    name: str
+    base_url: str
+    """Without a closing slash."""
+    api_key: Secret
+    connect_seconds: float
+    first_byte_seconds: float
+    idle_seconds: float
+    requests_per_second: float
+    """The pollers' limit, not the customers': video tasks are asked for no faster than this."""
+    list_requests_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class VideosConfig:
+    poll_first_seconds: float
+    poll_longest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    path: Path
+    server: ServerConfig
+    store: StoreConfig
+    admin: AdminConfig
+    upstreams: Mapping[str, UpstreamConfig]
+    billing: BillingConfig
+    videos: VideosConfig
+    catalog: Catalog
+
+
+def load(path: Path, env: Mapping[str, str], *, require_secrets: bool = True) -> Config:
+    """Return the configuration of ``path``; relative paths in it are taken from its directory.
+
+    Args:
+        env: where ``env:NAME`` looks, and ``CREDENTIALS_DIRECTORY``.
+        require_secrets: False for commands that talk to no upstream: a secret that is not there is then empty, no fault.
+
+    Raises:
+        ConfigError: one line ``FILE: KEY: reason`` for each fault.
+    """
+    document = _parse(path)
+    faults = Faults()
+    for name in document.keys() - set(_SECTIONS):
+        faults.add(name, f"unknown key (known here: {', '.join(_SECTIONS)})")
+    base = path.absolute().parent
+    server = _read_server(document.get("server", {}), base, faults)
+    store = _read_store(document.get("store", {}), base, faults)
+    admin = _read_admin(document.get("admin", {}), store.path.parent if store else base, faults)
+    upstreams = _read_upstreams(document.get("upstreams"), base, env if require_secrets else None, faults)
+    billing = read_table(BillingConfig, document.get("billing", {}), "billing", faults)
+    videos = _read_videos(document.get("videos", {}), faults)
+    catalog = read_catalog(document.get("models"), upstreams, faults)
+    if faults or server is None or store is None or admin is None or billing is None or videos is None:
+        raise ConfigError(path, faults)
+    ready = {name: upstream for name, upstream in upstreams.items() if upstream is not None}
+    return Config(path, server, store, admin, MappingProxyType(ready), billing, videos, catalog)
+
+
+def _parse(path: Path) -> dict[str, object]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(path, [f"cannot be read: {error.strerror}"]) from None
+    if len(content) > _FILE_BYTES_MAX:
+        raise ConfigError(path, [f"is larger than {_FILE_BYTES_MAX} bytes"])
+    try:
+        return msgspec.toml.decode(content, type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(path, [f"is no valid TOML: {error}"]) from None
+
+
+def _read_server(value: object, base: Path, faults: Faults) -> ServerConfig | None:
+    table = read_table(ServerTable, value, "server", faults)
+    if table is None:
+        return None
+    listen: list[Address] = []
+    for index, text in enumerate(table.listen):
+        try:
+            address = parse_address(text, base)
+        except ValueError as error:
+            faults.add(f"server.listen[{index}]", str(error))
+            continue
+        if address in listen and not (isinstance(address, TcpAddress) and address.port == 0):
+            faults.add(f"server.listen[{index}]", f"{address} stands here twice")
+        if table.auth == "none" and not _is_local(address):
+            faults.add(
+                f"server.listen[{index}]", f'with auth = "none" only loopback addresses and unix sockets may be listened on, not {text}'
+            )
+        listen.append(address)
+    return ServerConfig(
+        tuple(listen),
+        table.auth,
+        table.drain_seconds,
+        table.body_bytes_max,
+        table.body_seconds,
+        table.keepalive_seconds,
+        table.stall_seconds,
+    )
+
+
+def _is_local(address: Address) -> bool:
+    """Tell whether only this machine can reach it. What systemd listens on is not known here, so it is not."""
+    return isinstance(address, UnixAddress) or (isinstance(address, TcpAddress) and address.is_loopback)
+
+
+def _read_store(value: object, base: Path, faults: Faults) -> StoreConfig | None:
+    table = read_table(StoreTable, value, "store", faults)
+    if table is None:
+        return None
+    try:
+        return StoreConfig(parse_store_url(table.url, base))
+    except ValueError as error:
+        faults.add("store.url", str(error))
+        return None
+
+
+def _read_admin(value: object, base: Path, faults: Faults) -> AdminConfig | None:
+    table = read_table(AdminTable, value, "admin", faults)
+    if table is None:
+        return None
+    if table.listen == "off":
+        return AdminConfig(None)
+    try:
+        return AdminConfig(parse_unix_address(table.listen, base))
+    except ValueError as error:
+        faults.add("admin.listen", f'{error}, or "off"' if "must be" in str(error) else str(error))
+        return None
+
+
+def _read_upstreams(value: object, base: Path, env: Mapping[str, str] | None, faults: Faults) -> dict[str, UpstreamConfig | None]:
+    """Return the upstreams by name; one with faults is None, so that its models are not blamed for it."""
+    if not isinstance(value, Mapping) or not value:
+        faults.add("upstreams", "at least one [upstreams.NAME] table is needed")
+        return {}
+    upstreams: dict[str, UpstreamConfig | None] = {}
+    for name, table in value.items():
+        key = join("upstreams", name)
+        if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
+            faults.add(key, "the name of an upstream is made of letters, digits, - and _")
+        upstreams[name] = _read_upstream(name, table, key, base, env, faults)
+    return upstreams
+
+
+def _read_upstream(
+    name: str, value: object, key: str, base: Path, env: Mapping[str, str] | None, faults: Faults
+) -> UpstreamConfig | None:
+    table = read_table(UpstreamTable, value, key, faults)
+    if table is None:
+        return None
+    base_url, api_key = "", Secret("")
+    try:
+        base_url = parse_base_url(table.base_url)
+    except ValueError as error:
+        faults.add(join(key, "base_url"), str(error))
+    try:
+        api_key = read_secret(table.api_key, base, env)
+    except ValueError as error:
+        faults.add(join(key, "api_key"), str(error))
+    return UpstreamConfig(
+        name,
+        base_url,
+        api_key,
+        table.connect_seconds,
+        table.first_byte_seconds,
+        table.idle_seconds,
+        table.requests_per_second,
+        table.list_requests_per_second,
+    )
+
+
+def _read_videos(value: object, faults: Faults) -> VideosConfig | None:
+    table = read_table(VideosTable, value, "videos", faults)
+    if table is None:
+        return None
+    first, longest = table.poll_seconds
+    if first > longest:
+        faults.add("videos.poll_seconds", "the first interval must not be over the longest")
+    return VideosConfig(first, longest)

@@ -1,0 +1,193 @@
+"""Text of the configuration file to values: addresses, URLs, secrets. Each function raises ValueError with a reason for the operator.
+
+No reason ever quotes a secret, or what stands where a secret was expected.
+"""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+_SECRET_BYTES_MAX = 65_536
+_UNIX_PATH_BYTES_MAX = 107
+"""`sun_path` of Linux has 108 bytes, one of them the closing zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host == "localhost" or _is_loopback_ip(self.host)
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    path: Path
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class SystemdAddress:
+    """The sockets that systemd opened for us (socket activation)."""
+
+    def __str__(self) -> str:
+        return "systemd"
+
+
+Address = TcpAddress | UnixAddress | SystemdAddress
+
+
+class Secret:
+    """A secret in memory: printing or logging it shows stars, `reveal()` says it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._text))
+
+
+def parse_address(text: str, base: Path) -> Address:
+    """Return where to listen: ``HOST:PORT``, ``[IPV6]:PORT``, ``unix:PATH`` (relative to ``base``) or ``systemd``."""
+    if text == "systemd":
+        return SystemdAddress()
+    if text.startswith("unix:"):
+        return parse_unix_address(text, base)
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ValueError(f'must be "HOST:PORT", "[IPV6]:PORT", "unix:PATH" or "systemd", not {text!r}')
+    return TcpAddress(_parse_host(host, text), int(port))
+
+
+def parse_unix_address(text: str, base: Path) -> UnixAddress:
+    path = text.removeprefix("unix:")
+    if path == text or not path or "\0" in path:
+        raise ValueError(f'must be "unix:PATH", not {text!r}')
+    absolute = base / path
+    if len(bytes(absolute)) > _UNIX_PATH_BYTES_MAX:
+        raise ValueError(f"the socket's path is longer than {_UNIX_PATH_BYTES_MAX} bytes, which the system does not take: {absolute}")
+    return UnixAddress(absolute)
+
+
+def parse_store_url(text: str, base: Path) -> Path:
+    """Return the file of ``sqlite:PATH``, a relative path taken from ``base``."""
+    scheme, colon, path = text.partition(":")
+    if not colon:
+        raise ValueError(f'must be "sqlite:PATH", not {text!r}')
+    if scheme != "sqlite":
+        raise ValueError(f'the store {scheme!r} is not known: only "sqlite:PATH" is')
+    if path.startswith("//") or "?" in path or "\0" in path or path in ("", ":memory:"):
+        raise ValueError('must be "sqlite:PATH" with the path of a file, relative to this file or absolute')
+    return base / path
+
+
+def parse_base_url(text: str) -> str:
+    """Return the URL that paths are appended to, without a closing slash."""
+    if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
+        raise ValueError("must be a URL of printable ASCII characters")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"is no URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError('must begin with "https://" or "http://" and name a host')
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not carry a user or a password: the key belongs to api_key")
+    if "?" in text or "#" in text:
+        raise ValueError("must have no query and no fragment: paths are appended to it")
+    return text.rstrip("/")
+
+
+def read_secret(reference: str, base: Path, env: Mapping[str, str] | None) -> Secret:
+    """Return the secret that ``env:NAME``, ``file:PATH`` (relative to ``base``) or ``credential:NAME`` (systemd) leads to.
+
+    Without an environment only the reference is checked, and the secret is empty.
+    """
+    source, colon, name = reference.partition(":")
+    if not colon or not name or source not in ("env", "file", "credential"):
+        raise ValueError('a secret does not stand in this file: write "env:NAME", "file:PATH" or "credential:NAME" (systemd)')
+    if env is None:
+        return Secret("")
+    if source == "env":
+        return _checked(_from_env(name, env), f"the environment variable {name}")
+    if source == "file":
+        path = base / name
+        return _checked(_from_file(path), f"the file {path}")
+    return _checked(_from_file(_credential_path(name, env)), f"the systemd credential {name}")
+
+
+def _parse_host(host: str, text: str) -> str:
+    if host.startswith("[") and host.endswith("]"):
+        ipaddress.IPv6Address(host[1:-1])
+        return host[1:-1]
+    if not host:
+        raise ValueError(f'names no host: write "0.0.0.0{text}" or "[::]{text}" to listen on every address')
+    if ":" in host or not host.isascii() or not host.replace("-", "").replace(".", "").replace("_", "").isalnum():
+        raise ValueError(f'must be "HOST:PORT", an IPv6 address in square brackets, not {text!r}')
+    return host
+
+
+def _is_loopback_ip(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _from_env(name: str, env: Mapping[str, str]) -> str:
+    if name not in env:
+        raise ValueError(f"the environment variable {name} is not set")
+    return env[name]
+
+
+def _credential_path(name: str, env: Mapping[str, str]) -> Path:
+    directory = env.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        raise ValueError(f"the systemd credential {name} is not there: CREDENTIALS_DIRECTORY is not set (LoadCredential= in the unit)")
+    if "/" in name or name in (".", ".."):
+        raise ValueError("the name of a credential has no slashes")
+    return Path(directory) / name
+
+
+def _from_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_SECRET_BYTES_MAX + 1)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    return content.decode("utf-8", "replace").rstrip("\r\n")
+
+
+def _checked(text: str, where: str) -> Secret:
+    """Refuse what could not stand in a header: it would only fail later, and perhaps in a message that quotes it."""
+    if not text:
+        raise ValueError(f"{where} is empty")
+    if len(text) > _SECRET_BYTES_MAX or not all("!" <= char <= "~" for char in text):
+        raise ValueError(f"{where} holds something that is no key: only visible ASCII characters, no blanks or line breaks")
+    return Secret(text)
