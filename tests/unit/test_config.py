@@ -24,6 +24,7 @@ id = "chat-1"
 kind = "chat"
 price = { input = "0.8", output = "2.0", cached_input = "0.16" }
 """
+TIER = "{ up_to = 9, input = 1, output = 1 }"
 
 
 def write(directory: Path, text: str) -> Path:
@@ -203,9 +204,7 @@ def test_a_fault_names_the_key_and_the_reason(tmp_path: Path, head: str, fault: 
         ({"kind": '"image"'}, ".price: the price of a model of kind image is { image }"),
         ({"price": "{ tiers = [ { up_to = 9, input = 1, output = 1 } ] }"}, ".price.tiers[0].up_to: the last tier has no end"),
         (
-            {
-                "price": "{ tiers = [{ up_to = 9, input = 1, output = 1 }, { up_to = 9, input = 1, output = 1 }, { input = 1, output = 1 }] }"
-            },
+            {"price": f"{{ tiers = [{TIER}, {TIER}, {{ input = 1, output = 1 }}] }}"},
             ".price.tiers[1].up_to: must be over the tier before, which ends at 9",
         ),
         (
