@@ -1,0 +1,64 @@
+"""The two things systemd says to a service and hears from it: sockets it opened for us, and word of our state.
+
+Both protocols are a few lines (man pages sd_listen_fds and sd_notify); without systemd both do nothing.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
+
+_FIRST_FD = 3
+_SOCKETS_MAX = 64
+
+
+class SocketActivationError(Exception):
+    """systemd was to open the listening sockets, and did not, or opened something else."""
+
+
+def notify(state: str, env: Mapping[str, str] = os.environ) -> bool:
+    """Tell systemd the state, such as ``READY=1`` or ``STOPPING=1``; False where nobody listens.
+
+    A service that cannot say so is still a service: a failure is logged, not raised.
+    """
+    address = env.get("NOTIFY_SOCKET", "")
+    if not address:
+        return False
+    if address.startswith("@"):  # the abstract namespace of Linux
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        try:
+            sender.sendto(state.encode(), address)
+        except OSError as error:
+            logger.warning("systemd was not told %r: %s", state, error.strerror)
+            return False
+    return True
+
+
+def listen_sockets(env: Mapping[str, str] = os.environ, first_fd: int = _FIRST_FD) -> list[socket.socket]:
+    """Return the listening sockets that systemd passed, not inheritable by children and not blocking.
+
+    Raises:
+        SocketActivationError: none were passed to this process, or one is no listening stream socket.
+    """
+    count = env.get("LISTEN_FDS", "")
+    if env.get("LISTEN_PID") != str(os.getpid()) or not count.isdigit() or not 0 < int(count) <= _SOCKETS_MAX:
+        raise SocketActivationError(
+            'systemd passed no sockets: "systemd" in server.listen needs a .socket unit that starts this service'
+        )
+    return [_take(fd) for fd in range(first_fd, first_fd + int(count))]
+
+
+def _take(fd: int) -> socket.socket:
+    try:
+        os.set_inheritable(fd, False)
+        taken = socket.socket(fileno=fd)
+    except OSError as error:
+        raise SocketActivationError(f"file descriptor {fd} is no socket: {error.strerror}") from None
+    if taken.type != socket.SOCK_STREAM or not taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        taken.detach()  # not ours to close
+        raise SocketActivationError(f"file descriptor {fd} is no listening stream socket (ListenStream= in the .socket unit)")
+    taken.setblocking(False)
+    return taken
