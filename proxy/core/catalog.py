@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from proxy.core.errors import ModelNotFoundError, ModelUnavailableError, WrongEndpointError
 from proxy.core.money import Nanos
 
 
@@ -107,3 +108,28 @@ class Model:
 
 Catalog = Mapping[str, Model]
 """Public model id → model, in the order of the configuration."""
+
+UNAVAILABLE_RETRY_AFTER_SECONDS = 60.0
+"""Told where only the operator can make a model available again."""
+
+_ENDPOINTS = {Kind.CHAT: "/chat/completions", Kind.IMAGE: "/images/generations", Kind.VIDEO: "/videos/generations"}
+
+
+def find_model(catalog: Catalog, model_id: str, kind: Kind | None = None) -> Model:
+    """Return the model that a customer named, for an endpoint of this kind (None: any).
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+        WrongEndpointError: it makes something else; the message names its endpoint.
+        ModelUnavailableError: the operator has switched it off.
+    """
+    model = catalog.get(model_id)
+    if model is None:
+        raise ModelNotFoundError(f"The model {model_id[:128]!r} does not exist", param="model")
+    if kind is not None and model.kind is not kind:
+        raise WrongEndpointError(f"The model {model.id!r} is used through {_ENDPOINTS[model.kind]}", param="model")
+    if not model.enabled:
+        raise ModelUnavailableError(
+            f"The model {model.id!r} is unavailable just now", param="model", retry_after_seconds=UNAVAILABLE_RETRY_AFTER_SECONDS
+        )
+    return model

@@ -1,7 +1,7 @@
 """A chat request: what is checked, what is counted for the hold, and what goes up.
 
-Only what the price or the protocol depends on is judged here; every other field passes through untouched. What goes up is always our own
-serialisation of what was parsed, so that no upstream can read a duplicate or differently written key in another way than we did.
+Only what the price or the protocol depends on is judged here; every other field passes through untouched. What goes up is always our
+own serialisation of what was parsed, so that no upstream can read a duplicate or differently written key in another way than we did.
 """
 
 from collections.abc import Mapping
@@ -36,6 +36,9 @@ PRICED_KEYS = frozenset(
     | {"functions", "response_format", "thinking", "reasoning_effort", "include_usage", "chunk_include_usage"}
 )
 """Keys that a price depends on. An upstream that reads keys without regard to case would take ``Max_Tokens`` for one of them."""
+
+MEDIA_KEYS = frozenset({"type", "image_url", "video_url", "input_audio", "file"})
+"""Keys of a part that hold no text of the prompt: media are bounded by a figure, not by the length of their base64."""
 
 SERVICE_TIERS = frozenset({None, "auto", "default"})
 

@@ -40,8 +40,8 @@ def hold_for_chat(price: ChatPrice, prompt_tokens: int, output_tokens: int) -> N
 def charge_for_chat(price: ChatPrice, usage: TokenUsage) -> Nanos:
     """Return what a finished chat call costs, in nano-yuan; exact, nothing is rounded.
 
-    Cached tokens are part of the prompt tokens and are charged at their own price (Ark, price page: "cache hit"). The tier is that of the
-    prompt's length and applies to the whole call.
+    Cached tokens are part of the prompt tokens and are charged at their own price (Ark, price page: "cache hit"). The tier is that of
+    the prompt's length and applies to the whole call.
 
     Args:
         price: the one that the hold was sized with.

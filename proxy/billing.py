@@ -1,0 +1,120 @@
+"""Hold and settle: the only way that a handler touches money.
+
+The hold is durable before anything is asked upstream. The settlement is committed once, by a task of its own that neither a client that
+leaves, nor a cancelled handler, nor SIGTERM can cut; a store that fails is asked again until it answers.
+"""
+
+import asyncio
+import logging
+from dataclasses import replace
+
+from proxy.clock import Clock
+from proxy.core.errors import InsufficientBalanceError, InternalError, ModelUnavailableError
+from proxy.core.money import Nanos
+from proxy.core.settlement import Outcome, Settlement, UsageSource
+from proxy.metrics import Metrics
+from proxy.store.contract import InsufficientFundsError, NewRequest, Store, StoreUnavailableError
+from proxy.tasks import TaskGroup
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS_FIRST = 0.2
+RETRY_SECONDS_MAX = 10.0
+SETTLE_WAIT_SECONDS = 15.0
+"""How long an answer waits for its settlement before the customer is told of a failure instead."""
+
+INTERRUPTED = Settlement(Outcome.INTERRUPTED, UsageSource.NONE, Nanos(0), note="ended before the upstream answered")
+
+
+class Hold:
+    """A durable hold on an account. It ends by `settle`, once; whoever placed it makes sure of that in a ``finally``."""
+
+    __slots__ = ("_billing", "_commit", "request")
+
+    def __init__(self, billing: "Billing", request: NewRequest) -> None:
+        self._billing = billing
+        self._commit: asyncio.Task[None] | None = None
+        self.request = request
+
+    def settle(self, settlement: Settlement) -> None:
+        """Begin to commit the settlement; only the first call counts. Never waits, so nothing can come between."""
+        if self._commit is None:
+            self._commit = self._billing.commit(self.request, settlement)
+
+    async def settled(self) -> None:
+        """Return when the settlement is durable.
+
+        Raises:
+            InternalError: the store has not answered for `SETTLE_WAIT_SECONDS`; the settlement is still being tried.
+        """
+        assert self._commit is not None
+        try:
+            async with asyncio.timeout(SETTLE_WAIT_SECONDS):
+                await asyncio.shield(self._commit)
+        except TimeoutError:
+            raise InternalError("The call could not be settled", should_retry=False) from None
+
+
+class Billing:
+    """Places holds and commits settlements. ``tasks`` is what a drain waits for."""
+
+    def __init__(self, store: Store, tasks: TaskGroup, clock: Clock, metrics: Metrics) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._clock = clock
+        self._metrics = metrics
+
+    async def hold(self, request: NewRequest) -> Hold:
+        """Record the request and hold its worst case, durably.
+
+        Raises:
+            InsufficientBalanceError: too little is available.
+            ModelUnavailableError: the store cannot write; nothing was held.
+        """
+        placing = self._store.place_hold(request)
+        try:
+            await asyncio.shield(placing)
+        except asyncio.CancelledError:
+            # The write goes on without us, so its hold must end without us too.
+            self._tasks.spawn(self._abandon(placing, request), f"abandon {request.id}")
+            raise
+        except InsufficientFundsError:
+            raise InsufficientBalanceError("The account's available balance does not cover this request; please top up") from None
+        except StoreUnavailableError as fault:
+            logger.error("no hold could be placed: %s", fault)  # noqa: TRY400 - expected when a disk is full
+            raise ModelUnavailableError("The gateway cannot take requests just now", retry_after_seconds=5) from None
+        return Hold(self, request)
+
+    def commit(self, request: NewRequest, settlement: Settlement) -> asyncio.Task[None]:
+        """Start the task that commits a settlement, however often it takes."""
+        return self._tasks.spawn(self._commit(request, settlement), f"settle {request.id}")
+
+    async def _commit(self, request: NewRequest, settlement: Settlement) -> None:
+        delay = RETRY_SECONDS_FIRST
+        while True:
+            try:
+                first = await self._store.settle(request.id, settlement, self._clock.now_ms())
+                break
+            except StoreUnavailableError as fault:
+                logger.error("request %s waits to be settled: %s", request.id, fault)  # noqa: TRY400
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, RETRY_SECONDS_MAX)
+        if first:
+            self._metrics.settled(request.model, settlement)
+
+    async def _abandon(self, placing: "asyncio.Future[None]", request: NewRequest) -> None:
+        try:
+            await placing
+        except (InsufficientFundsError, StoreUnavailableError):
+            return  # nothing was held
+        await self._commit(request, INTERRUPTED)
+
+    async def recover(self) -> int:
+        """Settle what the last process left open, and return how many those were.
+
+        Nothing is known of such a call but that it was asked: it is released, as `interrupted`, and costs nothing.
+        """
+        left = await self._store.open_requests()
+        note = replace(INTERRUPTED, note="the gateway ended while this was open")
+        await asyncio.gather(*(self._store.settle(request.id, note, self._clock.now_ms()) for request in left))
+        return len(left)

@@ -1,0 +1,70 @@
+"""Request bodies: read with a limit and a deadline of their own, then parsed strictly."""
+
+import asyncio
+from typing import Any
+
+import orjson
+from aiohttp.web import BaseRequest
+
+from proxy.core.errors import InvalidJsonError, RequestTimeoutError, RequestTooLargeError, UnsupportedMediaTypeError
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class BodyReader:
+    """Reads bodies of at most ``bytes_max`` that arrive within ``seconds``."""
+
+    def __init__(self, *, bytes_max: int, seconds: float) -> None:
+        self._bytes_max = bytes_max
+        self._seconds = seconds
+
+    async def json(self, request: BaseRequest) -> Any:
+        """Return the parsed body.
+
+        Raises:
+            UnsupportedMediaTypeError: the body is compressed.
+            RequestTooLargeError: longer than the limit; said before reading where the length was announced.
+            RequestTimeoutError: it did not arrive in time.
+            InvalidJsonError: no JSON, invalid UTF-8, NaN, or nested too deeply.
+            ConnectionError: the client left.
+        """
+        raw = await self.read(request)
+        try:
+            return orjson.loads(raw)
+        except orjson.JSONDecodeError as fault:
+            raise InvalidJsonError(f"The request body is not valid JSON: {fault}") from None
+
+    async def read(self, request: BaseRequest) -> bytes:
+        """Return the body as it came. Raises: as `json`, without InvalidJsonError."""
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise UnsupportedMediaTypeError("Compressed request bodies are not accepted: leave out Content-Encoding")
+        if (request.content_length or 0) > self._bytes_max:
+            raise self._too_large()
+        content = request.content
+        if content.is_eof():  # one packet, as nearly all are: no timer, no task switch
+            return self._checked(content.read_nowait())
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(_CONTINUE)
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._read_on(request)
+        except TimeoutError:
+            raise RequestTimeoutError(f"The request body did not arrive within {self._seconds:g} seconds") from None
+
+    async def _read_on(self, request: BaseRequest) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        while piece := await request.content.readany():
+            size += len(piece)
+            if size > self._bytes_max:
+                raise self._too_large()
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def _checked(self, body: bytes) -> bytes:
+        if len(body) > self._bytes_max:
+            raise self._too_large()
+        return body
+
+    def _too_large(self) -> RequestTooLargeError:
+        return RequestTooLargeError(f"The request body is larger than {self._bytes_max} bytes")

@@ -1,0 +1,70 @@
+"""One request on its way through the gateway: what the layers hand on to each other."""
+
+import orjson
+from aiohttp.web import BaseRequest, Response
+from multidict import CIMultiDict
+
+from proxy.core.settlement import Settlement
+from proxy.edge.server import Connection
+from proxy.store.contract import Grant
+
+JSON_TYPE = "application/json"
+
+
+class Context:
+    """Everything known of one request. Handlers fill in what the request's log line and metrics tell."""
+
+    __slots__ = (
+        "account",
+        "code",
+        "first_byte_at",
+        "grant",
+        "headers",
+        "id",
+        "model",
+        "received_at",
+        "request",
+        "route",
+        "settlement",
+        "tail",
+    )
+
+    def __init__(self, request: BaseRequest, request_id: str, received_at: float) -> None:
+        self.request = request
+        self.id = request_id
+        self.received_at = received_at
+        """Monotonic seconds."""
+        self.headers: CIMultiDict[str] = CIMultiDict({"x-request-id": request_id, "Server": "llm-proxy"})
+        """What the answer will carry; complete before the handler runs, because a stream's head leaves before it ends."""
+        self.route = "-"
+        """The matched route's pattern: the raw path is never logged, it may hold a key that was pasted wrongly."""
+        self.tail = ""
+        """What stands where the pattern ends in ``{id}``."""
+        self.grant: Grant | None = None
+        self.model = ""
+        """A model of the catalog, once it is known."""
+        self.code: str | None = None
+        """The error code that was answered."""
+        self.first_byte_at: float | None = None
+        self.settlement: Settlement | None = None
+
+    @property
+    def connection(self) -> Connection:
+        connection = self.request.protocol
+        assert isinstance(connection, Connection)
+        return connection
+
+    @property
+    def account_id(self) -> int:
+        """The account that pays. Only for routes that ask for a key."""
+        assert self.grant is not None
+        return self.grant.account_id
+
+    def json(self, value: object, status: int = 200) -> Response:
+        """Return an answer of JSON with this request's headers."""
+        return self.answer(orjson.dumps(value), status=status)
+
+    def answer(self, body: bytes, *, status: int = 200, content_type: str = JSON_TYPE) -> Response:
+        """Return an answer of these bytes with this request's headers."""
+        self.headers["Content-Type"] = content_type
+        return Response(body=body, status=status, headers=self.headers)

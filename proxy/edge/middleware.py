@@ -1,0 +1,213 @@
+"""What happens around every handler, composed once at start, outermost first: observe · cross_origin · dispatch (and the key)."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import orjson
+from aiohttp.web import BaseRequest, Response, StreamResponse
+
+from proxy import ids
+from proxy.clock import Clock
+from proxy.core.access import secret_of
+from proxy.core.errors import (
+    RETRY_AFTER_SECONDS_MAX,
+    GatewayError,
+    InternalError,
+    InvalidApiKeyError,
+    ModelUnavailableError,
+)
+from proxy.core.money import format_yuan
+from proxy.edge.context import Context
+from proxy.edge.router import Handler, Router
+from proxy.logs import AccessLog, Field
+from proxy.metrics import Metrics
+from proxy.store.contract import Grant
+
+logger = logging.getLogger(__name__)
+
+Middleware = Callable[[Context, Handler], Awaitable[StreamResponse]]
+
+
+class Access(Protocol):
+    """Who may call: whom a secret stands for, or the one that all calls are charged to where no keys are used."""
+
+    @property
+    def anonymous(self) -> Grant | None: ...
+
+    def authenticate(self, secret: str) -> Grant | None: ...
+
+
+CLIENT_CLOSED_REQUEST = 499
+"""For the log alone, as nginx and Caddy note a client that left before its answer."""
+
+CORS_MAX_AGE_SECONDS = 600
+EXPOSED_HEADERS = "x-request-id, retry-after, retry-after-ms, x-should-retry"
+
+
+def compose(middlewares: tuple[Middleware, ...], endpoint: Handler) -> Handler:
+    """Return one handler that runs the middlewares, the first outermost."""
+    for middleware in reversed(middlewares):
+        endpoint = _wrap(middleware, endpoint)
+    return endpoint
+
+
+def _wrap(middleware: Middleware, inner: Handler) -> Handler:
+    def wrapped(context: Context) -> Awaitable[StreamResponse]:
+        return middleware(context, inner)
+
+    return wrapped
+
+
+class Observer:
+    """Turns what a handler raises into its answer, and every request into one log line and its metrics."""
+
+    def __init__(self, clock: Clock, log: AccessLog, metrics: Metrics) -> None:
+        self._clock = clock
+        self._log = log
+        self._metrics = metrics
+
+    async def __call__(self, context: Context, handler: Handler) -> StreamResponse:
+        status = CLIENT_CLOSED_REQUEST
+        try:
+            try:
+                response = await handler(context)
+            except GatewayError as error:
+                response = error_response(context, error)
+            except ConnectionError:
+                raise
+            except Exception:
+                logger.exception("request %s failed", context.id)
+                response = error_response(context, InternalError("Internal error"))
+            status = response.status
+            return response
+        finally:
+            self._record(context, status)
+
+    def _record(self, context: Context, status: int) -> None:
+        now = self._clock.monotonic()
+        total = now - context.received_at
+        first_byte = (context.first_byte_at or now) - context.received_at
+        self._metrics.answered(context.route, context.model, status, first_byte, total)
+        self._log.write(_fields(context, status, first_byte, total))
+
+
+def _fields(context: Context, status: int, first_byte: float, total: float) -> dict[str, Field]:
+    fields: dict[str, Field] = {
+        "request_id": context.id,
+        "method": context.request.method[:16],
+        "route": context.route,
+        "status": status,
+        "first_byte_ms": round(first_byte * 1000, 1),
+        "total_ms": round(total * 1000, 1),
+    }
+    if context.grant is not None:
+        fields["account"] = context.grant.account_name
+        fields["key_id"] = context.grant.key_id
+    if context.model:
+        fields["model"] = context.model
+    if context.code is not None:
+        fields["code"] = context.code
+    if (settlement := context.settlement) is not None:
+        fields["outcome"] = settlement.outcome
+        fields["usage"] = settlement.usage_source
+        fields["prompt_tokens"] = settlement.usage.prompt_tokens
+        fields["cached_tokens"] = settlement.usage.cached_tokens
+        fields["completion_tokens"] = settlement.usage.completion_tokens
+        fields["cost"] = format_yuan(settlement.charge_nanos)
+        if settlement.note:
+            fields["note"] = settlement.note
+    return fields
+
+
+async def cross_origin(context: Context, handler: Handler) -> StreamResponse:
+    """Let pages of any origin call with a key in a header; cookies and other ambient credentials mean nothing here."""
+    if "Origin" in context.request.headers:
+        context.headers["Access-Control-Allow-Origin"] = "*"
+        context.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+    return await handler(context)
+
+
+class Dispatcher:
+    """Finds the route, asks for the key where one is needed, and runs the handler."""
+
+    def __init__(self, router: Router, access: Access, draining: Callable[[], bool]) -> None:
+        self._router = router
+        self._access = access
+        self._draining = draining
+
+    async def __call__(self, context: Context) -> StreamResponse:
+        request = context.request
+        path = origin_form(request.raw_path)
+        if request.method == "OPTIONS":
+            return self._options(context, path)
+        match = self._router.match(request.method, path)
+        context.route = match.route.path
+        context.tail = match.tail
+        if match.route.needs_key:
+            context.grant = self._grant(context)
+            if self._draining():
+                raise ModelUnavailableError("The gateway is restarting", retry_after_seconds=1)
+        response = await match.route.handler(context)
+        if self._draining():
+            response.force_close()
+        return response
+
+    def _grant(self, context: Context) -> Grant:
+        if (grant := self._access.anonymous) is not None:
+            return grant
+        grant = self._access.authenticate(secret_of(context.request.headers))
+        if grant is None:
+            raise InvalidApiKeyError("Invalid or revoked API key")
+        return grant
+
+    def _options(self, context: Context, path: str) -> Response:
+        """Answer a preflight, or a plain OPTIONS, without a key."""
+        methods = ", ".join(("OPTIONS",) if path == "*" else self._router.methods(path))
+        context.route = "OPTIONS"
+        headers = context.request.headers
+        context.headers["Allow"] = methods
+        if "Access-Control-Request-Method" in headers:
+            context.headers["Access-Control-Allow-Methods"] = methods
+            context.headers["Access-Control-Allow-Headers"] = headers.get("Access-Control-Request-Headers", "*")
+            context.headers["Access-Control-Max-Age"] = str(CORS_MAX_AGE_SECONDS)
+            context.headers["Vary"] = "Access-Control-Request-Headers"
+        return Response(status=204, headers=context.headers)
+
+
+def origin_form(raw_path: str) -> str:
+    """Return the path and query of a request target; an absolute one (RFC 9112 §3.2.2) names a host first."""
+    if raw_path.startswith(("http://", "https://")):
+        _, _, rest = raw_path.partition("://")
+        _, slash, path = rest.partition("/")
+        return slash + path
+    return raw_path
+
+
+def error_response(context: Context, error: GatewayError) -> Response:
+    """Return the documented JSON of an error, with what tells an SDK whether and when to try again."""
+    context.code = error.code
+    headers = context.headers
+    if error.retry_after_seconds is not None:
+        seconds = min(max(error.retry_after_seconds, 0.001), RETRY_AFTER_SECONDS_MAX)
+        headers["Retry-After"] = str(max(1, round(seconds)))
+        headers["retry-after-ms"] = str(round(seconds * 1000))
+    if error.should_retry is not None:
+        headers["x-should-retry"] = "true" if error.should_retry else "false"
+    if error.allow:
+        headers["Allow"] = ", ".join(error.allow)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    response = context.answer(orjson.dumps(error.body()), status=error.status)
+    if error.status in (408, 413):
+        response.force_close()
+    return response
+
+
+def entrance(handler: Handler, clock: Clock) -> Callable[[BaseRequest], Awaitable[StreamResponse]]:
+    """Return the server's one coroutine: a request gets its id and its clock, then the composed handler."""
+
+    async def enter(request: BaseRequest) -> StreamResponse:
+        return await handler(Context(request, ids.request_id(clock.now_ms()), clock.monotonic()))
+
+    return enter

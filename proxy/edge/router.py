@@ -1,0 +1,86 @@
+"""From method and path to a handler: a dict, plus routes that end in an id. The path is matched as it was sent, never decoded first.
+
+`..%2f..%2fadmin` and `/%61dmin` are simply unknown: only the trailing id is unquoted, after the route is decided.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from aiohttp.web import StreamResponse
+
+from proxy.core.errors import MethodNotAllowedError, NotFoundError
+from proxy.edge.context import Context
+
+Handler = Callable[[Context], Awaitable[StreamResponse]]
+
+ID_SUFFIX = "/{id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row of the public surface. A path that ends in ``/{id}`` takes everything behind it, slashes too."""
+
+    method: str
+    path: str
+    handler: Handler
+    needs_key: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    route: Route
+    tail: str
+
+
+class Router:
+    """All routes, under each of the prefixes."""
+
+    def __init__(self, routes: Iterable[Route], prefixes: tuple[str, ...]) -> None:
+        self._prefixes = prefixes
+        self._exact: dict[str, dict[str, Route]] = {}
+        self._tailed: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            if route.path.endswith(ID_SUFFIX):
+                self._tailed.setdefault(route.path.removesuffix("{id}"), {})[route.method] = route
+            else:
+                self._exact.setdefault(route.path, {})[route.method] = route
+
+    def match(self, method: str, raw_path: str) -> Match:
+        """Return the route of a request target and its trailing id.
+
+        Raises:
+            NotFoundError: no such path.
+            MethodNotAllowedError: the path has other methods; they are in ``allow``.
+        """
+        methods, tail = self._methods_of(raw_path)
+        route = methods.get("GET" if method == "HEAD" else method)
+        if route is None:
+            allowed = self.allowed(methods)
+            raise MethodNotAllowedError(f"{method[:16]} is not allowed here; use {', '.join(allowed)}", allow=allowed)
+        return Match(route, tail)
+
+    def methods(self, raw_path: str) -> tuple[str, ...]:
+        """Return the methods that a path answers. Raises: NotFoundError."""
+        return self.allowed(self._methods_of(raw_path)[0])
+
+    @staticmethod
+    def allowed(methods: dict[str, Route]) -> tuple[str, ...]:
+        return (*sorted(methods), *(["HEAD"] if "GET" in methods else []), "OPTIONS")
+
+    def _methods_of(self, raw_path: str) -> tuple[dict[str, Route], str]:
+        path = self._relative(raw_path)
+        exact = self._exact.get(path)
+        if exact is not None:
+            return exact, ""
+        for prefix, methods in self._tailed.items():
+            if path.startswith(prefix) and len(path) > len(prefix):
+                return methods, unquote(path[len(prefix) :], errors="replace")
+        raise NotFoundError("There is nothing at this path")
+
+    def _relative(self, raw_path: str) -> str:
+        path = raw_path.partition("?")[0]
+        for prefix in self._prefixes:
+            if path.startswith(prefix):
+                return path[len(prefix) :]
+        return path if not self._prefixes or "" in self._prefixes else "\0"

@@ -1,0 +1,1 @@
+"""What each endpoint family does. Handlers never import one another."""

@@ -1,0 +1,71 @@
+"""``GET /account`` and ``GET /usage/{request_id}``: what a customer may know of its own money."""
+
+from typing import Any
+
+from aiohttp.web import StreamResponse
+
+from proxy.clock import iso
+from proxy.core.errors import NotFoundError
+from proxy.core.money import format_yuan
+from proxy.edge.context import Context
+from proxy.store.contract import Receipt, Store
+
+
+class AccountHandlers:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def account(self, context: Context) -> StreamResponse:
+        account = await self._store.account_by_id(context.account_id)
+        return context.json(
+            {
+                "object": "account",
+                "name": account.name,
+                "balance": format_yuan(account.balance_nanos),
+                "held": format_yuan(account.held_nanos),
+                "available": format_yuan(account.available_nanos),
+                "currency": "CNY",
+            }
+        )
+
+    async def usage(self, context: Context) -> StreamResponse:
+        """Answer with a request's receipt. Another account's request is, to the byte, an unknown one."""
+        found = await self._store.receipt(context.tail)
+        if found is None or found[1] != context.account_id:
+            raise NotFoundError("There is no such request")
+        return context.json(receipt(found[0]))
+
+
+def receipt(receipt: Receipt) -> dict[str, Any]:
+    """Return a receipt for its owner: amounts as decimal strings in yuan; nothing of the upstream's."""
+    request, settlement = receipt.request, receipt.settlement
+    shown: dict[str, Any] = {
+        "object": "usage",
+        "id": request.id,
+        "kind": request.kind,
+        "model": request.model,
+        "stream": request.stream,
+        "status": "open" if settlement is None else "settled",
+        "created_at": iso(request.created_at_ms),
+        "hold": format_yuan(request.hold_nanos),
+        "currency": "CNY",
+    }
+    if settlement is None or receipt.settled_at_ms is None:
+        return shown
+    usage = settlement.usage
+    return shown | {
+        "settled_at": iso(receipt.settled_at_ms),
+        "outcome": settlement.outcome,
+        "usage_source": settlement.usage_source,
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "reasoning_tokens": usage.reasoning_tokens,
+        },
+        "units": settlement.units,
+        "cost": format_yuan(settlement.charge_nanos),
+        "http_status": settlement.http_status,
+        "first_byte_ms": settlement.first_byte_ms,
+        "total_ms": settlement.total_ms,
+    }

@@ -1,0 +1,283 @@
+"""``POST /chat/completions``: parse, find the model, hold, ask, relay, settle."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import HttpVersion11
+from aiohttp.web import StreamResponse
+import orjson
+
+from proxy.billing import Billing, Hold
+from proxy.clock import Clock
+from proxy.core.catalog import Catalog, ChatPrice, Kind, Model, find_model
+from proxy.core.chat import ChatCall, parse_chat_call, requested_model, upstream_body, utf8_bytes
+from proxy.core.conclusion import Seen, conclude
+from proxy.core.errors import GatewayError, ModelUnavailableError
+from proxy.core.pricing import PROMPT_BYTES_PER_TOKEN_MAX, freeze
+from proxy.core.settlement import Outcome, TokenUsage
+from proxy.core.sse import Tap
+from proxy.core.usage import parse_usage
+from proxy.edge.body import BodyReader
+from proxy.edge.context import Context
+from proxy.metrics import Metrics
+from proxy.relay import Relay
+from proxy.store.contract import NewRequest
+from proxy.upstream import ark
+from proxy.upstream.wire import Answer, UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError, Wire
+
+PATH = "/chat/completions"
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+ERROR_BYTES_MAX = 256 * 1024
+EVENT_STREAM = "text/event-stream"
+
+
+class ChatHandlers:
+    """The endpoint that the program exists for."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        wires: Mapping[str, Wire],
+        billing: Billing,
+        relay: Relay,
+        bodies: BodyReader,
+        clock: Clock,
+        metrics: Metrics,
+        estimate: bool,
+    ) -> None:
+        self._catalog = catalog
+        self._wires = wires
+        self._billing = billing
+        self._relay = relay
+        self._bodies = bodies
+        self._clock = clock
+        self._metrics = metrics
+        self._estimate = estimate
+        self._frozen = {model.id: freeze(model.price) for model in catalog.values()}
+
+    async def create(self, context: Context) -> StreamResponse:
+        """Answer one chat call, and settle it however it ends."""
+        body = await self._bodies.json(context.request)
+        model = find_model(self._catalog, requested_model(body), Kind.CHAT)
+        context.model = model.id
+        call = parse_chat_call(body, model)
+        upward = upstream_body(call, model)
+        hold = await self._billing.hold(self._request(context, call, model))
+        exchange = _Exchange(context, model, call, hold, self._relay, self._clock, self._metrics, estimate=self._estimate)
+        del body
+        try:
+            return await exchange.run(self._wires[model.upstream], upward)
+        finally:
+            exchange.close()
+
+    def _request(self, context: Context, call: ChatCall, model: Model) -> NewRequest:
+        assert context.grant is not None
+        assert isinstance(model.price, ChatPrice)
+        return NewRequest(
+            id=context.id,
+            kind=Kind.CHAT,
+            account_id=context.grant.account_id,
+            key_id=context.grant.key_id,
+            model=model.id,
+            upstream=model.upstream,
+            upstream_model=model.upstream_model,
+            stream=call.stream,
+            hold_nanos=call.hold_nanos(model.price),
+            price=self._frozen[model.id],
+            created_at_ms=self._clock.now_ms(),
+        )
+
+
+class _Exchange:
+    """One call from its hold to its settlement."""
+
+    __slots__ = (
+        "_call", "_clock", "_context", "_estimate", "_flight", "_hold", "_metrics", "_model", "_price", "_relay", "_response", "_tap",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        context: Context,
+        model: Model,
+        call: ChatCall,
+        hold: Hold,
+        relay: Relay,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        estimate: bool,
+    ) -> None:
+        assert isinstance(model.price, ChatPrice)
+        self._context = context
+        self._model = model
+        self._price = model.price
+        self._call = call
+        self._hold = hold
+        self._relay = relay
+        self._clock = clock
+        self._metrics = metrics
+        self._estimate = estimate
+        self._flight = relay.depart(context.connection)
+        self._tap: Tap | None = None
+        self._response: StreamResponse | None = None
+
+    def close(self) -> None:
+        """Leave no hold and no watcher behind, whatever ended the call."""
+        self._relay.land(self._flight)
+        if self._context.settlement is None:
+            self._settle(Outcome.INTERRUPTED, status=0, note="the handler was cancelled")
+
+    async def run(self, wire: Wire, upward: bytes) -> StreamResponse:
+        """Ask, relay, settle; the answer is complete, or its error raised, once the settlement is durable."""
+        try:
+            async with self._flight.deadline:
+                self._flight.check_client()
+                answer = await wire.ask(PATH, upward)
+                del upward
+                self._context.first_byte_at = self._clock.monotonic()
+                result = await self._take(answer)
+        except TimeoutError:
+            result = self._ended_here()
+        except UpstreamFailure as failure:
+            result = self._failed(failure)
+        await self._hold.settled()
+        if isinstance(result, GatewayError):
+            raise result
+        return result
+
+    async def _take(self, answer: Answer) -> StreamResponse | GatewayError:
+        if answer.status != 200:
+            return self._refused(ark.refusal(answer.status, await answer.read(ERROR_BYTES_MAX), upstream_model=self._model.upstream_model))
+        if self._call.stream and (answer.header(b"content-type") or b"").lower().startswith(EVENT_STREAM.encode()):
+            return await self._stream(answer)
+        return self._whole(await answer.read(ANSWER_BYTES_MAX))
+
+    # one JSON answer
+
+    def _whole(self, raw: bytes) -> StreamResponse | GatewayError:
+        try:
+            parsed = orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            parsed = None
+        if not isinstance(parsed, dict) or parsed.get("error"):
+            return self._refused(ark.refusal(200, parsed or {}, upstream_model=self._model.upstream_model))
+        self._settle(
+            Outcome.CLIENT_GONE if self._flight.client_left else Outcome.COMPLETE,
+            usage=parse_usage(parsed.get("usage")),
+            began=True,
+            completion_tokens_min=_text_bytes(parsed) // PROMPT_BYTES_PER_TOKEN_MAX,
+            upstream_id=_id_of(parsed),
+        )
+        return self._context.answer(raw)
+
+    # a stream
+
+    async def _stream(self, answer: Answer) -> StreamResponse:
+        tap = self._tap = Tap(withhold_usage=not self._call.include_usage)
+        response = self._response = StreamResponse(headers=self._stream_headers())
+        try:
+            await response.prepare(self._context.request)
+        except ConnectionError:
+            self._flight.client_lost()
+        with self._metrics.open_streams.track_inprogress():
+            failure = await self._flight.splice(answer, tap, chunked=self._context.request.version >= HttpVersion11)
+        if tap.error is not None:
+            refusal = ark.refusal(200, tap.error, upstream_model=self._model.upstream_model)
+            self._break_off(Outcome.UPSTREAM_ERROR, refusal.error, refusal.note)
+        elif failure is not None or not tap.done:
+            note = str(failure) if failure is not None else "the stream ended without [DONE]"
+            self._break_off(Outcome.UPSTREAM_CUT, ModelUnavailableError("The model's answer broke off"), note)
+        else:
+            self._settle_stream(Outcome.CLIENT_GONE if self._flight.client_left else Outcome.COMPLETE)
+        return response
+
+    def _stream_headers(self) -> Mapping[str, str]:
+        headers = self._context.headers
+        headers["Content-Type"] = EVENT_STREAM
+        headers["Cache-Control"] = "no-cache"
+        headers["X-Accel-Buffering"] = "no"  # an nginx in front would hold the stream back
+        return headers
+
+    def _break_off(self, outcome: Outcome, error: GatewayError, note: str) -> None:
+        """Show a break as one: an error event, and the body ends without ``[DONE]``."""
+        self._context.code = error.code
+        self._flight.write(b"data: " + orjson.dumps(error.body()) + b"\n\n")
+        if outcome is not Outcome.INTERRUPTED:
+            self._metrics.upstream_failed(self._model.upstream, outcome)
+        self._settle_stream(Outcome.CLIENT_GONE if self._flight.client_left else outcome, note)
+
+    def _settle_stream(self, outcome: Outcome, note: str = "") -> None:
+        tap = self._tap
+        assert tap is not None
+        self._settle(
+            outcome, usage=tap.usage, began=True, completion_tokens_min=tap.content_events, upstream_id=tap.upstream_id, note=note
+        )
+
+    # other ends
+
+    def _ended_here(self) -> StreamResponse | GatewayError:
+        """End a call whose client left, or whose process is ending, before the upstream was done."""
+        outcome = self._flight.cause or Outcome.INTERRUPTED
+        error = ModelUnavailableError("The gateway is restarting", retry_after_seconds=1)
+        if self._response is not None:
+            self._break_off(outcome, error, "the upstream was not done")
+            return self._response
+        began = self._context.first_byte_at is not None
+        self._settle(outcome, status=error.status, began=began, note="the upstream was not done")
+        return error
+
+    def _failed(self, failure: UpstreamFailure) -> GatewayError:
+        cause = "unreachable" if isinstance(failure, UpstreamUnreachableError) else "broken"
+        if isinstance(failure, UpstreamTimeoutError):
+            cause = f"{failure.phase}_timeout"
+        return self._refused(ark.outage(str(failure)), cause)
+
+    def _refused(self, refusal: ark.Refusal, cause: str = "") -> GatewayError:
+        if refusal.outcome is not Outcome.REFUSED:
+            self._metrics.upstream_failed(self._model.upstream, cause or ("operator" if refusal.operator else "error"))
+        self._settle(refusal.outcome, status=refusal.error.status, note=refusal.note)
+        return refusal.error
+
+    def _settle(
+        self,
+        outcome: Outcome,
+        *,
+        usage: TokenUsage | None = None,
+        began: bool = False,
+        completion_tokens_min: int = 0,
+        status: int = 200,
+        upstream_id: str = "",
+        note: str = "",
+    ) -> None:
+        context = self._context
+        seen = Seen(
+            outcome=outcome,
+            usage=usage,
+            began=began,
+            completion_tokens_min=completion_tokens_min,
+            http_status=status,
+            upstream_id=upstream_id,
+            first_byte_ms=_ms(context.first_byte_at, context.received_at),
+            total_ms=_ms(self._clock.monotonic(), context.received_at),
+            note=note,
+        )
+        context.settlement = conclude(self._call, self._price, self._hold.request.hold_nanos, seen, estimate=self._estimate)
+        self._hold.settle(context.settlement)
+
+
+def _ms(at: float | None, since: float) -> int | None:
+    return None if at is None else round((at - since) * 1000)
+
+
+def _id_of(answer: dict[str, Any]) -> str:
+    upstream_id = answer.get("id")
+    return upstream_id[:128] if isinstance(upstream_id, str) else ""
+
+
+def _text_bytes(answer: dict[str, Any]) -> int:
+    """Return the UTF-8 bytes of all that the choices say."""
+    choices = answer.get("choices")
+    messages = [choice.get("message") for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    texts = [message.get(key) for message in messages if isinstance(message, dict) for key in ("content", "reasoning_content")]
+    return sum(utf8_bytes(text) for text in texts if isinstance(text, str))

@@ -1,0 +1,37 @@
+"""What probes and scrapers ask: ``/healthz``, ``/readyz``, and on the admin listener ``/metrics``."""
+
+import logging
+from collections.abc import Callable
+
+from aiohttp.web import StreamResponse
+
+from proxy.edge.context import Context
+from proxy.metrics import CONTENT_TYPE, Metrics
+from proxy.store.contract import Store, StoreError
+
+logger = logging.getLogger(__name__)
+
+
+class OpsHandlers:
+    def __init__(self, store: Store, metrics: Metrics, draining: Callable[[], bool]) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._draining = draining
+
+    async def healthz(self, context: Context) -> StreamResponse:
+        """Answer that the process is alive."""
+        return context.json({"status": "ok"})
+
+    async def readyz(self, context: Context) -> StreamResponse:
+        """Answer 200 where a paid request could be taken now: the store answers and no drain has begun; else 503."""
+        if self._draining():
+            return context.json({"status": "draining"}, status=503)
+        try:
+            await self._store.ping()
+        except StoreError as fault:
+            logger.error("the store does not answer: %s", fault)  # noqa: TRY400
+            return context.json({"status": "store unavailable"}, status=503)
+        return context.json({"status": "ready"})
+
+    async def metrics(self, context: Context) -> StreamResponse:
+        return context.answer(self._metrics.render(), content_type=CONTENT_TYPE)

@@ -1,0 +1,99 @@
+"""What is counted, in Prometheus' format. Children of labelled metrics are kept: `labels()` costs about a microsecond."""
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
+
+from proxy.core.money import NANOS_PER_YUAN
+from proxy.core.settlement import Settlement
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
+_COMMIT_OPERATIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+M = TypeVar("M", bound=MetricWrapperBase)
+
+
+class _Children(Generic[M]):
+    """A labelled metric's children by their label values. The values come from the catalog and the code, so there are few."""
+
+    def __init__(self, metric: M) -> None:
+        self._metric = metric
+        self._children: dict[tuple[str, ...], M] = {}
+
+    def __call__(self, *values: str) -> M:
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._metric.labels(*values)
+        return child
+
+
+class Metrics:
+    """The catalogue: one registry, made at start, passed to those who count."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        self._requests = _Children(Counter("llm_proxy_requests", "Requests answered.", ["route", "model", "status"], registry=registry))
+        self._outcomes = _Children(
+            Counter("llm_proxy_outcomes", "Paid requests by how they ended.", ["model", "outcome", "usage"], registry=registry)
+        )
+        self._tokens = _Children(Counter("llm_proxy_tokens", "Tokens charged.", ["model", "direction"], registry=registry))
+        self._charged = _Children(Counter("llm_proxy_charged_yuan", "Charged to customers, in yuan.", ["model"], registry=registry))
+        self._shortfall = _Children(
+            Counter("llm_proxy_shortfall_yuan", "Usage above its hold, never charged, in yuan.", ["model"], registry=registry)
+        )
+        self._first_byte = _Children(
+            Histogram("llm_proxy_first_byte_seconds", "Request to first byte.", ["route"], buckets=_SECONDS, registry=registry)
+        )
+        self._total = _Children(
+            Histogram("llm_proxy_request_seconds", "Request to end of the answer.", ["route"], buckets=_SECONDS, registry=registry)
+        )
+        self._upstream_errors = _Children(
+            Counter("llm_proxy_upstream_errors", "Failed calls upstream, by cause.", ["upstream", "cause"], registry=registry)
+        )
+        self.open_streams = Gauge("llm_proxy_open_streams", "Streams being relayed or drained now.", registry=registry)
+        self.draining_streams = Gauge("llm_proxy_draining_streams", "Streams read on after their client left.", registry=registry)
+        self._commit_operations = Histogram(
+            "llm_proxy_commit_operations", "Operations in one group commit.", buckets=_COMMIT_OPERATIONS, registry=registry
+        )
+        self._commit_seconds = Histogram(
+            "llm_proxy_commit_seconds", "Duration of one group commit.", buckets=_COMMIT_SECONDS, registry=registry
+        )
+
+    def answered(self, route: str, model: str, status: int, first_byte_seconds: float | None, total_seconds: float) -> None:
+        """Count one answer. ``model`` must be of the catalog, or empty: customers must not be able to invent label values."""
+        self._requests(route, model, str(status)).inc()
+        self._total(route).observe(total_seconds)
+        if first_byte_seconds is not None:
+            self._first_byte(route).observe(first_byte_seconds)
+
+    def settled(self, model: str, settlement: Settlement) -> None:
+        """Count one settlement, once it is committed."""
+        usage = settlement.usage
+        self._outcomes(model, settlement.outcome, settlement.usage_source).inc()
+        if usage.prompt_tokens:
+            self._tokens(model, "input").inc(usage.prompt_tokens)
+            self._tokens(model, "output").inc(usage.completion_tokens)
+        if settlement.charge_nanos:
+            self._charged(model).inc(settlement.charge_nanos / NANOS_PER_YUAN)
+        if settlement.shortfall_nanos:
+            self._shortfall(model).inc(settlement.shortfall_nanos / NANOS_PER_YUAN)
+
+    def upstream_failed(self, upstream: str, cause: str) -> None:
+        self._upstream_errors(upstream, cause).inc()
+
+    def committed(self, operations: int, seconds: float) -> None:
+        self._commit_operations.observe(operations)
+        self._commit_seconds.observe(seconds)
+
+    def gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:
+        """Add a gauge that is read when it is scraped."""
+        Gauge(name, documentation, registry=self._registry).set_function(read)
+
+    def render(self) -> bytes:
+        """Return the text of `/metrics`."""
+        return generate_latest(self._registry)

@@ -1,0 +1,170 @@
+"""The hot path's middle: one call between a client's connection and the upstream's answer, spliced without a task or a queue.
+
+A `Flight` sees everything that can end a call: the upstream's end, a client that leaves, and the end of the process. Its deadline is the
+one `asyncio.timeout` around all awaits upstream; whatever ends the call early reschedules it.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Literal
+
+from proxy.core.settlement import Outcome
+from proxy.core.sse import EventTooLargeError, Tap
+from proxy.edge.server import Connection
+from proxy.metrics import Metrics
+from proxy.upstream.wire import Answer, UpstreamBrokenError, UpstreamFailure
+
+
+@dataclass(frozen=True, slots=True)
+class DisconnectPolicy:
+    """What happens upstream when the client has left."""
+
+    disconnect: Literal["drain", "cancel"]
+    drain_after_seconds: float
+    drains_max: int
+
+
+class Relay:
+    """All calls that are under way, and what they do when their client leaves or the process ends."""
+
+    def __init__(self, policy: DisconnectPolicy, metrics: Metrics) -> None:
+        self._policy = policy
+        self._flights: set[Flight] = set()
+        self._drains = 0
+        self._metrics = metrics
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def depart(self, connection: Connection) -> "Flight":
+        """Begin a call for this connection's client. The caller must `land` it in a ``finally``."""
+        flight = Flight(self, connection)
+        self._flights.add(flight)
+        connection.watcher = flight
+        return flight
+
+    def land(self, flight: "Flight") -> None:
+        """Forget a call that has ended."""
+        self._flights.discard(flight)
+        flight.connection.watcher = None
+        if flight.drains:
+            flight.drains = False
+            self._drains -= 1
+            self._metrics.draining_streams.set(self._drains)
+
+    def cut(self) -> None:
+        """End all calls now: the process has no more time."""
+        for flight in self._flights:
+            flight.expire(Outcome.INTERRUPTED, 0)
+
+    def drain(self, flight: "Flight") -> None:
+        """Read on for a client that left, to learn the usage: bounded in seconds and in number."""
+        if self._policy.disconnect == "cancel" or self._drains >= self._policy.drains_max:
+            flight.expire(Outcome.CLIENT_GONE, 0)
+            return
+        flight.drains = True
+        self._drains += 1
+        self._metrics.draining_streams.set(self._drains)
+        flight.expire(Outcome.CLIENT_GONE, self._policy.drain_after_seconds)
+
+
+class Flight:
+    """One call: the connection's watcher, and the sink of the upstream's answer while it streams."""
+
+    __slots__ = ("_answer", "_chunked", "_done", "_relay", "_tap", "_transport", "cause", "connection", "deadline", "drains")
+
+    def __init__(self, relay: Relay, connection: Connection) -> None:
+        self._relay = relay
+        self._answer: Answer | None = None
+        self._tap: Tap | None = None
+        self._transport: asyncio.Transport | None = None
+        self._done: asyncio.Future[UpstreamFailure | None] | None = None
+        self._chunked = True
+        self.connection = connection
+        self.deadline = asyncio.timeout(None)
+        self.cause: Outcome | None = None
+        """Why the call was, or will be, ended from this side."""
+        self.drains = False
+
+    @property
+    def client_left(self) -> bool:
+        return self.cause is Outcome.CLIENT_GONE or self.connection.lost
+
+    def check_client(self) -> None:
+        """Notice a client that left before the deadline had begun to run."""
+        if self.connection.lost:
+            self.client_lost()
+
+    def expire(self, cause: Outcome, after_seconds: float) -> None:
+        """Let the call's deadline expire in so many seconds."""
+        self.cause = cause
+        if not self.deadline.expired():
+            self.deadline.reschedule(asyncio.get_running_loop().time() + after_seconds)
+
+    # the client's side
+
+    def client_paused(self) -> None:
+        if self._answer is not None:
+            self._answer.pause()
+
+    def client_resumed(self) -> None:
+        if self._answer is not None:
+            self._answer.resume()
+
+    def client_lost(self) -> None:
+        self._transport = None
+        if self.cause is None:
+            self._relay.drain(self)
+        if self._answer is not None:
+            self._answer.resume()
+
+    # the upstream's side
+
+    async def splice(self, answer: Answer, tap: Tap, *, chunked: bool) -> UpstreamFailure | None:
+        """Relay the answer's body until it ends; return how it failed, or None. The head of the client's answer has been sent."""
+        self._answer, self._tap = answer, tap
+        self._chunked = chunked
+        if not self.connection.lost:
+            self._transport = self.connection.transport
+        self._done = asyncio.get_running_loop().create_future()
+        try:
+            answer.splice(self)
+            if self.connection.writing_paused:
+                answer.pause()
+            return await self._done
+        finally:
+            if not self._done.done() or tap.error is not None:
+                answer.abort()
+            self._answer = None
+
+    def feed(self, payload: bytes, framed: bytes | None) -> None:
+        """Pass on one piece of the body: as the upstream framed it, wherever nothing had to be taken out."""
+        tap = self._tap
+        assert tap is not None
+        try:
+            passed = tap.feed(payload)
+        except EventTooLargeError as fault:
+            self._finish(UpstreamBrokenError(str(fault)))
+            return
+        if passed and self._transport is not None:
+            if framed is not None and passed is payload and self._chunked:
+                self._transport.write(framed)
+            else:
+                self.write(passed)
+        if tap.error is not None:
+            self._finish(None)
+
+    def end(self, failure: UpstreamFailure | None) -> None:
+        assert self._tap is not None
+        if self._tap.error is None:
+            self.write(self._tap.finish(clean=failure is None))
+        self._finish(failure)
+
+    def write(self, piece: bytes) -> None:
+        """Send bytes of the body to the client, framed, if it is still there."""
+        if piece and self._transport is not None:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+
+    def _finish(self, failure: UpstreamFailure | None) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_result(failure)

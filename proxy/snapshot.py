@@ -1,0 +1,29 @@
+"""The live keys, frozen: authentication is one dict lookup on a key's SHA-256, and a change swaps the whole.
+
+A revoked key stops with the next request, since the operator's command returns after the swap.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from proxy import ids
+from proxy.store.contract import Grant, Store
+
+
+class Snapshot:
+    """Whom each key stands for. With ``anonymous``, all calls are that grant's and no key is asked for."""
+
+    def __init__(self, store: Store, anonymous: Grant | None = None) -> None:
+        self._store = store
+        self._grants: Mapping[bytes, Grant] = MappingProxyType({})
+        self._refreshing = asyncio.Lock()
+        self.anonymous = anonymous
+
+    def authenticate(self, secret: str) -> Grant | None:
+        return self._grants.get(ids.digest(secret))
+
+    async def refresh(self) -> None:
+        """Read the live keys anew. One at a time, so that an older reading never replaces a newer one."""
+        async with self._refreshing:
+            self._grants = MappingProxyType({grant.sha256: grant for grant in await self._store.grants()})
