@@ -1,0 +1,5 @@
+"""The store in one SQLite file: one writer with group commit, read-only connections for everything else."""
+
+from proxy.store.sqlite.store import SqliteStore, open_store
+
+__all__ = ["SqliteStore", "open_store"]

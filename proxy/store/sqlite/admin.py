@@ -1,0 +1,87 @@
+"""What an operator does: accounts and keys. Functions of a connection, inside a transaction of the writer's."""
+
+import sqlite3
+
+from proxy.core.money import Nanos
+from proxy.store.contract import Account, AccountExistsError, Grant, Key, KeyNotFoundError, NewKey, StoreRefusedError
+from proxy.store.sqlite import ledger
+
+NAME_CHARACTERS_MAX = 100
+
+_KEY = """
+    SELECT keys.id, keys.name, keys.prefix, accounts.name, keys.created_at_ms, keys.revoked_at_ms
+    FROM keys JOIN accounts ON accounts.id = keys.account_id"""
+
+
+def create_account(connection: sqlite3.Connection, name: str, credit_nanos: Nanos, now_ms: int) -> Account:
+    """Open a customer's account, with money in it where the credit is not 0.
+
+    Raises: AccountExistsError; StoreRefusedError: no fit name, or a negative credit.
+    """
+    if not name or len(name) > NAME_CHARACTERS_MAX or not name.isprintable() or name != name.strip():
+        raise StoreRefusedError(f"an account's name is 1 to {NAME_CHARACTERS_MAX} printable characters: {name!r}")
+    if credit_nanos < 0:
+        raise StoreRefusedError("a new account cannot begin in debt")
+    try:
+        cursor = connection.execute(
+            "INSERT INTO accounts (kind, name, created_at_ms) VALUES ('customer', ?, ?) RETURNING id", (name, now_ms)
+        )
+        (account_id,) = cursor.fetchone()
+    except sqlite3.IntegrityError as error:
+        raise AccountExistsError(f"there is an account {name} already") from error
+    if credit_nanos:
+        ledger.book(connection, account_id, credit_nanos, "opening credit", now_ms)
+    return ledger.account_by_id(connection, account_id)
+
+
+def credit_account(connection: sqlite3.Connection, name: str, amount_nanos: Nanos, note: str, now_ms: int) -> Account:
+    """Raises: AccountNotFoundError, InsufficientFundsError, StoreRefusedError."""
+    account = ledger.account_by_name(connection, name)
+    ledger.book(connection, account.id, amount_nanos, note, now_ms)
+    return ledger.account_by_id(connection, account.id)
+
+
+def create_key(connection: sqlite3.Connection, account: str, key: NewKey) -> Key:
+    """Raises: AccountNotFoundError; StoreRefusedError: the id or the secret is in use."""
+    owner = ledger.account_by_name(connection, account)
+    try:
+        connection.execute(
+            "INSERT INTO keys (id, account_id, name, prefix, sha256, created_at_ms) VALUES (?, ?, ?, ?, ?, ?)",
+            (key.id, owner.id, key.name, key.prefix, key.sha256, key.created_at_ms),
+        )
+    except sqlite3.IntegrityError as error:
+        raise StoreRefusedError(f"key {key.id} cannot be stored: {error}") from error
+    return key_by_id(connection, key.id)
+
+
+def revoke_key(connection: sqlite3.Connection, key_id: str, now_ms: int) -> Key:
+    """Raises: KeyNotFoundError."""
+    connection.execute("UPDATE keys SET revoked_at_ms = ? WHERE id = ? AND revoked_at_ms IS NULL", (now_ms, key_id))
+    return key_by_id(connection, key_id)
+
+
+def key_by_id(connection: sqlite3.Connection, key_id: str) -> Key:
+    """Raises: KeyNotFoundError."""
+    row = connection.execute(f"{_KEY} WHERE keys.id = ?", (key_id,)).fetchone()
+    if row is None:
+        raise KeyNotFoundError(f"there is no key {key_id}")
+    return Key(*row)
+
+
+def keys(connection: sqlite3.Connection, account: str | None) -> list[Key]:
+    """Return all keys or those of an account, oldest first. Raises: AccountNotFoundError."""
+    if account is None:
+        rows = connection.execute(f"{_KEY} ORDER BY keys.created_at_ms, keys.rowid")
+    else:
+        owner = ledger.account_by_name(connection, account)
+        rows = connection.execute(f"{_KEY} WHERE keys.account_id = ? ORDER BY keys.created_at_ms, keys.rowid", (owner.id,))
+    return [Key(*row) for row in rows]
+
+
+def grants(connection: sqlite3.Connection) -> list[Grant]:
+    """Return the keys that are not revoked."""
+    rows = connection.execute(
+        """SELECT keys.sha256, keys.id, keys.account_id, accounts.name
+           FROM keys JOIN accounts ON accounts.id = keys.account_id WHERE keys.revoked_at_ms IS NULL"""
+    )
+    return [Grant(*row) for row in rows]

@@ -1,0 +1,56 @@
+"""A copy of a running store: one snapshot, verified, and only then given its name."""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from proxy.store.contract import Check, StoreRefusedError
+from proxy.store.sqlite import verify
+from proxy.store.sqlite.migrations import create_file, sync_folder
+
+
+def backup(connection: sqlite3.Connection, destination: Path) -> list[Check]:
+    """Write ``destination`` by way of ``<destination>.partial`` and return the checks of the copy.
+
+    Books that do not balance are copied as they are, and the checks say so; a copy that SQLite finds damaged is refused.
+
+    Raises: StoreRefusedError: the destination exists, cannot be written, or the copy is damaged.
+    """
+    if destination.exists():
+        raise StoreRefusedError(f"{destination} exists: a backup is never written over a file")
+    partial = destination.with_name(destination.name + ".partial")
+    try:
+        partial.unlink(missing_ok=True)  # of a backup that was cut short
+        create_file(partial)
+        checks = _copy(connection, partial)
+        if not checks[0].holds:
+            raise StoreRefusedError(f"the copy is damaged and was not kept: {'; '.join(checks[0].offenders)}")
+        _publish(partial, destination)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreRefusedError(f"cannot write {destination}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return checks
+
+
+def _copy(connection: sqlite3.Connection, partial: Path) -> list[Check]:
+    with closing(sqlite3.connect(partial, isolation_level=None)) as copy:
+        connection.backup(copy)  # in one step: a snapshot of the log, which no writer waits for
+        copy.execute("PRAGMA journal_mode = DELETE")  # one file, complete without a -wal beside it
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    with closing(sqlite3.connect(f"{partial.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)) as copy:
+        return verify.verify(copy)
+
+
+def _publish(partial: Path, destination: Path) -> None:
+    """Name the copy. A link fails where the name is taken; a rename would replace a file that came up meanwhile."""
+    try:
+        os.link(partial, destination)
+    except FileExistsError:
+        raise StoreRefusedError(f"{destination} exists: a backup is never written over a file") from None
+    sync_folder(destination.parent)

@@ -1,0 +1,70 @@
+"""Connections: how the file is opened, and the way onto a connection's thread.
+
+One connection writes; all others are opened ``mode=ro``, so that SQLite itself refuses them a write or a checkpoint.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, Self, TypeVar, TypeVarTuple
+
+import aiosqlite
+
+from proxy.store.contract import StoreCorruptError, StoreError, StoreUnavailableError
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+BUSY_SECONDS = 5.0
+"""How long to wait for a file that a foreign process (a shell, a copy tool) has locked."""
+
+_FATAL = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_CORRUPT", "SQLITE_NOTADB")
+"""After a failed fsync the kernel may have dropped the pages and will report success the next time: only a restart is safe."""
+
+
+class Connection(aiosqlite.Connection):
+    """aiosqlite's connection and thread, plus the one thing that it does not offer: a whole function as one hop."""
+
+    async def __aenter__(self) -> Self:
+        await self
+        return self
+
+    async def run(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> T:
+        """Return ``function(connection, ...)``, run on the connection's thread; calls run in their order.
+
+        Raises: StoreUnavailableError once closed.
+        """
+        if not self._running or self._connection is None:
+            raise StoreUnavailableError("the store is closed")
+        result: T = await self._execute(function, self._conn, *args)  # type: ignore[no-untyped-call]  # protected: hence the pin
+        return result
+
+
+def connection_to(path: Path, mode: Literal["rw", "ro"]) -> Connection:
+    """Return a connection to an existing file, opened by ``async with``. Transactions are begun by hand."""
+
+    def connector() -> sqlite3.Connection:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        # Triggers guard the ledger's rows; this makes them guard against INSERT OR REPLACE too.
+        connection.execute("PRAGMA recursive_triggers = ON")
+        return connection
+
+    return Connection(connector, iter_chunk_size=64)
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Return whether the file or the disk can no longer be trusted by this process."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", "").startswith(_FATAL)
+
+
+def failure(error: BaseException) -> StoreError:
+    """Return what callers are told about an error of SQLite; a new object for each, so that tracebacks do not pile up."""
+    told: StoreError
+    if isinstance(error, StoreError):
+        told = type(error)(*error.args)
+    elif is_fatal(error):
+        told = StoreCorruptError(f"the store must not be written any more: {error}")
+    else:
+        told = StoreUnavailableError(f"nothing was written: {error}")
+    told.__cause__ = error
+    return told

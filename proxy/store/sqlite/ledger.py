@@ -1,0 +1,150 @@
+"""Money: holds, their settlement, and what an operator books. Plain functions of a connection, inside a transaction of the writer's.
+
+They begin and end no transaction, so that another record, a video's task say, can be changed together with its money. One that raises
+may have changed something: whoever runs it undoes its savepoint.
+"""
+
+import sqlite3
+
+from proxy.core.money import NANOS_MAX, Nanos, format_yuan
+from proxy.core.settlement import Settlement
+from proxy.store.contract import Account, AccountNotFoundError, InsufficientFundsError, NewRequest, StoreRefusedError
+
+CASH_ID = 1
+REVENUE_ID = 2
+COUNT_MAX = 2**48
+"""A count beyond it is stored as this: an upstream's nonsense must neither stop a settlement nor overflow the sums of `usage`."""
+
+_ACCOUNT = "SELECT id, name, balance_nanos, held_nanos, created_at_ms FROM accounts WHERE kind = 'customer'"
+
+_HOLD = "UPDATE accounts SET held_nanos = held_nanos + ?1 WHERE id = ?2 AND kind = 'customer' AND balance_nanos - held_nanos >= ?1"
+_INSERT_REQUEST = """
+    INSERT INTO requests (id, kind, account_id, key_id, model, upstream, upstream_model, stream, hold_nanos, price, created_at_ms)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_SETTLE_REQUEST = """
+    UPDATE requests SET settled_at_ms = ?, outcome = ?, usage_source = ?, charge_nanos = ?, prompt_tokens = ?, cached_tokens = ?,
+      completion_tokens = ?, reasoning_tokens = ?, units = ?, shortfall_nanos = ?, http_status = ?, upstream_id = ?, first_byte_ms = ?,
+      total_ms = ?, note = ?
+    WHERE id = ? AND settled_at_ms IS NULL
+    RETURNING account_id, hold_nanos"""
+_INSERT_TRANSFER = """
+    INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, note, created_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)"""
+
+
+def place_hold(connection: sqlite3.Connection, request: NewRequest) -> None:
+    """Record a request with its hold, which is a pending transfer from the customer to revenue. A hold of 0 moves nothing.
+
+    Raises: InsufficientFundsError; AccountNotFoundError; ValueError for a negative hold, a used id or an unknown key.
+    """
+    hold = request.hold_nanos
+    if hold < 0:
+        raise ValueError(f"a hold cannot be negative: {hold}")
+    if hold > NANOS_MAX or connection.execute(_HOLD, (hold, request.account_id)).rowcount == 0:
+        held_for = account_by_id(connection, request.account_id)
+        raise InsufficientFundsError(
+            f"account {held_for.name} has ¥{format_yuan(held_for.available_nanos)} available, the request needs ¥{format_yuan(hold)}"
+        )
+    key_id = request.key_id or None
+    # Exact types: sqlite3 looks for an adapter for each enum or bool, about 1 µs.
+    asked = (request.model, request.upstream, request.upstream_model, int(request.stream))
+    values = (request.id, request.kind.value, request.account_id, key_id, *asked, hold, request.price, request.created_at_ms)
+    try:
+        connection.execute(_INSERT_REQUEST, values)
+    except sqlite3.IntegrityError as error:
+        raise ValueError(f"request {request.id} cannot be recorded: {error}") from error
+    if hold:
+        _transfer(connection, "hold", request.account_id, REVENUE_ID, hold, request.id, "", request.created_at_ms)
+
+
+def settle(connection: sqlite3.Connection, request_id: str, settlement: Settlement, now_ms: int) -> bool:
+    """End a request's hold, once: post its charge and release the rest, or release all of it where nothing is charged.
+
+    Raises: KeyError: no such request; ValueError: a charge above the hold, or a negative figure.
+    """
+    try:
+        row = connection.execute(_SETTLE_REQUEST, (now_ms, *_settlement_values(settlement), request_id)).fetchone()
+    except sqlite3.IntegrityError as error:
+        raise ValueError(f"the settlement of {request_id} contradicts itself or its hold: {settlement}") from error
+    if row is None:
+        if connection.execute("SELECT 1 FROM requests WHERE id = ?", (request_id,)).fetchone() is None:
+            raise KeyError(request_id)
+        return False
+    account_id, hold = row
+    if hold:
+        charge = settlement.charge_nanos
+        kind, amount = ("charge", charge) if charge else ("release", hold)
+        _transfer(connection, kind, account_id, REVENUE_ID, amount, request_id, "", now_ms)
+        connection.execute(
+            "UPDATE accounts SET balance_nanos = balance_nanos - ?, held_nanos = held_nanos - ? WHERE id = ?",
+            (charge, hold, account_id),
+        )
+    return True
+
+
+def book(connection: sqlite3.Connection, account_id: int, amount_nanos: Nanos, note: str, now_ms: int) -> None:
+    """Take money in from cash, or, where the amount is negative, pay it back out.
+
+    Raises: StoreRefusedError: nothing to book, or beyond what a balance can be; InsufficientFundsError.
+    """
+    account = account_by_id(connection, account_id)
+    if amount_nanos == 0:
+        raise StoreRefusedError("an amount of 0 books nothing")
+    if account.balance_nanos + amount_nanos > NANOS_MAX:
+        raise StoreRefusedError(f"a balance cannot be above ¥{format_yuan(NANOS_MAX)}")
+    if account.available_nanos + amount_nanos < 0:
+        raise InsufficientFundsError(
+            f"account {account.name} has ¥{format_yuan(account.available_nanos)} available, "
+            f"¥{format_yuan(-amount_nanos)} cannot be taken back"
+        )
+    if amount_nanos > 0:
+        _transfer(connection, "credit", CASH_ID, account_id, amount_nanos, None, note, now_ms)
+    else:
+        _transfer(connection, "refund", account_id, CASH_ID, -amount_nanos, None, note, now_ms)
+    connection.execute("UPDATE accounts SET balance_nanos = balance_nanos + ? WHERE id = ?", (amount_nanos, account_id))
+
+
+def account_by_id(connection: sqlite3.Connection, account_id: int) -> Account:
+    """Raises: AccountNotFoundError."""
+    row = connection.execute(f"{_ACCOUNT} AND id = ?", (account_id,)).fetchone()
+    if row is None:
+        raise AccountNotFoundError(f"there is no account with the id {account_id}")
+    return Account(*row)
+
+
+def account_by_name(connection: sqlite3.Connection, name: str) -> Account:
+    """Raises: AccountNotFoundError."""
+    row = connection.execute(f"{_ACCOUNT} AND name = ?", (name,)).fetchone()
+    if row is None:
+        raise AccountNotFoundError(f"there is no account {name}")
+    return Account(*row)
+
+
+def accounts(connection: sqlite3.Connection) -> list[Account]:
+    """Return the customers, by name."""
+    return [Account(*row) for row in connection.execute(f"{_ACCOUNT} ORDER BY name")]
+
+
+def _transfer(
+    connection: sqlite3.Connection,
+    kind: str,
+    debit_id: int,
+    credit_id: int,
+    amount_nanos: int,
+    request_id: str | None,
+    note: str,
+    now_ms: int,
+) -> None:
+    connection.execute(_INSERT_TRANSFER, (kind, debit_id, credit_id, amount_nanos, request_id, note, now_ms))
+
+
+def _settlement_values(settlement: Settlement) -> tuple[object, ...]:
+    """Return the columns of `_SETTLE_REQUEST` from the outcome to the note."""
+    usage = settlement.usage
+    tokens = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.reasoning_tokens)
+    counts: tuple[int, ...] = (*tokens, settlement.units, settlement.shortfall_nanos)
+    if max(counts) > COUNT_MAX:
+        counts = tuple(min(count, COUNT_MAX) for count in counts)
+    if settlement.charge_nanos > NANOS_MAX:
+        raise ValueError(f"a charge of {settlement.charge_nanos} is above any hold")
+    answered = (settlement.http_status, settlement.upstream_id, settlement.first_byte_ms, settlement.total_ms, settlement.note)
+    return (settlement.outcome.value, settlement.usage_source.value, settlement.charge_nanos, *counts, *answered)

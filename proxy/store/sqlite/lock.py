@@ -1,0 +1,31 @@
+"""The lock file: one process writes. SQLite's own locks do not say that, they only take turns."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from proxy.store.contract import StoreLockedError
+
+
+class FileLock:
+    """An exclusive ``flock`` on ``<database>.lock``, with the holder's pid inside. The kernel lets go of it when the process ends.
+
+    The file stays when the lock is released: to remove it would let two processes hold two files of one name.
+    """
+
+    def __init__(self, database: Path) -> None:
+        """Raises: StoreLockedError, with the path and the holder's pid."""
+        self.path = database.with_name(database.name + ".lock")
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._descriptor, 20, 0).decode("ascii", "replace").strip()
+            os.close(self._descriptor)
+            raise StoreLockedError(f"{database} is in use by another process (pid {holder or 'unknown'}, lock {self.path})") from None
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, b"%d\n" % os.getpid(), 0)
+
+    def release(self) -> None:
+        os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)

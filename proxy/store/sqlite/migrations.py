@@ -1,0 +1,87 @@
+"""The file's identity and version: looked at before anything is written, brought up to date by numbered SQL files."""
+
+import os
+import sqlite3
+from importlib import resources
+from pathlib import Path
+
+from proxy.store.contract import StoreRefusedError, StoreVersionError
+
+APPLICATION_ID = int.from_bytes(b"LMPP", "big")
+"""Set by the first migration; what tells our file from somebody else's."""
+
+
+def scripts() -> list[str]:
+    """Return the migrations in order; script n leads to version n. They are package data, so a wheel carries them."""
+    folder = resources.files("proxy.store.sqlite").joinpath("schema")
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
+    for number, file in enumerate(files, start=1):
+        if not file.name.startswith(f"{number:04d}_"):
+            raise RuntimeError(f"migration {number} is missing or out of order: {file.name}")
+    return [file.read_text("utf-8") for file in files]
+
+
+def create_file(path: Path) -> None:
+    """Create an empty file that only its owner may read, unless there is one; SQLite's own -wal and -shm take its mode."""
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise StoreRefusedError(f"cannot create {path}: {error.strerror}") from error
+    os.close(descriptor)
+    sync_folder(path.parent)
+
+
+def require_file(path: Path) -> None:
+    """Raises: StoreRefusedError, in better words than SQLite's own."""
+    if not path.is_file():
+        raise StoreRefusedError(f"there is no store at {path}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a new or renamed name durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def version_of(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the file's version, 0 for an empty one; nothing is written.
+
+    Raises: StoreVersionError, or StoreRefusedError where the file is somebody else's or no database.
+    """
+    try:
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorname == "SQLITE_NOTADB":
+            raise StoreRefusedError(f"{path} is not an SQLite database") from error
+        raise
+    if application_id == APPLICATION_ID:
+        if version > len(scripts()):
+            raise StoreVersionError(f"{path} has version {version}, this program knows up to {len(scripts())}: update the program")
+        return int(version)
+    if application_id or version or objects:
+        raise StoreRefusedError(f"{path} is an SQLite database of another program")
+    return 0
+
+
+def migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Set the file's modes and bring it from `version` to the newest, each step one transaction."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    for number, script in enumerate(scripts()[version:], start=version + 1):
+        try:
+            connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+        except sqlite3.Error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+    # Off until here, as a migration that rebuilds a table needs it; a no-op inside a transaction.
+    connection.execute("PRAGMA foreign_keys = ON")
+    # The writer checkpoints by hand: SQLite's automatic checkpoint hides its errors, a failed fsync among them.
+    connection.execute("PRAGMA wal_autocheckpoint = 0")

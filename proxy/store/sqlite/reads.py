@@ -1,0 +1,111 @@
+"""What happened: open holds, receipts and usage. Functions of a read-only connection, each one statement and so one snapshot."""
+
+import sqlite3
+
+from proxy.core.catalog import Kind
+from proxy.core.money import Nanos
+from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource
+from proxy.store.contract import NewRequest, OpenRequest, Receipt, UsageQuery, UsageRow
+from proxy.store.sqlite import ledger
+
+_GROUPS = {
+    "model": "requests.model",
+    "key": "coalesce(requests.key_id, '')",
+    "day": "date(requests.created_at_ms / 1000, 'unixepoch')",
+}
+_TIME_MAX_MS = 2**62
+
+_RECEIPT = """
+    SELECT requests.id, requests.kind, account_id, coalesce(key_id, ''), model, upstream, upstream_model, stream, hold_nanos, price,
+      requests.created_at_ms, accounts.name, settled_at_ms, outcome, usage_source, charge_nanos, prompt_tokens, completion_tokens,
+      cached_tokens, reasoning_tokens, units, shortfall_nanos, http_status, upstream_id, first_byte_ms, total_ms, note
+    FROM requests JOIN accounts ON accounts.id = requests.account_id WHERE requests.id = ?"""
+
+
+def ping(connection: sqlite3.Connection) -> None:
+    """Read one row of the file itself, past every cache of the program's own."""
+    connection.execute("SELECT 1 FROM accounts WHERE id = 1").fetchone()
+
+
+def open_requests(connection: sqlite3.Connection) -> list[OpenRequest]:
+    """Return the requests that are not settled, oldest first."""
+    rows = connection.execute(
+        "SELECT id, kind, account_id, hold_nanos, created_at_ms FROM requests WHERE settled_at_ms IS NULL ORDER BY created_at_ms, rowid"
+    )
+    return [OpenRequest(request_id, Kind(kind), *rest) for request_id, kind, *rest in rows]
+
+
+def receipt(connection: sqlite3.Connection, request_id: str) -> tuple[Receipt, int] | None:
+    """Return a request's receipt and its owner's account id, or None."""
+    row = connection.execute(_RECEIPT, (request_id,)).fetchone()
+    if row is None:
+        return None
+    identity, kind, account_id, key_id, model, upstream, upstream_model, stream, hold, price, created_at_ms = row[:11]
+    account, settled_at_ms, *settled = row[11:]
+    request = NewRequest(
+        id=identity,
+        kind=Kind(kind),
+        account_id=account_id,
+        key_id=key_id,
+        model=model,
+        upstream=upstream,
+        upstream_model=upstream_model,
+        stream=bool(stream),
+        hold_nanos=Nanos(hold),
+        price=price,
+        created_at_ms=created_at_ms,
+    )
+    settlement = None if settled_at_ms is None else _settlement(*settled)
+    return Receipt(request, account, settlement, settled_at_ms), account_id
+
+
+def usage(connection: sqlite3.Connection, query: UsageQuery) -> list[UsageRow]:
+    """Return the sums of what was settled, by account and group. Raises: AccountNotFoundError."""
+    since_ms = 0 if query.since_ms is None else query.since_ms
+    until_ms = _TIME_MAX_MS if query.until_ms is None else query.until_ms
+    if query.account is None:
+        whose, parameters = "accounts.kind = 'customer'", [since_ms, until_ms]
+    else:
+        whose, parameters = "accounts.id = ?", [since_ms, until_ms, ledger.account_by_name(connection, query.account).id]
+    # CROSS JOIN fixes the order: account by account, each a range of the index on (account, time).
+    rows = connection.execute(
+        f"""SELECT accounts.name, {_GROUPS[query.by]}, count(*), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens),
+              sum(units), sum(charge_nanos), sum(shortfall_nanos), sum(usage_source = 'estimated')
+            FROM accounts CROSS JOIN requests ON requests.account_id = accounts.id
+              AND requests.created_at_ms >= ? AND requests.created_at_ms < ?
+            WHERE settled_at_ms IS NOT NULL AND {whose}
+            GROUP BY 1, 2 ORDER BY 1, 2""",  # noqa: S608  the group is one of three constants
+        parameters,
+    )
+    return [UsageRow(*row) for row in rows]
+
+
+def _settlement(
+    outcome: str,
+    usage_source: str,
+    charge_nanos: int,
+    prompt_tokens: int,
+    completion_tokens: int,
+    cached_tokens: int,
+    reasoning_tokens: int,
+    units: int,
+    shortfall_nanos: int,
+    http_status: int,
+    upstream_id: str,
+    first_byte_ms: int | None,
+    total_ms: int | None,
+    note: str,
+) -> Settlement:
+    return Settlement(
+        outcome=Outcome(outcome),
+        usage_source=UsageSource(usage_source),
+        charge_nanos=Nanos(charge_nanos),
+        usage=TokenUsage(prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens),
+        units=units,
+        shortfall_nanos=Nanos(shortfall_nanos),
+        http_status=http_status,
+        upstream_id=upstream_id,
+        first_byte_ms=first_byte_ms,
+        total_ms=total_ms,
+        note=note,
+    )

@@ -1,0 +1,185 @@
+"""The store over SQLite: each operation of the contract, sent to the writer's or a reader's thread."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+from proxy.core.money import Nanos
+from proxy.core.settlement import Settlement
+from proxy.store.contract import (
+    Account,
+    Check,
+    CommitStats,
+    Grant,
+    Key,
+    NewKey,
+    NewRequest,
+    OpenRequest,
+    Receipt,
+    StoreRefusedError,
+    UsageQuery,
+    UsageRow,
+)
+from proxy.store.sqlite import admin, ledger, migrations, reads
+from proxy.store.sqlite.backup import backup
+from proxy.store.sqlite.connection import Connection, connection_to, failure
+from proxy.store.sqlite.lock import FileLock
+from proxy.store.sqlite.verify import verify
+from proxy.store.sqlite.writer import Writer
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+
+async def open_store(
+    path: Path,
+    *,
+    on_commit: Callable[[CommitStats], None] | None = None,
+    on_corrupt: Callable[[BaseException], None] | None = None,
+    read_only: bool = False,
+) -> "SqliteStore":
+    """Open a file, create it where there is none, and bring it to the newest version.
+
+    Args:
+        on_commit: told of each transaction, on the loop.
+        on_corrupt: told, once and on the loop, that this process can write no more and should end.
+        read_only: take no lock, create nothing, refuse writes; for looking while another process has the store.
+
+    Raises: StoreLockedError, StoreVersionError, StoreRefusedError (no such file, not ours, not to be opened).
+    """
+    path = await asyncio.to_thread(path.resolve)  # one lock for a file, by whichever link it is reached
+    async with AsyncExitStack() as opened:
+        try:
+            if read_only:
+                return await _open_read_only(opened, path)
+            return await _open(opened, path, on_commit, on_corrupt)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreRefusedError(f"cannot open {path}: {error}") from error
+    raise AssertionError("unreachable: the stack swallows nothing")
+
+
+async def _open(
+    opened: AsyncExitStack,
+    path: Path,
+    on_commit: Callable[[CommitStats], None] | None,
+    on_corrupt: Callable[[BaseException], None] | None,
+) -> "SqliteStore":
+    """Read backwards, this is how the store is closed."""
+    opened.callback(FileLock(path).release)
+    migrations.create_file(path)
+    async with connection_to(path, "ro") as visitor:  # who cannot write cannot touch a file that is not ours to touch
+        version = await visitor.run(migrations.version_of, path)
+    connection = await opened.enter_async_context(connection_to(path, "rw"))
+    await connection.run(migrations.migrate, version)
+    reader = await opened.enter_async_context(connection_to(path, "ro"))
+    writer = Writer(connection, on_commit=on_commit, on_corrupt=on_corrupt)
+    opened.push_async_callback(writer.close)
+    return SqliteStore(path, writer, reader, opened.pop_all())
+
+
+async def _open_read_only(opened: AsyncExitStack, path: Path) -> "SqliteStore":
+    migrations.require_file(path)
+    reader = await opened.enter_async_context(connection_to(path, "ro"))
+    if await reader.run(migrations.version_of, path) != len(migrations.scripts()):
+        raise StoreRefusedError(f"{path} has not been brought up to date yet: start the gateway once")
+    return SqliteStore(path, None, reader, opened.pop_all())
+
+
+class SqliteStore:
+    """`proxy.store.contract.Store` over one file. Reads never wait behind commits; long ones have a connection of their own."""
+
+    def __init__(self, path: Path, writer: Writer | None, reader: Connection, opened: AsyncExitStack) -> None:
+        self.path = path
+        self._writer = writer
+        self._reader = reader
+        self._opened = opened
+        self._one_long_read = asyncio.Lock()
+
+    # accounts and keys: the operator's
+
+    def create_account(self, name: str, credit_nanos: Nanos, now_ms: int) -> asyncio.Future[Account]:
+        return self._write(admin.create_account, name, credit_nanos, now_ms)
+
+    def credit_account(self, name: str, amount_nanos: Nanos, note: str, now_ms: int) -> asyncio.Future[Account]:
+        return self._write(admin.credit_account, name, amount_nanos, note, now_ms)
+
+    def create_key(self, account: str, key: NewKey) -> asyncio.Future[Key]:
+        return self._write(admin.create_key, account, key)
+
+    def revoke_key(self, key_id: str, now_ms: int) -> asyncio.Future[Key]:
+        return self._write(admin.revoke_key, key_id, now_ms)
+
+    async def accounts(self) -> list[Account]:
+        return await self._read(ledger.accounts)
+
+    async def account(self, name: str) -> Account:
+        return await self._read(ledger.account_by_name, name)
+
+    async def account_by_id(self, account_id: int) -> Account:
+        return await self._read(ledger.account_by_id, account_id)
+
+    async def keys(self, account: str | None = None) -> list[Key]:
+        return await self._read(admin.keys, account)
+
+    async def grants(self) -> list[Grant]:
+        return await self._read(admin.grants)
+
+    # the money path
+
+    def place_hold(self, request: NewRequest) -> asyncio.Future[None]:
+        return self._write(ledger.place_hold, request)
+
+    def settle(self, request_id: str, settlement: Settlement, now_ms: int) -> asyncio.Future[bool]:
+        return self._write(ledger.settle, request_id, settlement, now_ms)
+
+    async def open_requests(self) -> list[OpenRequest]:
+        return await self._read(reads.open_requests)
+
+    # what happened
+
+    async def receipt(self, request_id: str) -> tuple[Receipt, int] | None:
+        return await self._read(reads.receipt, request_id)
+
+    async def usage(self, query: UsageQuery) -> list[UsageRow]:
+        return await self._read_long(reads.usage, query)
+
+    async def verify(self) -> list[Check]:
+        return await self._read_long(verify)
+
+    # the file
+
+    async def ping(self) -> None:
+        if self._writer is not None and self._writer.refusal is not None:
+            raise failure(self._writer.refusal)
+        await self._read(reads.ping)
+
+    async def backup(self, destination: Path) -> list[Check]:
+        return await self._read_long(backup, destination)
+
+    async def close(self) -> None:
+        await self._opened.aclose()
+
+    def _write(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> asyncio.Future[T]:
+        if self._writer is None:
+            refused: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+            refused.set_exception(StoreRefusedError(f"{self.path} was opened to be read only"))
+            return refused
+        return self._writer.submit(function, *args)
+
+    async def _read(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> T:
+        return await _told(self._reader, function, *args)
+
+    async def _read_long(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> T:
+        """Read for seconds, on a connection of its own, so that short reads do not wait; one at a time."""
+        async with self._one_long_read, connection_to(self.path, "ro") as connection:
+            return await _told(connection, function, *args)
+
+
+async def _told(connection: Connection, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> T:
+    try:
+        return await connection.run(function, *args)
+    except sqlite3.Error as error:
+        raise failure(error) from error

@@ -1,0 +1,178 @@
+"""The books, audited: everything is recomputed from the transfers and compared with what the file says.
+
+Each invariant is a query for the rows that break it and one for its figures; all run on one snapshot.
+"""
+
+import sqlite3
+from dataclasses import dataclass
+
+from proxy.core.money import format_yuan
+from proxy.store.contract import Check
+
+OFFENDERS_MAX = 20
+"""As many rows are shown a check; how many there are in all is said after them."""
+
+SOUND = "the file is sound"
+
+
+@dataclass(frozen=True, slots=True)
+class _Invariant:
+    name: str
+    figures: str
+    """One row; its columns fill `say`."""
+    say: str
+    offenders: str
+    """A row each: a text."""
+    yuan: tuple[int, ...] = ()
+    """Which of the figures are amounts."""
+
+
+_DEFINITIONS = """
+    WITH
+    -- credits - debits per account; pending transfers have moved nothing
+    posted AS (
+      SELECT account_id, sum(amount) AS amount FROM (
+        SELECT credit_id AS account_id, amount_nanos AS amount FROM transfers WHERE kind IN ('credit', 'refund', 'charge')
+        UNION ALL
+        SELECT debit_id, -amount_nanos FROM transfers WHERE kind IN ('credit', 'refund', 'charge')
+      ) GROUP BY account_id),
+    open_holds AS (
+      SELECT hold.* FROM transfers AS hold
+      LEFT JOIN transfers AS ending ON ending.request_id = hold.request_id AND ending.kind IN ('charge', 'release')
+      WHERE hold.kind = 'hold' AND ending.id IS NULL)
+"""
+
+_INVARIANTS = (
+    _Invariant(
+        name="transfers sum to zero",
+        figures="""SELECT (SELECT coalesce(sum(balance_nanos), 0) FROM accounts),
+                      (SELECT coalesce(sum(amount), 0) FROM posted WHERE account_id = 2),
+                      (SELECT coalesce(-sum(amount), 0) FROM posted WHERE account_id = 1)""",
+        say="customers ¥{} + revenue ¥{} = cash ¥{}",
+        yuan=(0, 1, 2),
+        offenders="""SELECT 'customers'' balances, revenue and cash differ by ' || rest || ' nano-yuan' FROM (
+                        SELECT (SELECT coalesce(sum(balance_nanos), 0) FROM accounts)
+                          + (SELECT coalesce(sum(amount), 0) FROM posted WHERE account_id IN (1, 2)) AS rest) WHERE rest <> 0""",
+    ),
+    _Invariant(
+        name="balance = credits - debits",
+        figures="SELECT (SELECT count(*) FROM accounts WHERE kind = 'customer'), (SELECT count(*) FROM transfers)",
+        say="{} accounts, {} transfers",
+        offenders="""SELECT 'account ' || name || ': balance ' || balance_nanos || ', its transfers say ' || coalesce(amount, 0)
+                      FROM accounts LEFT JOIN posted ON account_id = accounts.id
+                      WHERE kind = 'customer' AND balance_nanos <> coalesce(amount, 0)""",
+    ),
+    _Invariant(
+        name="held = sum of open holds",
+        figures="SELECT count(*), coalesce(sum(amount_nanos), 0) FROM open_holds",
+        say="{} open holds, ¥{}",
+        yuan=(1,),
+        offenders="""SELECT 'account ' || name || ': held ' || held_nanos || ', its open holds say ' || coalesce(amount, 0)
+                      FROM accounts LEFT JOIN (SELECT debit_id, sum(amount_nanos) AS amount FROM open_holds GROUP BY debit_id)
+                        ON debit_id = accounts.id
+                      WHERE held_nanos <> coalesce(amount, 0)""",
+    ),
+    _Invariant(
+        name="available is never negative",
+        figures="SELECT coalesce(min(balance_nanos - held_nanos), 0) FROM accounts WHERE kind = 'customer'",
+        say="least available ¥{}",
+        yuan=(0,),
+        offenders="""SELECT 'account ' || name || ': balance ' || balance_nanos || ', held ' || held_nanos
+                     FROM accounts WHERE balance_nanos < held_nanos OR held_nanos < 0""",
+    ),
+    _Invariant(
+        name="each request has its hold",
+        figures="SELECT count(*), coalesce(sum(hold_nanos), 0) FROM requests",
+        say="{} requests, ¥{} held in all",
+        yuan=(1,),
+        offenders="""SELECT 'request ' || requests.id || ': hold ' || hold_nanos || ', its transfer says '
+                       || coalesce(amount_nanos || ' from account ' || debit_id, 'nothing')
+                     FROM requests LEFT JOIN transfers AS hold ON hold.request_id = requests.id AND hold.kind = 'hold'
+                     WHERE hold_nanos <> coalesce(amount_nanos, 0) OR coalesce(debit_id, account_id) <> account_id""",
+    ),
+    _Invariant(
+        name="each settled request has one charge or release",
+        figures="SELECT count(*), coalesce(sum(charge_nanos), 0) FROM requests WHERE settled_at_ms IS NOT NULL",
+        say="{} settled requests, ¥{} charged",
+        yuan=(1,),
+        # A charge of 0 is a release of the whole hold; a hold of 0 has neither. That there are not two, an index sees to.
+        offenders="""SELECT 'request ' || requests.id || ': charge ' || charge_nanos || ', its transfer says '
+                       || coalesce(ending.kind || ' of ' || amount_nanos, 'nothing')
+                     FROM requests LEFT JOIN transfers AS ending
+                       ON ending.request_id = requests.id AND ending.kind IN ('charge', 'release')
+                     WHERE settled_at_ms IS NOT NULL AND CASE
+                       WHEN hold_nanos = 0 THEN ending.id IS NOT NULL OR charge_nanos <> 0
+                       WHEN charge_nanos = 0 THEN ending.kind IS NOT 'release' OR amount_nanos <> hold_nanos
+                       ELSE ending.kind IS NOT 'charge' OR amount_nanos <> charge_nanos END""",
+    ),
+    _Invariant(
+        name="no charge is above its hold",
+        figures="SELECT count(*), coalesce(sum(shortfall_nanos), 0) FROM requests WHERE shortfall_nanos > 0",
+        say="{} requests would have cost ¥{} more than their holds",
+        yuan=(1,),
+        offenders="""SELECT 'request ' || charge.request_id || ': charge ' || charge.amount_nanos || ', hold '
+                       || coalesce(hold.amount_nanos, 'none')
+                     FROM transfers AS charge LEFT JOIN transfers AS hold ON hold.request_id = charge.request_id AND hold.kind = 'hold'
+                     WHERE charge.kind IN ('charge', 'release') AND charge.amount_nanos > coalesce(hold.amount_nanos, 0)""",
+    ),
+    _Invariant(
+        name="no open hold without a live request",
+        figures="SELECT count(*) FROM requests WHERE settled_at_ms IS NULL",
+        say="{} live requests",
+        offenders="""SELECT 'hold of request ' || request_id || ', ' || amount_nanos || ': the request is '
+                        || CASE WHEN requests.id IS NULL THEN 'missing' ELSE 'settled' END
+                      FROM open_holds LEFT JOIN requests ON requests.id = request_id
+                      WHERE requests.id IS NULL OR settled_at_ms IS NOT NULL""",
+    ),
+    _Invariant(
+        name="no finished request without its settlement",
+        figures="SELECT count(*) FROM transfers WHERE kind IN ('charge', 'release')",
+        say="{} charges and releases",
+        offenders="""SELECT 'request ' || requests.id || ': ' || transfers.kind || ' of ' || amount_nanos || ', but not settled'
+                     FROM transfers JOIN requests ON requests.id = request_id
+                     WHERE transfers.kind IN ('charge', 'release') AND settled_at_ms IS NULL""",
+    ),
+    _Invariant(
+        name="no charge without a request",
+        figures="SELECT count(*), coalesce(sum(amount_nanos), 0) FROM transfers WHERE kind = 'charge'",
+        say="{} charges, ¥{}",
+        yuan=(1,),
+        offenders="""SELECT transfers.kind || ' ' || transfers.id || ' of ' || amount_nanos || ' from account ' || debit_id
+                       || ': request ' || request_id
+                       || CASE WHEN requests.id IS NULL THEN ' is missing' ELSE ' is of account ' || account_id END
+                     FROM transfers LEFT JOIN requests ON requests.id = request_id
+                     WHERE transfers.kind IN ('hold', 'charge', 'release') AND (requests.id IS NULL OR account_id <> debit_id)""",
+    ),
+)
+
+
+def verify(connection: sqlite3.Connection) -> list[Check]:
+    """Return the result of every check, the file's own structure first."""
+    connection.execute("BEGIN")
+    try:
+        return [_soundness(connection), *(_check(connection, invariant) for invariant in _INVARIANTS)]
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _soundness(connection: sqlite3.Connection) -> Check:
+    """Let SQLite check its pages, indexes, constraints and references."""
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    faults = [text for (text,) in connection.execute(f"PRAGMA integrity_check({OFFENDERS_MAX})") if text != "ok"]
+    faults += [
+        f"{table} row {row}: refers to a row of {parent} that is missing"
+        for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check").fetchmany(OFFENDERS_MAX)
+    ]
+    return Check(SOUND, f"{pages} pages, {pages * page_bytes / 2**20:.1f} MiB", faults)
+
+
+def _check(connection: sqlite3.Connection, invariant: _Invariant) -> Check:
+    row = connection.execute(_DEFINITIONS + invariant.figures).fetchone()
+    figures = invariant.say.format(*(format_yuan(cell) if place in invariant.yuan else cell for place, cell in enumerate(row)))
+    rows = connection.execute(_DEFINITIONS + invariant.offenders)
+    offenders = [text for (text,) in rows.fetchmany(OFFENDERS_MAX)]
+    more = sum(1 for _ in rows)
+    if more:
+        offenders.append(f"and {more} more")
+    return Check(invariant.name, figures, offenders)

@@ -1,0 +1,201 @@
+"""Group commit: all that queued while the last transaction ran goes into the next one, each operation in a savepoint.
+
+One fsync then serves them all. An operation's own refusal undoes its savepoint only; a transaction that fails fails each of them.
+"""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, TypeVarTuple
+
+from proxy.store.contract import CommitStats, StoreCorruptError, StoreError, StoreUnavailableError
+from proxy.store.sqlite.connection import Connection, failure, is_fatal
+from proxy.tasks import TaskGroup
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+BATCH_OPERATIONS_MAX = 512
+QUEUE_OPERATIONS_MAX = 65_536
+"""Beyond it a write is refused at once: the disk is far behind, and memory is finite."""
+CHECKPOINT_FRAMES = 1000
+"""Roughly SQLite's own default, 4 MB of log."""
+_FRAMES_A_COMMIT = 8
+"""Estimate: pages that any commit writes; each operation adds about one more."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Operation:
+    future: asyncio.Future[Any]
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Writer:
+    """The one writer of a file. Operations are functions of the connection that neither begin nor end a transaction."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        on_commit: Callable[[CommitStats], None] | None = None,
+        on_corrupt: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        self._connection = connection
+        self._on_commit = on_commit
+        self._on_corrupt = on_corrupt
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[_Operation] = deque()
+        self._wake = asyncio.Event()
+        self._refusal: StoreError | None = None
+        self._broken: BaseException | None = None
+        self._frames_since_checkpoint = 0
+        self._tasks = TaskGroup("store")
+        self._tasks.spawn(self._write_until_closed(), "writer", on_death=self._died)
+
+    @property
+    def refusal(self) -> StoreError | None:
+        """Why nothing more is written, or None."""
+        return self._refusal
+
+    def submit(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> asyncio.Future[T]:
+        """Queue an operation; the future resolves with its result once it is durable, or with why it did not happen."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        if self._refusal is not None:
+            future.set_exception(failure(self._refusal))
+        elif len(self._queue) >= QUEUE_OPERATIONS_MAX:
+            future.set_exception(StoreUnavailableError(f"{QUEUE_OPERATIONS_MAX} writes are waiting already"))
+        else:
+            self._queue.append(_Operation(future, function, args))
+            self._wake.set()
+        return future
+
+    async def close(self) -> None:
+        """Refuse new operations and commit those that are queued, also where the writer's task was cancelled; then checkpoint."""
+        self._refuse(StoreUnavailableError("the store is closed"))
+        await self._tasks.drain()
+        while self._queue:
+            await self._connection.run(self._commit, self._take())
+        # The thread answers in order: what it delivered before this hop has reached its futures after it.
+        await self._connection.run(self._checkpoint)
+        if self._broken is not None:
+            # Closed while a reader is open: the last connection to close would checkpoint, onto a disk that is not to be trusted.
+            await self._connection.close()
+
+    async def _write_until_closed(self) -> None:
+        try:
+            while self._refusal is None or self._queue:
+                if self._queue:
+                    await self._connection.run(self._commit, self._take())
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+        finally:
+            self._refuse(StoreUnavailableError("the store's writer was stopped"))
+
+    def _take(self) -> list[_Operation]:
+        return [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_OPERATIONS_MAX))]
+
+    def _refuse(self, why: StoreError) -> None:
+        """Take nothing more. The first reason stands, but for a broken disk, which overrides."""
+        if self._refusal is None or isinstance(why, StoreCorruptError):
+            self._refusal = why
+        self._wake.set()
+
+    def _died(self, error: BaseException | None) -> None:
+        """The task ended by a bug of its own: as nothing can be written any more, the process had better end."""
+        if error is not None and self._on_corrupt is not None:
+            self._on_corrupt(error)
+
+    # on the connection's thread
+
+    def _commit(self, connection: sqlite3.Connection, batch: list[_Operation]) -> None:
+        """Run a batch and hand its results to the loop from here, so that no cancel of a task can lose them."""
+        started = time.perf_counter()
+        error = self._broken or transact(connection, batch)
+        stats = CommitStats(len(batch), time.perf_counter() - started)
+        self._note_broken(error)
+        self._loop.call_soon_threadsafe(self._deliver, batch, stats, error)
+        self._frames_since_checkpoint += _FRAMES_A_COMMIT + len(batch)
+        if self._frames_since_checkpoint >= CHECKPOINT_FRAMES:
+            self._checkpoint(connection)
+
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        self._frames_since_checkpoint = 0
+        if self._broken is not None:
+            return
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            logger.error("a checkpoint failed: %s", error)  # noqa: TRY400  the traceback would say nothing more
+            self._note_broken(error)
+
+    def _note_broken(self, error: BaseException | None) -> None:
+        """Refuse from here on, before the loop hears of it: the next batch may be under way already."""
+        if error is not None and self._broken is None and is_fatal(error):
+            self._broken = error
+            self._loop.call_soon_threadsafe(self._break, error)
+
+    # on the loop
+
+    def _deliver(self, batch: Sequence[_Operation], stats: CommitStats, error: BaseException | None) -> None:
+        for operation in batch:
+            if operation.future.done():  # its caller was cancelled; the write has happened all the same
+                continue
+            why = failure(error) if error is not None else operation.error
+            if why is not None:
+                operation.future.set_exception(why)
+            else:
+                operation.future.set_result(operation.result)
+        if error is not None:
+            logger.error("a transaction of %d operations failed: %s", len(batch), error)
+        elif self._on_commit is not None:
+            self._on_commit(stats)
+
+    def _break(self, error: BaseException) -> None:
+        self._refuse(failure(error))
+        if self._on_corrupt is not None:
+            self._on_corrupt(error)
+
+
+def transact(connection: sqlite3.Connection, batch: Sequence[_Operation]) -> Exception | None:
+    """Run a batch as one transaction and return why none of it happened, or None; each operation takes its own result or error."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        for operation in batch:
+            _run_in_savepoint(connection, operation)
+        connection.execute("COMMIT")
+    except Exception as error:  # noqa: BLE001  the writer outlives whatever an operation does; the batch is told
+        return _rolled_back(connection, error)
+    return None
+
+
+def _run_in_savepoint(connection: sqlite3.Connection, operation: _Operation) -> None:
+    connection.execute("SAVEPOINT operation")
+    try:
+        operation.result = operation.function(connection, *operation.args)
+    except Exception as error:
+        # On a full disk or an I/O error SQLite may have ended the transaction: then nobody's operation stands.
+        if not connection.in_transaction or is_fatal(error):
+            raise
+        connection.execute("ROLLBACK TO operation")
+        operation.error = failure(error) if isinstance(error, sqlite3.OperationalError) else error
+    connection.execute("RELEASE operation")
+
+
+def _rolled_back(connection: sqlite3.Connection, error: Exception) -> Exception:
+    if connection.in_transaction:
+        try:
+            connection.execute("ROLLBACK")
+        except sqlite3.Error as worse:
+            worse.__cause__ = error
+            return worse
+    return error
