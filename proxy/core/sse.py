@@ -1,0 +1,299 @@
+"""The tap on a chat stream: sees every byte, learns what was used, and changes nothing that it need not.
+
+Rule: only whole events are passed on, as they came. Held back are the unfinished tail of an event, the usage event that the client
+did not ask for, and, from an upstream's own error event on, everything. Whatever the splitting, the outcome is the same.
+
+An ordinary piece (one event of one line, without usage or error) costs a handful of C-level searches and comes back as the same object
+(1.3 µs at 250 bytes); only an event that a search suspects is parsed.
+"""
+
+import re
+from typing import Any, NoReturn
+
+import orjson
+
+from proxy.core.settlement import TokenUsage
+from proxy.core.usage import parse_usage
+
+EVENT_BYTES_MAX = 4 * 1024 * 1024
+
+_BOM = b"\xef\xbb\xbf"
+_LF, _CR, _COLON = 10, 13, 58
+_LINE_END = re.compile(rb"\r\n?|\n")
+_BLANK_LINE = re.compile(rb"[\r\n](?:\r\n?|(?<=\n)\n)")
+"""The end of a line and the empty line after it, in LF, CR, CRLF or any mix; a single CRLF is not two ends."""
+_CONTENT = re.compile(rb'(?:content|arguments)": ?"[^"]')
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_UPSTREAM_ID_CHARACTERS_MAX = 200
+_ERROR_CHARACTERS_MAX = 2000
+
+
+class EventTooLargeError(Exception):
+    """One event is larger than the tap holds; the stream cannot be followed further."""
+
+
+class Tap:
+    """Reads along one stream. `feed` each piece, then `finish` once; the attributes hold what was learnt so far.
+
+    Attributes:
+        usage: the last usable usage object that the upstream sent.
+        done: ``data: [DONE]`` was seen.
+        error: the upstream's own error object; from that event on nothing is passed on.
+        content_events: events passed on that carry some text, reasoning or tool arguments, for estimates.
+        upstream_id: the ``id`` of the first event that has data, or "".
+    """
+
+    __slots__ = (
+        "_after_cr",
+        "_at_start",
+        "_event_bytes_max",
+        "_held",
+        "_id_seen",
+        "_last_withheld",
+        "_ordinary",
+        "_too_large",
+        "_withhold_usage",
+        "content_events",
+        "done",
+        "error",
+        "upstream_id",
+        "usage",
+    )
+
+    def __init__(self, *, withhold_usage: bool, event_bytes_max: int = EVENT_BYTES_MAX) -> None:
+        self.usage: TokenUsage | None = None
+        self.done = False
+        self.error: dict[str, Any] | None = None
+        self.content_events = 0
+        self.upstream_id = ""
+        self._withhold_usage = withhold_usage
+        self._event_bytes_max = event_bytes_max
+        self._held = bytearray()
+        self._at_start = True
+        self._id_seen = False
+        self._after_cr = False
+        self._too_large = False
+        self._last_withheld = False
+        self._ordinary = False
+        """The next piece starts an event, and not the first one: the fast path may judge it."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Return what may be passed on now; the very object that came in when nothing has to be changed.
+
+        Raises:
+            EventTooLargeError: an event is larger than `event_bytes_max`.
+        """
+        if self._ordinary and _is_plain(piece) and len(piece) <= self._event_bytes_max:
+            if _has_content(piece):
+                self.content_events += 1
+            return piece
+        return self._walk(piece)
+
+    def finish(self, clean: bool) -> bytes:
+        """Return what is left to pass on at the end of the body.
+
+        After a clean end an event that only lacks its empty line is judged like any other and passed on as it came. After a cut it is
+        dropped, since nobody would dispatch it and what is written next must not be glued to half a line; but a usage or an error that
+        stands in it whole is learnt.
+        """
+        if self.error is not None or not self._held:
+            return b""
+        tail, self._held = bytes(self._held), bytearray()
+        done = self.done
+        withheld = self._is_withheld(tail)
+        if not clean:
+            self.done = done
+            return b""
+        if withheld:
+            return b""
+        self.content_events += _has_content(tail)
+        return tail
+
+    def _walk(self, piece: bytes) -> bytes:
+        """Judge event by event, and keep the unfinished tail."""
+        if self.error is not None or not piece:
+            return b""
+        if self._too_large:
+            self._refuse()
+        self._ordinary = False
+        if self._held:
+            if not self._completes_held(piece):
+                return b""
+            piece, self._held = bytes(self._held), bytearray()
+        begin = self._skip_start(piece)
+        if begin < 0:
+            self._held += piece
+            return b""
+        passed, position = self._judge_all(piece, begin)
+        if position < len(piece):
+            self._held += piece[position:]
+            self._check_held()
+        self._after_cr = position == len(piece) and piece[-1] == _CR
+        self._ordinary = self._id_seen and not self._held and not self._after_cr and self.error is None
+        return passed
+
+    def _judge_all(self, piece: bytes, begin: int) -> tuple[bytes, int]:
+        """Return what of the whole events from `begin` on may pass (all of `piece`, if so, as the same object), and where they end."""
+        kept: list[bytes] = []
+        kept_from = 0 if begin == 0 or not self._last_withheld or piece[0] != _LF else begin
+        position = begin
+        has_cr = piece.find(b"\r") >= 0
+        while (end := _unit_end(piece, position, has_cr)) >= 0:
+            if end - position > self._event_bytes_max:
+                self._refuse()
+            event = piece[position:end]
+            self._last_withheld = not (self._id_seen and _is_plain(event)) and self._is_withheld(event)
+            if not self._last_withheld:
+                self.content_events += _has_content(event)
+            else:
+                kept.append(piece[kept_from:position])
+                kept_from = end
+            position = end
+            if self.error is not None:
+                return b"".join(kept), len(piece)
+        if not kept:
+            return piece[kept_from:position], position
+        kept.append(piece[kept_from:position])
+        return b"".join(kept), position
+
+    def _skip_start(self, piece: bytes) -> int:
+        """Return where the first event of `piece` starts: after a byte order mark, or after the LF of a CRLF cut in two; -1: wait."""
+        if self._after_cr:
+            return 1 if piece[0] == _LF else 0
+        if not self._at_start:
+            return 0
+        if len(piece) < len(_BOM) and _BOM.startswith(piece):
+            return -1
+        self._at_start = False
+        return len(_BOM) if piece.startswith(_BOM) else 0
+
+    def _completes_held(self, piece: bytes) -> bool:
+        """Add to the tail that waits, and return whether something in it is whole now. Linear, however small the pieces."""
+        scan_from = len(self._held) - 1
+        pattern = _LINE_END if self._held[0] == _COLON else _BLANK_LINE
+        self._held += piece
+        if self._at_start or pattern.search(self._held, scan_from) is not None:
+            return True
+        self._check_held()
+        return False
+
+    def _check_held(self) -> None:
+        if len(self._held) > self._event_bytes_max:
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        self._too_large = True
+        self._held.clear()
+        raise EventTooLargeError(f"an event of more than {self._event_bytes_max} bytes")
+
+    def _is_withheld(self, event: bytes) -> bool:
+        """Learn from one event, and return whether it stays here. Most are told by their bytes and not parsed."""
+        suspect = (
+            not self._id_seen
+            or event.count(b'"usage"') != event.count(b'"usage":null')
+            or event.find(b'"error"') >= 0
+            or event.find(b"[DONE]") >= 0
+            or event.find(b"event:") >= 0
+        )
+        if not suspect:
+            return False
+        name, text = _fields(event)
+        if text.strip() == b"[DONE]":
+            self.done = True
+            return False
+        value = _parse(text)
+        self._look_at_id(text, value)
+        if name == b"error" or (isinstance(value, dict) and value.get("error")):
+            self.error = _error(value, text)
+            return True
+        if not isinstance(value, dict):
+            return False
+        usage = value.get("usage")
+        self.usage = parse_usage(usage) or self.usage
+        return self._withhold_usage and value.get("choices") == [] and isinstance(usage, dict)
+
+    def _look_at_id(self, text: bytes, value: object) -> None:
+        if self._id_seen or not text:
+            return
+        self._id_seen = True
+        found = value.get("id") if isinstance(value, dict) else None
+        if isinstance(found, str) and len(found) <= _UPSTREAM_ID_CHARACTERS_MAX:
+            self.upstream_id = found
+
+
+def _is_plain(event: bytes) -> bool:
+    """Return whether this is one whole event: one line, a JSON object, in it no usage and no error. False means: look closer.
+
+    `find` and not `in`, which costs 0.2 µs more for bytes. Ark ends ordinary events with ``"usage":null}``: the last brace closes the
+    outermost object, and of a repeated key the last counts, so nothing need be searched then.
+    """
+    return (
+        event.startswith(b"data: {")
+        and event.endswith(b"}\n\n")
+        and event.find(b"\n") == len(event) - 2
+        and event.find(b"\r") < 0
+        and (event.endswith(b'"usage":null}\n\n') or event.find(b'"usage"') < 0)
+        and event.find(b'"error"') < 0
+    )
+
+
+def _unit_end(piece: bytes, begin: int, has_cr: bool) -> int:
+    """Return where the unit that starts at `begin` ends, or -1: an event, a stray empty line, or a comment line before an event.
+
+    A comment is a unit of its own so that a keep-alive which an upstream sends without an empty line is not held back.
+    """
+    if begin >= len(piece):
+        return -1
+    first = piece[begin]
+    if first == _LF:
+        return begin + 1
+    if first in (_COLON, _CR):
+        match = _LINE_END.search(piece, begin)
+    elif has_cr:
+        match = _BLANK_LINE.search(piece, begin)
+    else:
+        found = piece.find(b"\n\n", begin)
+        return found + 2 if found >= 0 else -1
+    return match.end() if match else -1
+
+
+def _fields(event: bytes) -> tuple[bytes, bytes]:
+    """Return the event's name and its data lines joined by LF (WHATWG HTML, "interpreting an event stream")."""
+    name = b""
+    lines: list[bytes] = []
+    for line in event.splitlines():
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            lines.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.removeprefix(b" ")
+    return name, b"\n".join(lines)
+
+
+def _parse(text: bytes) -> object:
+    """Return the JSON value, or None. Text that orjson refuses, but SDKs read, is mended first: only figures are taken from it."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        mended = _SURROGATE.sub(rb"\\ufffd", text.decode("utf-8", "replace").encode())
+    try:
+        return orjson.loads(mended)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _error(value: object, text: bytes) -> dict[str, Any]:
+    """Return the upstream's error object, or what stands for one, in that shape."""
+    found = (value.get("error") or value) if isinstance(value, dict) else value
+    if isinstance(found, dict):
+        return found
+    message = found if isinstance(found, str) else text.decode("utf-8", "replace")
+    return {"message": message[:_ERROR_CHARACTERS_MAX]}
+
+
+def _has_content(event: bytes) -> bool:
+    """Return whether an event carries a non-empty string of content, reasoning (``reasoning_content`` ends alike) or arguments."""
+    found = event.find(b'content":"')
+    if found >= 0 and event[found + 10 : found + 11] != b'"':
+        return True
+    return _CONTENT.search(event) is not None
