@@ -1,8 +1,11 @@
 """Time, passed in: wall time for people and receipts, monotonic time for durations."""
 
 import time
-from datetime import UTC, datetime
 from typing import Protocol
+
+from proxy.core.timestamps import iso
+
+__all__ = ["Clock", "SystemClock", "iso"]
 
 
 class Clock(Protocol):
@@ -21,8 +24,3 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
-
-
-def iso(at_ms: int) -> str:
-    """Return ISO-8601 with milliseconds and Z, as the published API writes times: ``2024-03-10T08:00:00.000Z``."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

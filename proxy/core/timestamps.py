@@ -1,0 +1,8 @@
+"""How the published API writes times."""
+
+from datetime import UTC, datetime
+
+
+def iso(at_ms: int) -> str:
+    """Return ISO-8601 with milliseconds and Z: ``2024-03-10T08:00:00.000Z``."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
