@@ -87,6 +87,7 @@ class Metrics:
         self._upstream_errors(upstream, cause).inc()
 
     def committed(self, operations: int, seconds: float) -> None:
+        """Count one group commit."""
         self._commit_operations.observe(operations)
         self._commit_seconds.observe(seconds)
 

@@ -1,16 +1,15 @@
 """The hot path's middle: one call between a client's connection and the upstream's answer, spliced without a task or a queue.
 
-A `Flight` sees everything that can end a call: the upstream's end, a client that leaves, and the end of the process. Its deadline is the
-one `asyncio.timeout` around all awaits upstream; whatever ends the call early reschedules it.
+A `Flight` sees everything that can end a call: the upstream's end, a client that leaves, and the end of the process. Its deadline is
+the one `asyncio.timeout` around all awaits upstream; whatever ends the call early reschedules it.
 """
 
 import asyncio
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from proxy.core.settlement import Outcome
 from proxy.core.sse import EventTooLargeError, Tap
-from proxy.edge.server import Connection
 from proxy.metrics import Metrics
 from proxy.upstream.wire import Answer, UpstreamBrokenError, UpstreamFailure
 
@@ -22,6 +21,31 @@ class DisconnectPolicy:
     disconnect: Literal["drain", "cancel"]
     drain_after_seconds: float
     drains_max: int
+
+
+class Watcher(Protocol):
+    """Who relays to a client."""
+
+    def client_paused(self) -> None: ...
+
+    def client_resumed(self) -> None: ...
+
+    def client_lost(self) -> None: ...
+
+
+class Client(Protocol):
+    """A client's connection, which tells its `watcher` when it cannot take more, can again, or is gone."""
+
+    watcher: Watcher | None
+
+    @property
+    def lost(self) -> bool: ...
+
+    @property
+    def writing_paused(self) -> bool: ...
+
+    @property
+    def transport(self) -> asyncio.Transport | None: ...
 
 
 class Relay:
@@ -36,7 +60,7 @@ class Relay:
     def __len__(self) -> int:
         return len(self._flights)
 
-    def depart(self, connection: Connection) -> "Flight":
+    def depart(self, connection: Client) -> "Flight":
         """Begin a call for this connection's client. The caller must `land` it in a ``finally``."""
         flight = Flight(self, connection)
         self._flights.add(flight)
@@ -73,7 +97,7 @@ class Flight:
 
     __slots__ = ("_answer", "_chunked", "_done", "_relay", "_tap", "_transport", "cause", "connection", "deadline", "drains")
 
-    def __init__(self, relay: Relay, connection: Connection) -> None:
+    def __init__(self, relay: Relay, connection: Client) -> None:
         self._relay = relay
         self._answer: Answer | None = None
         self._tap: Tap | None = None

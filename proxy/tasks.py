@@ -57,3 +57,16 @@ class TaskGroup:
         self._tasks.discard(task)
         if not task.cancelled() and (exception := task.exception()) is not None:
             logger.error("task %s failed", task.get_name(), exc_info=exception)
+
+
+async def first_of(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Return when the first of several waits is over, and cancel the others; a failed one raises."""
+    tasks = [asyncio.get_running_loop().create_task(wait) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,7 +1,7 @@
 """From what was seen of a chat call to its settlement. Pure.
 
-The upstream's own usage is charged whatever else went wrong. Where none came, and something of an answer did, the estimate counts what was
-relayed: content events as completion tokens, a lower bound of the prompt. An answer that failed before it began costs nothing.
+The upstream's own usage is charged whatever else went wrong. Where none came, and something of an answer did, the estimate counts what
+was relayed: content events as completion tokens, a lower bound of the prompt. An answer that failed before it began costs nothing.
 """
 
 from dataclasses import dataclass

@@ -5,9 +5,8 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import orjson
-from aiohttp.web import BaseRequest, Response, StreamResponse
+from aiohttp.web import Response, StreamResponse
 
-from proxy import ids
 from proxy.clock import Clock
 from proxy.core.access import secret_of
 from proxy.core.errors import (
@@ -202,12 +201,3 @@ def error_response(context: Context, error: GatewayError) -> Response:
     if error.status in (408, 413):
         response.force_close()
     return response
-
-
-def entrance(handler: Handler, clock: Clock) -> Callable[[BaseRequest], Awaitable[StreamResponse]]:
-    """Return the server's one coroutine: a request gets its id and its clock, then the composed handler."""
-
-    async def enter(request: BaseRequest) -> StreamResponse:
-        return await handler(Context(request, ids.request_id(clock.now_ms()), clock.monotonic()))
-
-    return enter

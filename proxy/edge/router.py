@@ -34,10 +34,11 @@ class Match:
 
 
 class Router:
-    """All routes, under each of the prefixes."""
+    """All routes, under each of the prefixes; an empty prefix is the root."""
 
-    def __init__(self, routes: Iterable[Route], prefixes: tuple[str, ...]) -> None:
+    def __init__(self, routes: Iterable[Route], prefixes: tuple[str, ...] = ("",), *, at_root: Iterable[Route] = ()) -> None:
         self._prefixes = prefixes
+        self._at_root = {route.path: {route.method: route} for route in at_root}
         self._exact: dict[str, dict[str, Route]] = {}
         self._tailed: dict[str, dict[str, Route]] = {}
         for route in routes:
@@ -69,18 +70,18 @@ class Router:
         return (*sorted(methods), *(["HEAD"] if "GET" in methods else []), "OPTIONS")
 
     def _methods_of(self, raw_path: str) -> tuple[dict[str, Route], str]:
-        path = self._relative(raw_path)
-        exact = self._exact.get(path)
-        if exact is not None:
+        path = raw_path.partition("?")[0]
+        for prefix in self._prefixes:
+            if path.startswith(prefix):
+                return self._under_prefix(path[len(prefix) :])
+        if path in self._at_root:
+            return self._at_root[path], ""
+        raise NotFoundError("There is nothing at this path")
+
+    def _under_prefix(self, path: str) -> tuple[dict[str, Route], str]:
+        if (exact := self._exact.get(path)) is not None:
             return exact, ""
         for prefix, methods in self._tailed.items():
             if path.startswith(prefix) and len(path) > len(prefix):
                 return methods, unquote(path[len(prefix) :], errors="replace")
         raise NotFoundError("There is nothing at this path")
-
-    def _relative(self, raw_path: str) -> str:
-        path = raw_path.partition("?")[0]
-        for prefix in self._prefixes:
-            if path.startswith(prefix):
-                return path[len(prefix) :]
-        return path if not self._prefixes or "" in self._prefixes else "\0"

@@ -6,7 +6,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -16,6 +16,7 @@ from aiohttp.web_protocol import RequestHandler
 from proxy import ids
 from proxy.clock import Clock
 from proxy.core.errors import BadRequestError, GatewayError, HeadersTooLargeError, InternalError
+from proxy.relay import Watcher
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +26,6 @@ LINGER_SECONDS = 5.0
 """How long the rest of a refused body is read and thrown away, so that the client gets to see the refusal."""
 
 RequestCoroutine = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-
-class Watcher(Protocol):
-    """Who relays to a connection: told synchronously when the client cannot take more, can again, or is gone."""
-
-    def client_paused(self) -> None: ...
-
-    def client_resumed(self) -> None: ...
-
-    def client_lost(self) -> None: ...
 
 
 class Connection(RequestHandler):

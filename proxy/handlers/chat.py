@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from aiohttp import HttpVersion11
 from aiohttp.web import StreamResponse
-import orjson
 
 from proxy.billing import Billing, Hold
 from proxy.clock import Clock
@@ -148,7 +148,9 @@ class _Exchange:
 
     async def _take(self, answer: Answer) -> StreamResponse | GatewayError:
         if answer.status != 200:
-            return self._refused(ark.refusal(answer.status, await answer.read(ERROR_BYTES_MAX), upstream_model=self._model.upstream_model))
+            return self._refused(
+                ark.refusal(answer.status, await answer.read(ERROR_BYTES_MAX), upstream_model=self._model.upstream_model)
+            )
         if self._call.stream and (answer.header(b"content-type") or b"").lower().startswith(EVENT_STREAM.encode()):
             return await self._stream(answer)
         return self._whole(await answer.read(ANSWER_BYTES_MAX))

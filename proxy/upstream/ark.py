@@ -36,7 +36,10 @@ _OPERATOR_CODES = re.compile(
 _WRONG_ENDPOINT = re.compile(r"does not support (?:this api|content generation|image generation)", re.IGNORECASE)
 _QUEUED = re.compile(r"queue", re.IGNORECASE)
 _LIMIT_CODES = re.compile(r".*RateLimitExceeded|QuotaExceeded|ServerOverloaded|RequestBurstTooFast|InflightBatchsizeExceeded")
-_INPUT_CODES = re.compile(r"(?:Missing|Invalid)Parameter|InvalidArgumentError|InvalidImageURL|OutofContextError|.*(?:Sensitive|RiskDetection)")
+_INPUT_CODES = re.compile(
+    r"(?:Missing|Invalid)Parameter|InvalidArgumentError|InvalidImageURL|OutofContextError|.*(?:Sensitive|RiskDetection)"
+)
+_MESSAGE_CODES = ("OutofContext", "InvalidImageURL", "InvalidArgument")
 _SAFE_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,79}")
 _SAFE_PARAM = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]]{0,63}")
 
@@ -109,10 +112,11 @@ def _customers_fault(code: str, said: ArkError, shown: str, *, messages: bool) -
         return WrongEndpointError("The model does not support this endpoint", param="model")
     if code.startswith("MissingParameter") and (param in ("prompt", "text") or "prompt" in said.message):
         return MissingPromptError(shown or "The prompt is missing", param="prompt")
-    if messages and (not param or param.startswith("messages") or code.startswith(("OutofContext", "InvalidImageURL", "InvalidArgument"))):
+    if messages and (
+        not param or param.startswith("messages") or code.startswith(("OutofContext", "InvalidImageURL", "InvalidArgument"))
+    ):
         return InvalidMessagesError(shown or "The messages were refused", param=param or "messages")
     return InvalidParameterError(shown or "The request was refused", param=param)
-
 
 
 def _parsed(body: bytes) -> Any:

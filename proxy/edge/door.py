@@ -1,0 +1,82 @@
+"""A way in: listening sockets in front of one handler, and the order in which they end."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+
+from aiohttp.web import BaseRequest, StreamResponse
+
+from proxy import ids
+from proxy.clock import Clock
+from proxy.edge.context import Context
+from proxy.edge.router import Handler
+from proxy.edge.server import Server
+
+CLOSE_SECONDS = 2.0
+"""What connections get to flush their last bytes."""
+
+
+class Entrance:
+    """The server's one coroutine: a request gets its id and its clock, then the composed handler. Counts who is inside."""
+
+    def __init__(self, handler: Handler, clock: Clock) -> None:
+        self._handler = handler
+        self._clock = clock
+        self._inside = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    async def __call__(self, request: BaseRequest) -> StreamResponse:
+        self._inside += 1
+        self._empty.clear()
+        try:
+            return await self._handler(Context(request, ids.request_id(self._clock.now_ms()), self._clock.monotonic()))
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._empty.set()
+
+    def __len__(self) -> int:
+        return self._inside
+
+    async def wait_empty(self) -> None:
+        await self._empty.wait()
+
+
+class Door:
+    """Sockets that are open for one handler."""
+
+    def __init__(self, handler: Handler, clock: Clock, *, keepalive_seconds: float, stall_seconds: float) -> None:
+        self.entrance = Entrance(handler, clock)
+        self._server = Server(self.entrance, clock=clock, keepalive_seconds=keepalive_seconds, stall_seconds=stall_seconds)
+        self._listening: list[asyncio.AbstractServer] = []
+
+    async def open(self, sockets: Sequence[socket.socket]) -> tuple[str, ...]:
+        """Accept connections, and return where: ``http://HOST:PORT`` or ``unix:PATH``."""
+        loop = asyncio.get_running_loop()
+        for listener in sockets:
+            if listener.family == socket.AF_UNIX:
+                self._listening.append(await loop.create_unix_server(self._server, sock=listener))
+            else:
+                self._listening.append(await loop.create_server(self._server, sock=listener))
+        return tuple(_shown(listener) for listener in sockets)
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets and the connections that wait for a next request."""
+        for listening in self._listening:
+            listening.close()
+        self._listening.clear()
+        self._server.close_idle()
+
+    async def close(self) -> None:
+        """End what is left of the connections; whoever is still inside is cancelled."""
+        self.stop_accepting()
+        await self._server.shutdown(CLOSE_SECONDS)
+
+
+def _shown(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host, port = name[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,99 @@
+"""Listening sockets: TCP, unix and systemd's, opened so that a stale socket file is no obstacle and a live one is never stolen."""
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from proxy.config import Address, SystemdAddress, TcpAddress, UnixAddress
+from proxy.systemd import SocketActivationError, listen_sockets
+
+BACKLOG = 2048
+
+
+class ListenError(Exception):
+    """An address cannot be listened on; the message names it and the reason."""
+
+
+def open_sockets(address: Address, *, mode: int | None = None) -> list[socket.socket]:
+    """Return bound, listening sockets of one address.
+
+    Args:
+        mode: permissions of a unix socket's file, in force from the first moment; None leaves them to the umask.
+
+    Raises:
+        ListenError: the address is taken or not ours, or systemd passed no sockets.
+    """
+    openers: dict[type, Callable[[], list[socket.socket]]] = {
+        TcpAddress: lambda: _tcp(address) if isinstance(address, TcpAddress) else [],
+        UnixAddress: lambda: [_unix(address.path, mode)] if isinstance(address, UnixAddress) else [],
+        SystemdAddress: listen_sockets,
+    }
+    try:
+        return openers[type(address)]()
+    except OSError as fault:
+        raise ListenError(f"cannot listen on {address}: {fault.strerror or fault}") from None
+    except SocketActivationError as fault:
+        raise ListenError(str(fault)) from None
+
+
+def remove_unix_socket(path: Path) -> None:
+    """Remove the file of a socket that is closed, if it is one."""
+    if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+        path.unlink(missing_ok=True)
+
+
+def _tcp(address: TcpAddress) -> list[socket.socket]:
+    infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    opened: list[socket.socket] = []
+    for family, kind, protocol, _, sockaddr in dict.fromkeys(infos):
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(sockaddr)
+            listener.listen(BACKLOG)
+        except OSError:
+            for other in (listener, *opened):
+                other.close()
+            raise
+        listener.setblocking(False)
+        opened.append(listener)
+    return opened
+
+
+def _unix(path: Path, mode: int | None) -> socket.socket:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # chmod after bind would leave a moment in which anybody may connect
+    umask = os.umask(0o777 & ~mode) if mode is not None else None
+    try:
+        listener.bind(str(path))
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        if umask is not None:
+            os.umask(umask)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _clear_stale(path: Path) -> None:
+    """Remove a socket file that nobody listens behind, as a killed process leaves it."""
+    if not path.exists():
+        return
+    if not stat.S_ISSOCK(path.stat().st_mode):
+        raise OSError(errno.EEXIST, "there is a file in its place that is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+    raise OSError(errno.EADDRINUSE, "another process listens there")

@@ -1,0 +1,45 @@
+"""The public surface as one table, and the operator's."""
+
+from aiohttp.web import StreamResponse
+
+from proxy.edge.body import BodyReader
+from proxy.edge.context import Context
+from proxy.edge.router import Route
+from proxy.handlers.account import AccountHandlers
+from proxy.handlers.admin import AdminHandlers
+from proxy.handlers.chat import ChatHandlers
+from proxy.handlers.models import ModelHandlers
+from proxy.handlers.ops import OpsHandlers
+
+PREFIXES = ("/api/v1", "/v1")
+
+
+def public_routes(*, chat: ChatHandlers, models: ModelHandlers, account: AccountHandlers) -> list[Route]:
+    """Return what customers call, each under every one of `PREFIXES`."""
+    return [
+        Route("POST", "/chat/completions", chat.create),
+        Route("GET", "/models", models.list),
+        Route("GET", "/models/public", models.list, needs_key=False),
+        Route("GET", "/models/{id}", models.retrieve),
+        Route("GET", "/account", account.account),
+        Route("GET", "/usage/{id}", account.usage),
+    ]
+
+
+def probe_routes(ops: OpsHandlers) -> list[Route]:
+    """Return what load balancers ask, at the root and under every prefix, without a key."""
+    return [Route("GET", "/healthz", ops.healthz, needs_key=False), Route("GET", "/readyz", ops.readyz, needs_key=False)]
+
+
+def admin_routes(ops: OpsHandlers, admin: AdminHandlers, bodies: BodyReader) -> list[Route]:
+    """Return what the operator's socket answers; whoever may open it is the operator."""
+
+    async def operate(context: Context) -> StreamResponse:
+        status, answer = await admin.operate(context.tail, await bodies.read(context.request))
+        return context.json(answer, status)
+
+    return [
+        *probe_routes(ops),
+        Route("GET", "/metrics", ops.metrics, needs_key=False),
+        Route("POST", "/operations/{id}", operate, needs_key=False),
+    ]
