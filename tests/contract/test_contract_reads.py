@@ -1,0 +1,159 @@
+"""Receipts, usage, the audit and backups, through the contract alone."""
+
+from pathlib import Path
+
+import pytest
+
+from proxy.core.catalog import Kind
+from proxy.core.money import Nanos
+from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource
+from proxy.store.contract import Account, AccountNotFoundError, Receipt, Store, StoreRefusedError, UsageQuery, UsageRow
+from tests.contract.conftest import Open
+from tests.support.books import assert_books_balance
+from tests.support.store import NOW_MS, new_key, new_request, settlement
+
+DAY_MS = 86_400_000
+
+
+async def used(store: Store, request_id: str, account: Account, charge: int, **request: object) -> None:
+    """Place a hold of 100 and settle it with 10 prompt tokens, 4 of them cached, and 3 completion tokens."""
+    await store.place_hold(new_request(request_id, account_id=account.id, hold_nanos=100, **request))  # type: ignore[arg-type]
+    await store.settle(request_id, settlement(charge, usage=TokenUsage(10, 3, cached_tokens=4)), NOW_MS + 3 * DAY_MS)
+
+
+async def test_a_receipt_says_all_that_is_known_of_a_request(store: Store, alice: Account) -> None:
+    await store.create_key("alice", new_key())
+    request = new_request(account_id=alice.id, hold_nanos=900, kind=Kind.IMAGE, key_id="key_1", stream=True)
+    ending = Settlement(
+        outcome=Outcome.UPSTREAM_CUT,
+        usage_source=UsageSource.ESTIMATED,
+        charge_nanos=Nanos(900),
+        usage=TokenUsage(11, 12, cached_tokens=5, reasoning_tokens=7),
+        units=2,
+        shortfall_nanos=Nanos(33),
+        http_status=200,
+        upstream_id="02176",
+        first_byte_ms=210,
+        total_ms=None,
+        note="idle for 60 s",
+    )
+
+    await store.place_hold(request)
+    pending = await store.receipt("req_1")
+    await store.settle("req_1", ending, NOW_MS + 7)
+    settled = await store.receipt("req_1")
+
+    assert pending == (Receipt(request, "alice", None, None), alice.id)
+    assert settled == (Receipt(request, "alice", ending, NOW_MS + 7), alice.id)
+    await assert_books_balance(store)
+
+
+async def test_a_request_that_never_was_has_no_receipt(store: Store) -> None:
+    assert await store.receipt("req_9") is None
+
+
+async def test_usage_sums_what_was_settled_by_model(store: Store, alice: Account) -> None:
+    bob = await store.create_account("bob", Nanos(1000), NOW_MS)
+    await used(store, "req_1", alice, 40, model="lite")
+    await used(store, "req_2", alice, 50, model="lite")
+    await used(store, "req_3", alice, 60, model="pro")
+    await used(store, "req_4", bob, 70, model="pro")
+    await store.place_hold(new_request("req_5", account_id=alice.id, model="pro"))  # open: not yet used
+
+    rows = await store.usage(UsageQuery(by="model"))
+
+    assert rows == [
+        UsageRow("alice", "lite", 2, 20, 8, 6, 0, Nanos(90), Nanos(0), 0),
+        UsageRow("alice", "pro", 1, 10, 4, 3, 0, Nanos(60), Nanos(0), 0),
+        UsageRow("bob", "pro", 1, 10, 4, 3, 0, Nanos(70), Nanos(0), 0),
+    ]
+    assert await store.usage(UsageQuery(by="model", account="bob")) == rows[2:]
+    await assert_books_balance(store)
+
+
+async def test_usage_by_day_counts_the_day_of_the_request_in_utc(store: Store, alice: Account) -> None:
+    midnight_ms = 1_764_028_800_000  # 2025-11-25T00:00:00Z
+    await used(store, "req_1", alice, 1, created_at_ms=midnight_ms - 1)
+    await used(store, "req_2", alice, 2, created_at_ms=midnight_ms)
+    await used(store, "req_3", alice, 4, created_at_ms=midnight_ms + DAY_MS)
+
+    rows = await store.usage(UsageQuery(by="day"))
+    one_day = await store.usage(UsageQuery(by="day", since_ms=midnight_ms, until_ms=midnight_ms + DAY_MS))
+
+    assert [(row.group, row.charge_nanos) for row in rows] == [("2025-11-24", 1), ("2025-11-25", 2), ("2025-11-26", 4)]
+    assert [(row.group, row.charge_nanos) for row in one_day] == [("2025-11-25", 2)]
+    await assert_books_balance(store)
+
+
+async def test_usage_by_key_tells_estimates_units_and_shortfalls(store: Store, alice: Account) -> None:
+    await store.create_key("alice", new_key())
+    await used(store, "req_1", alice, 1)
+    await store.place_hold(new_request("req_2", account_id=alice.id, hold_nanos=100, key_id="key_1"))
+    await store.settle("req_2", settlement(100, usage_source=UsageSource.ESTIMATED, units=3, shortfall_nanos=9), NOW_MS)
+
+    rows = await store.usage(UsageQuery(by="key"))
+
+    assert [(row.group, row.requests, row.units, row.shortfall_nanos, row.estimated) for row in rows] == [
+        ("", 1, 0, 0, 0),
+        ("key_1", 1, 3, 9, 1),
+    ]
+    await assert_books_balance(store)
+
+
+async def test_usage_of_nobody_is_refused_and_of_nothing_is_empty(store: Store, alice: Account) -> None:
+    with pytest.raises(AccountNotFoundError, match="nobody"):
+        await store.usage(UsageQuery(account="nobody"))
+
+    assert await store.usage(UsageQuery(account="alice")) == []
+
+
+async def test_the_audit_names_each_invariant_and_its_figures(store: Store, alice: Account) -> None:
+    await used(store, "req_1", alice, 40)
+    await store.place_hold(new_request("req_2", account_id=alice.id, hold_nanos=25))
+
+    checks = {check.name: check for check in await store.verify()}
+
+    assert checks["transfers sum to zero"].figures == "customers ¥0.00000096 + revenue ¥0.00000004 = cash ¥0.000001"
+    assert checks["held = sum of open holds"].figures == "1 open holds, ¥0.000000025"
+    assert checks["each settled request has one charge or release"].figures == "1 settled requests, ¥0.00000004 charged"
+    assert len(checks) >= 8
+    await assert_books_balance(store)
+
+
+async def test_a_backup_is_a_store_of_its_own_with_the_same_books(reopen: Open, tmp_path: Path) -> None:
+    store = await reopen()
+    account = await store.create_account("alice", Nanos(1000), NOW_MS)
+    await used(store, "req_1", account, 40)
+    destination = tmp_path / "copy" / "books.db"
+    destination.parent.mkdir()
+
+    checks = await store.backup(destination)
+    await used(store, "req_2", account, 40)  # after the copy was taken
+
+    assert checks
+    assert all(check.holds for check in checks)
+    assert [path.name for path in destination.parent.iterdir()] == ["books.db"]
+    await store.close()
+    destination.replace(tmp_path / "books.db")
+    restored = await reopen()
+    assert (await restored.account("alice")).balance_nanos == 960
+    await assert_books_balance(restored)
+
+
+async def test_a_backup_is_never_written_over_a_file(store: Store, tmp_path: Path) -> None:
+    destination = tmp_path / "precious"
+    destination.write_text("do not lose me")
+
+    with pytest.raises(StoreRefusedError, match="precious"):
+        await store.backup(destination)
+
+    assert destination.read_text() == "do not lose me"
+
+
+async def test_a_backup_to_nowhere_is_refused_in_words(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreRefusedError, match="cannot"):
+        await store.backup(tmp_path / "missing" / "books.db")
+
+
+async def test_a_store_that_works_answers_a_ping(store: Store) -> None:
+    await store.ping()
