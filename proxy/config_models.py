@@ -182,7 +182,7 @@ def _tier(table: ChatPriceTable, up_to_tokens: int | None, key: str, faults: Fau
     cached = fresh if table.cached_input is None else _amount(parse_token_price, table.cached_input, join(key, "cached_input"), faults)
     if fresh is None or output is None or cached is None:
         return None
-    if cached > fresh:  # the hold is sized with the input price: a dearer cached token could exceed it
+    if cached > fresh:  # nobody means that: the two were swapped
         faults.add(join(key, "cached_input"), "must not be dearer than input")
     return ChatTier(up_to_tokens, input=fresh, output=output, cached_input=cached)
 

@@ -1,0 +1,261 @@
+"""The command line: each command is one operation, printed. Exit 0 done, 1 refused or failed, 2 wrong usage."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+
+from proxy import __version__, cli_tables
+from proxy.cli_client import perform
+from proxy.clock import SystemClock
+from proxy.config import Config, ConfigError, load
+from proxy.operations import ParameterError
+from proxy.store.contract import StoreError
+
+REFUSED = 1
+WRONG_USAGE = 2
+_DEFAULT_CONFIGS = (Path("config.toml"), Path("/etc/llm-proxy/config.toml"))
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Default: $LLM_PROXY_CONFIG, ./config.toml, /etc/llm-proxy/config.toml.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME")]
+
+app = typer.Typer(
+    help="An OpenAI-compatible gateway in front of Volcengine Ark that bills every token exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+account_app = typer.Typer(help="Customers' accounts. Amounts are in yuan.", no_args_is_help=True)
+key_app = typer.Typer(help="API keys.", no_args_is_help=True)
+ledger_app = typer.Typer(help="The books.", no_args_is_help=True)
+app.add_typer(account_app, name="account")
+app.add_typer(key_app, name="key")
+app.add_typer(ledger_app, name="ledger")
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that knows no ¥ shows a ?, instead of a traceback
+    app(prog_name="llm-proxy")
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    config: ConfigOption = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    context.obj = config
+    if version:
+        typer.echo(f"llm-proxy {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def serve(context: typer.Context, config: ConfigOption = None) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C."""
+    from proxy.app import serve as run_gateway  # noqa: PLC0415  the gateway's imports cost other commands half a second
+
+    raise typer.Exit(run_gateway(_load(context, config)))
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Run the whole tour and exit.")] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: any free port.")] = 0,
+    real: Annotated[bool, typer.Option("--real", help="Ask Ark itself, with ARK_API_KEY. This costs money.")] = False,
+) -> None:
+    """Try everything on a throwaway gateway with a built-in stand-in for Ark."""
+    if real and not os.environ.get("ARK_API_KEY"):
+        _fail("--real needs ARK_API_KEY to be set", WRONG_USAGE)
+    from proxy.demo import tour  # noqa: PLC0415  nothing else needs the demonstration
+
+    raise typer.Exit(tour.run(once=once, port=port, real=real))
+
+
+@app.command("check-config")
+def check_config(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Check the configuration and print what would run. Never prints a secret."""
+    checked = _load(context, config)
+    if json:
+        cli_tables.print_json(cli_tables.describe(checked))
+    else:
+        cli_tables.print_config(checked)
+
+
+@account_app.command("create")
+def account_create(
+    context: typer.Context,
+    name: NameArgument,
+    credit: Annotated[str, typer.Option("--credit", metavar="YUAN", help="Money to begin with.")] = "0",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Open an account."""
+    answer = _perform(context, config, "account.create", account=name, credit=credit)
+    _print(answer, cli_tables.print_account, json)
+
+
+@account_app.command("list")
+def account_list(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """List all accounts with what they have."""
+    _print(_perform(context, config, "account.list"), cli_tables.print_accounts, json)
+
+
+@account_app.command("show")
+def account_show(context: typer.Context, name: NameArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show an account and its keys."""
+    _print(_perform(context, config, "account.show", account=name), cli_tables.print_account, json)
+
+
+@account_app.command("credit", context_settings={"ignore_unknown_options": True})  # so that -5.00 is an amount
+def account_credit(
+    context: typer.Context,
+    name: NameArgument,
+    amount: Annotated[str, typer.Argument(metavar="YUAN")],
+    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="Kept with the booking.")] = "",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Book money in; a negative amount takes money back."""
+    answer = _perform(context, config, "account.credit", account=name, amount=amount, note=note)
+    _print(answer, cli_tables.print_account, json)
+
+
+@key_app.command("create")
+def key_create(
+    context: typer.Context,
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT")],
+    name: Annotated[str, typer.Option("--name", metavar="TEXT", help="To tell it from others.")] = "",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a key and print its secret, this once."""
+    _print(_perform(context, config, "key.create", account=account, label=name), cli_tables.print_new_key, json)
+
+
+@key_app.command("list")
+def key_list(
+    context: typer.Context,
+    account: Annotated[str | None, typer.Argument(metavar="[ACCOUNT]")] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List all keys, or those of an account."""
+    _print(_perform(context, config, "key.list", account=account), cli_tables.print_keys, json)
+
+
+@key_app.command("revoke")
+def key_revoke(
+    context: typer.Context,
+    key_id: Annotated[str, typer.Argument(metavar="ID")],
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Revoke a key for good; it stops at once."""
+    answer = _perform(context, config, "key.revoke", id=key_id)
+    _print(answer, lambda key: cli_tables.print_keys({"keys": [key]}), json)
+
+
+@app.command()
+def usage(
+    context: typer.Context,
+    account: Annotated[str | None, typer.Option("--account", metavar="NAME")] = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="WHEN", help="2026-11-23, an ISO time, or 7d, 24h ago. UTC.")] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="WHEN", help="Up to, not including.")] = None,
+    by: Annotated[Literal["model", "key", "day"], typer.Option("--by")] = "model",
+    csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """What was used and charged, by the time of the requests."""
+    if csv and json:
+        _fail("--csv and --json exclude each other", WRONG_USAGE)
+    answer = _perform(context, config, "usage", account=account, since=since, until=until, by=by)
+    _print(answer, cli_tables.print_usage_csv if csv else cli_tables.print_usage, json)
+
+
+@app.command()
+def receipt(
+    context: typer.Context,
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID")],
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """One request or task: tokens, price, formula, hold, charge, times, upstream id."""
+    _print(_perform(context, config, "receipt", id=request_id), cli_tables.print_receipt, json)
+
+
+@ledger_app.command("verify")
+def ledger_verify(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Check every invariant of the books; exit 1 where one does not hold."""
+    _print_checks(_perform(context, config, "ledger.verify"), json)
+
+
+@app.command()
+def backup(
+    context: typer.Context,
+    destination: Annotated[Path, typer.Argument(metavar="DEST")],
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write a consistent copy of the store, also while the gateway runs, and verify it."""
+    answer = _perform(context, config, "backup", destination=str(destination.absolute()))
+    if not json:
+        typer.echo(f"wrote {answer['destination']}")
+    _print_checks(answer, json)
+
+
+def _load(context: typer.Context, config: Path | None, *, require_secrets: bool = True) -> Config:
+    path = config or context.find_root().obj or _default_config()
+    try:
+        return load(path, os.environ, require_secrets=require_secrets)
+    except ConfigError as error:
+        _fail(str(error))
+
+
+def _default_config() -> Path:
+    if named := os.environ.get("LLM_PROXY_CONFIG"):
+        return Path(named)
+    found = next((path for path in _DEFAULT_CONFIGS if path.exists()), None)
+    if found is None:
+        _fail(
+            f"no configuration: $LLM_PROXY_CONFIG is not set and there is no {' or '.join(map(str, _DEFAULT_CONFIGS))}; use --config FILE"
+        )
+    return found
+
+
+def _perform(context: typer.Context, config: Path | None, operation: str, **parameters: Any) -> dict[str, Any]:
+    """Return the answer of an operation, or exit with the reason on one line of stderr."""
+    loaded = _load(context, config, require_secrets=False)
+    try:
+        return asyncio.run(perform(loaded, SystemClock(), operation, parameters))
+    except ParameterError as error:
+        _fail(str(error), WRONG_USAGE)
+    except (StoreError, OSError) as error:
+        _fail(str(error))
+
+
+def _print(answer: dict[str, Any], print_answer: Callable[[dict[str, Any]], None], json: bool) -> None:
+    (cli_tables.print_json if json else print_answer)(answer)
+
+
+def _print_checks(answer: dict[str, Any], json: bool) -> None:
+    _print(answer, cli_tables.print_checks, json)
+    if not answer["holds"]:
+        _fail("the books do not hold")
+
+
+def _fail(reason: str, code: int = REFUSED) -> NoReturn:
+    typer.echo(reason, err=True)
+    raise typer.Exit(code)

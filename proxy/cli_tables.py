@@ -1,0 +1,181 @@
+"""Answers of operations on a terminal: tables where there are rows, lines where there is one thing. Nothing is cut off in a pipe."""
+
+import csv
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from proxy.config import Config
+from proxy.core.catalog import ChatPrice, ChatTier, ImagePrice, Model, Price, VideoPrice, VideoRate
+from proxy.core.money import format_yuan
+
+Answer = Mapping[str, Any]
+
+_PIPE_COLUMNS = 10_000
+"""Width where there is no terminal: a reader of a pipe wants whole lines."""
+_USAGE_COLUMNS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "units", "charge", "shortfall", "estimated")
+_ACCOUNT_COLUMNS = ("name", "balance", "held", "available", "created_at")
+_KEY_COLUMNS = ("id", "name", "prefix", "account", "created_at", "revoked_at")
+
+
+def print_json(answer: object) -> None:
+    sys.stdout.write(orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def print_accounts(answer: Answer) -> None:
+    _print_table(_ACCOUNT_COLUMNS, answer["accounts"], right=("balance", "held", "available"))
+
+
+def print_account(answer: Answer) -> None:
+    _print_lines({name: answer[name] for name in ("name", "balance", "held", "available", "currency", "created_at")})
+    if answer.get("keys"):
+        print_keys(answer)
+
+
+def print_keys(answer: Answer) -> None:
+    _print_table(_KEY_COLUMNS, answer["keys"])
+
+
+def print_new_key(answer: Answer) -> None:
+    _print_lines({"key": answer["key"], "id": answer["id"], "account": answer["account"], "name": answer["name"]})
+    sys.stderr.write("The key is shown this once and stored nowhere: keep it now.\n")
+
+
+def print_usage(answer: Answer) -> None:
+    columns = ("account", answer["by"], *_USAGE_COLUMNS)
+    total = {"account": "total", answer["by"]: ""} | answer["total"]
+    _print_table(columns, [*answer["rows"], total], right=_USAGE_COLUMNS)
+
+
+def print_usage_csv(answer: Answer) -> None:
+    """Write the rows, without their total, and a header line."""
+    columns = ["account", answer["by"], *_USAGE_COLUMNS]
+    writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(answer["rows"])
+
+
+def print_receipt(answer: Answer) -> None:
+    flat: dict[str, Any] = {}
+    for name, value in answer.items():
+        if name == "usage":
+            flat |= value
+        elif name != "price":  # the formula says it in words
+            flat[name] = value
+    _print_lines(flat)
+
+
+def print_checks(answer: Answer) -> None:
+    for check in answer["checks"]:
+        _line("ok   " if check["holds"] else "FAILS", check["name"], f"({check['figures']})")
+        for offender in check["offenders"]:
+            _line("       ", offender)
+
+
+def print_config(config: Config) -> None:
+    described = describe(config)
+    tables = {name: described.pop(name) for name in ("upstreams", "models")}
+    lines = {"file": described.pop("file")}
+    for section, values in described.items():
+        lines |= {f"{section}.{name}": value for name, value in values.items()}
+    _print_lines(lines)
+    for name, rows in tables.items():
+        sys.stdout.write(f"\n{name}\n")
+        _print_table(tuple(rows[0]), rows)
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """Return what would run, JSON-able, without a secret."""
+    return {
+        "file": str(config.path),
+        "server": {
+            "listen": [str(address) for address in config.server.listen],
+            "auth": config.server.auth,
+            "drain_seconds": config.server.drain_seconds,
+            "body_bytes_max": config.server.body_bytes_max,
+            "body_seconds": config.server.body_seconds,
+            "keepalive_seconds": config.server.keepalive_seconds,
+            "stall_seconds": config.server.stall_seconds,
+        },
+        "store": {"path": str(config.store.path)},
+        "admin": {"listen": str(config.admin.listen or "off")},
+        "billing": {name: getattr(config.billing, name) for name in config.billing.__struct_fields__},
+        "videos": {"poll_seconds": [config.videos.poll_first_seconds, config.videos.poll_longest_seconds]},
+        "upstreams": [
+            {"name": upstream.name, "base_url": upstream.base_url, "api_key": "set" if upstream.api_key else "missing"}
+            for upstream in config.upstreams.values()
+        ],
+        "models": [_described_model(model) for model in config.catalog.values()],
+    }
+
+
+def _described_model(model: Model) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "kind": str(model.kind),
+        "upstream": model.upstream,
+        "upstream_model": model.upstream_model,
+        "enabled": model.enabled,
+        "price": price_in_words(model.price),
+    }
+
+
+def price_in_words(price: Price) -> str:
+    """Return a price in yuan, such as ``0.8 in, 2 out, 0.16 cached /M``; tiers one after another."""
+    match price:
+        case ChatPrice(tiers):
+            return "; ".join(_tier_in_words(tier) for tier in tiers)
+        case ImagePrice(image):
+            return f"{format_yuan(image, 0)} an image"
+        case VideoPrice(rate, by_resolution, flex_permille):
+            rates = [_rate_in_words(rate), *(f"{name}: {_rate_in_words(special)}" for name, special in by_resolution.items())]
+            flex = [] if flex_permille is None else [f"flex × {flex_permille / 1000:g}"]
+            return "; ".join(rates + flex)
+
+
+def _tier_in_words(tier: ChatTier) -> str:
+    start = "" if tier.up_to_tokens is None else f"≤ {tier.up_to_tokens}: "
+    return f"{start}{_per_million(tier.input)} in, {_per_million(tier.output)} out, {_per_million(tier.cached_input)} cached /M"
+
+
+def _rate_in_words(rate: VideoRate) -> str:
+    return f"{_per_million(rate.silent)} silent, {_per_million(rate.audio)} audio /M"
+
+
+def _per_million(nanos_per_token: int) -> str:
+    return format_yuan(nanos_per_token * 1_000_000, 0)
+
+
+def _print_table(columns: Sequence[str], rows: Iterable[Answer], right: Sequence[str] = ()) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=not sys.stdout.isatty())
+    for row in rows:
+        table.add_row(*(_text(row[column]) for column in columns))
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PIPE_COLUMNS, markup=False, highlight=False, emoji=False)
+    for line in console.render_lines(table, pad=False):
+        console.file.write("".join(segment.text for segment in line).rstrip() + "\n")
+
+
+def _print_lines(values: Answer) -> None:
+    width = max(len(name) for name in values)
+    for name, value in values.items():
+        _line(f"{name:<{width}} ", _text(value))
+
+
+def _line(*words: str) -> None:
+    sys.stdout.write(" ".join(words).rstrip() + "\n")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(_text(part) for part in value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else str(value)

@@ -1,0 +1,268 @@
+"""What an operator can do, by name: parameters checked first, then one operation on the store, a JSON-able answer out.
+
+The command line runs these itself or sends them to the admin listener of a running gateway: both are the same operations, with the
+same answers. Amounts are decimal strings in yuan, times ISO-8601 in UTC.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from proxy import ids, operation_views
+from proxy.clock import Clock
+from proxy.core.money import Nanos, parse_yuan
+from proxy.moments import parse_moment
+from proxy.store.contract import NewKey, Store, StoreError, StoreRefusedError, UsageQuery
+
+AccountName = Annotated[str, Meta(min_length=1, max_length=100)]
+Label = Annotated[str, Meta(max_length=200)]
+Answer: TypeAlias = dict[str, Any]
+
+
+class ParameterError(ValueError):
+    """The parameters of an operation are not what it takes: nothing was tried."""
+
+
+class UnknownOperationError(ParameterError):
+    """There is no operation of this name."""
+
+
+class NotLiveError(StoreError):
+    """A change was stored, but the running gateway could not take it over."""
+
+
+class Desk:
+    """Where operations are carried out: the store, the clock, and whom to tell of a change of accounts or keys."""
+
+    def __init__(self, store: Store, clock: Clock, on_change: Callable[[], Awaitable[None]] | None = None) -> None:
+        self.store = store
+        self.clock = clock
+        self._on_change = on_change
+
+    async def run(self, name: str, parameters: object) -> Answer:
+        """Carry out an operation by name. Raises: ParameterError, StoreError."""
+        return await prepare(name, parameters).run(self)
+
+    async def changed(self) -> None:
+        """Return once the running gateway, if there is one, acts on the change.
+
+        Raises:
+            NotLiveError: it could not read what was stored.
+        """
+        if self._on_change is None:
+            return
+        try:
+            await self._on_change()
+        except StoreError as error:
+            raise NotLiveError(f"stored, but the running gateway could not take it over, restart it: {error}") from error
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One operation with its parameters, checked when it is made."""
+
+    name: ClassVar[str]
+    changes: ClassVar[bool] = False
+    """Whether it writes to the store, and so is the business of the process that holds it."""
+
+    async def run(self, desk: Desk) -> Answer:
+        """Carry it out. Raises: StoreError, and as its refusals StoreRefusedError."""
+        raise NotImplementedError
+
+
+class AccountCreate(Operation, frozen=True, kw_only=True):
+    name: ClassVar = "account.create"
+    changes: ClassVar = True
+    account: AccountName
+    credit: str = "0"
+
+    def __post_init__(self) -> None:
+        _check_label("account", self.account)
+        if _yuan("credit", self.credit) < 0:
+            raise ValueError("credit: a new account cannot begin in debt")
+
+    async def run(self, desk: Desk) -> Answer:
+        account = await desk.store.create_account(self.account, _yuan("credit", self.credit), desk.clock.now_ms())
+        await desk.changed()
+        return operation_views.account(account)
+
+
+class AccountList(Operation, frozen=True, kw_only=True):
+    name: ClassVar = "account.list"
+
+    async def run(self, desk: Desk) -> Answer:
+        return {"accounts": [operation_views.account(account) for account in await desk.store.accounts()]}
+
+
+class AccountShow(Operation, frozen=True, kw_only=True):
+    name: ClassVar = "account.show"
+    account: AccountName
+
+    async def run(self, desk: Desk) -> Answer:
+        account = await desk.store.account(self.account)
+        keys = await desk.store.keys(self.account)
+        return operation_views.account(account) | {"keys": [operation_views.key(key) for key in keys]}
+
+
+class AccountCredit(Operation, frozen=True, kw_only=True):
+    """Book money in, or out again where the amount is negative, down to what is held by requests in flight."""
+
+    name: ClassVar = "account.credit"
+    changes: ClassVar = True
+    account: AccountName
+    amount: str
+    note: Label = ""
+
+    def __post_init__(self) -> None:
+        if _yuan("amount", self.amount) == 0:
+            raise ValueError("amount: there is nothing to book in 0")
+        _check_label("note", self.note)
+
+    async def run(self, desk: Desk) -> Answer:
+        account = await desk.store.credit_account(self.account, _yuan("amount", self.amount), self.note, desk.clock.now_ms())
+        return operation_views.account(account)
+
+
+class KeyCreate(Operation, frozen=True, kw_only=True):
+    """Make a key. Its secret is in the answer and nowhere else."""
+
+    name: ClassVar = "key.create"
+    changes: ClassVar = True
+    account: AccountName
+    label: Label = ""
+
+    def __post_init__(self) -> None:
+        _check_label("label", self.label)
+
+    async def run(self, desk: Desk) -> Answer:
+        secret = ids.new_secret()
+        new = NewKey(ids.key_id(), self.label, secret.prefix, secret.sha256, desk.clock.now_ms())
+        key = await desk.store.create_key(self.account, new)
+        await desk.changed()
+        return {"id": key.id, "key": secret.text, "account": key.account, "name": key.name}
+
+
+class KeyList(Operation, frozen=True, kw_only=True):
+    name: ClassVar = "key.list"
+    account: AccountName | None = None
+
+    async def run(self, desk: Desk) -> Answer:
+        return {"keys": [operation_views.key(key) for key in await desk.store.keys(self.account)]}
+
+
+class KeyRevoke(Operation, frozen=True, kw_only=True):
+    name: ClassVar = "key.revoke"
+    changes: ClassVar = True
+    id: Annotated[str, Meta(min_length=1, max_length=100)]
+
+    async def run(self, desk: Desk) -> Answer:
+        key = await desk.store.revoke_key(self.id, desk.clock.now_ms())
+        await desk.changed()
+        return operation_views.key(key)
+
+
+class Usage(Operation, frozen=True, kw_only=True):
+    """Sum what was settled. `since` and `until` are moments (see `parse_moment`), the second exclusive."""
+
+    name: ClassVar = "usage"
+    by: Literal["model", "key", "day"] = "model"
+    account: AccountName | None = None
+    since: str | None = None
+    until: str | None = None
+
+    def __post_init__(self) -> None:
+        _moment("since", self.since, now_ms=0)
+        _moment("until", self.until, now_ms=0)
+
+    async def run(self, desk: Desk) -> Answer:
+        now_ms = desk.clock.now_ms()
+        since_ms, until_ms = _moment("since", self.since, now_ms), _moment("until", self.until, now_ms)
+        if since_ms is not None and until_ms is not None and since_ms > until_ms:  # an age and a date can be compared only now
+            raise ParameterError("since: is after until")
+        query = UsageQuery(self.by, self.account, since_ms, until_ms)
+        return operation_views.usage(query, await desk.store.usage(query))
+
+
+class ShowReceipt(Operation, frozen=True, kw_only=True):
+    name: ClassVar = "receipt"
+    id: Annotated[str, Meta(min_length=1, max_length=200)]
+
+    async def run(self, desk: Desk) -> Answer:
+        found = await desk.store.receipt(self.id)
+        if found is None:
+            raise StoreRefusedError(f"there is no request {self.id}")
+        return operation_views.receipt(found[0])
+
+
+class LedgerVerify(Operation, frozen=True, kw_only=True):
+    name: ClassVar = "ledger.verify"
+
+    async def run(self, desk: Desk) -> Answer:
+        return operation_views.checks(await desk.store.verify())
+
+
+class Backup(Operation, frozen=True, kw_only=True):
+    name: ClassVar = "backup"
+    destination: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+    def __post_init__(self) -> None:
+        if "\0" in self.destination or not Path(self.destination).is_absolute():
+            raise ValueError("destination: must be an absolute path")
+
+    async def run(self, desk: Desk) -> Answer:
+        checks = await desk.store.backup(Path(self.destination))
+        return {"destination": self.destination} | operation_views.checks(checks)
+
+
+OPERATIONS: Mapping[str, type[Operation]] = {
+    operation.name: operation
+    for operation in (
+        AccountCreate,
+        AccountList,
+        AccountShow,
+        AccountCredit,
+        KeyCreate,
+        KeyList,
+        KeyRevoke,
+        Usage,
+        ShowReceipt,
+        LedgerVerify,
+        Backup,
+    )
+}
+
+
+def prepare(name: str, parameters: object) -> Operation:
+    """Return the operation of this name with its parameters, a JSON object.
+
+    Raises:
+        ParameterError: no such operation, or a parameter that it does not take; the text names it.
+    """
+    operation = OPERATIONS.get(name)
+    if operation is None:
+        raise UnknownOperationError(f"there is no operation {name!r}: there are {', '.join(OPERATIONS)}")
+    try:
+        return msgspec.convert(parameters, type=operation)
+    except msgspec.ValidationError as error:
+        raise ParameterError(str(error).replace(" - at `$.", " - at `")) from None
+
+
+def _yuan(parameter: str, amount: str) -> Nanos:
+    try:
+        return parse_yuan(amount)
+    except ValueError as error:
+        raise ValueError(f"{parameter}: {error}") from None
+
+
+def _moment(parameter: str, text: str | None, now_ms: int) -> int | None:
+    try:
+        return None if text is None else parse_moment(text, now_ms)
+    except ValueError as error:
+        raise ValueError(f"{parameter}: {error}") from None
+
+
+def _check_label(parameter: str, text: str) -> None:
+    if not all(char.isprintable() for char in text):
+        raise ValueError(f"{parameter}: must have no control characters")
