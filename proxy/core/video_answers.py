@@ -1,0 +1,114 @@
+"""Ark's answers about video tasks, read into reports. An answer that proves nothing is read as what costs nobody money.
+
+Statuses are those of HTTP; answers are parsed JSON, None where the body was none.
+"""
+
+from collections.abc import Collection, Sequence
+
+from proxy.core.ark_text import read_error
+from proxy.core.video_record import VideoTask
+from proxy.core.video_report import Found, NotFound, Polled, PollFailed, PollFailure, SubmitRefused, Submitted, SubmitUnknown
+
+TEXT_CHARACTERS_MAX = 8_192
+"""Of a URL or an id. Longer ones are none."""
+CLOCK_SKEW_MS = 60_000
+"""How far Ark's clock may be from ours."""
+SUBMIT_MS_MAX = 600_000
+"""How long after its record a task may be created upstream."""
+
+_TIMEOUTS = frozenset({408, 504, 524})
+"""Somebody on the way gave up waiting: Ark may have the task whatever the body says."""
+
+
+def read_submit(status: int, answer: object) -> Submitted | SubmitRefused | SubmitUnknown:
+    """Return what the answer to a create call proves.
+
+    A 2xx with an id: created. A 4xx, or a 5xx with an error of Ark's in it: not created. Anything else may have been created.
+    """
+    if 200 <= status < 300:
+        upstream_id = _text(answer, "id")
+        return Submitted(upstream_id) if upstream_id else SubmitUnknown(f"{status} without an id")
+    error = read_error(status, answer)
+    if status in _TIMEOUTS or (status >= 500 and error is None):
+        return SubmitUnknown(f"{status} without an answer of the upstream's")
+    return SubmitRefused(error, why=f"status {status}")
+
+
+def read_poll(status: int, answer: object, retry_after_ms: int = 0) -> Polled | PollFailed:
+    """Return what the answer to a GET says about the task; only a 404 in Ark's own words says that it is gone."""
+    if status == 404 and read_error(status, answer) is not None:
+        return PollFailed(PollFailure.NOT_FOUND)
+    if not 200 <= status < 300 or not isinstance(answer, dict) or not isinstance(answer.get("status"), str):
+        return PollFailed(PollFailure.TRANSIENT, retry_after_ms)
+    content = answer.get("content")
+    return Polled(
+        status=answer["status"].lower(),
+        video_url=_url(content, "video_url"),
+        last_frame_url=_url(content, "last_frame_url"),
+        completion_tokens=_whole(answer.get("usage"), "completion_tokens"),
+        error=read_error(status, answer) or read_error(status, {"error": answer.get("failure_reason")}),
+        updated_at_ms=_milliseconds(answer, "updated_at"),
+    )
+
+
+def find_lost(task: VideoTask, items: Sequence[object], taken: Collection[str], rivals: Sequence[VideoTask] = ()) -> Found | NotFound:
+    """Return the one entry of Ark's list that can be the lost submit of ``task``, or that there is none beyond doubt.
+
+    Ark echoes no prompt. An entry is a candidate when nobody has it yet, it is of the model and the time, and nothing that it does
+    echo contradicts the task. One that echoes the task's own seed or safety identifier goes before those that echo neither. Two equally
+    good ones, or a rival that the entry could as well be of, are a doubt: a customer must never be shown another's video.
+
+    Args:
+        task: the one whose submit was lost.
+        items: the entries of the list, as parsed.
+        taken: upstream ids that other tasks have.
+        rivals: other tasks whose submits are lost too.
+    """
+    candidates = [item for item in items if (found := _text(item, "id")) and found not in taken and _evidence(task, item) >= 0]
+    best = max((_evidence(task, item) for item in candidates), default=-1)
+    strongest = {_text(item, "id"): item for item in candidates if _evidence(task, item) == best}
+    if len(strongest) != 1:
+        return NotFound()
+    [(upstream_id, item)] = strongest.items()
+    if any(_evidence(rival, item) >= best for rival in rivals if rival.id != task.id):
+        return NotFound()
+    return Found(upstream_id)
+
+
+def _evidence(task: VideoTask, item: object) -> int:
+    """Return how much speaks for an entry being the task's: the number of its own marks echoed; -1: it cannot be."""
+    created_at_ms = _milliseconds(item, "created_at")
+    if not isinstance(item, dict) or created_at_ms is None or item.get("model") != task.upstream_model:
+        return -1
+    if not -CLOCK_SKEW_MS <= created_at_ms - task.created_at_ms <= SUBMIT_MS_MAX + CLOCK_SKEW_MS:
+        return -1
+    shape = {"service_tier": task.service_tier, "generate_audio": task.generate_audio, "duration": task.duration_seconds}
+    if task.resolution != "adaptive":
+        shape["resolution"] = task.resolution
+    marks: dict[str, object] = {"safety_identifier": task.safety_identifier}
+    if task.seed is not None and task.seed >= 0:
+        marks["seed"] = task.seed
+    if any(item.get(name) not in (None, value) for name, value in (shape | marks).items()):
+        return -1
+    return sum(item.get(name) == value for name, value in marks.items())
+
+
+def _text(answer: object, name: str) -> str:
+    value = answer.get(name) if isinstance(answer, dict) else None
+    return value if isinstance(value, str) and len(value) <= TEXT_CHARACTERS_MAX else ""
+
+
+def _url(content: object, name: str) -> str:
+    url = _text(content, name)
+    return url if url.startswith(("http://", "https://")) else ""
+
+
+def _whole(answer: object, name: str) -> int | None:
+    value = answer.get(name) if isinstance(answer, dict) else None
+    return value if type(value) is int and 0 <= value < 2**53 else None
+
+
+def _milliseconds(answer: object, name: str) -> int | None:
+    """Return a time that Ark gives in unix seconds."""
+    seconds = _whole(answer, name)
+    return None if seconds is None else seconds * 1000
