@@ -1,0 +1,28 @@
+"""How a call to an upstream fails, by whose fault and when. Messages are for the log, never for a customer."""
+
+from typing import Literal
+
+Phase = Literal["connect", "first_byte", "idle"]
+
+
+class UpstreamFailure(Exception):  # noqa: N818 - the family's name; its members are errors
+    """The upstream did not do its part."""
+
+
+class UpstreamUnreachableError(UpstreamFailure):
+    """No connection came about (DNS, TCP, TLS, or no more may be open): nothing was asked."""
+
+
+class UpstreamTimeoutError(UpstreamFailure):
+    """The upstream let a limit pass."""
+
+    def __init__(self, phase: Phase, seconds: float) -> None:
+        super().__init__(f"upstream: no {_AWAITED[phase]} within {seconds:g} s")
+        self.phase: Phase = phase
+
+
+class UpstreamBrokenError(UpstreamFailure):
+    """The upstream cut its answer short, or what it sent is no HTTP. It may have worked, and may charge, all the same."""
+
+
+_AWAITED: dict[Phase, str] = {"connect": "connection", "first_byte": "answer", "idle": "further byte"}

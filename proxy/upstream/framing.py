@@ -1,0 +1,165 @@
+"""How a body ends on the wire, and what of the received bytes is payload (RFC 9112, sections 6 and 7). Pure: bytes in, bytes out.
+
+A framing takes each received piece and returns its payload. Of a chunked body it also returns the very bytes that framed that payload,
+where they are whole plain chunks, so that they can be sent on as they stand.
+"""
+
+from typing import Protocol
+
+_SIZE_DIGITS_MAX = 15
+_LINE_BYTES_MAX = 1024
+_TRAILER_BYTES_MAX = 16 * 1024
+_HEX = b"0123456789abcdefABCDEF"
+_SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
+
+
+class FramingError(Exception):
+    """The upstream broke the framing of its body; the connection cannot be used further."""
+
+
+class Framing(Protocol):
+    """One way of delimiting a body."""
+
+    done: bool
+    surplus: bool
+    """Bytes came after the end of the body: the connection must not be used again."""
+
+    def feed(self, received: bytes) -> tuple[bytes, bytes | None]:
+        """Return the payload of what was received, and the bytes that frame it if those are whole chunks.
+
+        Raises:
+            FramingError: the bytes are no such body.
+        """
+
+    def ends_with_connection(self) -> bool:
+        """Return whether an EOF is the proper end here."""
+
+
+class Counted:
+    """A body of a length told beforehand."""
+
+    __slots__ = ("_left", "done", "surplus")
+
+    def __init__(self, length_bytes: int) -> None:
+        self._left = length_bytes
+        self.done = length_bytes == 0
+        self.surplus = False
+
+    def feed(self, received: bytes) -> tuple[bytes, None]:
+        if len(received) > self._left:
+            self.surplus = True
+            received = received[: self._left]
+        self._left -= len(received)
+        self.done = self._left == 0
+        return received, None
+
+    def ends_with_connection(self) -> bool:
+        return False
+
+
+class UntilClose:
+    """A body that ends with its connection."""
+
+    __slots__ = ("done", "surplus")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.surplus = False
+
+    def feed(self, received: bytes) -> tuple[bytes, None]:
+        return received, None
+
+    def ends_with_connection(self) -> bool:
+        return True
+
+
+class Chunked:
+    """A chunked body. Strict: a size is hex digits alone, lines end in CRLF; extensions and trailers are skipped."""
+
+    __slots__ = ("_held", "_left", "_state", "_trailer_bytes", "done", "surplus")
+
+    def __init__(self) -> None:
+        self._state = _SIZE
+        self._left = 0
+        self._held = b""
+        self._trailer_bytes = 0
+        self.done = False
+        self.surplus = False
+
+    def feed(self, received: bytes) -> tuple[bytes, bytes | None]:
+        # Nearly every piece of a stream is exactly one chunk.
+        if self._state == _SIZE and not self._held:
+            eol = received.find(b"\r\n", 1, _SIZE_DIGITS_MAX + 2)
+            if eol > 0 and received.endswith(b"\r\n") and not (digits := received[:eol]).strip(_HEX):
+                size = int(digits, 16)
+                if size and eol + size + 4 == len(received):
+                    return received[eol + 2 : -2], received
+        return self._walk(received)
+
+    def ends_with_connection(self) -> bool:
+        return False
+
+    def _walk(self, received: bytes) -> tuple[bytes, bytes | None]:
+        """Go from line to line. `plain` says that the payload is framed by `received[:framed_to]`, chunk by chunk."""
+        plain = self._state == _SIZE and not self._held
+        if self._held:
+            received, self._held = self._held + received, b""
+        payload: list[bytes] = []
+        position = framed_to = 0
+        size = len(received)
+        while position < size and not self.done:
+            if self._state == _DATA:
+                piece = received[position : position + self._left]
+                payload.append(piece)
+                position += len(piece)
+                self._left -= len(piece)
+                if not self._left:
+                    self._state = _DATA_END
+                continue
+            end = self._line_end(received, position)
+            if end < 0:
+                break
+            line = received[position:end]
+            position = end + 2
+            plain = self._take_line(line) and plain
+            if self._state == _SIZE and not line:
+                framed_to = position
+        # What is cut off inside a chunk, or after its data, is not framed by these bytes alone.
+        whole = plain and bool(payload) and self._state in (_SIZE, _TRAILER, _DONE)
+        self.surplus = self.done and position < size
+        return b"".join(payload), received[:framed_to] if whole else None
+
+    def _line_end(self, received: bytes, begin: int) -> int:
+        """Return where the line's CRLF stands; -1, and hold the line's beginning, while it is not here."""
+        limit = 0 if self._state == _DATA_END else _LINE_BYTES_MAX
+        end = received.find(b"\r\n", begin, begin + limit + 2)
+        if end >= 0:
+            return end
+        rest = received[begin:]
+        if len(rest) > limit + 1 or (limit == 0 and rest != b"\r"):
+            raise FramingError("a chunk is not followed by CRLF" if limit == 0 else "a line of the chunked framing is too long")
+        self._held = rest
+        return -1
+
+    def _take_line(self, line: bytes) -> bool:
+        """Go on to the next state; return whether the line may be sent on as it stands."""
+        if self._state == _DATA_END:
+            self._state = _SIZE
+            return True
+        if self._state == _TRAILER:
+            self._trailer_bytes += len(line) + 2
+            if self._trailer_bytes > _TRAILER_BYTES_MAX:
+                raise FramingError("the trailers are too long")
+            if not line:
+                self._state = _DONE
+                self.done = True
+            return True
+        digits, semicolon, extension = line.partition(b";")
+        if not digits or len(digits) > _SIZE_DIGITS_MAX or digits.strip(_HEX):
+            raise FramingError("a chunk's size is no hexadecimal number")
+        if b"\n" in extension or b"\r" in extension or b"\0" in extension:
+            raise FramingError("a chunk's extension holds a control character")
+        self._left = int(digits, 16)
+        self._state = _DATA if self._left else _TRAILER
+        # Extensions end here, hop by hop; those of the last chunk are not in the framed bytes anyway.
+        return not semicolon or not self._left
