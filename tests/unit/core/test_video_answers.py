@@ -1,0 +1,174 @@
+"""Ark's answers about tasks: what each proves, and which entry of the list a lost submit may be."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxy.core.ark_text import ArkError
+from proxy.core.money import Nanos
+from proxy.core.video_answers import find_lost, read_poll, read_submit
+from proxy.core.video_record import new_task
+from proxy.core.video_report import Found, NotFound, Polled, PollFailed, PollFailure, SubmitRefused, Submitted, SubmitUnknown
+from proxy.core.videos import VideoBilling, VideoCall
+
+WRAPPED = {"error": {"code": "InvalidParameter", "message": "m"}}
+CREATED_AT = 1_768_824_775
+TASK = new_task(
+    request_id="vreq_1",
+    account_id=1,
+    model="v",
+    upstream="ark",
+    upstream_model="up",
+    call=VideoCall("一只猫", seed=77),
+    safety_identifier="c0ffee",
+    billing=VideoBilling.FORMULA,
+    hold_nanos=Nanos(1),
+    quote_nanos=Nanos(1),
+    rate_nanos_per_kilotoken=1,
+    now_ms=CREATED_AT * 1000,
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "report"),
+    [
+        (200, {"id": "cgt-1"}, Submitted("cgt-1")),
+        (201, {"id": "cgt-1", "safety_identifier": "x"}, Submitted("cgt-1")),
+        (400, WRAPPED, SubmitRefused(ArkError(400, "InvalidParameter", "m"), "status 400")),
+        (400, WRAPPED["error"], SubmitRefused(ArkError(400, "InvalidParameter", "m"), "status 400")),
+        (403, None, SubmitRefused(None, "status 403")),
+        (429, None, SubmitRefused(None, "status 429")),
+        (302, None, SubmitRefused(None, "status 302")),
+        (500, {"error": {"code": "InternalServiceError"}}, SubmitRefused(ArkError(500, "InternalServiceError", ""), "status 500")),
+    ],
+)
+def test_a_submit_is_created_or_refused_when_the_answer_proves_it(status: int, answer: object, report: object) -> None:
+    assert read_submit(status, answer) == report
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        (200, None),
+        (200, {}),
+        (200, {"id": ""}),
+        (200, {"id": 5}),
+        (500, None),
+        (502, {}),
+        (503, "busy"),
+        (504, WRAPPED),
+        (408, WRAPPED),
+        (524, None),
+    ],
+)
+def test_a_submit_may_have_arrived_when_the_answer_proves_nothing(status: int, answer: object) -> None:
+    assert isinstance(read_submit(status, answer), SubmitUnknown)
+
+
+@pytest.mark.parametrize(
+    ("answer", "report"),
+    [
+        ({"id": "cgt-1", "status": "queued", "updated_at": CREATED_AT}, Polled("queued", updated_at_ms=CREATED_AT * 1000)),
+        (
+            {
+                "status": "succeeded",
+                "content": {"video_url": "https://tos/v.mp4", "last_frame_url": "https://tos/f.png"},
+                "usage": {"completion_tokens": 108_900, "total_tokens": 108_900},
+            },
+            Polled("succeeded", "https://tos/v.mp4", "https://tos/f.png", 108_900),
+        ),
+        ({"status": "Running"}, Polled("running")),
+        ({"status": "failed", "error": {"code": "C", "message": "m"}}, Polled("failed", error=ArkError(200, "C", "m"))),
+        ({"status": "failed", "failure_reason": {"code": "C", "message": "m"}}, Polled("failed", error=ArkError(200, "C", "m"))),
+        ({"status": "failed", "failure_reason": "why"}, Polled("failed", error=ArkError(200, "", "why"))),
+        ({"status": "succeeded", "content": {"video_url": "javascript:x"}}, Polled("succeeded")),
+        ({"status": "succeeded", "content": None, "usage": {"completion_tokens": True}}, Polled("succeeded")),
+        ({"status": "succeeded", "usage": {"completion_tokens": -1}, "updated_at": "now"}, Polled("succeeded")),
+    ],
+)
+def test_a_poll_reads_what_is_there_and_nothing_that_is_of_another_type(answer: object, report: Polled) -> None:
+    assert read_poll(200, answer) == report
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        (401, WRAPPED),
+        (403, WRAPPED),
+        (429, WRAPPED),
+        (500, None),
+        (504, None),
+        (200, None),
+        (200, {}),
+        (200, {"status": 5}),
+        (404, None),
+        (301, {}),
+    ],
+)
+def test_a_poll_that_tells_nothing_of_the_task_is_transient(status: int, answer: object) -> None:
+    assert read_poll(status, answer, 7_000) == PollFailed(PollFailure.TRANSIENT, 7_000)
+
+
+def test_only_arks_own_404_means_not_found() -> None:
+    answer = {"error": {"code": "ResourceNotFound", "message": "The specified resource is not found."}}
+
+    assert read_poll(404, answer) == PollFailed(PollFailure.NOT_FOUND)
+
+
+def entry(upstream_id: str = "cgt-1", **fields: Any) -> dict[str, Any]:
+    return {"id": upstream_id, "model": "up", "status": "queued", "created_at": CREATED_AT} | fields
+
+
+def test_the_one_entry_of_the_model_and_the_time_is_the_lost_task() -> None:
+    items = [entry("cgt-0", model="other"), entry("cgt-1"), entry("cgt-2", created_at=CREATED_AT - 3_600)]
+
+    assert find_lost(TASK, items, taken=()) == Found("cgt-1")
+
+
+@pytest.mark.parametrize(
+    "contradiction",
+    [
+        {"model": "other"},
+        {"created_at": CREATED_AT - 61},
+        {"created_at": CREATED_AT + 661},
+        {"created_at": None},
+        {"seed": 78},
+        {"safety_identifier": "another's"},
+        {"duration": 6},
+        {"resolution": "1080p"},
+        {"generate_audio": True},
+        {"service_tier": "flex"},
+        {"id": ""},
+    ],
+)
+def test_an_entry_that_contradicts_the_task_is_not_it(contradiction: dict[str, Any]) -> None:
+    assert find_lost(TASK, [entry() | contradiction], taken=()) == NotFound()
+
+
+def test_an_entry_that_another_task_has_is_not_it() -> None:
+    assert find_lost(TASK, [entry("cgt-1")], taken={"cgt-1"}) == NotFound()
+
+
+def test_two_entries_that_could_both_be_it_are_a_doubt() -> None:
+    assert find_lost(TASK, [entry("cgt-1"), entry("cgt-2")], taken=()) == NotFound()
+    assert find_lost(TASK, [entry("cgt-1"), entry("cgt-1")], taken=()) == Found("cgt-1")  # one, on two pages
+
+
+def test_an_echoed_mark_goes_before_its_absence() -> None:
+    items = [entry("cgt-1"), entry("cgt-2", seed=77), entry("cgt-3")]
+
+    assert find_lost(TASK, items, taken=()) == Found("cgt-2")
+
+
+def test_an_entry_that_a_rival_could_have_made_is_a_doubt() -> None:
+    rival = replace(TASK, id="vreq_2", account_id=2, seed=78, safety_identifier="d00d")
+
+    assert find_lost(TASK, [entry()], taken=(), rivals=[TASK, rival]) == NotFound()
+    assert find_lost(TASK, [entry(seed=77)], taken=(), rivals=[TASK, rival]) == Found("cgt-1")
+    assert find_lost(rival, [entry(seed=77)], taken=(), rivals=[TASK, rival]) == NotFound()
+
+
+@pytest.mark.parametrize("items", [[], [None, 5, "x", []], [{"id": "cgt-1"}]])
+def test_a_list_of_nonsense_has_nothing(items: list[object]) -> None:
+    assert find_lost(TASK, items, taken=()) == NotFound()
