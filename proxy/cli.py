@@ -49,16 +49,21 @@ def main() -> None:
     app(prog_name="llm-proxy")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"llm-proxy {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     context: typer.Context,
     config: ConfigOption = None,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[  # noqa: ARG001  its callback has done it
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     context.obj = config
-    if version:
-        typer.echo(f"llm-proxy {__version__}")
-        raise typer.Exit
 
 
 @app.command()
@@ -229,9 +234,8 @@ def _default_config() -> Path:
         return Path(named)
     found = next((path for path in _DEFAULT_CONFIGS if path.exists()), None)
     if found is None:
-        _fail(
-            f"no configuration: $LLM_PROXY_CONFIG is not set and there is no {' or '.join(map(str, _DEFAULT_CONFIGS))}; use --config FILE"
-        )
+        places = " or ".join(map(str, _DEFAULT_CONFIGS))
+        _fail(f"no configuration: $LLM_PROXY_CONFIG is not set and there is no {places}; use --config FILE")
     return found
 
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
-from rich.console import Console
-from rich.table import Table
 
 from proxy.config import Config
 from proxy.core.catalog import ChatPrice, ChatTier, ImagePrice, Model, Price, VideoPrice, VideoRate
@@ -151,14 +149,21 @@ def _per_million(nanos_per_token: int) -> str:
 
 
 def _print_table(columns: Sequence[str], rows: Iterable[Answer], right: Sequence[str] = ()) -> None:
+    from rich.console import Console  # noqa: PLC0415  40 ms and megabytes that `serve` need not carry
+    from rich.table import Table  # noqa: PLC0415
+
+    to_terminal = sys.stdout.isatty()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=not sys.stdout.isatty())
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=not to_terminal)
     for row in rows:
         table.add_row(*(_text(row[column]) for column in columns))
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PIPE_COLUMNS, markup=False, highlight=False, emoji=False)
+    if to_terminal:
+        Console(markup=False, highlight=False, emoji=False).print(table)
+        return
+    console = Console(file=sys.stdout, width=_PIPE_COLUMNS, markup=False, highlight=False, emoji=False)
     for line in console.render_lines(table, pad=False):
-        console.file.write("".join(segment.text for segment in line).rstrip() + "\n")
+        _line("".join(segment.text for segment in line))
 
 
 def _print_lines(values: Answer) -> None:
