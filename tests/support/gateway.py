@@ -1,0 +1,202 @@
+"""A gateway under test: the real application on loopback, the stand-in for Ark behind it, a real store beside it."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+from proxy import ids
+from proxy.app import StopSignal, running
+from proxy.clock import SystemClock
+from proxy.config import load
+from proxy.core.money import Nanos, parse_yuan
+from proxy.demo.ark import StandIn
+from proxy.logs import Field
+from proxy.store.contract import NewKey, Store
+from tests.support.books import assert_books_balance
+
+BALANCE = parse_yuan("100")
+MODEL = "doubao-pro-32k"
+CANARY_KEY = "canary-upstream-key-7f3a"
+
+CONFIG = """
+[server]
+listen = ["127.0.0.1:0"]
+drain_seconds = 5
+body_seconds = {body_seconds}
+{server}
+[store]
+url = "sqlite:gateway.db"
+[admin]
+listen = "unix:admin.sock"
+[upstreams.ark]
+base_url = "{base_url}"
+api_key = "env:ARK_API_KEY"
+connect_seconds = 2
+first_byte_seconds = {first_byte_seconds}
+idle_seconds = {idle_seconds}
+[billing]
+disconnect = "{disconnect}"
+unknown_usage = "{unknown_usage}"
+drain_after_seconds = {drain_after_seconds}
+{billing}
+[videos]
+poll_seconds = [{poll_seconds}]
+[[models]]
+id = "doubao-pro-32k"
+kind = "chat"
+upstream = "ark"
+upstream_model = "doubao-seed-2-0-lite-260428"
+description = "豆包 Pro 32K 上下文模型"
+context_tokens = 32768
+output_tokens_max = 4096
+price = {{ input = "0.8", output = "2.0", cached_input = "0.16" }}
+request_defaults = {{ thinking = {{ type = "disabled" }} }}
+[[models]]
+id = "tiered/chat"
+kind = "chat"
+upstream = "ark"
+upstream_model = "doubao-seed-2-0-pro-260215"
+context_tokens = 262144
+price = {{ tiers = [ {{ up_to = 32768, input = "3.2", output = "16", cached_input = "0.64" }}, {{ input = "4.8", output = "24" }} ] }}
+[[models]]
+id = "switched-off"
+kind = "chat"
+upstream = "ark"
+enabled = false
+price = {{ input = "0.8", output = "2.0" }}
+[[models]]
+id = "doubao-seedream-5-0-260128"
+kind = "image"
+upstream = "ark"
+price = {{ image = "0.18" }}
+[[models]]
+id = "doubao-seedance-1-5-pro-251215"
+kind = "video"
+upstream = "ark"
+description = "Seedance 1.5 Pro 视频生成模型"
+price = {{ silent = "8", audio = "16", flex = "0.5" }}
+[[models]]
+id = "doubao-seedance-2-0"
+kind = "video"
+upstream = "ark"
+upstream_model = "doubao-seedance-2-0-260128"
+price = {{ silent = "46", audio = "46" }}
+"""
+
+DEFAULTS: Mapping[str, Any] = {
+    "body_seconds": 5,
+    "server": "",
+    "first_byte_seconds": 5,
+    "idle_seconds": 5,
+    "disconnect": "drain",
+    "unknown_usage": "estimate",
+    "drain_after_seconds": 5,
+    "billing": "",
+    "poll_seconds": "1, 2",
+}
+
+
+@dataclass
+class Lines:
+    """The access log, kept."""
+
+    written: list[dict[str, Field]] = field(default_factory=list)
+
+    def write(self, fields: Mapping[str, Field]) -> None:
+        self.written.append(dict(fields))
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        error: dict[str, Any] = self.json["error"]
+        assert set(error) == {"type", "code", "message", "param"}
+        return error
+
+
+@dataclass
+class Bench:
+    """A running gateway with one account of ¥100, its key, and Ark's stand-in."""
+
+    origin: str
+    key: str
+    account_id: int
+    store: Store
+    ark: StandIn
+    session: aiohttp.ClientSession
+    log: Lines
+    stop: StopSignal
+    directory: Path
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.origin}/api/v1"
+
+    @property
+    def admin_socket(self) -> Path:
+        return self.directory / "admin.sock"
+
+    async def ask(
+        self, path: str, body: Any = None, *, method: str = "", key: str | None = "", headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """Send one request and read its whole answer; ``key`` None sends no credential."""
+        sent = {**({} if key is None else {"Authorization": f"Bearer {key or self.key}"}), **(headers or {})}
+        data = body if isinstance(body, bytes) or body is None else orjson.dumps(body)
+        if data is not None:
+            sent.setdefault("Content-Type", "application/json")
+        async with self.session.request(
+            method or ("GET" if body is None else "POST"), self.base_url + path, data=data, headers=sent
+        ) as response:
+            return Reply(response.status, response.headers, await response.read())
+
+    async def chat(self, **fields: Any) -> Reply:
+        """Ask for one chat completion of the standard model."""
+        return await self.ask("/chat/completions", {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], **fields})
+
+    async def balance(self) -> tuple[int, int]:
+        """Return balance and held, in nano-yuan."""
+        account = await self.store.account_by_id(self.account_id)
+        return account.balance_nanos, account.held_nanos
+
+    async def assert_charged(self, nanos: int) -> None:
+        """Assert that exactly so much left the account, that nothing is held, and that the books balance."""
+        assert await self.balance() == (BALANCE - nanos, 0)
+        await assert_books_balance(self.store)
+
+
+@asynccontextmanager
+async def bench(directory: Path, *, balance: Nanos = BALANCE, ark: StandIn | None = None, **options: Any) -> AsyncIterator[Bench]:
+    """Start everything in a directory; ``options`` replace `DEFAULTS` in the configuration."""
+    async with AsyncExitStack() as stack:
+        ark = ark or await stack.enter_async_context(StandIn())
+        path = directory / "config.toml"
+        path.write_text(CONFIG.format(**{"base_url": ark.base_url, **DEFAULTS, **options}))
+        config = load(path, {"ARK_API_KEY": CANARY_KEY})
+        log, stop = Lines(), StopSignal()
+        gateway = await stack.enter_async_context(running(config, clock=SystemClock(), access_log=log, stop=stop))
+        secret, account_id = await _customer(gateway.store, "acme", balance)
+        await gateway.snapshot.refresh()
+        session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
+        yield Bench(gateway.addresses[0], secret, account_id, gateway.store, ark, session, log, stop, directory)
+
+
+async def _customer(store: Store, name: str, balance: Nanos) -> tuple[str, int]:
+    secret = ids.new_secret()
+    if not any(account.name == name for account in await store.accounts()):
+        await store.create_account(name, balance, 0)
+    await store.create_key(name, NewKey(ids.key_id(), "test", secret.prefix, secret.sha256, 0))
+    return secret.text, (await store.account(name)).id
