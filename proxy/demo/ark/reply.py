@@ -39,7 +39,7 @@ def reply_bytes(call: Call, body: bytes, *, may_gzip: bool = False, content_type
 def refuse(call: Call, fault: ArkError, body: bytes) -> Sequence[Step]:
     headers = ark_headers(call, "application/json")
     headers += [("x-error-code", fault.error_code_header), ("content-length", str(len(body)))]
-    return [Send(head(fault.status, headers) + body)]
+    return [Send(head(fault.status, headers) + (b"" if call.method == "HEAD" else body))]
 
 
 def asked(call: Call) -> dict[str, Any]:

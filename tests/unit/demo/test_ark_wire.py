@@ -109,7 +109,7 @@ async def test_a_stream_without_its_end_lacks_only_the_last_chunk(ark: StandIn) 
 
 
 @pytest.mark.parametrize("runner", [asyncio.run, uvloop.run])
-def test_a_reset_is_a_reset_and_loses_nothing_that_was_sent(runner: Callable[..., Pieces]) -> None:
+def test_a_reset_is_a_reset_and_loses_nothing_that_was_sent(runner: Callable[..., tuple[Pieces, Call]]) -> None:
     async def reset() -> tuple[Pieces, Call]:
         async with StandIn() as ark:
             client = await _play(ark, [Send(b"HTTP/1.1 200 OK\r\n\r\nhalf"), Reset()])
