@@ -155,9 +155,9 @@ def _print_table(columns: Sequence[str], rows: Iterable[Answer], right: Sequence
     to_terminal = sys.stdout.isatty()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=not to_terminal)
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=not to_terminal, overflow="fold")
     for row in rows:
-        table.add_row(*(_text(row[column]) for column in columns))
+        table.add_row(*(_shown(column, row[column]) for column in columns))
     if to_terminal:
         Console(markup=False, highlight=False, emoji=False).print(table)
         return
@@ -169,11 +169,17 @@ def _print_table(columns: Sequence[str], rows: Iterable[Answer], right: Sequence
 def _print_lines(values: Answer) -> None:
     width = max(len(name) for name in values)
     for name, value in values.items():
-        _line(f"{name:<{width}} ", _text(value))
+        _line(f"{name:<{width}} ", _shown(name, value))
 
 
 def _line(*words: str) -> None:
     sys.stdout.write(" ".join(words).rstrip() + "\n")
+
+
+def _shown(name: str, value: object) -> str:
+    if name.endswith("_at") and isinstance(value, str):  # as in 2026-11-23T08:00:00.000Z
+        return f"{value[:10]} {value[11:23]} UTC"
+    return _text(value)
 
 
 def _text(value: object) -> str:
