@@ -1,0 +1,299 @@
+"""The commands with no gateway running: what they print, where, and how they exit."""
+
+import asyncio
+import csv
+import io
+import re
+import sqlite3
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import pytest
+from typer.testing import CliRunner
+
+from proxy import cli
+from proxy.core.catalog import Kind
+from proxy.core.settlement import TokenUsage
+from proxy.store.sqlite import open_store
+from tests.support.books import assert_books_balance
+from tests.support.store import NOW_MS, new_request, settlement
+
+
+class Result(NamedTuple):
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Result]
+InThread = Callable[..., Awaitable[Result]]
+
+CONFIG = """
+[upstreams.ark]
+base_url = "https://ark.example/api/v3"
+api_key = "env:ARK_API_KEY"
+[[models]]
+id = "doubao-pro-32k"
+kind = "chat"
+price = { tiers = [ { up_to = 32768, input = "0.8", output = "2.0", cached_input = "0.16" }, { input = "1.2", output = "16" } ] }
+[[models]]
+id = "pictures"
+kind = "image"
+price = { image = "0.18" }
+enabled = false
+[[models]]
+id = "films"
+kind = "video"
+price = { silent = 8, audio = 16, flex = "0.5", by_resolution = { "1080p" = { silent = 9, audio = 18 } } }
+"""
+
+
+@pytest.fixture(autouse=True)
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration in the working directory, where commands look for it."""
+    path = tmp_path / "config.toml"
+    path.write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LLM_PROXY_CONFIG", raising=False)
+    monkeypatch.delenv("ARK_API_KEY", raising=False)
+    return path
+
+
+@pytest.fixture
+def run() -> Command:
+    def run(*argv: str, **env: str) -> Result:
+        result = CliRunner().invoke(cli.app, argv, env=env, prog_name="llm-proxy", catch_exceptions=False)
+        return Result(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+@pytest.fixture
+def in_thread(run: Command) -> InThread:
+    """Run a command, which has a loop of its own, from a test that has one."""
+    return lambda *argv, **env: asyncio.to_thread(run, *argv, **env)
+
+
+def answer_of(result: Result) -> Any:
+    assert result.exit_code == 0, result.stderr
+    return orjson.loads(result.stdout)
+
+
+def rows_of(result: Result) -> list[list[str]]:
+    """Return a table's lines as words."""
+    assert result.exit_code == 0, result.stderr
+    return [line.split() for line in result.stdout.splitlines()]
+
+
+def test_an_account_is_opened_credited_and_shown(run: Command) -> None:
+    created = answer_of(run("account", "create", "acme", "--credit", "100.00", "--json"))
+    credited = answer_of(run("account", "credit", "acme", "0.5", "--note", "goodwill", "--json"))
+    taken = answer_of(run("account", "credit", "acme", "-50.25", "--json"))
+
+    assert (created["balance"], credited["balance"], taken["balance"]) == ("100.00", "100.50", "50.25")
+    assert answer_of(run("account", "list", "--json")) == {"accounts": [taken]}
+    assert rows_of(run("account", "list"))[1][:4] == ["acme", "50.25", "0.00", "50.25"]
+    assert ["available", "50.25"] in rows_of(run("account", "show", "acme"))
+    assert run("ledger", "verify").exit_code == 0
+
+
+def test_a_key_is_printed_once_and_listed_by_its_prefix(run: Command) -> None:
+    run("account", "create", "acme")
+
+    created = answer_of(run("key", "create", "acme", "--name", "web", "--json"))
+
+    assert list(created) == ["id", "key", "account", "name"]
+    assert re.fullmatch(r"sk_[A-Za-z0-9_-]{43}", created["key"])
+    listed = run("key", "list", "acme").stdout
+    assert created["id"] in listed
+    assert created["key"] not in listed
+    revoked = answer_of(run("key", "revoke", created["id"], "--json"))
+    assert revoked["revoked_at"] is not None
+    assert rows_of(run("key", "list"))[1][-1] == "UTC"
+
+
+def test_a_key_made_for_people_says_that_it_is_shown_once_where_pipes_do_not_see_it(run: Command) -> None:
+    run("account", "create", "acme")
+
+    result = run("key", "create", "acme")
+
+    assert re.search(r"^key +sk_\S{43}$", result.stdout, re.MULTILINE)
+    assert "shown this once" in result.stderr
+    assert "shown this once" not in result.stdout
+
+
+async def with_requests(directory: Path) -> None:
+    """Fill the store: a chat call of ¥0.00004 and two images of ¥0.18."""
+    store = await open_store(directory / "llm-proxy.db")
+    account = await store.create_account("acme", 1_000_000_000, NOW_MS)  # type: ignore[arg-type]
+    chat = new_request("req_chat", account_id=account.id, hold_nanos=100_000)
+    await store.place_hold(chat)
+    await store.settle("req_chat", settlement(40_000, usage=TokenUsage(20, 12)), NOW_MS + 1500)
+    images = new_request(
+        "img-1", account_id=account.id, hold_nanos=360_000_000, kind=Kind.IMAGE, model="pictures", created_at_ms=NOW_MS
+    )
+    await store.place_hold(images)
+    await store.settle("img-1", settlement(360_000_000, units=2), NOW_MS + 1500)
+    await assert_books_balance(store)
+    await store.close()
+
+
+async def test_usage_comes_as_a_table_as_csv_and_as_json(tmp_path: Path, in_thread: InThread) -> None:
+    await with_requests(tmp_path)
+
+    table = rows_of(await in_thread("usage"))
+    rows = list(csv.DictReader(io.StringIO((await in_thread("usage", "--csv")).stdout)))
+    answer = answer_of(await in_thread("usage", "--by", "day", "--json"))
+
+    assert table[1] == ["acme", "doubao-pro-32k", "1", "20", "0", "12", "0", "0.00004", "0.00", "0"]
+    assert table[3] == ["total", "2", "20", "0", "12", "2", "0.36004", "0.00", "0"]
+    assert [(row["model"], row["units"], row["charge"]) for row in rows] == [
+        ("doubao-pro-32k", "0", "0.00004"),
+        ("pictures", "2", "0.36"),
+    ]
+    assert [(row["day"], row["charge"]) for row in answer["rows"]] == [("2025-11-24", "0.36004")]
+    assert (await in_thread("usage", "--since", "2025-11-25", "--csv")).stdout.count("\n") == 1
+    assert len(answer_of(await in_thread("usage", "--until", "2025-11-25", "--json"))["rows"]) == 2
+
+
+async def test_a_receipt_reads_like_one(tmp_path: Path, in_thread: InThread) -> None:
+    await with_requests(tmp_path)
+
+    receipt = (await in_thread("receipt", "img-1")).stdout
+
+    assert re.search(r"^formula +2 × ¥0\.18 = ¥0\.36$", receipt, re.MULTILINE)
+    assert re.search(r"^settled_at +2025-11-24 16:00:01\.500 UTC$", receipt, re.MULTILINE)
+    assert re.search(r"^stream +no$", receipt, re.MULTILINE)
+
+
+async def test_books_that_do_not_hold_are_told_row_by_row_and_fail_the_command(tmp_path: Path, in_thread: InThread) -> None:
+    await with_requests(tmp_path)
+    with sqlite3.connect(tmp_path / "llm-proxy.db") as connection:
+        connection.execute("UPDATE accounts SET balance_nanos = balance_nanos + 1 WHERE name = 'acme'")
+    connection.close()
+
+    result = await in_thread("ledger", "verify")
+    answer = await in_thread("ledger", "verify", "--json")
+
+    assert (result.exit_code, answer.exit_code) == (1, 1)
+    assert re.search(r"^FAILS +balance = .*\n +.*acme", result.stdout, re.MULTILINE)
+    assert result.stderr == "the books do not hold\n"
+    assert not orjson.loads(answer.stdout)["holds"]
+
+
+def test_a_backup_lands_where_it_was_asked_for_and_never_on_a_file(run: Command, tmp_path: Path) -> None:
+    run("account", "create", "acme")
+
+    written = run("backup", "copies.db")
+    again = run("backup", "copies.db")
+
+    assert written.stdout.startswith(f"wrote {tmp_path / 'copies.db'}\nok ")
+    assert (tmp_path / "copies.db").exists()
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert "never written over a file" in again.stderr
+
+
+def test_check_config_shows_what_would_run_and_no_secret(run: Command, tmp_path: Path) -> None:
+    result = run("check-config", ARK_API_KEY="canary-1234")
+    as_json = run("check-config", "--json", ARK_API_KEY="canary-1234")
+
+    lines = result.stdout.splitlines()
+    assert f"admin.listen                 unix:{tmp_path / 'admin.sock'}" in lines
+    assert ["ark", "https://ark.example/api/v3", "set"] in [line.split() for line in lines]
+    prices = {model["id"]: (model["price"], model["enabled"]) for model in answer_of(as_json)["models"]}
+    assert prices == {
+        "doubao-pro-32k": ("≤ 32768: 0.8 in, 2 out, 0.16 cached /M; 1.2 in, 16 out, 1.2 cached /M", True),
+        "pictures": ("0.18 an image", False),
+        "films": ("8 silent, 16 audio /M; 1080p: 9 silent, 18 audio /M; flex × 0.5", True),
+    }
+    assert "canary" not in f"{result} {as_json}"
+
+
+def test_check_config_names_every_fault_on_a_line_of_stderr(run: Command, config: Path) -> None:
+    config.write_text(CONFIG.replace("0.18", "0.1234"))
+
+    result = run("check-config")
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == [
+        "config.toml: upstreams.ark.api_key: the environment variable ARK_API_KEY is not set",
+        "config.toml: models[1] \"pictures\".price.image: more than 3 decimals: '0.1234'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--config", "other/config.toml", "account", "list"),
+        ("account", "list", "--config", "other/config.toml"),
+    ],
+)
+def test_the_configuration_is_named_before_or_after_the_command(run: Command, tmp_path: Path, argv: tuple[str, ...]) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "config.toml").rename(tmp_path / "other/config.toml")
+    assert run("account", "create", "acme", "--config", "other/config.toml").exit_code == 0
+
+    assert "acme" in run(*argv).stdout
+    assert (tmp_path / "other/llm-proxy.db").exists()
+    assert "acme" in run("account", "list", LLM_PROXY_CONFIG="other/config.toml").stdout
+
+
+def test_without_a_configuration_it_says_where_it_looked(run: Command, config: Path) -> None:
+    config.unlink()
+
+    result = run("account", "list")
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("no configuration: $LLM_PROXY_CONFIG is not set and there is no config.toml or /etc/llm-proxy/")
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "reason"),
+    [
+        (("account", "list"), 1, "there is no store at "),
+        (("ledger", "verify"), 1, "there is no store at "),
+        (("account", "credit", "nobody", "1"), 1, "there is no account nobody"),
+        (("key", "create", "nobody"), 1, "there is no account nobody"),
+        (("key", "revoke", "key_none"), 1, "there is no key key_none"),
+        (("account", "create", "acme", "--credit", "ten"), 2, "credit: no decimal number of yuan: 'ten'"),
+        (("account", "create", "acme", "--credit", "-1"), 2, "credit: a new account cannot begin in debt"),
+        (("account", "credit", "acme", "0"), 2, "amount: there is nothing to book in 0"),
+        (("usage", "--since", "soon"), 2, "since: 'soon' is no date"),
+        (("usage", "--csv", "--json"), 2, "--csv and --json exclude each other"),
+        (("demo", "--real"), 2, "--real needs ARK_API_KEY to be set"),
+    ],
+)
+def test_a_refusal_is_one_line_on_stderr_and_an_exit_code(run: Command, argv: tuple[str, ...], code: int, reason: str) -> None:
+    result = run(*argv)
+
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr.startswith(reason)
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("account", "create"),
+        ("account", "credit", "acme", "5", "--nte", "x"),
+        ("usage", "--by", "hour"),
+        ("frobnicate",),
+        ("demo", "--port", "70000"),
+        ("backup",),
+        (),
+    ],
+)
+def test_wrong_usage_exits_with_2(run: Command, argv: tuple[str, ...]) -> None:
+    assert run(*argv).exit_code == 2
+
+
+def test_a_wrong_amount_creates_no_store(run: Command, tmp_path: Path) -> None:
+    run("account", "create", "acme", "--credit", "ten")
+
+    assert not (tmp_path / "llm-proxy.db").exists()
+
+
+def test_the_version_needs_no_command(run: Command) -> None:
+    assert re.fullmatch(r"llm-proxy \d+\.\d+\.\d+\n", run("--version").stdout)

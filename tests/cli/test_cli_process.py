@@ -1,0 +1,216 @@
+"""The real command as a process of its own, with a real gateway beside it, killed ones too."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import orjson
+import pytest
+
+from proxy import cli_client
+from proxy.cli_client import perform
+from proxy.clock import SystemClock
+from proxy.config import Config, load
+from proxy.store.contract import StoreError, StoreLockedError, StoreUnavailableError
+from proxy.store.sqlite import open_store
+from proxy.tasks import TaskGroup
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+[server]
+listen = ["unix:api.sock"]
+drain_seconds = 5
+[upstreams.ark]
+base_url = "http://127.0.0.1:9"
+api_key = "env:ARK_API_KEY"
+[[models]]
+id = "m"
+kind = "chat"
+price = { input = 1, output = 2 }
+"""
+
+Serve = Callable[[], Coroutine[Any, Any, asyncio.subprocess.Process]]
+
+
+class Ended(NamedTuple):
+    code: int | None
+    stdout: str
+    stderr: str
+
+    @property
+    def answer(self) -> Any:
+        assert self.code == 0, self.stderr
+        return orjson.loads(self.stdout)
+
+
+async def start(directory: Path, *argv: str, **env: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "proxy",
+        *argv,
+        cwd=directory,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "ARK_API_KEY": "canary-key", **env},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def run(directory: Path, *argv: str, **env: str) -> Ended:
+    process = await start(directory, *argv, **env)
+    stdout, stderr = await process.communicate()
+    return Ended(process.returncode, stdout.decode(), stderr.decode())
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    path = tmp_path / "config.toml"
+    path.write_text(CONFIG)
+    return load(path, {"ARK_API_KEY": "canary-key"})
+
+
+@pytest.fixture
+async def serve(tmp_path: Path, config: Config) -> AsyncIterator[Serve]:
+    """Start a gateway and return once it told systemd, which is this test, that it is ready."""
+    started: list[asyncio.subprocess.Process] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+
+        async def serving() -> asyncio.subprocess.Process:
+            process = await start(tmp_path, "serve", NOTIFY_SOCKET=str(tmp_path / "notify"))
+            started.append(process)
+            async with asyncio.timeout(20):
+                assert await asyncio.get_running_loop().sock_recv(systemd, 100) == b"READY=1"
+            return process
+
+        yield serving
+
+        for process in started:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+
+async def models_status(directory: Path, key: str) -> int:
+    connector = aiohttp.UnixConnector(path=str(directory / "api.sock"))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get("http://gateway/v1/models", headers={"Authorization": f"Bearer {key}"}) as response,
+    ):
+        return response.status
+
+
+async def test_a_key_works_once_it_is_made_and_stops_once_it_is_revoked(tmp_path: Path, serve: Serve) -> None:
+    gateway = await serve()
+    await run(tmp_path, "account", "create", "acme", "--credit", "1")
+
+    key = (await run(tmp_path, "key", "create", "acme", "--json")).answer
+    while_alive = await models_status(tmp_path, key["key"])
+    await run(tmp_path, "key", "revoke", key["id"])
+    once_revoked = await models_status(tmp_path, key["key"])
+
+    assert (while_alive, once_revoked) == (200, 401)
+    assert (await run(tmp_path, "ledger", "verify")).code == 0  # read beside the gateway that writes
+    gateway.send_signal(signal.SIGTERM)
+    _, log = await gateway.communicate()
+    assert gateway.returncode == 0
+    assert "canary" not in log.decode()
+
+
+async def test_a_refusal_of_the_running_gateway_reads_like_one_of_the_command(tmp_path: Path, serve: Serve) -> None:
+    await serve()
+
+    refused = await run(tmp_path, "key", "create", "nobody")
+
+    assert refused == Ended(1, "", "there is no account nobody\n")
+
+
+async def test_after_a_kill_the_socket_file_that_is_left_confuses_nobody(tmp_path: Path, serve: Serve) -> None:
+    gateway = await serve()
+    await run(tmp_path, "account", "create", "acme", "--credit", "1")
+    gateway.kill()
+    await gateway.wait()
+    assert (tmp_path / "admin.sock").is_socket()
+
+    credited = await run(tmp_path, "account", "credit", "acme", "-0.25", "--json")
+
+    assert credited.answer["balance"] == "0.75"
+    await serve()  # and the next gateway takes the file's place
+    assert (await run(tmp_path, "account", "show", "acme", "--json")).answer["balance"] == "0.75"
+
+
+async def test_commands_at_the_same_time_wait_for_each_other(tmp_path: Path, config: Config) -> None:
+    await run(tmp_path, "account", "create", "acme")
+
+    ended = await asyncio.gather(*(run(tmp_path, "account", "credit", "acme", "1") for _ in range(4)))
+
+    assert [command.code for command in ended] == [0, 0, 0, 0], ended
+    assert (await run(tmp_path, "account", "show", "acme", "--json")).answer["balance"] == "4.00"
+
+
+async def test_a_second_gateway_on_the_same_store_does_not_start(tmp_path: Path, serve: Serve) -> None:
+    gateway = await serve()
+
+    second = await run(tmp_path, "serve")
+
+    assert second.code == 1
+    assert f"in use by another process (pid {gateway.pid}" in second.stderr
+
+
+async def test_a_lock_with_nobody_behind_the_socket_is_explained(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_client, "LOCK_WAIT_SECONDS", 0.0)
+    store = await open_store(config.store.path)
+
+    with pytest.raises(StoreLockedError) as caught:
+        await perform(config, SystemClock(), "account.create", {"account": "acme"})
+
+    assert f"(pid {os.getpid()}, " in str(caught.value)
+    assert f"and nothing answers at unix:{config.store.path.parent}/admin.sock" in str(caught.value)
+    await store.close()
+
+
+async def test_a_command_that_finds_the_lock_taken_goes_on_when_it_is_let_go(config: Config) -> None:
+    store = await open_store(config.store.path)
+    commands = TaskGroup("commands")
+    waiting = commands.spawn(perform(config, SystemClock(), "account.create", {"account": "acme"}), "create")
+    done, _ = await asyncio.wait([waiting], timeout=0.2)
+    assert not done
+
+    await store.close()
+
+    assert (await waiting)["name"] == "acme"
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "message"),
+    [
+        (b"", StoreUnavailableError, "look whether the change was made"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", StoreUnavailableError, "look whether the change was made"),
+        (b"HTTP/1.1 502 Bad\r\nContent-Length: 4\r\n\r\noops", StoreUnavailableError, "answered with status 502"),
+        (
+            b'HTTP/1.1 503 Busy\r\nContent-Length: 35\r\n\r\n{"error":{"message":"disk is full"}}',
+            StoreError,
+            "disk is full",
+        ),
+    ],
+)
+async def test_a_gateway_that_does_not_answer_properly_is_never_taken_for_a_change_made(
+    config: Config, reply: bytes, error: type[Exception], message: str
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(reply)
+        writer.close()
+
+    assert config.admin.listen is not None
+    async with await asyncio.start_unix_server(answer, config.admin.listen.path):
+        with pytest.raises(error, match=message):
+            await perform(config, SystemClock(), "account.create", {"account": "acme"})
+
+    assert not config.store.path.exists()
