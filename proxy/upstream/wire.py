@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohappyeyeballs
 
+from proxy.tasks import TaskGroup
 from proxy.upstream.connection import Answer, Connection, ConnectionDiedError, Limits, Sink
 from proxy.upstream.failures import UpstreamBrokenError, UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError
 
@@ -29,6 +30,8 @@ __all__ = [
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _SECOND_ADDRESS_AFTER_SECONDS = 0.25
+_HANDSHAKE_SECONDS_MIN = 0.001
+_OPENINGS_DRAIN_SECONDS = 1.0
 _AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple]  # type: ignore[type-arg]
 
 
@@ -60,6 +63,7 @@ class Wire:
         self._connections: set[Connection] = set()
         self._idle: list[Connection] = []
         self._dialling = 0
+        self._openings = TaskGroup("wire")
         self._closed = False
         self._all_gone: asyncio.Future[None] | None = None
 
@@ -99,6 +103,8 @@ class Wire:
     async def close(self) -> None:
         """Close all connections, and wait until they are gone; calls under way end as broken. Asking is refused from now on."""
         self._closed = True
+        if await self._openings.drain(_OPENINGS_DRAIN_SECONDS):
+            await self._openings.cancel()
         for connection in tuple(self._connections):
             connection.shut()
         if self._connections:
@@ -141,8 +147,7 @@ class Wire:
             raise UpstreamUnreachableError(f"upstream: {self._limits.connections_max} connections are open already")
         self._dialling += 1
         try:
-            async with asyncio.timeout(self._limits.connect_seconds):
-                connection = await self._connect()
+            connection = await self._connect(asyncio.get_running_loop())
         except TimeoutError as fault:
             raise UpstreamTimeoutError("connect", self._limits.connect_seconds) from fault
         except (OSError, UnicodeError) as fault:
@@ -160,11 +165,29 @@ class Wire:
         if self._closed:
             raise UpstreamUnreachableError("upstream: the client is closed")
 
-    async def _connect(self) -> Connection:
-        loop = asyncio.get_running_loop()
-        made = await aiohappyeyeballs.start_connection(
-            await self._addresses(loop), happy_eyeballs_delay=_SECOND_ADDRESS_AFTER_SECONDS, interleave=1
-        )
+    async def _connect(self, loop: asyncio.AbstractEventLoop) -> Connection:
+        """Connect, and shake hands. A caller that is cancelled leaves a handshake to itself; its connection joins the idle ones."""
+        deadline = loop.time() + self._limits.connect_seconds
+        async with asyncio.timeout_at(deadline):
+            made = await aiohappyeyeballs.start_connection(
+                await self._addresses(loop), happy_eyeballs_delay=_SECOND_ADDRESS_AFTER_SECONDS, interleave=1
+            )
+        opening = self._openings.spawn(self._open(loop, made, max(deadline - loop.time(), _HANDSHAKE_SECONDS_MIN)), "open")
+        try:
+            opened = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._adopt)
+            raise
+        if isinstance(opened, Exception):
+            raise opened
+        return opened
+
+    async def _open(self, loop: asyncio.AbstractEventLoop, made: socket.socket, handshake_seconds: float) -> Connection | OSError:
+        """Turn a connected socket into a connection, or return why not.
+
+        A task of its own, which no caller's cancel reaches: cancelled in the turn before it takes the socket over, uvloop's
+        `create_connection` closes the descriptor under the socket object and never calls `connection_lost` (0.22.1).
+        """
         try:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -173,11 +196,27 @@ class Wire:
                 sock=made,
                 ssl=self._ssl,
                 server_hostname=self._host if self._ssl else None,
+                ssl_handshake_timeout=handshake_seconds if self._ssl else None,
             )
+        except ConnectionAbortedError as fault:
+            # How both loops tell that the handshake took too long.
+            made.close()
+            return TimeoutError(str(fault))
+        except OSError as fault:
+            made.close()
+            return fault
         except BaseException:
             made.close()
             raise
         return connection
+
+    def _adopt(self, opening: asyncio.Task[Connection | OSError]) -> None:
+        """Keep a connection whose caller left while it opened."""
+        if opening.cancelled() or opening.exception() is not None:
+            return
+        opened = opening.result()
+        if isinstance(opened, Connection) and not self.vacant(opened):
+            opened.abort()
 
     async def _addresses(self, loop: asyncio.AbstractEventLoop) -> list[_AddressInfo]:
         """Resolve the host; an address as such takes no turn through the resolver's threads."""

@@ -21,6 +21,8 @@ class Peer:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.gone = asyncio.Event()
+        """This connection's script has ended: the client left, or it had no more to say."""
 
     async def request(self) -> Asked:
         """Read one request; IncompleteReadError when the client has left."""
@@ -86,6 +88,7 @@ async def serve(*scripts: Script, tls: ssl.SSLContext | None = None) -> AsyncIte
             origin.faults.append(fault)
         finally:
             writer.close()
+            peer.gone.set()
             tasks.discard(task)
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
