@@ -10,7 +10,7 @@ request without its settlement · no charge without a request.
 """
 
 from asyncio import Future
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -18,6 +18,8 @@ from typing import Literal, Protocol
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.settlement import Settlement
+from proxy.core.video_record import VideoTask
+from proxy.core.video_task import Step
 
 
 class StoreError(Exception):
@@ -73,6 +75,14 @@ class Account:
         return Nanos(self.balance_nanos - self.held_nanos)
 
 
+class KeyClaimedError(StoreRefusedError):
+    """The idempotency key belongs to an earlier request of this account."""
+
+    def __init__(self, claimed: "ClaimedKey") -> None:
+        super().__init__(f"the idempotency key belongs to request {claimed.request_id}")
+        self.claimed = claimed
+
+
 @dataclass(frozen=True, slots=True)
 class NewKey:
     """A key to be stored: its SHA-256 and a prefix to recognise it by, never the secret."""
@@ -105,6 +115,32 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class IdempotencyClaim:
+    """A customer's ``Idempotency-Key`` on one request: whoever places it first owns it for 24 hours."""
+
+    key: str
+    body_sha256: bytes
+    """Of the route and the body as parsed and written again: the same key with another body is a conflict."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """The first answer under an idempotency key, to be given again byte for byte."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedKey:
+    """What is known of a key that was claimed before. ``answer`` None: its request is still under way."""
+
+    claim: IdempotencyClaim
+    request_id: str
+    answer: StoredAnswer | None
+
+
+@dataclass(frozen=True, slots=True)
 class NewRequest:
     """A paid request before its upstream is asked, with its hold: the worst case of what it may cost."""
 
@@ -121,6 +157,8 @@ class NewRequest:
     price: str
     """The frozen price, as JSON: what `receipt` explains the charge with."""
     created_at_ms: int
+    claim: IdempotencyClaim | None = None
+    """Taken in the same transaction as the hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,16 +265,63 @@ class Store(Protocol):
     # the money path
 
     def place_hold(self, request: NewRequest) -> Future[None]:
-        """Record the request and hold its worst case. Raises: InsufficientFundsError, AccountNotFoundError."""
+        """Record the request, hold its worst case, and take its idempotency key where it has one: all of it, or none.
 
-    def settle(self, request_id: str, settlement: Settlement, now_ms: int) -> Future[bool]:
+        Raises: InsufficientFundsError, AccountNotFoundError; KeyClaimedError: nothing is held then.
+        """
+
+    def settle(self, request_id: str, settlement: Settlement, now_ms: int, answer: StoredAnswer | None = None) -> Future[bool]:
         """Charge and release, once: False where the request was settled before (nothing is changed then).
+
+        The request's idempotency key keeps ``answer``; with None it is given back, so that a retry may run.
 
         Raises: KeyError where there is no such request; ValueError where the charge is above the hold or negative.
         """
 
     async def open_requests(self) -> list[OpenRequest]:
         """Return the requests whose holds are open, oldest first."""
+
+    async def claimed_key(self, account_id: int, key: str, now_ms: int) -> ClaimedKey | None:
+        """Return who owns an idempotency key; None where it is free or its 24 hours are over."""
+
+    def forget_claims(self, now_ms: int) -> Future[int]:
+        """Delete the idempotency keys whose 24 hours are over and whose request is settled; return how many."""
+
+    # video tasks
+
+    def place_task(self, request: NewRequest, task: VideoTask, due_at_ms: int) -> Future[None]:
+        """Do as `place_hold`, and record the task, in one transaction: before its submit is sent.
+
+        ``due_at_ms`` is when the scheduler looks after it unless `advance_task` says otherwise first.
+        """
+
+    def advance_task(
+        self, task_id: str, decide: Callable[[VideoTask], Step], now_ms: int, answer: StoredAnswer | None = None
+    ) -> Future[Step]:
+        """Read the task, let ``decide`` say what becomes of it, and store that whole: task, due time and, at its end, the settlement.
+
+        ``decide`` is pure and runs inside the transaction, so that overlapping polls, a sweep and a cancel cannot both act on an old
+        state. ``answer`` is what the request's idempotency key keeps from now on; where a settlement comes without one and none was
+        kept, the key is given back. Raises: KeyError: no such task.
+        """
+
+    async def task(self, task_id: str) -> VideoTask | None:
+        """Return one task, of whichever account."""
+
+    async def tasks(self, account_id: int, limit: int, offset: int) -> list[VideoTask]:
+        """Return an account's tasks, the newest first."""
+
+    async def due_tasks(self, now_ms: int, limit: int) -> list[VideoTask]:
+        """Return the tasks that are due by now, the longest due first."""
+
+    async def next_due_at_ms(self) -> int | None:
+        """Return when the next task is due; None where none is open."""
+
+    async def open_tasks(self) -> list[VideoTask]:
+        """Return every task that has not ended, oldest first: what a start resumes, and what a lost submit is told apart from."""
+
+    async def known_upstream_ids(self, upstream: str, since_ms: int) -> frozenset[str]:
+        """Return the ids upstream of all tasks created since then: a lost submit is none of them."""
 
     # what happened
 
