@@ -1,6 +1,7 @@
 """A gateway under test: the real application on loopback, the stand-in for Ark behind it, a real store beside it."""
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,9 +107,27 @@ class Lines:
     """The access log, kept."""
 
     written: list[dict[str, Field]] = field(default_factory=list)
+    _waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = field(default_factory=list)
 
     def write(self, fields: Mapping[str, Field]) -> None:
         self.written.append(dict(fields))
+        for enough, future in self._waiting:
+            if not future.done() and enough():
+                future.set_result(None)
+
+    @property
+    def chats(self) -> list[dict[str, Field]]:
+        """The lines of chat calls, whose settlement is durable by then."""
+        return [line for line in self.written if line["route"] == "/chat/completions"]
+
+    async def until_chats(self, count: int = 1, timeout_seconds: float = 10.0) -> list[dict[str, Field]]:
+        """Return the lines of chat calls once there are so many: also that of a client which left without an answer."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((lambda: len(self.chats) >= count, future))
+        if len(self.chats) < count:
+            async with asyncio.timeout(timeout_seconds):
+                await future
+        return self.chats
 
 
 @dataclass
