@@ -1,6 +1,7 @@
 """The command line: each command is one operation, printed. Exit 0 done, 1 refused or failed, 2 wrong usage."""
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -91,11 +92,7 @@ def demo(
 @app.command("check-config")
 def check_config(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Check the configuration and print what would run. Never prints a secret."""
-    checked = _load(context, config)
-    if json:
-        cli_tables.print_json(cli_tables.describe(checked))
-    else:
-        cli_tables.print_config(checked)
+    _print(cli_tables.describe(_load(context, config)), cli_tables.print_config, json)
 
 
 @account_app.command("create")
@@ -251,7 +248,15 @@ def _perform(context: typer.Context, config: Path | None, operation: str, **para
 
 
 def _print(answer: dict[str, Any], print_answer: Callable[[dict[str, Any]], None], json: bool) -> None:
-    (cli_tables.print_json if json else print_answer)(answer)
+    try:
+        (cli_tables.print_json if json else print_answer)(answer)
+        sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):  # what is still buffered would fail once more when the process ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            raise typer.Exit(REFUSED) from None
+        _fail(f"done, but the answer could not be written: {error.strerror}")
 
 
 def _print_checks(answer: dict[str, Any], json: bool) -> None:

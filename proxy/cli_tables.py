@@ -74,16 +74,17 @@ def print_checks(answer: Answer) -> None:
             _line("       ", offender)
 
 
-def print_config(config: Config) -> None:
-    described = describe(config)
-    tables = {name: described.pop(name) for name in ("upstreams", "models")}
-    lines = {"file": described.pop("file")}
-    for section, values in described.items():
+def print_config(described: Answer) -> None:
+    """Print what `describe` returned."""
+    tables = ("upstreams", "models")
+    lines = {"file": described["file"]}
+    sections = {name: values for name, values in described.items() if name not in ("file", *tables)}
+    for section, values in sections.items():
         lines |= {f"{section}.{name}": value for name, value in values.items()}
     _print_lines(lines)
-    for name, rows in tables.items():
+    for name in tables:
         sys.stdout.write(f"\n{name}\n")
-        _print_table(tuple(rows[0]), rows)
+        _print_table(tuple(described[name][0]), described[name])
 
 
 def describe(config: Config) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def _read_model(value: object, key: str, upstreams: Collection[str], faults: Fau
 
 
 def _check_ids(table: ModelTable, key: str, faults: Faults) -> None:
-    for name, text in (("id", table.id), ("upstream_model", table.upstream_model or table.id)):
+    for name, text in (("id", table.id), ("upstream_model", table.upstream_model or "")):
         if not text.isprintable() or any(char.isspace() for char in text):
             faults.add(join(key, name), "must have no blanks and no control characters")
     if table.id in _RESERVED_IDS or table.id.startswith("/") or table.id.endswith("/"):

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
@@ -49,6 +50,10 @@ class Ended(NamedTuple):
         return orjson.loads(self.stdout)
 
 
+def environment(**more: str) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "ARK_API_KEY": "canary-key", **more}
+
+
 async def start(directory: Path, *argv: str, **env: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -56,7 +61,7 @@ async def start(directory: Path, *argv: str, **env: str) -> asyncio.subprocess.P
         "proxy",
         *argv,
         cwd=directory,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "ARK_API_KEY": "canary-key", **env},
+        env=environment(**env),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -161,6 +166,27 @@ async def test_a_second_gateway_on_the_same_store_does_not_start(tmp_path: Path,
 
     assert second.code == 1
     assert f"in use by another process (pid {gateway.pid}" in second.stderr
+
+
+def test_an_answer_that_cannot_be_written_is_told_apart_from_a_change_not_made(tmp_path: Path, config: Config) -> None:
+    command = [sys.executable, "-m", "proxy", "account", "create", "acme"]
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(command, cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE)
+
+    assert (ended.returncode, ended.stderr) == (1, b"done, but the answer could not be written: No space left on device\n")
+    assert subprocess.run([*command[:-2], "show", "acme"], cwd=tmp_path, env=environment(), capture_output=True).returncode == 0
+
+
+def test_a_reader_that_has_seen_enough_is_no_incident(tmp_path: Path, config: Config) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "proxy", "check-config"], cwd=tmp_path, env=environment(), stdout=writing, stderr=subprocess.PIPE
+    )
+
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 async def test_a_lock_with_nobody_behind_the_socket_is_explained(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

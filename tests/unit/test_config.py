@@ -239,7 +239,7 @@ def test_a_fault_of_a_model_names_the_model(tmp_path: Path, keys: dict[str, str]
 
 @pytest.mark.parametrize("model_id", ["public", "a b", "a\\tb", "/a", "a\\u0007"])
 def test_an_id_that_could_not_be_asked_for_is_refused(tmp_path: Path, model_id: str) -> None:
-    faults = faults_of(tmp_path, one_model(id=f'"{model_id}"', upstream_model='"u"'))
+    faults = faults_of(tmp_path, one_model(id=f'"{model_id}"'))
 
     assert len(faults) == 1
     assert ".id: must " in faults[0]
