@@ -201,6 +201,19 @@ async def test_a_lock_with_nobody_behind_the_socket_is_explained(config: Config,
     await store.close()
 
 
+async def test_a_gateway_without_an_admin_door_must_be_stopped_for_a_change(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_client, "LOCK_WAIT_SECONDS", 0.0)
+    config.path.write_text('admin.listen = "off"\n' + CONFIG)
+    store = await open_store(config.store.path)
+
+    with pytest.raises(StoreLockedError, match=r'admin\.listen is "off": stop that process first$'):
+        await perform(load(config.path, {}, require_secrets=False), SystemClock(), "account.create", {"account": "acme"})
+
+    await store.close()
+
+
 async def test_a_command_that_finds_the_lock_taken_goes_on_when_it_is_let_go(config: Config) -> None:
     store = await open_store(config.store.path)
     commands = TaskGroup("commands")
