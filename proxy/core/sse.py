@@ -137,7 +137,7 @@ class Tap:
         kept: list[bytes] = []
         kept_from = 0 if begin == 0 or not self._last_withheld or piece[0] != _LF else begin
         position = begin
-        has_cr = piece.find(b"\r") >= 0
+        has_cr = piece.find(_CR) >= 0
         while (end := _unit_end(piece, position, has_cr)) >= 0:
             if end - position > self._event_bytes_max:
                 self._refuse()
@@ -224,15 +224,14 @@ class Tap:
 def _is_plain(event: bytes) -> bool:
     """Return whether this is one whole event: one line, a JSON object, in it no usage and no error. False means: look closer.
 
-    `find` and not `in`, which costs 0.2 µs more for bytes. Ark ends ordinary events with ``"usage":null}``: the last brace closes the
-    outermost object, and of a repeated key the last counts, so nothing need be searched then.
+    Ark ends ordinary events with ``"usage":null}``: the last brace closes the outermost object, and of a repeated key the last counts,
+    so nothing need be searched then. `find` and not `in`, and a byte as an integer, save 0.2 and 0.1 µs a search.
     """
     return (
         event.startswith(b"data: {")
-        and event.endswith(b"}\n\n")
-        and event.find(b"\n") == len(event) - 2
-        and event.find(b"\r") < 0
-        and (event.endswith(b'"usage":null}\n\n') or event.find(b'"usage"') < 0)
+        and (event.endswith(b'"usage":null}\n\n') or (event.endswith(b"}\n\n") and event.find(b'"usage"') < 0))
+        and event.find(_LF) == len(event) - 2
+        and event.find(_CR) < 0
         and event.find(b'"error"') < 0
     )
 
