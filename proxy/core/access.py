@@ -9,32 +9,27 @@ SECRET_LENGTH_MAX = 256
 
 
 def secret_of(headers: "CIMultiDictProxy[str]") -> str:
-    """Return the API key that a request shows, unchecked.
+    """Return the API key that a request shows, unchecked. A header without a value shows none.
 
     Raises:
-        MissingApiKeyError: none of ``Authorization: Bearer``, ``x-api-key`` and ``api-key`` is there.
+        MissingApiKeyError: none of ``Authorization: Bearer``, ``x-api-key`` and ``api-key`` holds one.
         InvalidApiKeyError: the Authorization header has another scheme, or the key cannot be one.
         InvalidParameterError: two credentials in one request; it is not for us to choose whose money it is.
     """
-    shown = headers.getall("Authorization", [])
-    secrets = [_bearer(value) for value in shown]
-    for name in KEY_HEADERS:
-        if name in headers:
-            secrets += headers.getall(name)
-    if not secrets:
+    bearers = [value for value in headers.getall("Authorization", ()) if value.strip().lower() not in ("", "bearer")]
+    keys = [value.strip() for name in KEY_HEADERS for value in headers.getall(name, ()) if value.strip()]
+    if not bearers and not keys:
         raise MissingApiKeyError("No API key: send 'Authorization: Bearer sk_…'")
-    if len(secrets) > 1:
-        raise InvalidParameterError("More than one credential in one request", param="Authorization")
-    secret = secrets[0].strip()
-    if not secret:
-        raise MissingApiKeyError("No API key: send 'Authorization: Bearer sk_…'")
+    if len(bearers) + len(keys) > 1:
+        raise InvalidParameterError("More than one credential in one request", param="Authorization" if bearers else KEY_HEADERS[0])
+    secret = keys[0] if keys else _bearer(bearers[0])
     if len(secret) > SECRET_LENGTH_MAX:
         raise InvalidApiKeyError("Invalid or revoked API key")
     return secret
 
 
 def _bearer(value: str) -> str:
-    scheme, _, secret = value.partition(" ")
+    scheme, _, secret = value.strip().partition(" ")
     if scheme.lower() != "bearer":
         raise InvalidApiKeyError("The Authorization header must be 'Bearer sk_…'")
-    return secret
+    return secret.strip()

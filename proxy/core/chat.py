@@ -37,10 +37,16 @@ PRICED_KEYS = frozenset(
 )
 """Keys that a price depends on. An upstream that reads keys without regard to case would take ``Max_Tokens`` for one of them."""
 
-MEDIA_KEYS = frozenset({"type", "image_url", "video_url", "input_audio", "file"})
+MEDIA_KEYS = frozenset({"image_url", "video_url", "input_audio", "file"})
 """Keys of a part that hold no text of the prompt: media are bounded by a figure, not by the length of their base64."""
 
-SERVICE_TIERS = frozenset({None, "auto", "default"})
+MESSAGE_KEYS = frozenset({"role", "content", "tool_calls"})
+PART_KEYS = MEDIA_KEYS | {"type", "text"}
+
+SERVICE_TIERS = (None, "auto", "default")
+
+WHOLE_MAX = 2.0**63
+"""Integers beyond 64 bits are read as floats, and would go up as another number than the client wrote."""
 
 Body = dict[str, Any]
 
@@ -77,6 +83,7 @@ def requested_model(body: object) -> str:
     if not isinstance(body, dict):
         raise InvalidJsonError("The request body must be a JSON object")
     refuse_other_case(body, PRICED_KEYS)
+    _refuse_vast_numbers(body)
     model = body.get("model")
     if model is None or model == "":
         raise MissingModelError("The request body has no 'model'", param="model")
@@ -156,6 +163,19 @@ def refuse_other_case(body: Mapping[str, object], keys: frozenset[str]) -> None:
             raise InvalidParameterError(f"Unknown field {key[:64]!r}: did you mean {folded!r}?", param=key[:64])
 
 
+def _refuse_vast_numbers(body: Body) -> None:
+    for key, value in body.items():
+        if type(value) is float and abs(value) >= WHOLE_MAX:
+            raise InvalidParameterError(f"The number of {key[:64]!r} is too large", param=key[:64])
+
+
+def _refuse_messages_in_other_case(keys: Mapping[str, object], known: frozenset[str], where: str) -> None:
+    try:
+        refuse_other_case(keys, known)
+    except InvalidParameterError as fault:
+        raise InvalidMessagesError(fault.message, param=f"{where}.{fault.param}") from None
+
+
 def _include_usage(body: Body) -> bool:
     options = body.get("stream_options")
     if options is None:
@@ -208,6 +228,7 @@ def _measure_message(message: object, where: str, model: Model) -> tuple[int, in
     elif content is not None or not _has_tool_calls(message, where):
         raise InvalidMessagesError(f"'{where}.content' must be a string or a non-empty array of parts", param=f"{where}.content")
     if len(message) > 2:
+        _refuse_messages_in_other_case(message, MESSAGE_KEYS, where)
         text += sum(_text_of(value) for key, value in message.items() if key not in ("role", "content"))
     return text, media
 
@@ -235,16 +256,26 @@ def _measure_parts(parts: list[Any], where: str, model: Model) -> tuple[int, int
             case "text":
                 if not isinstance(part.get("text"), str):
                     raise InvalidMessagesError(f"'{place}.text' must be a string", param=f"{place}.text")
+                media += _stray_media_tokens(part, model)
             case "image_url":
                 _check_image(part, place)
                 media += model.image_tokens
+                media += _stray_media_tokens(part, model)
             case _:
                 # Video, audio, files: nothing published bounds them but the context itself.
                 media += max(model.context_tokens, model.image_tokens)
-        text += sum(
-            _text_of(value) for key, value in part.items() if key not in ("type", "image_url", "video_url", "input_audio", "file")
-        )
+        if len(part) > 2:
+            _refuse_messages_in_other_case(part, PART_KEYS, place)
+        text += sum(_text_of(value) for key, value in part.items() if key != "type" and key not in MEDIA_KEYS)
     return text, media
+
+
+def _stray_media_tokens(part: Body, model: Model) -> int:
+    """Bound media that a part holds beside what its type names: an upstream might look at them all the same."""
+    if len(part) <= 2:
+        return 0
+    stray = MEDIA_KEYS & part.keys() - {part["type"]}
+    return len(stray) * max(model.context_tokens, model.image_tokens)
 
 
 def _check_image(part: Body, place: str) -> None:

@@ -1,11 +1,11 @@
 """One request on its way through the gateway: what the layers hand on to each other."""
 
 import orjson
-from aiohttp.web import BaseRequest, Response
+from aiohttp.web import Response
 from multidict import CIMultiDict
 
 from proxy.core.settlement import Settlement
-from proxy.edge.server import Connection
+from proxy.edge.server import SERVER_NAME, Connection, Request
 from proxy.store.contract import Grant
 
 JSON_TYPE = "application/json"
@@ -16,6 +16,7 @@ class Context:
 
     __slots__ = (
         "account",
+        "closing",
         "code",
         "first_byte_at",
         "grant",
@@ -29,12 +30,12 @@ class Context:
         "tail",
     )
 
-    def __init__(self, request: BaseRequest, request_id: str, received_at: float) -> None:
+    def __init__(self, request: Request, request_id: str, received_at: float) -> None:
         self.request = request
         self.id = request_id
         self.received_at = received_at
         """Monotonic seconds."""
-        self.headers: CIMultiDict[str] = CIMultiDict({"x-request-id": request_id, "Server": "llm-proxy"})
+        self.headers: CIMultiDict[str] = CIMultiDict({"x-request-id": request_id, "Server": SERVER_NAME})
         """What the answer will carry; complete before the handler runs, because a stream's head leaves before it ends."""
         self.route = "-"
         """The matched route's pattern: the raw path is never logged, it may hold a key that was pasted wrongly."""
@@ -45,6 +46,8 @@ class Context:
         """A model of the catalog, once it is known."""
         self.code: str | None = None
         """The error code that was answered."""
+        self.closing = False
+        """Whether the connection ends with the answer."""
         self.first_byte_at: float | None = None
         self.settlement: Settlement | None = None
 
@@ -53,6 +56,11 @@ class Context:
         connection = self.request.protocol
         assert isinstance(connection, Connection)
         return connection
+
+    @property
+    def begun(self) -> bool:
+        """Whether a part of the answer has left."""
+        return self.request.writer.output_size > 0
 
     @property
     def account_id(self) -> int:

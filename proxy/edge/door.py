@@ -10,7 +10,7 @@ from proxy import ids
 from proxy.clock import Clock
 from proxy.edge.context import Context
 from proxy.edge.router import Handler
-from proxy.edge.server import Server
+from proxy.edge.server import Request, Server
 
 CLOSE_SECONDS = 2.0
 """What connections get to flush their last bytes."""
@@ -27,6 +27,7 @@ class Entrance:
         self._empty.set()
 
     async def __call__(self, request: BaseRequest) -> StreamResponse:
+        assert isinstance(request, Request)
         self._inside += 1
         self._empty.clear()
         try:

@@ -1,6 +1,7 @@
 """What happens around every handler, composed once at start, outermost first: observe · cross_origin · dispatch (and the key)."""
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from proxy.clock import Clock
 from proxy.core.access import secret_of
 from proxy.core.errors import (
     RETRY_AFTER_SECONDS_MAX,
+    BadRequestError,
     GatewayError,
     InternalError,
     InvalidApiKeyError,
@@ -19,6 +21,7 @@ from proxy.core.errors import (
 from proxy.core.money import format_yuan
 from proxy.edge.context import Context
 from proxy.edge.router import Handler, Router
+from proxy.edge.server import CROSS_ORIGIN_HEADERS
 from proxy.logs import AccessLog, Field
 from proxy.metrics import Metrics
 from proxy.store.contract import Grant
@@ -41,7 +44,7 @@ CLIENT_CLOSED_REQUEST = 499
 """For the log alone, as nginx and Caddy note a client that left before its answer."""
 
 CORS_MAX_AGE_SECONDS = 600
-EXPOSED_HEADERS = "x-request-id, retry-after, retry-after-ms, x-should-retry"
+_HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,2048}")
 
 
 def compose(middlewares: tuple[Middleware, ...], endpoint: Handler) -> Handler:
@@ -69,19 +72,33 @@ class Observer:
     async def __call__(self, context: Context, handler: Handler) -> StreamResponse:
         status = CLIENT_CLOSED_REQUEST
         try:
-            try:
-                response = await handler(context)
-            except GatewayError as error:
-                response = error_response(context, error)
-            except ConnectionError:
-                raise
-            except Exception:
-                logger.exception("request %s failed", context.id)
-                response = error_response(context, InternalError("Internal error"))
+            response = await self._answer(context, handler)
             status = response.status
+            if context.closing:
+                response.force_close()
             return response
         finally:
             self._record(context, status)
+
+    async def _answer(self, context: Context, handler: Handler) -> StreamResponse:
+        """Return the handler's answer, or the JSON of its error.
+
+        Raises:
+            ConnectionError: the client left, or an error came when a part of the answer had: what is broken must look broken.
+        """
+        try:
+            return await handler(context)
+        except GatewayError as fault:
+            error = fault
+        except Exception as fault:
+            if isinstance(fault, OSError) and context.connection.lost:
+                raise ConnectionResetError("the client left") from None
+            logger.exception("request %s failed", context.id)
+            error = InternalError("Internal error")
+        if context.begun:
+            context.code = error.code
+            raise ConnectionResetError("the answer had begun")
+        return error_response(context, error)
 
     def _record(self, context: Context, status: int) -> None:
         now = self._clock.monotonic()
@@ -122,8 +139,7 @@ def _fields(context: Context, status: int, first_byte: float, total: float) -> d
 async def cross_origin(context: Context, handler: Handler) -> StreamResponse:
     """Let pages of any origin call with a key in a header; cookies and other ambient credentials mean nothing here."""
     if "Origin" in context.request.headers:
-        context.headers["Access-Control-Allow-Origin"] = "*"
-        context.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+        context.headers.update(CROSS_ORIGIN_HEADERS)
     return await handler(context)
 
 
@@ -136,7 +152,16 @@ class Dispatcher:
         self._draining = draining
 
     async def __call__(self, context: Context) -> StreamResponse:
+        try:
+            return await self._dispatch(context)
+        finally:
+            if self._draining():
+                context.closing = True
+
+    async def _dispatch(self, context: Context) -> StreamResponse:
         request = context.request
+        if not request.version_known:
+            raise BadRequestError("HTTP/1.1 and HTTP/1.0 are spoken here")
         path = origin_form(request.raw_path)
         if request.method == "OPTIONS":
             return self._options(context, path)
@@ -147,10 +172,7 @@ class Dispatcher:
             context.grant = self._grant(context)
             if self._draining():
                 raise ModelUnavailableError("The gateway is restarting", retry_after_seconds=1)
-        response = await match.route.handler(context)
-        if self._draining():
-            response.force_close()
-        return response
+        return await match.route.handler(context)
 
     def _grant(self, context: Context) -> Grant:
         if (grant := self._access.anonymous) is not None:
@@ -168,7 +190,8 @@ class Dispatcher:
         context.headers["Allow"] = methods
         if "Access-Control-Request-Method" in headers:
             context.headers["Access-Control-Allow-Methods"] = methods
-            context.headers["Access-Control-Allow-Headers"] = headers.get("Access-Control-Request-Headers", "*")
+            wanted = headers.get("Access-Control-Request-Headers", "*")
+            context.headers["Access-Control-Allow-Headers"] = wanted if _HEADER_NAMES.fullmatch(wanted) else "*"
             context.headers["Access-Control-Max-Age"] = str(CORS_MAX_AGE_SECONDS)
             context.headers["Vary"] = "Access-Control-Request-Headers"
         return Response(status=204, headers=context.headers)
@@ -176,7 +199,7 @@ class Dispatcher:
 
 def origin_form(raw_path: str) -> str:
     """Return the path and query of a request target; an absolute one (RFC 9112 §3.2.2) names a host first."""
-    if raw_path.startswith(("http://", "https://")):
+    if raw_path[:8].lower().startswith(("http://", "https://")):
         _, _, rest = raw_path.partition("://")
         _, slash, path = rest.partition("/")
         return slash + path
@@ -197,7 +220,7 @@ def error_response(context: Context, error: GatewayError) -> Response:
         headers["Allow"] = ", ".join(error.allow)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    response = context.answer(orjson.dumps(error.body()), status=error.status)
-    if error.status in (408, 413):
-        response.force_close()
-    return response
+    # What is left of a body after these is no use as a next request; nor is one that was announced and not asked for.
+    if error.code == BadRequestError.code or error.status in (408, 413) or "Expect" in context.request.headers:
+        context.closing = True
+    return context.answer(orjson.dumps(error.body()), status=error.status)

@@ -9,8 +9,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from proxy import ids
@@ -25,19 +28,40 @@ HEADERS_MAX = 100
 LINGER_SECONDS = 5.0
 """How long the rest of a refused body is read and thrown away, so that the client gets to see the refusal."""
 
+SERVER_NAME = "llm-proxy"
+CROSS_ORIGIN_HEADERS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Expose-Headers": "x-request-id, retry-after, retry-after-ms, x-should-retry",
+}
+"""What lets a page of any origin read an answer. Never credentials: cookies mean nothing here."""
+
 RequestCoroutine = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Request(web.BaseRequest):
+    """One request. aiohttp would answer ``GET / HTTP/2.0`` in that very version, which nobody speaks here."""
+
+    @property
+    def version(self) -> HttpVersion:
+        return super().version if self.version_known else HttpVersion11
+
+    @property
+    def version_known(self) -> bool:
+        return super().version in (HttpVersion10, HttpVersion11)
 
 
 class Connection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_clock", "_stall_handle", "_stall_seconds", "watcher")
+    __slots__ = ("_arriving", "_clock", "_stall_handle", "_stall_seconds", "watcher")
 
     def __init__(self, manager: "Server", *, clock: Clock, stall_seconds: float, **options: Any) -> None:
         super().__init__(manager, **options)
         self._clock = clock
         self._stall_seconds = stall_seconds
         self._stall_handle: asyncio.TimerHandle | None = None
+        self._arriving: StreamReader | None = None
+        """The body that was last begun."""
         self.watcher: Watcher | None = None
 
     @property
@@ -49,9 +73,22 @@ class Connection(RequestHandler):
         if self._waiter is not None and not self._waiter.done():
             self.close()
 
+    def data_received(self, data: bytes) -> None:
+        """Parse; tell a handler that waits for a body which turned out to be malformed. aiohttp lets it wait until its deadline."""
+        super().data_received(data)
+        if not self._messages:
+            return
+        message, payload = self._messages[-1]
+        if isinstance(getattr(message, "exc", None), HttpProcessingError):
+            if self._arriving is not None and not self._arriving.is_eof():
+                self._arriving.set_exception(BadRequestError("The body of the request is malformed HTTP"))
+            self._arriving = None
+        elif payload is not EMPTY_PAYLOAD:
+            self._arriving = payload
+
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stall_handle = self._loop.call_later(self._stall_seconds, self._drop)
+        self._watch_for_stall()
         if self.watcher is not None:
             self.watcher.client_paused()
 
@@ -75,30 +112,43 @@ class Connection(RequestHandler):
         message: str | None = None,  # noqa: ARG002 - it quotes the client
     ) -> web.StreamResponse:
         """Answer what never reached a handler. aiohttp's own answer is text/plain and quotes the offending header: a key, perhaps."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client left: nobody to answer, nothing to repair
         if exc is not None and status >= 500:
             logger.error("a request failed outside its handler", exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer had begun")
         error = _error_for(status, exc)
-        response = web.Response(body=orjson.dumps(error.body()), status=error.status, content_type="application/json")
-        response.headers["x-request-id"] = ids.request_id(self._clock.now_ms())
-        response.headers["Server"] = "llm-proxy"
+        request_id = ids.request_id(self._clock.now_ms())
+        headers = {**CROSS_ORIGIN_HEADERS, "x-request-id": request_id, "Server": SERVER_NAME, "Content-Type": "application/json"}
+        response = web.Response(body=orjson.dumps(error.body()), status=error.status, headers=headers)
         response.force_close()
-        logger.info("refused malformed HTTP with %d %s", error.status, error.code)
+        logger.info("refused malformed HTTP with %d %s, request %s", error.status, error.code, request_id)
         return response
 
     def log_exception(self, *_args: Any, **kw: Any) -> None:
         """Log a failure that aiohttp has closed the connection for."""
-        logger.error("a connection failed", exc_info=kw.get("exc_info"))
+        fault = kw.get("exc_info")
+        if not isinstance(fault, GatewayError):  # a malformed rest of a body that nobody wanted
+            logger.error("a connection failed", exc_info=fault)
 
     def _cancel_stall(self) -> None:
         if self._stall_handle is not None:
             self._stall_handle.cancel()
             self._stall_handle = None
 
-    def _drop(self) -> None:
-        """End a client that has read nothing for `stall_seconds`: what is buffered for it would never leave otherwise."""
+    def _watch_for_stall(self) -> None:
+        """End a client that reads nothing for `stall_seconds`: what is buffered for it would never leave otherwise."""
         if self.transport is not None:
+            waiting = self.transport.get_write_buffer_size()
+            self._stall_handle = self._loop.call_later(self._stall_seconds, self._drop_unless_below, waiting)
+
+    def _drop_unless_below(self, waiting_bytes: int) -> None:
+        if self.transport is None:
+            return
+        if self.transport.get_write_buffer_size() < waiting_bytes:  # slow, but it reads
+            self._watch_for_stall()
+        else:
             self.transport.abort()
 
 
@@ -108,6 +158,7 @@ class Server(web.Server):
     def __init__(self, handler: RequestCoroutine, *, clock: Clock, keepalive_seconds: float, stall_seconds: float) -> None:
         super().__init__(
             handler,
+            request_factory=self._request,
             access_log=None,
             auto_decompress=False,  # 2 MB of gzip would cost seconds of CPU
             keepalive_timeout=keepalive_seconds,  # also the deadline of a request's head
@@ -122,6 +173,16 @@ class Server(web.Server):
     def __call__(self) -> Connection:
         return Connection(self, loop=self._loop, clock=self._clock, stall_seconds=self._stall_seconds, **self._kwargs)
 
+    def _request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: "asyncio.Task[None]",
+    ) -> Request:
+        return Request(message, payload, protocol, writer, task, self._loop)
+
     def close_idle(self) -> None:
         """Close the connections that wait for a next request."""
         for connection in self.connections:
@@ -134,4 +195,6 @@ def _error_for(status: int, exc: BaseException | None) -> GatewayError:
         return InternalError("Internal error")
     if isinstance(exc, LineTooLong):
         return HeadersTooLargeError(f"A request line or header is longer than {HEADER_LINE_BYTES_MAX} bytes")
+    if isinstance(exc, HttpProcessingError) and exc.message == "Too many headers received":  # aiohttp has no class for it
+        return HeadersTooLargeError(f"The request has more than {HEADERS_MAX} headers")
     return BadRequestError("Malformed HTTP request")
