@@ -25,7 +25,8 @@ QUEUE_OPERATIONS_MAX = 65_536
 CHECKPOINT_FRAMES = 1000
 """Roughly SQLite's own default, 4 MB of log."""
 _FRAMES_A_COMMIT = 8
-"""Estimate: pages that any commit writes; each operation adds about one more."""
+_OPERATIONS_A_FRAME = 4
+"""An estimate, as SQLite does not tell: measured are 5 to 7 frames for one operation, 16 to 22 for 32, 50 to 62 for 512."""
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class Writer:
         stats = CommitStats(len(batch), time.perf_counter() - started)
         self._note_broken(error)
         self._loop.call_soon_threadsafe(self._deliver, batch, stats, error)
-        self._frames_since_checkpoint += _FRAMES_A_COMMIT + len(batch)
+        self._frames_since_checkpoint += _FRAMES_A_COMMIT + len(batch) // _OPERATIONS_A_FRAME
         if self._frames_since_checkpoint >= CHECKPOINT_FRAMES:
             self._checkpoint(connection)
 

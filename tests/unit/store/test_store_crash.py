@@ -1,0 +1,190 @@
+"""The worst days of a disk and a process, in real processes: kill -9, a full disk, an fsync that fails."""
+
+import asyncio
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxy.store.sqlite import open_store
+from tests.support.books import assert_books_balance
+
+ROOT = Path(__file__).parents[3]
+
+COMMON = """
+import asyncio, pathlib, sys
+from proxy.core.money import Nanos
+from proxy.store.contract import StoreCorruptError, StoreUnavailableError
+from proxy.store.sqlite import open_store
+from tests.support.store import NOW_MS, new_request, settlement
+
+path, round_ = pathlib.Path(sys.argv[1]), sys.argv[2]
+"""
+
+WRITER = (
+    COMMON
+    + """
+async def one(store, account_id, name):
+    await store.place_hold(new_request(name, account_id=account_id, hold_nanos=10))
+    print("held", name, flush=True)
+    await store.settle(name, settlement(3), NOW_MS)
+    print("settled", name, flush=True)
+
+async def write_for_ever():
+    store = await open_store(path)
+    names = [account.name for account in await store.accounts()]
+    if not names:
+        await store.create_account("alice", Nanos(10**12), NOW_MS)
+    account = await store.account("alice")
+    batch = 0
+    while True:
+        await asyncio.gather(*(one(store, account.id, f"req_{round_}_{batch}_{n}") for n in range(8)))
+        batch += 1
+
+asyncio.run(write_for_ever())
+"""
+)
+
+
+def run_until_killed(path: Path, round_: int, lines: int) -> list[str]:
+    """Return what the writer acknowledged; it is killed after so many lines, wherever it then is."""
+    command = [sys.executable, "-c", WRITER, str(path), str(round_)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        acknowledged = [process.stdout.readline() for _ in range(lines)]
+        process.kill()
+        acknowledged += process.stdout.readlines()
+    assert process.returncode == -9
+    return [line.strip() for line in acknowledged if line.endswith("\n")]
+
+
+async def test_whatever_was_acknowledged_before_a_kill_is_there_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "books.db"
+    chance = random.Random(20251124)
+    acknowledged: list[str] = []
+
+    for round_ in range(10):
+        acknowledged += await asyncio.to_thread(run_until_killed, path, round_, chance.randint(1, 150))
+
+        # A look from beside, with the log as the kill left it, and then a writer that recovers.
+        reader = await open_store(path, read_only=True)
+        await assert_books_balance(reader)
+        await reader.close()
+    store = await open_store(path)
+    assert len(acknowledged) > 300
+    for line in acknowledged:
+        state, _, request_id = line.partition(" ")
+        found = await store.receipt(request_id)
+        assert found is not None, f"{request_id} was acknowledged and is lost"
+        assert state == "held" or found[0].settlement is not None, f"the settlement of {request_id} was acknowledged and is lost"
+    await assert_books_balance(store)
+    await store.close()
+
+
+FILE_LIMIT = (
+    COMMON
+    + """
+import resource, signal
+
+async def fill():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    store = await open_store(path)
+    account = await store.create_account("alice", Nanos(10**12), NOW_MS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, hard))
+    told = []
+    for batch in range(200):
+        names = [f"req_{batch}_{n}" for n in range(20)]
+        answers = await asyncio.gather(
+            *(store.place_hold(new_request(name, account_id=account.id, hold_nanos=10)) for name in names), return_exceptions=True
+        )
+        told += zip(names, answers)
+        if answers[-1] is not None:
+            break
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    await store.place_hold(new_request("req_after", account_id=account.id, hold_nanos=10))
+    for name, answer in [*told, ("req_after", None)]:
+        print(name, type(answer).__name__)
+    await store.close()
+
+asyncio.run(fill())
+"""
+)
+
+
+async def test_a_disk_that_is_full_fails_whole_batches_and_serves_again_when_there_is_room(tmp_path: Path) -> None:
+    path = tmp_path / "books.db"
+    command = [sys.executable, "-c", FILE_LIMIT, str(path), "0"]
+
+    run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+
+    assert run.returncode == 0, run.stderr
+    told = dict(line.split() for line in run.stdout.splitlines())
+    refused = [name for name, answer in told.items() if answer == "StoreUnavailableError"]
+    assert len(refused) == 20
+    assert set(told.values()) == {"NoneType", "StoreUnavailableError"}
+    store = await open_store(path)
+    there = {request.id for request in await store.open_requests()}
+    assert there == told.keys() - set(refused)
+    await assert_books_balance(store)
+    await store.close()
+
+
+FAILING_FSYNC_C = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static int broken(void) { return access(getenv("DISK_IS_BROKEN"), F_OK) == 0; }
+int fsync(int fd) { if (broken()) { errno = EIO; return -1; } return ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(fd); }
+int fdatasync(int fd) { if (broken()) { errno = EIO; return -1; } return ((int (*)(int))dlsym(RTLD_NEXT, "fdatasync"))(fd); }
+"""
+
+FSYNC_FAILS = (
+    COMMON
+    + """
+import os
+
+async def break_down():
+    ended = []
+    store = await open_store(path, on_corrupt=ended.append)
+    account = await store.create_account("alice", Nanos(1000), NOW_MS)
+    await store.place_hold(new_request("req_1", account_id=account.id, hold_nanos=10))
+    marker = pathlib.Path(os.environ["DISK_IS_BROKEN"])
+    marker.touch()
+    broken = await asyncio.gather(
+        *(store.place_hold(new_request(f"req_{n}", account_id=account.id, hold_nanos=10)) for n in (2, 3)), return_exceptions=True
+    )
+    marker.unlink()  # the next fsync would succeed, and lie
+    later = await asyncio.gather(store.place_hold(new_request("req_4", account_id=account.id, hold_nanos=10)), return_exceptions=True)
+    print(*(type(answer).__name__ for answer in broken + later), len(ended), ended[0].sqlite_errorname)
+    await store.close()
+
+asyncio.run(break_down())
+"""
+)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="builds a library whose fsync fails")
+async def test_an_fsync_that_fails_is_the_last_thing_that_a_process_writes(tmp_path: Path) -> None:
+    path, library = tmp_path / "books.db", tmp_path / "failing.so"
+    build = ["cc", "-shared", "-fPIC", "-o", str(library), "-x", "c", "-", "-ldl"]
+    subprocess.run(build, input=FAILING_FSYNC_C, text=True, check=True)  # noqa: ASYNC221  nothing else runs here
+    environment = os.environ | {"LD_PRELOAD": str(library), "DISK_IS_BROKEN": str(tmp_path / "broken")}
+    command = [sys.executable, "-c", FSYNC_FAILS, str(path), "0"]
+
+    run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment)
+
+    assert run.stdout.split() == ["StoreCorruptError"] * 3 + ["1", "SQLITE_IOERR_FSYNC"], run.stderr
+    store = await open_store(path)
+    there = {request.id for request in await store.open_requests()}
+    assert "req_1" in there
+    assert "req_4" not in there
+    await assert_books_balance(store)
+    await store.close()
