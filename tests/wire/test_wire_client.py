@@ -688,6 +688,43 @@ async def test_a_call_cancelled_as_its_answer_came_spares_the_next_user_of_the_c
         release.set()
 
         assert await (await second).read(2) == b"ok"
+        assert len(origin.peers) == 1
+
+
+async def test_an_answer_that_comes_as_its_call_is_cancelled_closes_the_connection() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.left()
+
+    async with serve(script) as origin, client(origin) as wire:
+        asking = asyncio.get_running_loop().create_task(wire.ask("/x", b"{}"))
+        await until(lambda: wire.open_connections == 1 and not wire._openings)
+        (connection,) = wire._connections
+        await until(lambda: connection._expected is not None)
+        asking.cancel()
+        connection.data_received(CHUNKED)  # in the same turn of the loop: the task has not run since it was cancelled
+        (outcome,) = await asyncio.gather(asking, return_exceptions=True)
+
+        assert isinstance(outcome, asyncio.CancelledError)
+        await origin.peers[0].gone.wait()
+        await until(lambda: wire.open_connections == 0)
+
+
+async def test_a_connection_whose_caller_left_while_it_opened_serves_the_next(certificate: Path) -> None:
+    trusting = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
+
+    async with (
+        serve_tls(certificate, SMALL) as origin,
+        client(origin, base_url=f"https://localhost:{origin.port}", tls=trusting) as wire,
+    ):
+        asking = asyncio.get_running_loop().create_task(wire.ask("/x", b"{}"))
+        await until(lambda: len(wire._openings) == 1)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await until(lambda: wire.idle_connections == 1)
+
+        assert await (await wire.ask("/x", b"{}")).read(2) == b"ok"
+        assert len(origin.peers) == 1
 
 
 # TLS

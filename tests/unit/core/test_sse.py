@@ -202,6 +202,7 @@ def test_from_the_upstreams_error_on_nothing_passes(size: int) -> None:
         (b'data: {"error":"plain"}\n\n', {"message": "plain"}),
         (b'data: {\ndata:   "error" :\ndata: {"code": 5}}\n\n', {"code": 5}),
         (b'data: {"error":{"message":"\\ud83d cut"}}\n\n', {"message": "\ufffd cut"}),
+        (b'data: {\revent: error\rdata: "code": 5}\n\n', {"code": 5}),
         (b'data: {"error":{"message":"\xff"}}\n\n', {"message": "\ufffd"}),
     ],
 )
