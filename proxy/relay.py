@@ -55,6 +55,7 @@ class Relay:
         self._policy = policy
         self._flights: set[Flight] = set()
         self._drains = 0
+        self._is_cut = False
         self._metrics = metrics
 
     def __len__(self) -> int:
@@ -63,6 +64,8 @@ class Relay:
     def depart(self, connection: Client) -> "Flight":
         """Begin a call for this connection's client. The caller must `land` it in a ``finally``."""
         flight = Flight(self, connection)
+        if self._is_cut:
+            flight.cause = Outcome.INTERRUPTED
         self._flights.add(flight)
         connection.watcher = flight
         return flight
@@ -77,9 +80,10 @@ class Relay:
             self._metrics.draining_streams.set(self._drains)
 
     def cut(self) -> None:
-        """End all calls now: the process has no more time."""
+        """End all calls now, and those that are yet to depart: the process has no more time."""
+        self._is_cut = True
         for flight in self._flights:
-            flight.expire(Outcome.INTERRUPTED, 0)
+            flight.expire(flight.cause or Outcome.INTERRUPTED, 0)
 
     def drain(self, flight: "Flight") -> None:
         """Read on for a client that left, to learn the usage: bounded in seconds and in number."""
@@ -114,13 +118,13 @@ class Flight:
     def client_left(self) -> bool:
         return self.cause is Outcome.CLIENT_GONE or self.connection.lost
 
-    def check_client(self) -> None:
-        """Notice a client that left before the deadline had begun to run."""
-        if self.connection.lost:
-            self.client_lost()
+    @property
+    def ended(self) -> bool:
+        """Whether the call is over before the upstream is asked."""
+        return self.cause is not None or self.connection.lost
 
     def expire(self, cause: Outcome, after_seconds: float) -> None:
-        """Let the call's deadline expire in so many seconds."""
+        """Let the call's deadline, which runs until it lands, expire in so many seconds."""
         self.cause = cause
         if not self.deadline.expired():
             self.deadline.reschedule(asyncio.get_running_loop().time() + after_seconds)
@@ -157,8 +161,7 @@ class Flight:
                 answer.pause()
             return await self._done
         finally:
-            if not self._done.done() or tap.error is not None:
-                answer.abort()
+            answer.abort()
             self._answer = None
 
     def feed(self, payload: bytes, framed: bytes | None) -> None:

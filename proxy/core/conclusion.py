@@ -12,9 +12,6 @@ from proxy.core.money import Nanos
 from proxy.core.pricing import charge_for_chat, prompt_tokens_min
 from proxy.core.settlement import NO_USAGE, Outcome, Settlement, TokenUsage, UsageSource, capped
 
-ESTIMATED_OUTCOMES = frozenset({Outcome.COMPLETE, Outcome.CLIENT_GONE, Outcome.UPSTREAM_CUT, Outcome.INTERRUPTED})
-"""How a call may end and still be charged by estimate: never one that only brought an error."""
-
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -24,7 +21,7 @@ class Seen:
     usage: TokenUsage | None = None
     """As the upstream reported it; None: it never did."""
     began: bool = False
-    """The upstream's answer had begun with status 200, so the prompt was read."""
+    """Something of an answer came, not merely an error: the prompt was read, and an estimate is due where no usage came."""
     completion_tokens_min: int = 0
     """A lower bound of what was written: content events of a stream, or the text of an answer by its bytes."""
     http_status: int = 0
@@ -59,6 +56,6 @@ def conclude(call: ChatCall, price: ChatPrice, hold_nanos: Nanos, seen: Seen, *,
 def _usage_of(call: ChatCall, seen: Seen, *, estimate: bool) -> tuple[TokenUsage, UsageSource]:
     if seen.usage is not None:
         return seen.usage, UsageSource.REPORTED
-    if estimate and seen.began and seen.outcome in ESTIMATED_OUTCOMES:
+    if estimate and seen.began:
         return TokenUsage(prompt_tokens_min(call.text_bytes), seen.completion_tokens_min), UsageSource.ESTIMATED
     return NO_USAGE, UsageSource.NONE

@@ -12,7 +12,7 @@ from proxy.clock import Clock
 from proxy.core.catalog import Catalog, ChatPrice, Kind, Model, find_model
 from proxy.core.chat import ChatCall, parse_chat_call, requested_model, upstream_body, utf8_bytes
 from proxy.core.conclusion import Seen, conclude
-from proxy.core.errors import GatewayError, ModelUnavailableError
+from proxy.core.errors import GatewayError, InternalError, ModelUnavailableError
 from proxy.core.pricing import PROMPT_BYTES_PER_TOKEN_MAX, freeze
 from proxy.core.settlement import Outcome, TokenUsage
 from proxy.core.sse import Tap
@@ -93,7 +93,8 @@ class _Exchange:
     """One call from its hold to its settlement."""
 
     __slots__ = (
-        "_call", "_clock", "_context", "_estimate", "_flight", "_hold", "_metrics", "_model", "_price", "_relay", "_response", "_tap",
+        "_began", "_call", "_clock", "_context", "_estimate", "_flight", "_hold", "_metrics", "_model", "_price", "_relay", "_response",
+        "_tap",
     )  # fmt: skip
 
     def __init__(
@@ -119,6 +120,8 @@ class _Exchange:
         self._metrics = metrics
         self._estimate = estimate
         self._flight = relay.depart(context.connection)
+        self._began = False
+        """The upstream's answer has begun, and is none of an error."""
         self._tap: Tap | None = None
         self._response: StreamResponse | None = None
 
@@ -126,31 +129,53 @@ class _Exchange:
         """Leave no hold and no watcher behind, whatever ended the call."""
         self._relay.land(self._flight)
         if self._context.settlement is None:
-            self._settle(Outcome.INTERRUPTED, status=0, note="the handler was cancelled")
+            self._break_off(Outcome.INTERRUPTED, _restarting(), "the handler was cancelled")
 
     async def run(self, wire: Wire, upward: bytes) -> StreamResponse:
-        """Ask, relay, settle; the answer is complete, or its error raised, once the settlement is durable."""
-        try:
-            async with self._flight.deadline:
-                self._flight.check_client()
-                answer = await wire.ask(PATH, upward)
-                del upward
-                self._context.first_byte_at = self._clock.monotonic()
-                result = await self._take(answer)
-        except TimeoutError:
-            result = self._ended_here()
-        except UpstreamFailure as failure:
-            result = self._failed(failure)
-        await self._hold.settled()
+        """Ask, relay, settle; the answer is complete, or its error raised, once the settlement is durable.
+
+        Raises:
+            GatewayError: what the customer is told instead of an answer.
+            ConnectionError: the client left before its answer began; the call is settled.
+        """
+        result = await self._relayed(wire, upward)
+        # What happens to the client from here on changes nothing.
+        self._relay.land(self._flight)
+        await self._settled()
+        if self._response is None and self._flight.client_left:
+            raise ConnectionResetError("the client left")
         if isinstance(result, GatewayError):
             raise result
         return result
+
+    async def _relayed(self, wire: Wire, upward: bytes) -> StreamResponse | GatewayError:
+        if self._flight.ended:
+            return self._ended_here()
+        try:
+            async with self._flight.deadline:
+                answer = await wire.ask(PATH, upward)
+                del upward
+                self._context.first_byte_at = self._clock.monotonic()
+                return await self._take(answer)
+        except TimeoutError:
+            return self._ended_here()
+        except UpstreamFailure as failure:
+            return self._failed(failure)
+
+    async def _settled(self) -> None:
+        """Wait for the settlement. A stream has been sent by now, and ends as it should even if its settlement takes longer."""
+        try:
+            await self._hold.settled()
+        except InternalError:
+            if self._response is None:
+                raise
 
     async def _take(self, answer: Answer) -> StreamResponse | GatewayError:
         if answer.status != 200:
             return self._refused(
                 ark.refusal(answer.status, await answer.read(ERROR_BYTES_MAX), upstream_model=self._model.upstream_model)
             )
+        self._began = True
         if self._call.stream and (answer.header(b"content-type") or b"").lower().startswith(EVENT_STREAM.encode()):
             return await self._stream(answer)
         return self._whole(await answer.read(ANSWER_BYTES_MAX))
@@ -165,7 +190,7 @@ class _Exchange:
         if not isinstance(parsed, dict) or parsed.get("error"):
             return self._refused(ark.refusal(200, parsed or {}, upstream_model=self._model.upstream_model))
         self._settle(
-            Outcome.CLIENT_GONE if self._flight.client_left else Outcome.COMPLETE,
+            self._outcome(Outcome.COMPLETE),
             usage=parse_usage(parsed.get("usage")),
             began=True,
             completion_tokens_min=_text_bytes(parsed) // PROMPT_BYTES_PER_TOKEN_MAX,
@@ -184,14 +209,7 @@ class _Exchange:
             self._flight.client_lost()
         with self._metrics.open_streams.track_inprogress():
             failure = await self._flight.splice(answer, tap, chunked=self._context.request.version >= HttpVersion11)
-        if tap.error is not None:
-            refusal = ark.refusal(200, tap.error, upstream_model=self._model.upstream_model)
-            self._break_off(Outcome.UPSTREAM_ERROR, refusal.error, refusal.note)
-        elif failure is not None or not tap.done:
-            note = str(failure) if failure is not None else "the stream ended without [DONE]"
-            self._break_off(Outcome.UPSTREAM_CUT, ModelUnavailableError("The model's answer broke off"), note)
-        else:
-            self._settle_stream(Outcome.CLIENT_GONE if self._flight.client_left else Outcome.COMPLETE)
+        self._end_stream(Outcome.UPSTREAM_CUT, "the stream ended without [DONE]" if failure is None else str(failure))
         return response
 
     def _stream_headers(self) -> Mapping[str, str]:
@@ -201,32 +219,55 @@ class _Exchange:
         headers["X-Accel-Buffering"] = "no"  # an nginx in front would hold the stream back
         return headers
 
+    def _end_stream(self, cut: Outcome, note: str) -> None:
+        """Settle a stream that has ended: ``cut`` and ``note`` tell by what, if it was not whole."""
+        tap = self._tap
+        assert tap is not None
+        if tap.error is not None:
+            refusal = ark.refusal(200, tap.error, upstream_model=self._model.upstream_model)
+            self._break_off(refusal.outcome, refusal.error, refusal.note)
+        elif not tap.done:
+            error = _restarting() if cut is Outcome.INTERRUPTED else ModelUnavailableError("The model's answer broke off")
+            self._break_off(cut, error, note)
+        else:
+            self._settle_stream(Outcome.COMPLETE)
+
     def _break_off(self, outcome: Outcome, error: GatewayError, note: str) -> None:
-        """Show a break as one: an error event, and the body ends without ``[DONE]``."""
+        """End a call before its time; where a stream had begun, by an error event, and its body ends without ``[DONE]``."""
+        if self._tap is None:
+            # Of a JSON answer the customer has nothing: whoever ended it bears the cost, and that is us unless the client left.
+            self._settle(outcome, began=self._began and outcome is Outcome.CLIENT_GONE, status=error.status, note=note)
+            return
         self._context.code = error.code
         self._flight.write(b"data: " + orjson.dumps(error.body()) + b"\n\n")
-        if outcome is not Outcome.INTERRUPTED:
+        if outcome in (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_ERROR):
             self._metrics.upstream_failed(self._model.upstream, outcome)
-        self._settle_stream(Outcome.CLIENT_GONE if self._flight.client_left else outcome, note)
+        self._settle_stream(outcome, note)
 
     def _settle_stream(self, outcome: Outcome, note: str = "") -> None:
         tap = self._tap
         assert tap is not None
         self._settle(
-            outcome, usage=tap.usage, began=True, completion_tokens_min=tap.content_events, upstream_id=tap.upstream_id, note=note
+            self._outcome(outcome),
+            usage=tap.usage,
+            began=tap.error is None or tap.content_events > 0,
+            completion_tokens_min=tap.content_events,
+            upstream_id=tap.upstream_id,
+            note=note,
         )
+
+    def _outcome(self, outcome: Outcome) -> Outcome:
+        return Outcome.CLIENT_GONE if self._flight.client_left else outcome
 
     # other ends
 
     def _ended_here(self) -> StreamResponse | GatewayError:
         """End a call whose client left, or whose process is ending, before the upstream was done."""
-        outcome = self._flight.cause or Outcome.INTERRUPTED
-        error = ModelUnavailableError("The gateway is restarting", retry_after_seconds=1)
+        outcome = self._outcome(self._flight.cause or Outcome.INTERRUPTED)
         if self._response is not None:
-            self._break_off(outcome, error, "the upstream was not done")
+            self._end_stream(outcome, "the upstream was not done")
             return self._response
-        began = self._context.first_byte_at is not None
-        self._settle(outcome, status=error.status, began=began, note="the upstream was not done")
+        self._break_off(outcome, error := _restarting(), "the upstream was not done")
         return error
 
     def _failed(self, failure: UpstreamFailure) -> GatewayError:
@@ -258,7 +299,7 @@ class _Exchange:
             usage=usage,
             began=began,
             completion_tokens_min=completion_tokens_min,
-            http_status=status,
+            http_status=0 if self._response is None and self._flight.client_left else status,
             upstream_id=upstream_id,
             first_byte_ms=_ms(context.first_byte_at, context.received_at),
             total_ms=_ms(self._clock.monotonic(), context.received_at),
@@ -266,6 +307,10 @@ class _Exchange:
         )
         context.settlement = conclude(self._call, self._price, self._hold.request.hold_nanos, seen, estimate=self._estimate)
         self._hold.settle(context.settlement)
+
+
+def _restarting() -> GatewayError:
+    return ModelUnavailableError("The gateway is restarting", retry_after_seconds=1)
 
 
 def _ms(at: float | None, since: float) -> int | None:

@@ -64,7 +64,10 @@ def refusal(status: int, body: bytes | dict[str, Any], *, upstream_model: str, m
         upstream_model: its id upstream, which is cut from messages.
         messages: faults in the input are `INVALID_MESSAGES` (chat), else `INVALID_PARAMETER` (images, videos).
     """
-    said = read_error(status, _parsed(body) if isinstance(body, bytes) else body) or ArkError(status, "", "")
+    said = read_error(status, _parsed(body) if isinstance(body, bytes) else body)
+    if said is None and status == 200:
+        return _senseless("upstream 200 without an answer")
+    said = said or ArkError(status, "", "")
     code = said.code if _SAFE_CODE.fullmatch(said.code) else ""
     note = f"upstream {status} {code}".rstrip()
     if status == 200:
@@ -83,7 +86,7 @@ def refusal(status: int, body: bytes | dict[str, Any], *, upstream_model: str, m
         return Refusal(ContentRejectedError(shown or "The content was rejected by moderation"), Outcome.REFUSED, note)
     if status in (400, 404, 409, 413, 422):
         return Refusal(_customers_fault(code, said, shown, messages=messages), Outcome.REFUSED, note)
-    return Refusal(InternalError("The model gave an unexpected answer"), Outcome.UPSTREAM_ERROR, note)
+    return _senseless(note)
 
 
 def outage(note: str, *, should_retry: bool | None = None) -> Refusal:
@@ -92,6 +95,11 @@ def outage(note: str, *, should_retry: bool | None = None) -> Refusal:
         "The model is unavailable just now", retry_after_seconds=OUTAGE_RETRY_AFTER_SECONDS, should_retry=should_retry
     )
     return Refusal(error, Outcome.UPSTREAM_ERROR, note)
+
+
+def _senseless(note: str) -> Refusal:
+    """Whether the upstream worked is not known: asked again, it might work, and charge the operator, twice."""
+    return Refusal(InternalError("The model gave an unexpected answer", should_retry=False), Outcome.UPSTREAM_ERROR, note)
 
 
 def _for_the_operator(note: str) -> Refusal:
