@@ -1,0 +1,107 @@
+"""A throwaway gateway: its own directory, the stand-in for Ark (or Ark itself), one account with ¥100 and a key."""
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from proxy import ids
+from proxy.app import Gateway, StopSignal, running
+from proxy.clock import SystemClock
+from proxy.config import Config, load
+from proxy.core.money import parse_yuan
+from proxy.demo.ark import Settings, StandIn, Timeline
+from proxy.logs import AccessLog
+from proxy.store.contract import NewKey
+
+ACCOUNT = "demo"
+BALANCE_YUAN = "100.00"
+REAL_BASE_URL = "https://ark.cn-beijing.volces.com/api/v3"
+STAND_IN_KEY = "stand-in"
+CHAT_MODEL, IMAGE_MODEL, VIDEO_MODEL = "doubao-pro-32k", "doubao-seedream-5-0-260128", "doubao-seedance-1-5-pro-251215"
+
+_CONFIG = """
+[server]
+listen = ["127.0.0.1:{port}"]
+drain_seconds = 5
+[store]
+url = "sqlite:demo.db"
+[upstreams.ark]
+base_url = "{base_url}"
+api_key = "env:ARK_API_KEY"
+[videos]
+poll_seconds = [{poll_seconds}]
+[[models]]
+id = "doubao-pro-32k"
+kind = "chat"
+upstream = "ark"
+upstream_model = "doubao-seed-2-0-lite-260428"
+description = "豆包 Pro 32K 上下文模型"
+context_tokens = 32768
+request_defaults = {{ thinking = {{ type = "disabled" }} }}
+price = {{ input = "0.8", output = "2.0", cached_input = "0.16" }}
+[[models]]
+id = "doubao-seedream-5-0-260128"
+kind = "image"
+upstream = "ark"
+description = "Seedream 5.0 Lite 图片生成模型"
+price = {{ image = "0.18" }}
+[[models]]
+id = "doubao-seedance-1-5-pro-251215"
+kind = "video"
+upstream = "ark"
+description = "Seedance 1.5 Pro 视频生成模型"
+resolutions = ["480p", "720p", "1080p"]
+price = {{ silent = "8", audio = "16", flex = "0.5" }}
+[[models]]
+id = "doubao-seedance-2-0"
+kind = "video"
+upstream = "ark"
+upstream_model = "doubao-seedance-2-0-260128"
+description = "Seedance 2.0 视频生成模型"
+resolutions = ["480p", "720p", "1080p"]
+price = {{ silent = "46", audio = "46", by_resolution = {{ "1080p" = {{ silent = "51", audio = "51" }} }} }}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a customer of the throwaway gateway needs, and the gateway itself for the operator's view."""
+
+    base_url: str
+    key: str
+    gateway: Gateway
+
+
+@asynccontextmanager
+async def setting(*, port: int, real: bool, access_log: AccessLog, stop: StopSignal) -> AsyncIterator[Setting]:
+    """Set everything up, and on leaving take it down and delete it."""
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(TemporaryDirectory(prefix="llm-proxy-demo-")))
+        base_url, env = REAL_BASE_URL, dict(os.environ)
+        if not real:
+            settings = Settings(timeline=Timeline(queued_seconds=1.0, running_seconds=3.0), links="local")
+            ark = await stack.enter_async_context(StandIn(settings))
+            ark.chat.event_seconds = 0.05
+            base_url, env = ark.base_url, {**os.environ, "ARK_API_KEY": STAND_IN_KEY}
+        config = _config(directory, port=port, base_url=base_url, env=env, poll_seconds="3, 15" if real else "0.5, 1")
+        gateway = await stack.enter_async_context(running(config, clock=SystemClock(), access_log=access_log, stop=stop))
+        key = await _customer(gateway)
+        yield Setting(f"{gateway.addresses[0]}/api/v1", key, gateway)
+
+
+def _config(directory: Path, *, port: int, base_url: str, env: Mapping[str, str], poll_seconds: str) -> Config:
+    path = directory / "config.toml"
+    path.write_text(_CONFIG.format(port=port, base_url=base_url, poll_seconds=poll_seconds), encoding="utf-8")
+    return load(path, env)
+
+
+async def _customer(gateway: Gateway) -> str:
+    now_ms = SystemClock().now_ms()
+    secret = ids.new_secret()
+    await gateway.store.create_account(ACCOUNT, parse_yuan(BALANCE_YUAN), now_ms)
+    await gateway.store.create_key(ACCOUNT, NewKey(ids.key_id(), "demo", secret.prefix, secret.sha256, now_ms))
+    await gateway.snapshot.refresh()
+    return secret.text

@@ -1,0 +1,65 @@
+"""The documents say what the code does: routes, error codes, commands, and the two commands that a newcomer needs."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from proxy.cli import app
+from proxy.core import errors
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TOP = {"pyproject.toml", "proxy", "tests", "config.example.toml", "systemd", "README.md", "CHANGELOG.md", "LICENSE"}
+ROUTES = (ROOT / "proxy/routes.py").read_text(encoding="utf-8")
+
+
+def all_errors(root: type[errors.GatewayError]) -> set[type[errors.GatewayError]]:
+    return {root}.union(*(all_errors(child) for child in root.__subclasses__()))
+
+
+def test_the_table_of_errors_is_that_of_the_code() -> None:
+    in_code = {(kind.status, kind.code) for kind in all_errors(errors.GatewayError) if not kind.__name__.startswith("_")}
+
+    in_readme = {(int(status), code) for status, code in re.findall(r"^\| (\d{3}) \| `([A-Z_]+)` \|", README, re.MULTILINE)}
+
+    assert in_readme == in_code
+
+
+def test_the_table_of_routes_is_that_of_the_code() -> None:
+    in_code = set(re.findall(r'Route\("([A-Z]+)", "([^"]+)"', ROUTES)) - {("GET", "/metrics"), ("POST", "/operations/{id}")}
+
+    in_readme = set(re.findall(r"`(GET|POST|DELETE) (/[^` ]*)`", README))
+
+    assert in_readme == in_code
+
+
+def test_every_command_is_in_the_readme() -> None:
+    group = typer.main.get_command(app)
+    names = []
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        children = getattr(command, "commands", None)
+        names += [f"{name} {child}" for child in children] if children else [name]
+
+    missing = [name for name in names if f"llm-proxy {name}" not in README and f"`{name}" not in README]
+
+    assert not missing
+
+
+def test_the_two_commands_of_a_newcomer_are_what_ci_runs() -> None:
+    commands = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
+
+    assert [command.split("&& ")[-1] for command in commands] == [".venv/bin/llm-proxy demo", ".venv/bin/pytest"]
+    assert "README.md" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+
+
+def test_nothing_else_stands_at_the_top() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+
+    top = {name.split("/")[0] for name in listed.stdout.split()}
+
+    assert {name for name in top if not name.startswith(".")} == TOP

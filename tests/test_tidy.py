@@ -1,0 +1,100 @@
+"""The shape of the code: imports point down, nothing is imported in a circle, handlers and jobs know nothing of one another."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "proxy"
+
+LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"core"}),
+    frozenset(
+        {"clock", "config", "config_models", "config_tables", "config_values", "ids", "logs", "metrics", "moments", "systemd", "tasks"}
+    ),
+    frozenset({"store", "upstream"}),
+    frozenset(),
+    frozenset({"edge"}),
+    frozenset({"handlers", "jobs"}),
+    frozenset({"__main__", "app", "cli", "cli_client", "cli_tables", "demo", "routes"}),
+)
+"""From the bottom up, by the first name below `proxy`. What is not named is layer 3: relay, billing, snapshot, scheduler …"""
+
+OWN_DEVICES = 3
+STARTS_A_TASK = re.compile(r"\b(?:asyncio|loop|get_running_loop\(\))\.(?:create_task|ensure_future)\(")
+STAND_IN_MAY_USE = {"proxy.clock", "proxy.tasks", "proxy.core.timestamps"}
+
+
+def layer(module: str) -> int:
+    """Return a module's layer; ``proxy`` itself, which holds only the version, is the lowest."""
+    names = module.split(".")
+    if len(names) == 1:
+        return 0
+    return next((level for level, names_of in enumerate(LAYERS) if names[1] in names_of), OWN_DEVICES)
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        names = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(names[:-1] if names[-1] == "__init__" else names)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(module: str) -> set[str]:
+    """Return the modules of ours that a module imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name in MODULES}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "proxy":
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in MODULES else node.module)
+    return found - {module}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    upward = {other for other in imports(module) if layer(other) > layer(module)}
+
+    assert not upward, f"{module} is layer {layer(module)} and imports {upward}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if layer(name) == 5])
+def test_handlers_and_jobs_do_not_import_one_another(module: str) -> None:
+    siblings = {other for other in imports(module) if layer(other) == 5 and other.count(".") > 1}
+
+    assert not siblings
+
+
+def test_nothing_is_imported_in_a_circle() -> None:
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, f"circle: {' → '.join((*path[path.index(module) :], module))}"
+        if module in done:
+            return
+        for other in imports(module):
+            visit(other, (*path, module))
+        done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+def test_the_stand_in_knows_nothing_of_the_gateway() -> None:
+    ours = {other for module in MODULES if module.startswith("proxy.demo.ark") for other in imports(module)}
+
+    assert {other for other in ours if not other.startswith("proxy.demo.ark")} <= STAND_IN_MAY_USE
+
+
+def test_only_one_module_starts_tasks() -> None:
+    starters = {module for module, path in MODULES.items() if STARTS_A_TASK.search(path.read_text(encoding="utf-8"))}
+
+    assert starters == {"proxy.tasks"}
