@@ -1,0 +1,199 @@
+"""The client of Ark's unhurried endpoints, images and video tasks: a call in, status and parsed JSON out.
+
+aiohttp's client costs about 200 µs of CPU a call, which chat cannot spare (`wire`) and a picture of half a minute does not notice.
+Nothing is retried here, and what creates never goes over a connection that was kept open: one that had died meanwhile could not be told
+from an answer that was lost after the work was done and charged.
+"""
+
+import io
+import ssl
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from proxy.config import UpstreamConfig
+from proxy.upstream.failures import UpstreamBrokenError, UpstreamTimeoutError, UpstreamUnreachableError
+
+IMAGES_PATH = "/images/generations"
+TASKS_PATH = "/contents/generations/tasks"
+
+CONNECTIONS_MAX = 1024
+"""For creating, and as many for asking; a call that finds no free one within ``connect_seconds`` was not asked."""
+ANSWER_BYTES_MAX = 16 * 1024 * 1024
+"""A page of 500 tasks is about half a megabyte."""
+QUESTION_SECONDS_MAX = 60.0
+"""What is asked about a task is answered in moments; a question that hangs must not hold its poller as long as a picture may take."""
+PAGE_SIZE_MAX = 500
+
+_LARGE_BODY_BYTES = 1024 * 1024
+"""aiohttp writes a body of bytes in one piece, and warns of it from here on; a file it writes in pieces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer that came whole, whatever its status."""
+
+    status: int
+    answer: object
+    """Its body as parsed JSON; None where it was empty or no JSON, as gateways in front of Ark answer."""
+    retry_after: str | None
+    """The ``Retry-After`` header as it came."""
+
+
+class ArkClient:
+    """Connections to one upstream. ``async with`` it, or `open` and `close`.
+
+    Every call raises:
+        UpstreamUnreachableError: nothing was asked.
+        UpstreamTimeoutError: in phase ``connect`` nothing was asked; in any other it may have worked, and may charge, all the same.
+        UpstreamBrokenError: the connection was cut, or what came is no HTTP or too long; likewise.
+    """
+
+    def __init__(
+        self,
+        config: UpstreamConfig,
+        *,
+        connections_max: int = CONNECTIONS_MAX,
+        answer_bytes_max: int = ANSWER_BYTES_MAX,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._config = config
+        self._connections_max = connections_max
+        self._answer_bytes_max = answer_bytes_max
+        self._ssl_context = ssl_context
+        self._opened = AsyncExitStack()
+        self._creating: aiohttp.ClientSession | None = None
+        self._asking: aiohttp.ClientSession | None = None
+
+    async def open(self) -> Self:
+        self._creating = await self._opened.enter_async_context(self._session(keep=False, seconds=self._config.first_byte_seconds))
+        question_seconds = min(self._config.first_byte_seconds, QUESTION_SECONDS_MAX)
+        self._asking = await self._opened.enter_async_context(self._session(keep=True, seconds=question_seconds))
+        return self
+
+    async def close(self) -> None:
+        """Close all connections. Calls under way end as broken; asking is refused from now on, as unreachable."""
+        self._creating = self._asking = None
+        await self._opened.aclose()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def create_image(self, body: Mapping[str, object]) -> Reply:
+        return await self._ask(self._creating, "POST", IMAGES_PATH, body=orjson.dumps(body))
+
+    async def create_task(self, body: Mapping[str, object]) -> Reply:
+        return await self._ask(self._creating, "POST", TASKS_PATH, body=orjson.dumps(body))
+
+    async def get_task(self, upstream_id: str) -> Reply:
+        return await self._ask(self._asking, "GET", _task_path(upstream_id))
+
+    async def delete_task(self, upstream_id: str) -> Reply:
+        """Cancel a queued task. Beware: of an ended task it deletes the record."""
+        return await self._ask(self._asking, "DELETE", _task_path(upstream_id))
+
+    async def list_tasks(
+        self, *, model: str | None = None, service_tier: str | None = None, page_size: int = PAGE_SIZE_MAX, page_num: int = 1
+    ) -> Reply:
+        """Ask for the tasks of the last 7 days, newest first. Those of ``flex`` are hidden unless ``service_tier`` asks for them."""
+        query = {"page_num": str(page_num), "page_size": str(page_size)}
+        if model is not None:
+            query["filter.model"] = model
+        if service_tier is not None:
+            query["filter.service_tier"] = service_tier
+        return await self._ask(self._asking, "GET", TASKS_PATH, query=query)
+
+    # steps
+
+    def _session(self, *, keep: bool, seconds: float) -> aiohttp.ClientSession:
+        config = self._config
+        connector = aiohttp.TCPConnector(limit=self._connections_max, force_close=not keep, ssl=self._ssl_context or True)
+        timeout = aiohttp.ClientTimeout(
+            total=config.connect_seconds + seconds,  # an answer that drips in would never let `sock_read` pass
+            connect=config.connect_seconds,  # with the wait for a free connection and the resolver
+            sock_connect=config.connect_seconds,
+            sock_read=seconds,
+        )
+        headers = {
+            "Authorization": f"Bearer {config.api_key.reveal()}",
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": "llm-proxy",
+        }
+        return aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers, cookie_jar=aiohttp.DummyCookieJar())
+
+    async def _ask(
+        self,
+        session: aiohttp.ClientSession | None,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        query: Mapping[str, str] | None = None,
+    ) -> Reply:
+        if session is None:
+            raise UpstreamUnreachableError("upstream: the client is closed")
+        url = URL(self._config.base_url + path, encoded=True).update_query(query or {})
+        has_head = False
+        try:
+            async with session.request(method, url, data=_payload(body), allow_redirects=False) as response:
+                has_head = True
+                return Reply(response.status, _parsed(await self._read(response)), response.headers.get("Retry-After"))
+        except aiohttp.ConnectionTimeoutError as fault:
+            raise UpstreamTimeoutError("connect", self._config.connect_seconds) from fault
+        except TimeoutError as fault:
+            seconds = session.timeout.sock_read or 0.0
+            raise UpstreamTimeoutError("idle" if has_head else "first_byte", seconds) from fault
+        except aiohttp.ClientConnectorError as fault:
+            raise UpstreamUnreachableError(f"upstream: cannot connect: {_described(fault)}") from fault
+        except (aiohttp.ClientError, OSError) as fault:
+            raise UpstreamBrokenError(f"upstream: the answer was cut or is no HTTP: {type(fault).__name__}") from fault
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        async for piece in response.content.iter_any():
+            size += len(piece)
+            if size > self._answer_bytes_max:
+                raise UpstreamBrokenError(f"upstream: the answer is longer than {self._answer_bytes_max} bytes")
+            pieces.append(piece)
+        return b"".join(pieces)
+
+
+def _task_path(upstream_id: str) -> str:
+    """Return the path of one task; its id is the upstream's word, and stays one segment whatever it holds.
+
+    Raises:
+        ValueError: empty, or only dots: the path would be another one.
+    """
+    if not upstream_id.strip("."):
+        raise ValueError(f"no id of a task: {upstream_id!r}")
+    return f"{TASKS_PATH}/{quote(upstream_id, safe='')}"
+
+
+def _payload(body: bytes) -> bytes | io.BytesIO | None:
+    if len(body) >= _LARGE_BODY_BYTES:
+        return io.BytesIO(body)
+    return body or None
+
+
+def _parsed(body: bytes) -> object:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _described(fault: aiohttp.ClientConnectorError) -> str:
+    return fault.strerror or type(fault.os_error).__name__
