@@ -150,29 +150,41 @@ def verify(connection: sqlite3.Connection) -> list[Check]:
     """Return the result of every check, the file's own structure first."""
     connection.execute("BEGIN")
     try:
-        return [_soundness(connection), *(_check(connection, invariant) for invariant in _INVARIANTS)]
+        invariants = [_check(connection, invariant) for invariant in _INVARIANTS]
+        return [_soundness(connection), _references(connection), *invariants]
     finally:
         connection.execute("ROLLBACK")
 
 
 def _soundness(connection: sqlite3.Connection) -> Check:
-    """Let SQLite check its pages, indexes, constraints and references."""
+    """Let SQLite check its pages and indexes."""
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
-    faults = [text for (text,) in connection.execute(f"PRAGMA integrity_check({OFFENDERS_MAX})") if text != "ok"]
-    faults += [
-        f"{table} row {row}: refers to a row of {parent} that is missing"
-        for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check").fetchmany(OFFENDERS_MAX)
-    ]
+    try:
+        faults = [text for (text,) in connection.execute(f"PRAGMA integrity_check({OFFENDERS_MAX})") if text != "ok"]
+    except sqlite3.DatabaseError as error:  # damaged beyond what the check itself can walk through
+        faults = [str(error)]
     return Check(SOUND, f"{pages} pages, {pages * page_bytes / 2**20:.1f} MiB", faults)
 
 
+def _references(connection: sqlite3.Connection) -> Check:
+    try:
+        rows = connection.execute('SELECT "table", rowid, parent FROM pragma_foreign_key_check LIMIT ?', (OFFENDERS_MAX,)).fetchall()
+    except sqlite3.DatabaseError as error:
+        return Check("every reference leads to a row", "could not be read", [str(error)])
+    faults = [f"{table} row {row}: refers to a row of {parent} that is missing" for table, row, parent in rows]
+    return Check("every reference leads to a row", f"{len(faults)} lead nowhere", faults)
+
+
 def _check(connection: sqlite3.Connection, invariant: _Invariant) -> Check:
-    row = connection.execute(_DEFINITIONS + invariant.figures).fetchone()
-    figures = invariant.say.format(*(format_yuan(cell) if place in invariant.yuan else cell for place, cell in enumerate(row)))
-    rows = connection.execute(_DEFINITIONS + invariant.offenders)
-    offenders = [text for (text,) in rows.fetchmany(OFFENDERS_MAX)]
-    more = sum(1 for _ in rows)
+    try:
+        row = connection.execute(_DEFINITIONS + invariant.figures).fetchone()
+        rows = connection.execute(_DEFINITIONS + invariant.offenders)
+        offenders = [text for (text,) in rows.fetchmany(OFFENDERS_MAX)]
+        more = sum(1 for _ in rows)
+    except sqlite3.DatabaseError as error:  # a damaged page: the check of the structure says which
+        return Check(invariant.name, "could not be read", [str(error)])
     if more:
         offenders.append(f"and {more} more")
+    figures = invariant.say.format(*(format_yuan(cell) if place in invariant.yuan else cell for place, cell in enumerate(row)))
     return Check(invariant.name, figures, offenders)

@@ -143,13 +143,8 @@ async def offenders(store: SqliteStore) -> dict[str, list[str]]:
         ),
         (
             "DELETE FROM requests WHERE id = 'open'",
-            "the file is sound",
+            "every reference leads to a row",
             "transfers row 4: refers to a row of requests that is missing",
-        ),
-        (
-            "UPDATE accounts SET balance_nanos = -1 WHERE id = 4",
-            "the file is sound",
-            "CHECK constraint failed in accounts",
         ),
     ],
 )
@@ -162,14 +157,15 @@ async def test_tampering_is_found_and_named(store: SqliteStore, tmp_path: Path, 
 
 
 async def test_a_second_charge_of_a_request_cannot_even_be_written(store: SqliteStore, tmp_path: Path) -> None:
-    again = "INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, created_at_ms) VALUES ('{}', 3, 2, 1, 'charged', 0)"
+    again = (
+        "INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, created_at_ms)"
+        " VALUES ('{}', 3, 2, 1, 'charged', 0)"
+    )
 
-    for kind in ("charge", "release", "hold"):
-        with pytest.raises(sqlite3.IntegrityError, match=r"transfers\.request_id"):
-            tamper(tmp_path / "books.db", again.format(kind) + "; --")
-        with closing(sqlite3.connect(tmp_path / "books.db")) as connection:
-            for name in ("transfers_no_update", "transfers_no_delete"):
-                connection.execute(f"CREATE TRIGGER IF NOT EXISTS {name} BEFORE UPDATE ON transfers BEGIN SELECT 1; END")
+    with closing(sqlite3.connect(tmp_path / "books.db")) as connection:
+        for kind in ("charge", "release", "hold"):
+            with pytest.raises(sqlite3.IntegrityError, match=r"transfers\.request_id"):
+                connection.execute(again.format(kind))
 
     await assert_books_balance(store)
 
@@ -179,7 +175,7 @@ async def test_a_second_charge_of_a_request_cannot_even_be_written(store: Sqlite
     [
         "UPDATE transfers SET amount_nanos = 1",
         "DELETE FROM transfers",
-        "INSERT OR REPLACE INTO transfers (id, kind, debit_id, credit_id, amount_nanos, created_at_ms) VALUES (1, 'credit', 1, 3, 1, 0)",
+        "REPLACE INTO transfers (id, kind, debit_id, credit_id, amount_nanos, created_at_ms) VALUES (1, 'credit', 1, 3, 1, 0)",
     ],
 )
 async def test_transfers_are_append_only(store: SqliteStore, statement: str) -> None:
@@ -229,20 +225,22 @@ async def test_a_long_list_of_offenders_is_cut_and_counted(store: SqliteStore, t
 async def test_a_page_that_was_overwritten_is_found(store: SqliteStore, tmp_path: Path) -> None:
     path = tmp_path / "books.db"
     await store.close()
-    with path.open("r+b") as file:  # noqa: ASYNC230  nothing else runs here
+    with path.open("r+b") as file:
         with closing(sqlite3.connect(path)) as connection:
             (root,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'transfers_one_hold'").fetchone()
         file.seek((root - 1) * 4096)
         file.write(b"\xff" * 4096)
 
     again = await open_store(path, read_only=True)
-    found = await offenders(again)
+    try:
+        found = await offenders(again)
+    finally:
+        await again.close()
 
     assert found["the file is sound"]
-    await again.close()
 
 
-async def test_a_damaged_store_is_not_backed_up_as_if_it_were_sound(store: SqliteStore, tmp_path: Path) -> None:
+async def test_books_that_do_not_balance_are_copied_as_they_are_and_the_checks_say_so(store: SqliteStore, tmp_path: Path) -> None:
     tamper(tmp_path / "books.db", "DELETE FROM requests WHERE id = 'open'")
 
     checks = {check.name: check.holds for check in await store.backup(tmp_path / "copy.db")}
