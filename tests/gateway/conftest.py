@@ -1,0 +1,42 @@
+"""One gateway for a whole table of refusals: each case ends by checking that it cost nothing, told nothing and broke nothing."""
+
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.support.gateway import CANARY_KEY, Bench, bench
+
+CANARY_PROMPT = "canary-prompt-3b91"
+"""Stands in prompts, headers and paths of the tests here; no log may ever hold it."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def module_gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
+    async with bench(tmp_path_factory.mktemp("gateway")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def refusing(module_gateway: Bench, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Bench]:
+    """A running gateway that is asked only what it must refuse, or what is free. Tests need ``asyncio(loop_scope="module")``."""
+    caplog.set_level(logging.INFO)
+    module_gateway.log.written.clear()
+    asked_upstream = len(module_gateway.ark.calls)
+
+    yield module_gateway
+
+    assert (await module_gateway.ask("/models")).status == 200, "the gateway does not work any more"
+    assert len(module_gateway.ark.calls) == asked_upstream, "the upstream was asked"
+    await module_gateway.assert_charged(0)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert_no_secrets(module_gateway, caplog)
+
+
+def assert_no_secrets(gateway: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """Assert that no log line holds a key, a prompt or the upstream's key."""
+    assert gateway.log.written, "the access log is not looked at"
+    said = caplog.text + repr(gateway.log.written)
+    for secret in (gateway.key, CANARY_KEY, CANARY_PROMPT):
+        assert secret not in said
