@@ -220,7 +220,8 @@ def error_response(context: Context, error: GatewayError) -> Response:
         headers["Allow"] = ", ".join(error.allow)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    # What is left of a body after these is no use as a next request; nor is one that was announced and not asked for.
-    if error.code == BadRequestError.code or error.status in (408, 413) or "Expect" in context.request.headers:
+    # The rest of such a body is not worth reading; and one that waits to be asked for (Expect) may or may not come.
+    unread = not context.request.content.is_eof()
+    if error.code == BadRequestError.code or (unread and (error.status in (408, 413) or "Expect" in context.request.headers)):
         context.closing = True
     return context.answer(orjson.dumps(error.body()), status=error.status)

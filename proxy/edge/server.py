@@ -120,8 +120,9 @@ class Connection(RequestHandler):
             raise ConnectionError("the answer had begun")
         error = _error_for(status, exc)
         request_id = ids.request_id(self._clock.now_ms())
-        headers = {**CROSS_ORIGIN_HEADERS, "x-request-id": request_id, "Server": SERVER_NAME, "Content-Type": "application/json"}
-        response = web.Response(body=orjson.dumps(error.body()), status=error.status, headers=headers)
+        response = web.Response(body=orjson.dumps(error.body()), status=error.status, headers=CROSS_ORIGIN_HEADERS)
+        response.content_type = "application/json"
+        response.headers.update({"x-request-id": request_id, "Server": SERVER_NAME, "Connection": "close"})
         response.force_close()
         logger.info("refused malformed HTTP with %d %s, request %s", error.status, error.code, request_id)
         return response
