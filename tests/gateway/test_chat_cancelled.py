@@ -1,13 +1,14 @@
-"""A chat call is disturbed at every single turn of the event loop, from its first to its last: no hold leaks and the books balance.
+"""A chat call is disturbed from its first moment to its last: no hold leaks and the books balance.
 
-Three disturbances: its handler is cancelled, its client leaves, the process cuts all calls.
+Cancelled at each of its awaits, exactly; and, turn by turn of the event loop: cancelled, left by its client, cut by the process's end.
 """
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from proxy.clock import SystemClock
 from proxy.config import load
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome
-from proxy.demo.ark import StandIn
+from proxy.demo.ark import Send, StandIn, answer_head
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
 from proxy.edge.door import Door
@@ -37,8 +38,51 @@ from tests.support.raw_chat import RawChat, raw_chat
 BALANCE = 10**12
 FULL_CHARGE = 40_000
 """20 × 800 + 12 × 2,000 nano-yuan."""
-UNDISTURBED_IN_A_ROW = 10
-"""So many calls must come through untouched, one turn later each, before the sweep is over."""
+_BODY = b'{"id":"0217","choices":[],"usage":{"prompt_tokens":20,"completion_tokens":12}}'
+JSON_ANSWER = answer_head(200, "application/json", body_bytes=len(_BODY)) + _BODY
+UNDISTURBED_IN_A_ROW = 5
+"""So many calls must come through untouched, each some turns later, before the sweep is over."""
+EVERY_TURN_UP_TO = 30
+"""Beyond, the steps grow with the turns: how many there are depends on the disk."""
+
+
+Call = Coroutine[Any, Any, StreamResponse]
+
+
+class CancelAt:
+    """Awaits a call, and cancels its task at the call's n-th await: at once, or in the very moment when what is awaited comes."""
+
+    def __init__(self, call: Call, nth: int, *, late: bool) -> None:
+        self.call = call
+        self.nth = nth
+        self.late = late
+        self.awaits = 0
+
+    def __await__(self) -> Generator[Any, Any, StreamResponse]:
+        step: Callable[[], Any] = lambda: self.call.send(None)  # noqa: E731 - replaced at each step
+        while True:
+            try:
+                awaited = step()
+            except StopIteration as end:
+                response: StreamResponse = end.value
+                return response
+            self.awaits += 1
+            if self.awaits == self.nth:
+                self._cancel_soon(awaited)
+            try:
+                yield awaited
+            except BaseException as fault:  # noqa: BLE001 - handed on
+                step = partial(self.call.throw, fault)
+            else:
+                step = partial(self.call.send, None)
+
+    def _cancel_soon(self, awaited: "asyncio.Future[Any] | None") -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if self.late and awaited is not None:
+            awaited.add_done_callback(lambda _done: task.cancel() and None)  # before the task's own callback is added
+        else:
+            asyncio.get_running_loop().call_soon(task.cancel)
 
 
 @dataclass
@@ -49,8 +93,13 @@ class Rig:
     settlements: TaskGroup
     relay: Relay
     chat: ChatHandlers
+    ark: StandIn
     grant: Grant
     origin: str = ""
+    cancel_at: int = 0
+    """At which await the call is cancelled; 0: at none."""
+    cancel_late: bool = False
+    call: CancelAt | None = None
     inside: asyncio.Future[asyncio.Task[Any]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     ids: list[str] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
@@ -61,7 +110,8 @@ class Rig:
         task = asyncio.current_task()
         assert task is not None
         self.inside.set_result(task)
-        return await self.chat.create(context)
+        self.call = CancelAt(self.chat.create(context), self.cancel_at, late=self.cancel_late)
+        return await self.call
 
 
 @asynccontextmanager
@@ -88,13 +138,45 @@ async def rig(directory: Path, policy: DisconnectPolicy) -> AsyncIterator[Rig]:
             metrics=metrics,
             estimate=True,
         )
-        made = Rig(store, settlements, relay, chat, Grant(b"", "", account.id, "acme"))
+        made = Rig(store, settlements, relay, chat, ark, Grant(b"", "", account.id, "acme"))
         asyncio.get_running_loop().set_exception_handler(lambda _loop, fault: made.faults.append(fault))
         door = Door(made.handle, clock, keepalive_seconds=5, stall_seconds=5)
         stack.push_async_callback(door.close)
         listener = socket.create_server(("127.0.0.1", 0))
         (made.origin,) = await door.open([listener])
         yield made
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "as it comes"])
+@pytest.mark.parametrize("stream", [False, True], ids=["JSON", "stream"])
+async def test_a_handler_cancelled_at_any_of_its_awaits_leaks_no_hold(tmp_path: Path, *, stream: bool, late: bool) -> None:
+    async with rig(tmp_path, DisconnectPolicy("drain", 5.0, 10)) as it:
+        outcomes: list[Outcome] = []
+        if not stream:
+            it.ark.enqueue([Send(JSON_ANSWER[:-30]), Send(JSON_ANSWER[-30:])], times=None)  # so that its body is waited for
+        it.cancel_late = late
+        was_cancelled = True
+        while was_cancelled:
+            it.cancel_at += 1
+            it.inside = asyncio.get_running_loop().create_future()
+            async with raw_chat(it.origin, "-", stream=stream, max_tokens=50):
+                await asyncio.wait([await it.inside])
+            assert await it.settlements.drain(5) == 0
+
+            assert await it.store.open_requests() == []
+            assert it.call is not None
+            was_cancelled = it.call.awaits >= it.cancel_at
+            if (found := await it.store.receipt(it.ids[-1])) is not None:
+                assert found[0].settlement is not None
+                outcomes.append(found[0].settlement.outcome)
+
+        # the hold, the upstream's head, its body, the settlement; and one call that was not cancelled
+        assert it.cancel_at >= 5
+        assert outcomes[0] is Outcome.INTERRUPTED
+        assert outcomes[-2:] == [Outcome.COMPLETE, Outcome.COMPLETE]
+        assert len(it.relay) == 0
+        assert it.faults == []
+        await assert_books_balance(it.store)
 
 
 Disturbance = Callable[[Rig, "asyncio.Task[Any]", RawChat], None]
@@ -131,14 +213,14 @@ async def disturbed_call(rig: Rig, disturb: Disturbance, turns: int, *, stream: 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["JSON", "stream"])
 @pytest.mark.parametrize(("disturb", "disconnect"), [(cancel, "drain"), (cut, "drain"), (leave, "drain"), (leave, "cancel")])
-async def test_whatever_happens_at_whichever_turn_leaks_no_hold(
+async def test_whatever_happens_at_whatever_turn_leaks_no_hold(
     tmp_path: Path, disturb: Disturbance, disconnect: Any, *, stream: bool
 ) -> None:
     async with rig(tmp_path, DisconnectPolicy(disconnect, 5.0, 10)) as it:
         turns = undisturbed = 0
         while undisturbed < UNDISTURBED_IN_A_ROW:
             undisturbed = 0 if await disturbed_call(it, disturb, turns, stream=stream) else undisturbed + 1
-            turns += 1
+            turns += 1 + max(0, turns - EVERY_TURN_UP_TO) // 15
             assert await it.store.open_requests() == []
             assert len(it.relay) == 0
 
