@@ -38,7 +38,6 @@ MALFORMED = {
     "HTTP/3.0": request("GET", PUBLIC, version="HTTP/3.0"),
     "no Host": request("GET", PUBLIC, host=False),
     "two Hosts": request("GET", PUBLIC, ("Host", "other")),
-    "two spaces": b"GET  /api/v1/models/public HTTP/1.1\r\n" + HOST + b"\r\n",
     "a space in the target": request("GET", "/api/v1/models/a b"),
     "a raw byte in the target": request("GET", "/api/v1/models/").replace(b"models/", b"models/\xff"),
     "a NUL in the target": request("GET", "/api/v1/models/\x00"),
@@ -200,9 +199,9 @@ async def test_pipelined_requests_are_answered_in_their_order(refusing: Bench) -
             + request("GET", "/nothing")
             + request("POST", CHAT, key, CHUNKED)
             + b"%x\r\n%b\r\n0\r\nx-trailer: a\r\n\r\n" % (len(BODY), BODY)
-            + b"rubbish\r\n\r\n"
         )
-        answers = [await client.answer(head=number == 2) for number in range(6)]
+        answers = [await client.answer(head=number == 2) for number in range(5)]
+        answers.append(await client.ask(b"rubbish\r\n\r\n"))
         await client.closed()
 
     assert [answer.status for answer in answers] == [200, 400, 200, 404, 400, 400]
