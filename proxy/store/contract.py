@@ -5,8 +5,9 @@ a caller that stops waiting changes nothing about the write: wait with `asyncio.
 is committed. Amounts are nano-yuan, times are unix milliseconds.
 
 Invariants (`verify` checks each): Σ transfers = 0 · balance = credits - debits per account · held = Σ open holds · available ≥ 0 ·
-each settled request has exactly one charge or release, none above its hold · no open hold without a live request · no finished
-request without its settlement · no charge without a request.
+each settled request has exactly one charge or release, none above its hold · no open hold without a live request or task · no finished
+request or task without its settlement, and the other way round · a video costs what its task says · no charge without a request ·
+each idempotency key is its request's.
 """
 
 from asyncio import Future
@@ -20,6 +21,11 @@ from proxy.core.money import Nanos
 from proxy.core.settlement import Settlement
 from proxy.core.video_record import VideoTask
 from proxy.core.video_task import Step
+
+CLAIM_LIFE_MS = 24 * 3_600_000
+"""How long an idempotency key belongs to its request; longer where the request is not settled by then."""
+FORGET_CLAIMS_MAX = 10_000
+"""As many claims are deleted a call: the writer serves the hot path."""
 
 
 class StoreError(Exception):
@@ -83,6 +89,10 @@ class KeyClaimedError(StoreRefusedError):
         self.claimed = claimed
 
 
+class UpstreamIdTakenError(StoreRefusedError):
+    """The id upstream belongs to another task: a look-up took somebody else's video for its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewKey:
     """A key to be stored: its SHA-256 and a prefix to recognise it by, never the secret."""
@@ -116,7 +126,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyClaim:
-    """A customer's ``Idempotency-Key`` on one request: whoever places it first owns it for 24 hours."""
+    """A customer's ``Idempotency-Key`` on one request: whoever places it first owns it for `CLAIM_LIFE_MS`."""
 
     key: str
     body_sha256: bytes
@@ -158,7 +168,7 @@ class NewRequest:
     """The frozen price, as JSON: what `receipt` explains the charge with."""
     created_at_ms: int
     claim: IdempotencyClaim | None = None
-    """Taken in the same transaction as the hold."""
+    """Taken in the same transaction as the hold. On a receipt: the claim that the request still has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +277,8 @@ class Store(Protocol):
     def place_hold(self, request: NewRequest) -> Future[None]:
         """Record the request, hold its worst case, and take its idempotency key where it has one: all of it, or none.
 
-        Raises: InsufficientFundsError, AccountNotFoundError; KeyClaimedError: nothing is held then.
+        Raises: KeyClaimedError, before all else: nothing is held then; InsufficientFundsError, AccountNotFoundError; ValueError: a
+        video, which `place_task` places.
         """
 
     def settle(self, request_id: str, settlement: Settlement, now_ms: int, answer: StoredAnswer | None = None) -> Future[bool]:
@@ -275,17 +286,18 @@ class Store(Protocol):
 
         The request's idempotency key keeps ``answer``; with None it is given back, so that a retry may run.
 
-        Raises: KeyError where there is no such request; ValueError where the charge is above the hold or negative.
+        Raises: KeyError where there is no such request; ValueError where the charge is above the hold or negative, or where the
+        request is a video whose task has not ended (`advance_task` ends both).
         """
 
     async def open_requests(self) -> list[OpenRequest]:
         """Return the requests whose holds are open, oldest first."""
 
     async def claimed_key(self, account_id: int, key: str, now_ms: int) -> ClaimedKey | None:
-        """Return who owns an idempotency key; None where it is free or its 24 hours are over."""
+        """Return who owns an idempotency key; None where it is free: never claimed, given back, or `CLAIM_LIFE_MS` over and settled."""
 
     def forget_claims(self, now_ms: int) -> Future[int]:
-        """Delete the idempotency keys whose 24 hours are over and whose request is settled; return how many."""
+        """Delete the idempotency keys that are free again, the oldest first, `FORGET_CLAIMS_MAX` at most; return how many."""
 
     # video tasks
 
@@ -293,6 +305,8 @@ class Store(Protocol):
         """Do as `place_hold`, and record the task, in one transaction: before its submit is sent.
 
         ``due_at_ms`` is when the scheduler looks after it unless `advance_task` says otherwise first.
+
+        Raises: as `place_hold`; ValueError where the task is not that of the request.
         """
 
     def advance_task(
@@ -301,15 +315,19 @@ class Store(Protocol):
         """Read the task, let ``decide`` say what becomes of it, and store that whole: task, due time and, at its end, the settlement.
 
         ``decide`` is pure and runs inside the transaction, so that overlapping polls, a sweep and a cancel cannot both act on an old
-        state. ``answer`` is what the request's idempotency key keeps from now on; where a settlement comes without one and none was
-        kept, the key is given back. Raises: KeyError: no such task.
+        state. A step that is ignored changes nothing, but that it puts off a due time that has passed. ``answer`` is what the request's
+        idempotency key keeps from now on (the first one given stands); where a settlement comes without one and none was kept, the key
+        is given back.
+
+        Raises: KeyError: no such task; UpstreamIdTakenError; ValueError: a step that is not in `TRANSITIONS`, or settles other than
+        once, at the end. Nothing is stored then, nor where ``decide`` raises.
         """
 
     async def task(self, task_id: str) -> VideoTask | None:
         """Return one task, of whichever account."""
 
     async def tasks(self, account_id: int, limit: int, offset: int) -> list[VideoTask]:
-        """Return an account's tasks, the newest first."""
+        """Return an account's tasks, the newest first; ids decide between equal times. Raises: ValueError for a negative number."""
 
     async def due_tasks(self, now_ms: int, limit: int) -> list[VideoTask]:
         """Return the tasks that are due by now, the longest due first."""

@@ -6,9 +6,11 @@ may have changed something: whoever runs it undoes its savepoint.
 
 import sqlite3
 
+from proxy.core.catalog import Kind
 from proxy.core.money import NANOS_MAX, Nanos, format_yuan
 from proxy.core.settlement import Settlement
-from proxy.store.contract import Account, AccountNotFoundError, InsufficientFundsError, NewRequest, StoreRefusedError
+from proxy.store.contract import Account, AccountNotFoundError, InsufficientFundsError, NewRequest, StoredAnswer, StoreRefusedError
+from proxy.store.sqlite import idempotency
 
 CASH_ID = 1
 REVENUE_ID = 2
@@ -19,23 +21,35 @@ _ACCOUNT = "SELECT id, name, balance_nanos, held_nanos, created_at_ms FROM accou
 
 _HOLD = "UPDATE accounts SET held_nanos = held_nanos + ?1 WHERE id = ?2 AND kind = 'customer' AND balance_nanos - held_nanos >= ?1"
 _INSERT_REQUEST = """
-    INSERT INTO requests (id, kind, account_id, key_id, model, upstream, upstream_model, stream, hold_nanos, price, created_at_ms)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    INSERT INTO requests (id, kind, account_id, key_id, model, upstream, upstream_model, stream, hold_nanos, price, created_at_ms,
+      claimed)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _SETTLE_REQUEST = """
     UPDATE requests SET settled_at_ms = ?, outcome = ?, usage_source = ?, charge_nanos = ?, prompt_tokens = ?, cached_tokens = ?,
       completion_tokens = ?, reasoning_tokens = ?, units = ?, shortfall_nanos = ?, http_status = ?, upstream_id = ?, first_byte_ms = ?,
       total_ms = ?, note = ?
     WHERE id = ? AND settled_at_ms IS NULL
-    RETURNING account_id, hold_nanos"""
+    RETURNING account_id, hold_nanos, kind, claimed"""
 _INSERT_TRANSFER = """
     INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, note, created_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)"""
 
 
 def place_hold(connection: sqlite3.Connection, request: NewRequest) -> None:
+    """Do as `record`, for all but videos. Raises: as `record`; ValueError for a video, which nothing would end without its task."""
+    if request.kind is Kind.VIDEO:
+        raise ValueError(f"request {request.id} is a video: it is placed with its task")
+    record(connection, request)
+
+
+def record(connection: sqlite3.Connection, request: NewRequest) -> None:
     """Record a request with its hold, which is a pending transfer from the customer to revenue. A hold of 0 moves nothing.
 
-    Raises: InsufficientFundsError; AccountNotFoundError; ValueError for a negative hold, a used id or an unknown key.
+    Raises: KeyClaimedError before all else, as a retry is owed its first answer whatever is available now; InsufficientFundsError;
+    AccountNotFoundError; ValueError for a negative hold, a used id or an unknown key.
     """
+    claim = request.claim
+    if claim is not None:
+        idempotency.require_free(connection, request, claim)
     hold = request.hold_nanos
     if hold < 0:
         raise ValueError(f"a hold cannot be negative: {hold}")
@@ -47,19 +61,35 @@ def place_hold(connection: sqlite3.Connection, request: NewRequest) -> None:
     key_id = request.key_id or None
     # Exact types: sqlite3 looks for an adapter for each enum or bool, about 1 µs.
     asked = (request.model, request.upstream, request.upstream_model, int(request.stream))
-    values = (request.id, request.kind.value, request.account_id, key_id, *asked, hold, request.price, request.created_at_ms)
+    values = (
+        request.id,
+        request.kind.value,
+        request.account_id,
+        key_id,
+        *asked,
+        hold,
+        request.price,
+        request.created_at_ms,
+        int(claim is not None),
+    )
     try:
         connection.execute(_INSERT_REQUEST, values)
+        if claim is not None:
+            idempotency.take(connection, request, claim)
     except sqlite3.IntegrityError as error:
         raise ValueError(f"request {request.id} cannot be recorded: {error}") from error
     if hold:
         _transfer(connection, "hold", request.account_id, REVENUE_ID, hold, request.id, "", request.created_at_ms)
 
 
-def settle(connection: sqlite3.Connection, request_id: str, settlement: Settlement, now_ms: int) -> bool:
+def settle(
+    connection: sqlite3.Connection, request_id: str, settlement: Settlement, now_ms: int, answer: StoredAnswer | None = None
+) -> bool:
     """End a request's hold, once: post its charge and release the rest, or release all of it where nothing is charged.
 
-    Raises: KeyError: no such request; ValueError: a charge above the hold, or a negative figure.
+    Its idempotency key, where it has one, keeps the answer, or is given back if there is none.
+
+    Raises: KeyError: no such request; ValueError: a charge above the hold, a negative figure, or a video whose task goes on.
     """
     try:
         row = connection.execute(_SETTLE_REQUEST, (now_ms, *_settlement_values(settlement), request_id)).fetchone()
@@ -69,11 +99,15 @@ def settle(connection: sqlite3.Connection, request_id: str, settlement: Settleme
         if connection.execute("SELECT 1 FROM requests WHERE id = ?", (request_id,)).fetchone() is None:
             raise KeyError(request_id)
         return False
-    account_id, hold = row
+    account_id, hold, kind, claimed = row
+    if kind == "video":
+        _require_ended_task(connection, request_id)
+    if claimed:
+        _end_claim(connection, request_id, answer)
     if hold:
         charge = settlement.charge_nanos
-        kind, amount = ("charge", charge) if charge else ("release", hold)
-        _transfer(connection, kind, account_id, REVENUE_ID, amount, request_id, "", now_ms)
+        ending, amount = ("charge", charge) if charge else ("release", hold)
+        _transfer(connection, ending, account_id, REVENUE_ID, amount, request_id, "", now_ms)
         connection.execute(
             "UPDATE accounts SET balance_nanos = balance_nanos - ?, held_nanos = held_nanos - ? WHERE id = ?",
             (charge, hold, account_id),
@@ -135,6 +169,19 @@ def _transfer(
     now_ms: int,
 ) -> None:
     connection.execute(_INSERT_TRANSFER, (kind, debit_id, credit_id, amount_nanos, request_id, note, now_ms))
+
+
+def _require_ended_task(connection: sqlite3.Connection, request_id: str) -> None:
+    """Raises: ValueError where a video's task has not ended, in the same transaction or before."""
+    if connection.execute("SELECT 1 FROM video_tasks WHERE id = ? AND ended_at_ms IS NULL", (request_id,)).fetchone():
+        raise ValueError(f"the settlement of {request_id} is its task's, which goes on")
+
+
+def _end_claim(connection: sqlite3.Connection, request_id: str, answer: StoredAnswer | None) -> None:
+    if answer is not None:
+        idempotency.keep(connection, request_id, answer)
+    else:
+        idempotency.give_back(connection, request_id)
 
 
 def _settlement_values(settlement: Settlement) -> tuple[object, ...]:

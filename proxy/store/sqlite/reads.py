@@ -5,7 +5,7 @@ import sqlite3
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource
-from proxy.store.contract import NewRequest, OpenRequest, Receipt, UsageQuery, UsageRow
+from proxy.store.contract import IdempotencyClaim, NewRequest, OpenRequest, Receipt, UsageQuery, UsageRow
 from proxy.store.sqlite import ledger
 
 _GROUPS = {
@@ -16,10 +16,12 @@ _GROUPS = {
 _TIME_MAX_MS = 2**62
 
 _RECEIPT = """
-    SELECT requests.id, requests.kind, account_id, coalesce(key_id, ''), model, upstream, upstream_model, stream, hold_nanos, price,
-      requests.created_at_ms, accounts.name, settled_at_ms, outcome, usage_source, charge_nanos, prompt_tokens, completion_tokens,
-      cached_tokens, reasoning_tokens, units, shortfall_nanos, http_status, upstream_id, first_byte_ms, total_ms, note
-    FROM requests JOIN accounts ON accounts.id = requests.account_id WHERE requests.id = ?"""
+    SELECT requests.id, requests.kind, requests.account_id, coalesce(key_id, ''), model, upstream, upstream_model, stream, hold_nanos,
+      price, requests.created_at_ms, idempotency.key, body_sha256, accounts.name, settled_at_ms,
+      outcome, usage_source, charge_nanos, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, units, shortfall_nanos,
+      http_status, upstream_id, first_byte_ms, total_ms, note
+    FROM requests JOIN accounts ON accounts.id = requests.account_id LEFT JOIN idempotency ON request_id = requests.id
+    WHERE requests.id = ?"""
 
 
 def ping(connection: sqlite3.Connection) -> None:
@@ -41,7 +43,7 @@ def receipt(connection: sqlite3.Connection, request_id: str) -> tuple[Receipt, i
     if row is None:
         return None
     identity, kind, account_id, key_id, model, upstream, upstream_model, stream, hold, price, created_at_ms = row[:11]
-    account, settled_at_ms, *settled = row[11:]
+    key, body_sha256, account, settled_at_ms, *settled = row[11:]
     request = NewRequest(
         id=identity,
         kind=Kind(kind),
@@ -54,6 +56,7 @@ def receipt(connection: sqlite3.Connection, request_id: str) -> tuple[Receipt, i
         hold_nanos=Nanos(hold),
         price=price,
         created_at_ms=created_at_ms,
+        claim=None if key is None else IdempotencyClaim(key, body_sha256),
     )
     settlement = None if settled_at_ms is None else _settlement(*settled)
     return Receipt(request, account, settlement, settled_at_ms), account_id

@@ -9,9 +9,12 @@ from typing import TypeVar, TypeVarTuple
 
 from proxy.core.money import Nanos
 from proxy.core.settlement import Settlement
+from proxy.core.video_record import VideoTask
+from proxy.core.video_task import Step
 from proxy.store.contract import (
     Account,
     Check,
+    ClaimedKey,
     CommitStats,
     Grant,
     Key,
@@ -19,11 +22,12 @@ from proxy.store.contract import (
     NewRequest,
     OpenRequest,
     Receipt,
+    StoredAnswer,
     StoreRefusedError,
     UsageQuery,
     UsageRow,
 )
-from proxy.store.sqlite import admin, ledger, migrations, reads
+from proxy.store.sqlite import admin, idempotency, ledger, migrations, reads, tasks
 from proxy.store.sqlite.backup import backup
 from proxy.store.sqlite.connection import Connection, connection_to, failure
 from proxy.store.sqlite.lock import FileLock
@@ -132,11 +136,45 @@ class SqliteStore:
     def place_hold(self, request: NewRequest) -> asyncio.Future[None]:
         return self._write(ledger.place_hold, request)
 
-    def settle(self, request_id: str, settlement: Settlement, now_ms: int) -> asyncio.Future[bool]:
-        return self._write(ledger.settle, request_id, settlement, now_ms)
+    def settle(self, request_id: str, settlement: Settlement, now_ms: int, answer: StoredAnswer | None = None) -> asyncio.Future[bool]:
+        return self._write(ledger.settle, request_id, settlement, now_ms, answer)
 
     async def open_requests(self) -> list[OpenRequest]:
         return await self._read(reads.open_requests)
+
+    async def claimed_key(self, account_id: int, key: str, now_ms: int) -> ClaimedKey | None:
+        return await self._read(idempotency.claimed_key, account_id, key, now_ms)
+
+    def forget_claims(self, now_ms: int) -> asyncio.Future[int]:
+        return self._write(idempotency.forget, now_ms)
+
+    # video tasks
+
+    def place_task(self, request: NewRequest, task: VideoTask, due_at_ms: int) -> asyncio.Future[None]:
+        return self._write(tasks.place_task, request, task, due_at_ms)
+
+    def advance_task(
+        self, task_id: str, decide: Callable[[VideoTask], Step], now_ms: int, answer: StoredAnswer | None = None
+    ) -> asyncio.Future[Step]:
+        return self._write(tasks.advance, task_id, decide, now_ms, answer)
+
+    async def task(self, task_id: str) -> VideoTask | None:
+        return await self._read(tasks.task, task_id)
+
+    async def tasks(self, account_id: int, limit: int, offset: int) -> list[VideoTask]:
+        return await self._read(tasks.tasks, account_id, limit, offset)
+
+    async def due_tasks(self, now_ms: int, limit: int) -> list[VideoTask]:
+        return await self._read(tasks.due_tasks, now_ms, limit)
+
+    async def next_due_at_ms(self) -> int | None:
+        return await self._read(tasks.next_due_at_ms)
+
+    async def open_tasks(self) -> list[VideoTask]:
+        return await self._read(tasks.open_tasks)
+
+    async def known_upstream_ids(self, upstream: str, since_ms: int) -> frozenset[str]:
+        return await self._read(tasks.known_upstream_ids, upstream, since_ms)
 
     # what happened
 

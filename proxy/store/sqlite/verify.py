@@ -116,13 +116,19 @@ _INVARIANTS = (
                      WHERE charge.kind IN ('charge', 'release') AND charge.amount_nanos > coalesce(hold.amount_nanos, 0)""",
     ),
     _Invariant(
-        name="no open hold without a live request",
-        figures="SELECT count(*) FROM requests WHERE settled_at_ms IS NULL",
-        say="{} live requests",
+        name="no open hold without a live request or task",
+        figures="""SELECT count(*), (SELECT count(*) FROM video_tasks WHERE ended_at_ms IS NULL)
+                   FROM requests WHERE settled_at_ms IS NULL""",
+        say="{} live requests, {} of them with a live task",
         offenders="""SELECT 'hold of request ' || request_id || ', ' || amount_nanos || ': the request is '
                         || CASE WHEN requests.id IS NULL THEN 'missing' ELSE 'settled' END
                       FROM open_holds LEFT JOIN requests ON requests.id = request_id
-                      WHERE requests.id IS NULL OR settled_at_ms IS NOT NULL""",
+                      WHERE requests.id IS NULL OR settled_at_ms IS NOT NULL
+                      UNION ALL
+                      SELECT 'hold of video ' || requests.id || ', ' || requests.hold_nanos || ': its task has '
+                        || CASE WHEN video_tasks.id IS NULL THEN 'never been' ELSE 'ended' END
+                      FROM requests LEFT JOIN video_tasks ON video_tasks.id = requests.id
+                      WHERE kind = 'video' AND settled_at_ms IS NULL AND (video_tasks.id IS NULL OR ended_at_ms IS NOT NULL)""",
     ),
     _Invariant(
         name="no finished request without its settlement",
@@ -131,6 +137,61 @@ _INVARIANTS = (
         offenders="""SELECT 'request ' || requests.id || ': ' || transfers.kind || ' of ' || amount_nanos || ', but not settled'
                      FROM transfers JOIN requests ON requests.id = request_id
                      WHERE transfers.kind IN ('charge', 'release') AND settled_at_ms IS NULL""",
+    ),
+    _Invariant(
+        name="each task is its request's",
+        figures="SELECT count(*), (SELECT count(*) FROM requests WHERE kind = 'video') FROM video_tasks",
+        say="{} tasks, {} requests for videos",
+        offenders="""SELECT 'task ' || video_tasks.id || ' of account ' || video_tasks.account_id || ', hold ' || video_tasks.hold_nanos
+                       || ': its request ' || CASE WHEN requests.id IS NULL THEN 'is missing'
+                         ELSE 'says ' || kind || ', account ' || requests.account_id || ', hold ' || requests.hold_nanos END
+                     FROM video_tasks LEFT JOIN requests ON requests.id = video_tasks.id
+                     WHERE requests.id IS NULL OR kind <> 'video' OR requests.account_id <> video_tasks.account_id
+                       OR requests.hold_nanos <> video_tasks.hold_nanos
+                     UNION ALL
+                     SELECT 'video ' || requests.id || ': there is no such task' FROM requests
+                     WHERE kind = 'video' AND NOT EXISTS (SELECT 1 FROM video_tasks WHERE video_tasks.id = requests.id)""",
+    ),
+    _Invariant(
+        name="no ended task without its settlement",
+        figures="SELECT count(*) FROM video_tasks WHERE ended_at_ms IS NOT NULL",
+        say="{} ended tasks",
+        offenders="""SELECT 'task ' || id || ': ' || state || ', but its request is not settled'
+                     FROM video_tasks JOIN requests USING (id) WHERE ended_at_ms IS NOT NULL AND settled_at_ms IS NULL""",
+    ),
+    _Invariant(
+        name="no settlement of a task that goes on",
+        figures="SELECT count(*) FROM video_tasks WHERE ended_at_ms IS NULL",
+        say="{} tasks go on",
+        offenders="""SELECT 'task ' || id || ': ' || state || ', but its request is settled'
+                     FROM video_tasks JOIN requests USING (id) WHERE ended_at_ms IS NULL AND settled_at_ms IS NOT NULL""",
+    ),
+    _Invariant(
+        name="a video costs what its task says",
+        figures="SELECT count(*), coalesce(sum(charge_nanos), 0) FROM video_tasks WHERE state = 'succeeded'",
+        say="{} videos, ¥{}",
+        yuan=(1,),
+        offenders="""SELECT 'task ' || id || ': ' || state || ' and charged ' || video_tasks.charge_nanos || ', its request '
+                       || requests.charge_nanos
+                     FROM video_tasks JOIN requests USING (id)
+                     WHERE requests.charge_nanos <> CASE state WHEN 'succeeded' THEN video_tasks.charge_nanos ELSE 0 END""",
+    ),
+    _Invariant(
+        name="each idempotency key is its request's",
+        figures="SELECT count(*), (SELECT count(*) FROM idempotency WHERE status IS NULL) FROM idempotency",
+        say="{} keys, {} of them without an answer yet",
+        # A settled request without an answer gave its key back; one that is not settled is sure to have it.
+        offenders="""SELECT 'key of request ' || request_id || ', account ' || idempotency.account_id || ': '
+                       || CASE WHEN requests.id IS NULL THEN 'the request is missing'
+                         WHEN requests.account_id <> idempotency.account_id THEN 'the request is of account ' || requests.account_id
+                         WHEN claimed = 0 THEN 'the request has none' ELSE 'the request is settled, and no answer is kept' END
+                     FROM idempotency LEFT JOIN requests ON requests.id = request_id
+                     WHERE requests.id IS NULL OR requests.account_id <> idempotency.account_id OR claimed = 0
+                       OR (settled_at_ms IS NOT NULL AND status IS NULL)
+                     UNION ALL
+                     SELECT 'request ' || id || ': its key is somebody else''s or nobody''s' FROM requests
+                     WHERE claimed = 1 AND settled_at_ms IS NULL
+                       AND NOT EXISTS (SELECT 1 FROM idempotency WHERE request_id = requests.id)""",
     ),
     _Invariant(
         name="no charge without a request",

@@ -118,12 +118,12 @@ async def offenders(store: SqliteStore) -> dict[str, list[str]]:
         ),
         (
             "DELETE FROM requests WHERE id = 'open'",
-            "no open hold without a live request",
+            "no open hold without a live request or task",
             "hold of request open, 100: the request is missing",
         ),
         (
             "DELETE FROM transfers WHERE kind = 'charge'",
-            "no open hold without a live request",
+            "no open hold without a live request or task",
             "hold of request charged, 100: the request is settled",
         ),
         (
@@ -245,7 +245,7 @@ async def test_books_that_do_not_balance_are_copied_as_they_are_and_the_checks_s
 
     checks = {check.name: check.holds for check in await store.backup(tmp_path / "copy.db")}
 
-    assert not checks["no open hold without a live request"]
+    assert not checks["no open hold without a live request or task"]
 
 
 async def test_a_backup_that_was_cut_short_is_begun_anew(store: SqliteStore, tmp_path: Path) -> None:

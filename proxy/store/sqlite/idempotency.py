@@ -1,0 +1,69 @@
+"""Idempotency keys: who owns one, and the first answer under it. Functions of a connection.
+
+A key is owned from its claim for 24 hours, and in any case until its request is settled: a video may take longer than a day.
+"""
+
+import sqlite3
+
+from proxy.store.contract import (
+    CLAIM_LIFE_MS,
+    FORGET_CLAIMS_MAX,
+    ClaimedKey,
+    IdempotencyClaim,
+    KeyClaimedError,
+    NewRequest,
+    StoredAnswer,
+)
+
+_OWNED = """
+    SELECT key, body_sha256, request_id, status, answer
+    FROM idempotency JOIN requests ON requests.id = request_id
+    WHERE idempotency.account_id = ? AND key = ? AND (idempotency.created_at_ms > ? OR settled_at_ms IS NULL)"""
+
+
+def claimed_key(connection: sqlite3.Connection, account_id: int, key: str, now_ms: int) -> ClaimedKey | None:
+    """Return who owns a key, or None where it is free."""
+    row = connection.execute(_OWNED, (account_id, key, now_ms - CLAIM_LIFE_MS)).fetchone()
+    if row is None:
+        return None
+    key, body_sha256, request_id, status, answer = row
+    return ClaimedKey(IdempotencyClaim(key, body_sha256), request_id, None if status is None else StoredAnswer(status, answer))
+
+
+def require_free(connection: sqlite3.Connection, request: NewRequest, claim: IdempotencyClaim) -> None:
+    """Raises: KeyClaimedError."""
+    claimed = claimed_key(connection, request.account_id, claim.key, request.created_at_ms)
+    if claimed is not None:
+        raise KeyClaimedError(claimed)
+
+
+def take(connection: sqlite3.Connection, request: NewRequest, claim: IdempotencyClaim) -> None:
+    """Let a recorded request own a key that is free; a claim whose time is over makes room."""
+    connection.execute(
+        "INSERT OR REPLACE INTO idempotency (account_id, key, body_sha256, request_id, created_at_ms) VALUES (?, ?, ?, ?, ?)",
+        (request.account_id, claim.key, claim.body_sha256, request.id, request.created_at_ms),
+    )
+
+
+def keep(connection: sqlite3.Connection, request_id: str, answer: StoredAnswer) -> None:
+    """Store the answer under the request's key, where it has one that has no answer yet: the first one stands."""
+    connection.execute(
+        "UPDATE idempotency SET status = ?, answer = ? WHERE request_id = ? AND status IS NULL",
+        (answer.status, answer.body, request_id),
+    )
+
+
+def give_back(connection: sqlite3.Connection, request_id: str) -> None:
+    """Free the request's key, unless an answer was kept under it."""
+    connection.execute("DELETE FROM idempotency WHERE request_id = ? AND status IS NULL", (request_id,))
+
+
+def forget(connection: sqlite3.Connection, now_ms: int) -> int:
+    """Delete the oldest claims that are over, at most `FORGET_CLAIMS_MAX`, and return how many."""
+    return connection.execute(
+        """DELETE FROM idempotency WHERE rowid IN (
+             SELECT idempotency.rowid FROM idempotency JOIN requests ON requests.id = request_id
+             WHERE idempotency.created_at_ms <= ? AND settled_at_ms IS NOT NULL
+             ORDER BY idempotency.created_at_ms LIMIT ?)""",
+        (now_ms - CLAIM_LIFE_MS, FORGET_CLAIMS_MAX),
+    ).rowcount
