@@ -4,6 +4,7 @@ Shutdown is start-up read backwards.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -50,6 +51,7 @@ SETTLE_SECONDS = 30.0
 """What the store gets for the last settlements; what is then still open is settled at the next start."""
 ADMIN_SOCKET_MODE = 0o600
 EXIT_STORE_FAILED = 70
+GC_ALLOCATIONS = 10_000
 
 
 class StopSignal:
@@ -89,6 +91,7 @@ async def _serve(config: Config, clock: Clock, access_log: logs.AccessLog) -> in
         loop.add_signal_handler(number, stop.request)
     try:
         async with running(config, clock=clock, access_log=access_log, stop=stop) as gateway:
+            _settle_memory()
             logger.info("listening on %s", ", ".join(gateway.addresses))
             systemd.notify("READY=1")
             await stop.requested.wait()
@@ -99,6 +102,16 @@ async def _serve(config: Config, clock: Clock, access_log: logs.AccessLog) -> in
         return 1
     logger.info("stopped")
     return 0
+
+
+def _settle_memory() -> None:
+    """Take what start-up made out of the collector's sight, and let it look less often: a request leaves few cycles behind.
+
+    The collector's default cost 8 % of the CPU of a JSON request.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 20)
 
 
 @asynccontextmanager

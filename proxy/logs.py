@@ -3,6 +3,7 @@
 On a terminal lines are for eyes; otherwise each is one JSON object, ready for journald or a log shipper.
 """
 
+import asyncio
 import logging
 import os
 import sys
@@ -23,24 +24,48 @@ class AccessLog(Protocol):
         """Write one request's line."""
 
 
-class JsonAccessLog:
-    """One JSON object a line, in one `write(2)`, so that lines of several writers never mix. 3 µs a line."""
+class Lines:
+    """Lines for a descriptor, those of one turn of the loop in one ``write(2)``.
 
-    def __init__(self, clock: Clock, descriptor: int) -> None:
-        self._clock = clock
+    A system call a request would hand the interpreter's lock to the store's thread each time: 44 µs seen under load, instead of 2.
+    """
+
+    def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._waiting: list[bytes] = []
+
+    def add(self, line: bytes) -> None:
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._waiting.append(line)
+
+    def _write(self) -> None:
+        lines, self._waiting = b"".join(self._waiting), []
+        try:
+            os.write(self._descriptor, lines)
+        except OSError:
+            # A log that cannot be written (full disk, closed pipe) must not fail requests whose money is already on the ledger.
+            return
+
+
+class JsonAccessLog:
+    """One JSON object a line."""
+
+    def __init__(self, clock: Clock, lines: Lines) -> None:
+        self._clock = clock
+        self._lines = lines
 
     def write(self, fields: Mapping[str, Field]) -> None:
         entry = {"time": iso(self._clock.now_ms()), "level": "info", "event": "request", **fields}
-        _write(self._descriptor, orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+        self._lines.add(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
 
 
 class TerminalAccessLog:
     """``12:03:44 200 complete       chat doubao-pro-32k  acme  20+12 tokens  ¥0.00004  first 210 ms  total 950 ms  req_…``"""
 
-    def __init__(self, clock: Clock, descriptor: int) -> None:
+    def __init__(self, clock: Clock, lines: Lines) -> None:
         self._clock = clock
-        self._descriptor = descriptor
+        self._lines = lines
 
     def write(self, fields: Mapping[str, Field]) -> None:
         words = [iso(self._clock.now_ms())[11:19], str(fields.get("status")), f"{fields.get('outcome') or '-':<14}"]
@@ -53,7 +78,7 @@ class TerminalAccessLog:
         if fields.get("first_byte_ms") is not None:
             words.append(f"first {fields['first_byte_ms']} ms")
         words += [f"total {fields.get('total_ms')} ms", str(fields.get("request_id"))]
-        _write(self._descriptor, ("  ".join(words) + "\n").encode())
+        self._lines.add(("  ".join(words) + "\n").encode())
 
 
 class JsonFormatter(logging.Formatter):
@@ -89,13 +114,5 @@ def configure(clock: Clock, stream: TextIO | None = None) -> AccessLog:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("aiosqlite").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    descriptor = stream.fileno()
-    return TerminalAccessLog(clock, descriptor) if terminal else JsonAccessLog(clock, descriptor)
-
-
-def _write(descriptor: int, line: bytes) -> None:
-    try:
-        os.write(descriptor, line)
-    except OSError:
-        # A log that cannot be written (full disk, closed pipe) must not fail the request whose money is already on the ledger.
-        return
+    lines = Lines(stream.fileno())
+    return TerminalAccessLog(clock, lines) if terminal else JsonAccessLog(clock, lines)
