@@ -9,6 +9,7 @@ import logging
 from dataclasses import replace
 
 from proxy.clock import Clock
+from proxy.core.catalog import Kind
 from proxy.core.errors import InsufficientBalanceError, InternalError, ModelUnavailableError
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, UsageSource
@@ -112,9 +113,10 @@ class Billing:
     async def recover(self) -> int:
         """Settle what the last process left open, and return how many those were.
 
-        Nothing is known of such a call but that it was asked: it is released, as `interrupted`, and costs nothing.
+        Nothing is known of such a call but that it was asked: it is released, as `interrupted`, and costs nothing. Videos go on: their
+        tasks end them.
         """
-        left = await self._store.open_requests()
+        left = [request for request in await self._store.open_requests() if request.kind is not Kind.VIDEO]
         note = replace(INTERRUPTED, note="the gateway ended while this was open")
         await asyncio.gather(*(self._store.settle(request.id, note, self._clock.now_ms()) for request in left))
         return len(left)
