@@ -10,11 +10,11 @@ from dataclasses import replace
 
 from proxy.clock import Clock
 from proxy.core.catalog import Kind
-from proxy.core.errors import InsufficientBalanceError, InternalError, ModelUnavailableError
+from proxy.core.errors import IdempotencyConflictError, InsufficientBalanceError, InternalError, ModelUnavailableError
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.metrics import Metrics
-from proxy.store.contract import InsufficientFundsError, NewRequest, Store, StoreUnavailableError
+from proxy.store.contract import InsufficientFundsError, KeyClaimedError, NewRequest, Store, StoredAnswer, StoreUnavailableError
 from proxy.tasks import TaskGroup
 
 logger = logging.getLogger(__name__)
@@ -37,10 +37,13 @@ class Hold:
         self._commit: asyncio.Task[None] | None = None
         self.request = request
 
-    def settle(self, settlement: Settlement) -> None:
-        """Begin to commit the settlement; only the first call counts. Never waits, so nothing can come between."""
+    def settle(self, settlement: Settlement, answer: StoredAnswer | None = None) -> None:
+        """Begin to commit the settlement; only the first call counts. Never waits, so nothing can come between.
+
+        The request's idempotency key, where it has one, keeps ``answer`` in the same transaction; without an answer it is free again.
+        """
         if self._commit is None:
-            self._commit = self._billing.commit(self.request, settlement)
+            self._commit = self._billing.commit(self.request, settlement, answer)
 
     async def settled(self) -> None:
         """Return when the settlement is durable.
@@ -71,6 +74,7 @@ class Billing:
         Raises:
             InsufficientBalanceError: too little is available.
             ModelUnavailableError: the store cannot write; nothing was held.
+            IdempotencyConflictError: the request's idempotency key is another request's; nothing was held.
         """
         placing = self._store.place_hold(request)
         try:
@@ -81,20 +85,22 @@ class Billing:
             raise
         except InsufficientFundsError:
             raise InsufficientBalanceError("The account's available balance does not cover this request; please top up") from None
+        except KeyClaimedError:
+            raise IdempotencyConflictError("The request with this Idempotency-Key is not settled yet", should_retry=True) from None
         except StoreUnavailableError as fault:
             logger.error("no hold could be placed: %s", fault)  # noqa: TRY400 - expected when a disk is full
             raise ModelUnavailableError("The gateway cannot take requests just now", retry_after_seconds=5) from None
         return Hold(self, request)
 
-    def commit(self, request: NewRequest, settlement: Settlement) -> asyncio.Task[None]:
+    def commit(self, request: NewRequest, settlement: Settlement, answer: StoredAnswer | None = None) -> asyncio.Task[None]:
         """Start the task that commits a settlement, however often it takes."""
-        return self._tasks.spawn(self._commit(request, settlement), f"settle {request.id}")
+        return self._tasks.spawn(self._commit(request, settlement, answer), f"settle {request.id}")
 
-    async def _commit(self, request: NewRequest, settlement: Settlement) -> None:
+    async def _commit(self, request: NewRequest, settlement: Settlement, answer: StoredAnswer | None = None) -> None:
         delay = RETRY_SECONDS_FIRST
         while True:
             try:
-                first = await self._store.settle(request.id, settlement, self._clock.now_ms())
+                first = await self._store.settle(request.id, settlement, self._clock.now_ms(), answer)
                 break
             except StoreUnavailableError as fault:
                 logger.error("request %s waits to be settled: %s", request.id, fault)  # noqa: TRY400
@@ -106,7 +112,7 @@ class Billing:
     async def _abandon(self, placing: "asyncio.Future[None]", request: NewRequest) -> None:
         try:
             await placing
-        except (InsufficientFundsError, StoreUnavailableError):
+        except (InsufficientFundsError, KeyClaimedError, StoreUnavailableError):
             return  # nothing was held
         await self._commit(request, INTERRUPTED)
 
