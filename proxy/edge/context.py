@@ -68,6 +68,21 @@ class Context:
         assert self.grant is not None
         return self.grant.account_id
 
+    def identify(self, request_id: str) -> None:
+        """Go by another id, in the answer and the log: one in the published form of its kind, or that of the request it repeats."""
+        self.id = request_id
+        self.headers["x-request-id"] = request_id
+
+    def header_values(self, name: str) -> list[str]:
+        """Return every value of a request header."""
+        return self.request.headers.getall(name, [])
+
+    def replay(self, request_id: str, status: int, body: bytes) -> Response:
+        """Return the answer of an earlier request once more, as that request's: its receipt is the one that counts."""
+        self.identify(request_id)
+        self.headers["idempotent-replayed"] = "true"
+        return self.answer(body, status=status)
+
     def json(self, value: object, status: int = 200) -> Response:
         """Return an answer of JSON with this request's headers."""
         return self.answer(orjson.dumps(value), status=status)
