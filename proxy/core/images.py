@@ -44,6 +44,9 @@ STYLES: Mapping[str, str] = {
 }
 """The published styles as words of a prompt; any other goes up as ``<style> style``."""
 
+_FORMAT_REFUSED = "the parameter `output_format` is not supported by the current model"
+_NAMES_SEED = re.compile(r"[`'\"]seed[`'\"]|\bparameter seed\b")
+
 _UPSTREAM_FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg"}
 
 
@@ -166,6 +169,23 @@ def parse_image_answer(status: int, answer: object) -> ImageResult | ArkError | 
     """
     made = _first_image(answer) if 200 <= status < 300 and isinstance(answer, dict) else None
     return made or read_error(status, answer)
+
+
+def without_refused(body: Mapping[str, object], error: ArkError) -> dict[str, object] | None:
+    """Return the body without the one optional field that the model refused, to be asked once more; None where it is no such refusal.
+
+    `output_format` goes on Ark's very words for it, recorded of a model whose documents promise it; `seed`, undocumented for this
+    generation, on any 400 that names it. Such a 400 proves that nothing was made.
+    """
+    said = error.message.lower()
+    named = ""
+    if error.status == 400 and _FORMAT_REFUSED in said:
+        named = "output_format"
+    elif error.status == 400 and (error.param == "seed" or _NAMES_SEED.search(said)):
+        named = "seed"
+    if named not in body:
+        return None
+    return {name: value for name, value in body.items() if name != named}
 
 
 def hold_for(call: ImageCall, price: ImagePrice) -> Nanos:

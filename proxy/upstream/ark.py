@@ -75,7 +75,7 @@ def refusal(status: int, body: bytes | dict[str, Any], *, upstream_model: str, m
     shown = clean_message(said.message.replace(upstream_model, "the model"))
     if status == 401 or _OPERATOR_CODES.match(code) or (code == "QuotaExceeded" and not _QUEUED.search(said.message)):
         return _for_the_operator(note)
-    if status == 403 or (status == 404 and messages):
+    if status in (403, 404):
         return _for_the_operator(note)
     if status == 429:
         error: GatewayError = ModelUnavailableError("The model is at its limit just now", retry_after_seconds=RETRY_AFTER_SECONDS)
@@ -84,7 +84,7 @@ def refusal(status: int, body: bytes | dict[str, Any], *, upstream_model: str, m
         return outage(note)
     if is_moderation(code):
         return Refusal(ContentRejectedError(shown or "The content was rejected by moderation"), Outcome.REFUSED, note)
-    if status in (400, 404, 409, 413, 422):
+    if status in (400, 409, 413, 422):
         return Refusal(_customers_fault(code, said, shown, messages=messages), Outcome.REFUSED, note)
     return _senseless(note)
 
