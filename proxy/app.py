@@ -29,8 +29,10 @@ from proxy.edge.router import Router
 from proxy.handlers.account import AccountHandlers
 from proxy.handlers.admin import AdminHandlers
 from proxy.handlers.chat import ChatHandlers
+from proxy.handlers.images import ImageHandlers
 from proxy.handlers.models import ModelHandlers
 from proxy.handlers.ops import OpsHandlers
+from proxy.idempotency import Idempotency
 from proxy.metrics import Metrics
 from proxy.operations import Desk
 from proxy.relay import DisconnectPolicy, Relay
@@ -39,6 +41,7 @@ from proxy.snapshot import Snapshot
 from proxy.store.contract import AccountNotFoundError, Grant, Store, StoreRefusedError
 from proxy.store.sqlite import open_store
 from proxy.tasks import TaskGroup, first_of
+from proxy.upstream.client import ArkClient
 from proxy.upstream.wire import Limits, Wire
 
 logger = logging.getLogger(__name__)
@@ -140,17 +143,30 @@ async def running(
         await snapshot.refresh()
         relay = Relay(_policy(config), metrics)
         wires = {name: _wire(stack, upstream) for name, upstream in config.upstreams.items()}
+        clients = {name: await stack.enter_async_context(ArkClient(upstream)) for name, upstream in config.upstreams.items()}
+        idempotency = Idempotency(store, clock)
         bodies = BodyReader(bytes_max=config.server.body_bytes_max, seconds=config.server.body_seconds)
         draining = stop.requested.is_set
         chat = ChatHandlers(
             catalog=config.catalog,
             wires=wires,
             billing=billing,
+            idempotency=idempotency,
             relay=relay,
             bodies=bodies,
             clock=clock,
             metrics=metrics,
             estimate=config.billing.unknown_usage == "estimate",
+        )
+        images = ImageHandlers(
+            catalog=config.catalog,
+            clients=clients,
+            billing=billing,
+            idempotency=idempotency,
+            relay=relay,
+            bodies=bodies,
+            clock=clock,
+            metrics=metrics,
         )
         ops = OpsHandlers(store, metrics, draining)
         observe = Observer(clock, access_log, metrics)
@@ -167,7 +183,7 @@ async def running(
             stack.push_async_callback(operating.drain)
             admin = AdminHandlers(Desk(store, clock, on_change=snapshot.refresh), operating)
             await open_door(Router(admin_routes(ops, admin, bodies)), [config.admin.listen], mode=ADMIN_SOCKET_MODE)
-        public = public_routes(chat=chat, models=ModelHandlers(config.catalog), account=AccountHandlers(store))
+        public = public_routes(chat=chat, images=images, models=ModelHandlers(config.catalog), account=AccountHandlers(store))
         router = Router([*public, *probe_routes(ops)], PREFIXES, at_root=probe_routes(ops))
         door, addresses = await open_door(router, config.server.listen)
         stack.push_async_callback(_drain, door, relay, stop, config.server.drain_seconds)

@@ -8,16 +8,18 @@ from proxy.edge.router import Route
 from proxy.handlers.account import AccountHandlers
 from proxy.handlers.admin import AdminHandlers
 from proxy.handlers.chat import ChatHandlers
+from proxy.handlers.images import ImageHandlers
 from proxy.handlers.models import ModelHandlers
 from proxy.handlers.ops import OpsHandlers
 
 PREFIXES = ("/api/v1", "/v1")
 
 
-def public_routes(*, chat: ChatHandlers, models: ModelHandlers, account: AccountHandlers) -> list[Route]:
+def public_routes(*, chat: ChatHandlers, images: ImageHandlers, models: ModelHandlers, account: AccountHandlers) -> list[Route]:
     """Return what customers call, each under every one of `PREFIXES`."""
     return [
         Route("POST", "/chat/completions", chat.create),
+        Route("POST", "/images/generations", images.create),
         Route("GET", "/models", models.list),
         Route("GET", "/models/public", models.list, needs_key=False),
         Route("GET", "/models/{id}", models.retrieve),

@@ -19,9 +19,11 @@ from proxy.core.sse import Tap
 from proxy.core.usage import parse_usage
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
+from proxy.idempotency import HEADER as KEY_HEADER
+from proxy.idempotency import Idempotency, kept
 from proxy.metrics import Metrics
 from proxy.relay import Relay
-from proxy.store.contract import NewRequest
+from proxy.store.contract import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.upstream import ark
 from proxy.upstream.wire import Answer, UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError, Wire
 
@@ -40,6 +42,7 @@ class ChatHandlers:
         catalog: Catalog,
         wires: Mapping[str, Wire],
         billing: Billing,
+        idempotency: Idempotency,
         relay: Relay,
         bodies: BodyReader,
         clock: Clock,
@@ -49,6 +52,7 @@ class ChatHandlers:
         self._catalog = catalog
         self._wires = wires
         self._billing = billing
+        self._idempotency = idempotency
         self._relay = relay
         self._bodies = bodies
         self._clock = clock
@@ -62,16 +66,21 @@ class ChatHandlers:
         model = find_model(self._catalog, requested_model(body), Kind.CHAT)
         context.model = model.id
         call = parse_chat_call(body, model)
-        upward = upstream_body(call, model)
-        hold = await self._billing.hold(self._request(context, call, model))
-        exchange = _Exchange(context, model, call, hold, self._relay, self._clock, self._metrics, estimate=self._estimate)
+        if not call.stream and KEY_HEADER in context.request.headers:
+            return await self._idempotency.once(context, body, lambda claim: self._answer(context, call, model, claim))
         del body
+        return await self._answer(context, call, model)
+
+    async def _answer(self, context: Context, call: ChatCall, model: Model, claim: IdempotencyClaim | None = None) -> StreamResponse:
+        upward = upstream_body(call, model)
+        hold = await self._billing.hold(self._request(context, call, model, claim))
+        exchange = _Exchange(context, model, call, hold, self._relay, self._clock, self._metrics, estimate=self._estimate)
         try:
             return await exchange.run(self._wires[model.upstream], upward)
         finally:
             exchange.close()
 
-    def _request(self, context: Context, call: ChatCall, model: Model) -> NewRequest:
+    def _request(self, context: Context, call: ChatCall, model: Model, claim: IdempotencyClaim | None) -> NewRequest:
         assert context.grant is not None
         assert isinstance(model.price, ChatPrice)
         return NewRequest(
@@ -86,6 +95,7 @@ class ChatHandlers:
             hold_nanos=call.hold_nanos(model.price),
             price=self._frozen[model.id],
             created_at_ms=self._clock.now_ms(),
+            claim=claim,
         )
 
 
@@ -195,6 +205,7 @@ class _Exchange:
             began=True,
             completion_tokens_min=_text_bytes(parsed) // PROMPT_BYTES_PER_TOKEN_MAX,
             upstream_id=_id_of(parsed),
+            answer=kept(self._hold.request.claim, 200, raw),
         )
         return self._context.answer(raw)
 
@@ -279,8 +290,10 @@ class _Exchange:
     def _refused(self, refusal: ark.Refusal, cause: str = "") -> GatewayError:
         if refusal.outcome is not Outcome.REFUSED:
             self._metrics.upstream_failed(self._model.upstream, cause or ("operator" if refusal.operator else "error"))
-        self._settle(refusal.outcome, status=refusal.error.status, note=refusal.note)
-        return refusal.error
+        error, claim = refusal.error, self._hold.request.claim
+        answer = None if claim is None else kept(claim, error.status, orjson.dumps(error.body()))
+        self._settle(refusal.outcome, status=error.status, note=refusal.note, answer=answer)
+        return error
 
     def _settle(
         self,
@@ -292,6 +305,7 @@ class _Exchange:
         status: int = 200,
         upstream_id: str = "",
         note: str = "",
+        answer: StoredAnswer | None = None,
     ) -> None:
         context = self._context
         seen = Seen(
@@ -306,7 +320,7 @@ class _Exchange:
             note=note,
         )
         context.settlement = conclude(self._call, self._price, self._hold.request.hold_nanos, seen, estimate=self._estimate)
-        self._hold.settle(context.settlement)
+        self._hold.settle(context.settlement, answer)
 
 
 def _restarting() -> GatewayError:
