@@ -1,11 +1,17 @@
 """Small builders of what a store takes: name what the test is about, the rest is ordinary."""
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import replace
 
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.settlement import NO_USAGE, Outcome, Settlement, TokenUsage, UsageSource
-from proxy.store.contract import NewKey, NewRequest
+from proxy.core.video_record import TaskState, VideoTask
+from proxy.core.video_report import Polled, Report, Submitted
+from proxy.core.video_task import Pace, Step, advance
+from proxy.core.videos import VideoBilling
+from proxy.store.contract import IdempotencyClaim, NewKey, NewRequest, Store
 
 NOW_MS = 1_764_000_000_000
 """2025-11-24T16:00:00Z."""
@@ -21,6 +27,7 @@ def new_request(
     model: str = "doubao-pro-32k",
     stream: bool = False,
     created_at_ms: int = NOW_MS,
+    claim: IdempotencyClaim | None = None,
 ) -> NewRequest:
     return NewRequest(
         id=request_id,
@@ -34,7 +41,12 @@ def new_request(
         hold_nanos=Nanos(hold_nanos),
         price='{"input":800,"output":2000}',
         created_at_ms=created_at_ms,
+        claim=claim,
     )
+
+
+def new_claim(key: str = "retry-1", body: str = "body") -> IdempotencyClaim:
+    return IdempotencyClaim(key, hashlib.sha256(body.encode()).digest())
 
 
 def settlement(
@@ -60,3 +72,77 @@ def settlement(
 def new_key(key_id: str = "key_1", *, name: str = "", created_at_ms: int = NOW_MS) -> NewKey:
     """Return a key whose secret is its id."""
     return NewKey(key_id, name, "sk_abcdefg", hashlib.sha256(key_id.encode()).digest(), created_at_ms)
+
+
+def new_video(
+    request_id: str = "vreq_1",
+    *,
+    account_id: int,
+    hold_nanos: int = 100,
+    key_id: str = "",
+    created_at_ms: int = NOW_MS,
+    claim: IdempotencyClaim | None = None,
+) -> NewRequest:
+    return new_request(
+        request_id,
+        account_id=account_id,
+        hold_nanos=hold_nanos,
+        kind=Kind.VIDEO,
+        key_id=key_id,
+        model="doubao-seedance-1-5-pro-251215",
+        created_at_ms=created_at_ms,
+        claim=claim,
+    )
+
+
+def task_of(request: NewRequest) -> VideoTask:
+    """Return the new task of a video's request, whose quote is its hold: 1,000 tokens are charged."""
+    return VideoTask(
+        id=request.id,
+        account_id=request.account_id,
+        model=request.model,
+        upstream=request.upstream,
+        upstream_model=request.upstream_model,
+        prompt="一只猫在月光下",
+        task_type="text_to_video",
+        resolution="720p",
+        duration_seconds=5,
+        generate_audio=False,
+        service_tier="default",
+        seed=None,
+        safety_identifier="c0ffee",
+        billing=VideoBilling.FORMULA,
+        hold_nanos=request.hold_nanos,
+        quote_nanos=request.hold_nanos,
+        quote_tokens=1000,
+        rate_nanos_per_kilotoken=8_000_000,
+        created_at_ms=request.created_at_ms,
+    )
+
+
+def hears(report: Report, now_ms: int = NOW_MS) -> Callable[[VideoTask], Step]:
+    """Return what decides a step by a report; a first poll is due after 3 seconds."""
+    return lambda task: advance(task, report, now_ms, pace=Pace(first_ms=3_000, longest_ms=15_000), jitter=0.0)
+
+
+def submitted(upstream_id: str = "cgt-1", now_ms: int = NOW_MS) -> Callable[[VideoTask], Step]:
+    return hears(Submitted(upstream_id), now_ms)
+
+
+def made(now_ms: int = NOW_MS) -> Callable[[VideoTask], Step]:
+    return hears(Polled("succeeded", "https://tos/v.mp4", "https://tos/f.png", completion_tokens=1010), now_ms)
+
+
+async def pay(store: Store, request: NewRequest, ending: Settlement, now_ms: int = NOW_MS) -> None:
+    """Take a request to its end, a video by way of its task."""
+    if request.kind is not Kind.VIDEO:
+        await store.place_hold(request)
+        await store.settle(request.id, ending, now_ms)
+        return
+
+    def succeed(task: VideoTask) -> Step:
+        return Step(replace(task, state=TaskState.SUCCEEDED, charge_nanos=ending.charge_nanos, ended_at_ms=now_ms), None, ending)
+
+    await store.place_task(request, task_of(request), now_ms)
+    await store.advance_task(request.id, submitted(f"cgt-{request.id}", now_ms), now_ms)
+    await store.advance_task(request.id, succeed, now_ms)

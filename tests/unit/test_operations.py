@@ -25,7 +25,7 @@ from proxy.store.contract import (
 )
 from proxy.store.sqlite import open_store
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, new_request, settlement
+from tests.support.store import NOW_MS, new_request, pay, settlement
 
 CHAT_PRICE = ChatPrice((ChatTier(None, input=Nanos(800), output=Nanos(2000), cached_input=Nanos(160)),))
 
@@ -71,8 +71,7 @@ def desk(store: Store, changes: Changes) -> Desk:
 
 
 async def settled(store: Store, request: NewRequest, **outcome: Any) -> None:
-    await store.place_hold(request)
-    await store.settle(request.id, settlement(**outcome), NOW_MS + 1500)
+    await pay(store, request, settlement(**outcome), NOW_MS + 1500)
 
 
 def priced(price: Price, **fields: Any) -> NewRequest:
