@@ -25,6 +25,7 @@ from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
 from proxy.edge.door import Door
 from proxy.handlers.chat import ChatHandlers
+from proxy.idempotency import Idempotency
 from proxy.metrics import Metrics
 from proxy.relay import DisconnectPolicy, Relay
 from proxy.store.contract import Grant, Store
@@ -132,6 +133,7 @@ async def rig(directory: Path, policy: DisconnectPolicy) -> AsyncIterator[Rig]:
             catalog=catalog,
             wires={"ark": wire},
             billing=Billing(store, settlements, clock, metrics),
+            idempotency=Idempotency(store, clock),
             relay=relay,
             bodies=BodyReader(bytes_max=1_000_000, seconds=5),
             clock=clock,
