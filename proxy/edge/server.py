@@ -71,7 +71,7 @@ class Connection(RequestHandler):
     def close_if_idle(self) -> None:
         """Close unless a request is being answered or has begun to arrive."""
         if self._waiter is not None and not self._waiter.done():
-            self.close()
+            self.force_close()  # close() would leave the transport open, and a next request on it unanswered
 
     def data_received(self, data: bytes) -> None:
         """Parse; tell a handler that waits for a body which turned out to be malformed. aiohttp lets it wait until its deadline."""

@@ -27,7 +27,7 @@ CANARY_KEY = "canary-upstream-key-7f3a"
 CONFIG = """
 [server]
 listen = ["127.0.0.1:0"]
-drain_seconds = 5
+drain_seconds = {drain_seconds}
 body_seconds = {body_seconds}
 {server}
 [store]
@@ -90,6 +90,7 @@ price = {{ silent = "46", audio = "46" }}
 """
 
 DEFAULTS: Mapping[str, Any] = {
+    "drain_seconds": 5,
     "body_seconds": 5,
     "server": "",
     "first_byte_seconds": 5,
@@ -201,7 +202,8 @@ class Bench:
 async def bench(directory: Path, *, balance: Nanos = BALANCE, ark: StandIn | None = None, **options: Any) -> AsyncIterator[Bench]:
     """Start everything in a directory; ``options`` replace `DEFAULTS` in the configuration."""
     async with AsyncExitStack() as stack:
-        ark = ark or await stack.enter_async_context(StandIn())
+        if ark is None:
+            ark = await stack.enter_async_context(StandIn())
         path = directory / "config.toml"
         path.write_text(CONFIG.format(**{"base_url": ark.base_url, **DEFAULTS, **options}))
         config = load(path, {"ARK_API_KEY": CANARY_KEY})

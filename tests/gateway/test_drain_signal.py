@@ -1,0 +1,147 @@
+"""SIGTERM, to a real process with streams under way: it stops accepting, lets streams finish, settles everything, exits 0."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from proxy.core.money import parse_yuan
+from proxy.core.settlement import Outcome, Settlement, UsageSource
+from proxy.demo.ark import LAST_CHUNK, Hang, Send, StandIn, Wait, answer_sse, chunk
+from tests.support.books import assert_books_balance
+from tests.support.process import GatewayProcess, gateway_process
+from tests.support.raw_chat import RawChat, raw_chat
+
+EVENT = b'data: {"choices":[{"delta":{"content":"Hel"},"index":0}],"id":"0217","usage":null}\n\n'
+USAGE = b'data: {"choices":[],"id":"0217","usage":{"completion_tokens":12,"prompt_tokens":20,"total_tokens":32}}\n\n'
+DONE = b"data: [DONE]\n\n"
+BALANCE = parse_yuan("100")
+
+
+@asynccontextmanager
+async def streaming(
+    directory: Path, ark: StandIn, count: int, *then: Any, **options: Any
+) -> AsyncIterator[tuple[GatewayProcess, list[RawChat]]]:
+    """Start a gateway, and streams that have begun: each has brought one event, and goes on as ``then`` says."""
+    async with AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(gateway_process(directory, ark.base_url, balance=BALANCE, **options))
+        await gateway.start()
+        ark.enqueue([*answer_sse(EVENT, end=False), *then], times=count)
+        clients = [await stack.enter_async_context(raw_chat(gateway.origin, gateway.key, stream=True)) for _ in range(count)]
+        for client in clients:
+            assert (await client.head())[0] == 200
+            await client.first_bytes(len(EVENT))
+        yield gateway, clients
+
+
+async def settlements(gateway: GatewayProcess) -> list[Settlement]:
+    """Return the settlements of all requests, after checking that none is open and the books balance."""
+    log = [orjson.loads(line) for line in gateway.log.read_bytes().splitlines()]
+    ids = [line["request_id"] for line in log if line.get("route") == "/chat/completions" and "outcome" in line]
+    async with gateway.looked_into() as store:
+        assert await store.open_requests() == []
+        await assert_books_balance(store)
+        found = await asyncio.gather(*map(store.receipt, ids))
+    return [receipt[0].settlement for receipt in found if receipt is not None and receipt[0].settlement is not None]
+
+
+async def refused(origin: str) -> None:
+    """Return once nobody accepts connections there any more."""
+    host, _, port = origin.removeprefix("http://").partition(":")
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(host, int(port))
+            except OSError:
+                return
+            writer.close()
+
+
+async def test_streams_finish_before_the_process_ends_and_nobody_new_is_let_in(tmp_path: Path) -> None:
+    finish = asyncio.Event()
+    async with StandIn() as ark, aiohttp.ClientSession() as session:
+        then = (Wait(finish), Send(chunk(EVENT + USAGE + DONE) + LAST_CHUNK))
+        async with streaming(tmp_path, ark, 5, *then, drain_seconds=30) as (gateway, clients):
+            async with session.get(f"{gateway.origin}/healthz") as kept:  # a connection that is kept, idle from here on
+                assert kept.headers.get("Connection") != "close"
+            assert gateway.process is not None
+            gateway.process.send_signal(signal.SIGTERM)
+            await refused(gateway.origin)
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await session.get(f"{gateway.origin}/healthz")
+            finish.set()
+            bodies = [await client.chunks() for client in clients]
+            code = await gateway.exit_code()
+
+            assert bodies == [([EVENT, EVENT + DONE], True)] * 5
+            assert code == 0
+            assert [await client.rest() for client in clients] == [b""] * 5  # closed, not kept
+            assert {(one.outcome, one.usage_source, one.charge_nanos) for one in await settlements(gateway)} == {
+                (Outcome.COMPLETE, UsageSource.REPORTED, 40_000)
+            }
+
+
+@pytest.mark.parametrize("impatient", [False, True], ids=["drain_seconds are over", "a second SIGTERM"])
+async def test_streams_that_do_not_finish_are_cut_and_told_so(tmp_path: Path, impatient: bool) -> None:
+    async with StandIn() as ark, streaming(tmp_path, ark, 3, Hang(), drain_seconds=60 if impatient else 0.2) as (gateway, clients):
+        assert gateway.process is not None
+        gateway.process.send_signal(signal.SIGTERM)
+        if impatient:
+            await refused(gateway.origin)
+            gateway.process.send_signal(signal.SIGTERM)
+        bodies = [await client.chunks() for client in clients]
+        code = await gateway.exit_code()
+
+        for chunks, ended in bodies:
+            assert chunks[0] == EVENT
+            assert orjson.loads(chunks[1].removeprefix(b"data: "))["error"]["code"] == "MODEL_UNAVAILABLE"
+            assert (len(chunks), ended) == (2, True)
+        assert code == 0
+        # one content event at ¥2/M; 5 bytes of prompt are 0 tokens at least
+        assert [(one.outcome, one.usage_source, one.charge_nanos) for one in await settlements(gateway)] == [
+            (Outcome.INTERRUPTED, UsageSource.ESTIMATED, 2_000)
+        ] * 3
+        assert {call.state for call in ark.calls} == {"closed_by_peer"}
+
+
+async def test_a_json_call_that_is_cut_is_a_503_and_costs_nothing(tmp_path: Path) -> None:
+    async with StandIn() as ark, gateway_process(tmp_path, ark.base_url, balance=BALANCE, drain_seconds=0.2) as gateway:
+        await gateway.start()
+        ark.enqueue([Hang()])
+        async with raw_chat(gateway.origin, gateway.key) as client:
+            await ark.wait_until(lambda: len(ark.calls) == 1)
+            code = await gateway.end_by(signal.SIGTERM)
+            status, headers = await client.head()
+
+        assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
+        assert code == 0
+        assert [(one.outcome, one.charge_nanos) for one in await settlements(gateway)] == [(Outcome.INTERRUPTED, 0)]
+
+
+async def test_a_stream_without_a_client_is_drained_too_before_the_process_ends(tmp_path: Path) -> None:
+    finish = asyncio.Event()
+    async with StandIn() as ark:
+        then = (Wait(finish), Send(chunk(USAGE + DONE) + LAST_CHUNK))
+        async with streaming(tmp_path, ark, 1, *then, drain_seconds=30) as (gateway, (client,)):
+            client.leave()
+            assert gateway.process is not None
+            gateway.process.send_signal(signal.SIGTERM)
+            await refused(gateway.origin)
+            finish.set()
+            code = await gateway.exit_code()
+
+            assert code == 0
+            assert [(one.outcome, one.charge_nanos) for one in await settlements(gateway)] == [(Outcome.CLIENT_GONE, 40_000)]
+
+
+async def test_an_idle_gateway_ends_at_once(tmp_path: Path) -> None:
+    async with gateway_process(tmp_path, "http://127.0.0.1:9/api/v3", balance=BALANCE, drain_seconds=3600) as gateway:
+        await gateway.start()
+
+        assert await gateway.end_by(signal.SIGINT) == 0

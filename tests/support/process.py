@@ -1,0 +1,112 @@
+"""A gateway in a process of its own, as an operator runs it: `python -m proxy serve`, signals, kill -9."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from proxy import ids
+from proxy.core.money import Nanos
+from proxy.store.contract import NewKey
+from proxy.store.sqlite import open_store
+from proxy.store.sqlite.store import SqliteStore
+from tests.support.gateway import CANARY_KEY, CONFIG, DEFAULTS
+
+START_SECONDS = 30.0
+
+
+class GatewayProcess:
+    """One directory with a configuration, a store, an account with its key, and, from `start` on, a process."""
+
+    def __init__(self, directory: Path, base_url: str, **options: Any) -> None:
+        self.directory = directory
+        self.config = directory / "config.toml"
+        self.log = directory / "gateway.log"
+        self.origin = f"http://127.0.0.1:{_free_port()}"
+        text = CONFIG.format(**{**DEFAULTS, "base_url": base_url, **options})
+        self.config.write_text(text.replace("127.0.0.1:0", self.origin.removeprefix("http://")))
+        self.key = ""
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def set_up(self, balance: Nanos) -> None:
+        """Make the store, the account "acme" and its key, before the first start."""
+        store = await open_store(self.directory / "gateway.db")
+        secret = ids.new_secret()
+        self.key = secret.text
+        await store.create_account("acme", balance, 0)
+        await store.create_key("acme", NewKey(ids.key_id(), "test", secret.prefix, secret.sha256, 0))
+        await store.close()
+
+    async def start(self, before_exec: Callable[[], None] | None = None) -> None:
+        """Return once the process has said READY=1, as it does to systemd."""
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, self.log.open("ab") as log:
+            address = self.directory / "notify"
+            address.unlink(missing_ok=True)
+            notified.bind(str(address))
+            notified.setblocking(False)
+            self.process = await asyncio.create_subprocess_exec(
+                *self.command("serve"), stderr=log, stdout=log, env=self.environment(NOTIFY_SOCKET=str(address)), preexec_fn=before_exec
+            )
+            async with asyncio.timeout(START_SECONDS):
+                assert await loop.sock_recv(notified, 100) == b"READY=1", self.log.read_text()
+
+    async def kill(self) -> None:
+        """kill -9."""
+        await self.end_by(signal.SIGKILL)
+
+    async def end_by(self, number: signal.Signals) -> int:
+        """Send a signal and return the exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return await self.exit_code()
+
+    async def exit_code(self) -> int:
+        assert self.process is not None
+        return await self.process.wait()
+
+    @asynccontextmanager
+    async def looked_into(self) -> AsyncIterator[SqliteStore]:
+        """Open the store beside the process, to read."""
+        store = await open_store(self.directory / "gateway.db", read_only=True)
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    async def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        """Run one command of the command line."""
+        return await asyncio.to_thread(
+            subprocess.run, self.command(*words), capture_output=True, text=True, timeout=60, env=self.environment()
+        )
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "proxy", *words, "--config", str(self.config)]
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return os.environ | {"ARK_API_KEY": CANARY_KEY} | more
+
+
+@asynccontextmanager
+async def gateway_process(directory: Path, base_url: str, *, balance: Nanos, **options: Any) -> AsyncIterator[GatewayProcess]:
+    """Set a gateway up; what still runs at the end is killed."""
+    gateway = GatewayProcess(directory, base_url, **options)
+    await gateway.set_up(balance)
+    try:
+        yield gateway
+    finally:
+        if gateway.process is not None and gateway.process.returncode is None:
+            await gateway.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        port: int = asked.getsockname()[1]
+        return port
