@@ -332,8 +332,8 @@ class Store(Protocol):
     async def due_tasks(self, now_ms: int, limit: int) -> list[VideoTask]:
         """Return the tasks that are due by now, the longest due first."""
 
-    async def next_due_at_ms(self) -> int | None:
-        """Return when the next task is due; None where none is open."""
+    async def next_due_at_ms(self, after_ms: int = -1) -> int | None:
+        """Return the first due time of a task that is later than ``after_ms``; None where there is none."""
 
     async def open_tasks(self) -> list[VideoTask]:
         """Return every task that has not ended, oldest first: what a start resumes, and what a lost submit is told apart from."""

@@ -167,8 +167,8 @@ class SqliteStore:
     async def due_tasks(self, now_ms: int, limit: int) -> list[VideoTask]:
         return await self._read(tasks.due_tasks, now_ms, limit)
 
-    async def next_due_at_ms(self) -> int | None:
-        return await self._read(tasks.next_due_at_ms)
+    async def next_due_at_ms(self, after_ms: int = -1) -> int | None:
+        return await self._read(tasks.next_due_at_ms, after_ms)
 
     async def open_tasks(self) -> list[VideoTask]:
         return await self._read(tasks.open_tasks)

@@ -92,9 +92,9 @@ def due_tasks(connection: sqlite3.Connection, now_ms: int, limit: int) -> list[V
     return _all(connection, "WHERE due_at_ms <= ? ORDER BY due_at_ms LIMIT ?", (now_ms, min(limit, _OFFSET_MAX)))
 
 
-def next_due_at_ms(connection: sqlite3.Connection) -> int | None:
-    """Return the earliest due time, or None."""
-    row = connection.execute("SELECT due_at_ms FROM video_tasks WHERE due_at_ms IS NOT NULL ORDER BY due_at_ms LIMIT 1").fetchone()
+def next_due_at_ms(connection: sqlite3.Connection, after_ms: int) -> int | None:
+    """Return the first due time later than ``after_ms``, or None."""
+    row = connection.execute("SELECT due_at_ms FROM video_tasks WHERE due_at_ms > ? ORDER BY due_at_ms LIMIT 1", (after_ms,)).fetchone()
     return None if row is None else int(row[0])
 
 
