@@ -7,9 +7,11 @@ import asyncio
 import gc
 import logging
 import os
+import random
+import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -21,6 +23,8 @@ from proxy.billing import Billing
 from proxy.clock import Clock, SystemClock
 from proxy.config import Address, Config, UnixAddress, UpstreamConfig
 from proxy.core.money import Nanos
+from proxy.core.video_task import Pace
+from proxy.core.videos import SEED_MAX, VideoBilling
 from proxy.edge.body import BodyReader
 from proxy.edge.door import Door
 from proxy.edge.listeners import ListenError, open_sockets, remove_unix_socket
@@ -32,17 +36,25 @@ from proxy.handlers.chat import ChatHandlers
 from proxy.handlers.images import ImageHandlers
 from proxy.handlers.models import ModelHandlers
 from proxy.handlers.ops import OpsHandlers
+from proxy.handlers.videos import VideoHandlers
 from proxy.idempotency import Idempotency
+from proxy.jobs import hold_sweep, retention
+from proxy.jobs.hold_sweep import HoldSweep
+from proxy.jobs.retention import Retention
+from proxy.jobs.video_poll import DueVideos, VideoPoll
 from proxy.metrics import Metrics
 from proxy.operations import Desk
 from proxy.relay import DisconnectPolicy, Relay
 from proxy.routes import PREFIXES, admin_routes, probe_routes, public_routes
+from proxy.scheduler import DueWork, Scheduler
 from proxy.snapshot import Snapshot
 from proxy.store.contract import AccountNotFoundError, Grant, Store, StoreRefusedError
 from proxy.store.sqlite import open_store
 from proxy.tasks import TaskGroup, first_of
 from proxy.upstream.client import ArkClient
 from proxy.upstream.wire import Limits, Wire
+from proxy.video_calls import VideoCalls, line
+from proxy.video_desk import VideoDesk
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +65,10 @@ CUT_SECONDS = 10.0
 SETTLE_SECONDS = 30.0
 """What the store gets for the last settlements; what is then still open is settled at the next start."""
 ADMIN_SOCKET_MODE = 0o600
+SUBMIT_DRAIN_SECONDS = 30.0
+"""What submits get whose customers have left; the next start looks for those that are cut."""
 EXIT_STORE_FAILED = 70
+EXIT_SCHEDULER_FAILED = 71
 GC_ALLOCATIONS = 10_000
 
 
@@ -63,10 +78,18 @@ class StopSignal:
     def __init__(self) -> None:
         self.requested = asyncio.Event()
         self.impatient = asyncio.Event()
+        self.has_failed = False
+        """Whether the gateway stops of itself, because a part of it that must never end has ended."""
 
     def request(self) -> None:
         """Ask to stop; asked twice, to stop now."""
         (self.impatient if self.requested.is_set() else self.requested).set()
+
+    def fail(self, fault: BaseException | None) -> None:
+        """Stop because the scheduler has ended: without it no video would, and no hold of one."""
+        logger.critical("the scheduler ended, so the gateway stops: %s", fault or "without a reason")
+        self.has_failed = True
+        self.requested.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +127,7 @@ async def _serve(config: Config, clock: Clock, access_log: logs.AccessLog) -> in
         logger.error("cannot start: %s", fault)  # noqa: TRY400 - the operator's fault, no traceback
         return 1
     logger.info("stopped")
-    return 0
+    return EXIT_SCHEDULER_FAILED if stop.has_failed else 0
 
 
 def _settle_memory() -> None:
@@ -168,6 +191,18 @@ async def running(
             clock=clock,
             metrics=metrics,
         )
+        desk, calls = await _start_videos(stack, config, store, clients, clock, metrics, stop)
+        videos = VideoHandlers(
+            catalog=config.catalog,
+            store=store,
+            desk=desk,
+            calls=calls,
+            idempotency=idempotency,
+            bodies=bodies,
+            clock=clock,
+            billing=VideoBilling(config.billing.video_tokens),
+            draw_seed=lambda: secrets.randbelow(SEED_MAX + 1),
+        )
         ops = OpsHandlers(store, metrics, draining)
         observe = Observer(clock, access_log, metrics)
 
@@ -183,13 +218,56 @@ async def running(
             stack.push_async_callback(operating.drain)
             admin = AdminHandlers(Desk(store, clock, on_change=snapshot.refresh), operating)
             await open_door(Router(admin_routes(ops, admin, bodies)), [config.admin.listen], mode=ADMIN_SOCKET_MODE)
-        public = public_routes(chat=chat, images=images, models=ModelHandlers(config.catalog), account=AccountHandlers(store))
+        public = public_routes(
+            chat=chat, images=images, videos=videos, models=ModelHandlers(config.catalog), account=AccountHandlers(store)
+        )
         router = Router([*public, *probe_routes(ops)], PREFIXES, at_root=probe_routes(ops))
         door, addresses = await open_door(router, config.server.listen)
         stack.push_async_callback(_drain, door, relay, stop, config.server.drain_seconds)
         stack.callback(door.stop_accepting)
+        stack.callback(desk.release)
         stack.callback(stop.requested.set)
         yield Gateway(store, addresses, snapshot)
+
+
+async def _start_videos(
+    stack: AsyncExitStack,
+    config: Config,
+    store: Store,
+    clients: Mapping[str, ArkClient],
+    clock: Clock,
+    metrics: Metrics,
+    stop: StopSignal,
+) -> tuple[VideoDesk, VideoCalls]:
+    """Build what moves video tasks, take up those of the last process, and set the scheduler going."""
+    lines = {
+        name: line(
+            clients[name],
+            clock,
+            requests_per_second=upstream.requests_per_second,
+            list_requests_per_second=upstream.list_requests_per_second,
+        )
+        for name, upstream in config.upstreams.items()
+    }
+    calls = VideoCalls(lines, metrics)
+    stack.push_async_callback(calls.close)
+    pace = Pace(round(config.videos.poll_first_seconds * 1000), round(config.videos.poll_longest_seconds * 1000))
+    due = DueWork(DueVideos(store, metrics), clock)
+    desk = VideoDesk(store=store, calls=calls, pace=pace, clock=clock, metrics=metrics, jitter=random.random, expect=due.expect)
+    stack.push_async_callback(_drain_submits, desk)
+    if lost := await desk.recover():
+        logger.warning("looking for %d video submits that the last process left without an answer", lost)
+    scheduler = Scheduler(on_death=stop.fail)
+    stack.push_async_callback(scheduler.close)
+    scheduler.whenever_due(due, VideoPoll(store, desk, calls, metrics), "videos")
+    scheduler.every(hold_sweep.EVERY_SECONDS, HoldSweep(store, desk, clock), "hold_sweep")
+    scheduler.every(retention.EVERY_SECONDS, Retention(store, clock), "retention")
+    return desk, calls
+
+
+async def _drain_submits(desk: VideoDesk) -> None:
+    if left := await desk.drain(SUBMIT_DRAIN_SECONDS):
+        logger.warning("%d video submits were not answered in time; the next start looks for them", left)
 
 
 async def _drain(door: Door, relay: Relay, stop: StopSignal, drain_seconds: float) -> None:

@@ -55,6 +55,11 @@ class Metrics:
         self._upstream_errors = _Children(
             Counter("llm_proxy_upstream_errors", "Failed calls upstream, by cause.", ["upstream", "cause"], registry=registry)
         )
+        self._video_tasks = _Children(Gauge("llm_proxy_video_tasks", "Video tasks under way, by state.", ["state"], registry=registry))
+        self._video_polls = _Children(
+            Counter("llm_proxy_video_polls", "Questions about video tasks, by result.", ["upstream", "result"], registry=registry)
+        )
+        self.video_due_lag = Gauge("llm_proxy_video_due_lag_seconds", "How long the longest due video task is due.", registry=registry)
         self.open_streams = Gauge("llm_proxy_open_streams", "Streams being relayed or drained now.", registry=registry)
         self.draining_streams = Gauge("llm_proxy_draining_streams", "Streams read on after their client left.", registry=registry)
         self._commit_operations = Histogram(
@@ -82,6 +87,16 @@ class Metrics:
             self._charged(model).inc(settlement.charge_nanos / NANOS_PER_YUAN)
         if settlement.shortfall_nanos:
             self._shortfall(model).inc(settlement.shortfall_nanos / NANOS_PER_YUAN)
+
+    def video_moved(self, before: str | None, after: str | None) -> None:
+        """Count a video task from one state into another; None: it is new, or has ended."""
+        if before is not None:
+            self._video_tasks(before).dec()
+        if after is not None:
+            self._video_tasks(after).inc()
+
+    def video_polled(self, upstream: str, result: str) -> None:
+        self._video_polls(upstream, result).inc()
 
     def upstream_failed(self, upstream: str, cause: str) -> None:
         self._upstream_errors(upstream, cause).inc()

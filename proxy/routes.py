@@ -11,15 +11,22 @@ from proxy.handlers.chat import ChatHandlers
 from proxy.handlers.images import ImageHandlers
 from proxy.handlers.models import ModelHandlers
 from proxy.handlers.ops import OpsHandlers
+from proxy.handlers.videos import VideoHandlers
 
 PREFIXES = ("/api/v1", "/v1")
 
 
-def public_routes(*, chat: ChatHandlers, images: ImageHandlers, models: ModelHandlers, account: AccountHandlers) -> list[Route]:
+def public_routes(
+    *, chat: ChatHandlers, images: ImageHandlers, videos: VideoHandlers, models: ModelHandlers, account: AccountHandlers
+) -> list[Route]:
     """Return what customers call, each under every one of `PREFIXES`."""
     return [
         Route("POST", "/chat/completions", chat.create),
         Route("POST", "/images/generations", images.create),
+        Route("POST", "/videos/generations", videos.create),
+        Route("GET", "/videos/tasks", videos.list),
+        Route("GET", "/videos/tasks/{id}", videos.retrieve),
+        Route("DELETE", "/videos/tasks/{id}", videos.cancel),
         Route("GET", "/models", models.list),
         Route("GET", "/models/public", models.list, needs_key=False),
         Route("GET", "/models/{id}", models.retrieve),

@@ -15,6 +15,11 @@ _PUBLIC_STATUS = {
 }
 
 
+def public_status(state: TaskState) -> str:
+    """Return the published word for a state: ``pending``, ``processing``, ``succeeded`` or ``failed``."""
+    return _PUBLIC_STATUS[state]
+
+
 def created_task(task: VideoTask) -> dict[str, object]:
     """Return the answer to the submit."""
     return {

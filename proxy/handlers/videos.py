@@ -1,0 +1,243 @@
+"""``/videos``: submit a task, look at one or at all of them, cancel one. Customers see their own tasks and no other's.
+
+Reading never asks upstream: tasks are moved on by the scheduler, and by a cancel.
+"""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from aiohttp.web import StreamResponse
+
+from proxy import ids
+from proxy.clock import Clock
+from proxy.core import fields, video_error, videos
+from proxy.core.catalog import Catalog, Kind, Model, VideoPrice, find_model
+from proxy.core.errors import (
+    GatewayError,
+    InternalError,
+    InvalidParameterError,
+    ModelUnavailableError,
+    TaskNotFoundError,
+    TaskRunningError,
+)
+from proxy.core.pricing import freeze
+from proxy.core.video_record import VideoTask, new_task
+from proxy.core.video_report import CancelConfirmed, Polled
+from proxy.core.video_view import created_task, public_status, public_task, task_list
+from proxy.core.videos import VideoBilling, VideoCall
+from proxy.edge.body import BodyReader
+from proxy.edge.context import Context
+from proxy.idempotency import Idempotency
+from proxy.store.contract import Grant, IdempotencyClaim, NewRequest, Store
+from proxy.video_calls import VideoCalls
+from proxy.video_desk import SUBMIT_MARGIN_SECONDS, SUBMIT_SECONDS_MAX, VideoDesk
+
+LIMIT_DEFAULT = 20
+LIMIT_MAX = 100
+OFFSET_MAX = 10**9
+WAIT_SECONDS_MAX = 60
+
+_WHOLE = re.compile("[0-9]{1,10}")
+_SECONDS = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,3})?")
+
+
+class VideoHandlers:
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        store: Store,
+        desk: VideoDesk,
+        calls: VideoCalls,
+        idempotency: Idempotency,
+        bodies: BodyReader,
+        clock: Clock,
+        billing: VideoBilling,
+        draw_seed: Callable[[], int],
+    ) -> None:
+        """Args: billing: what a task is charged by; draw_seed: from 0 to `videos.SEED_MAX`, for tasks that ask for none."""
+        self._catalog = catalog
+        self._store = store
+        self._desk = desk
+        self._calls = calls
+        self._idempotency = idempotency
+        self._bodies = bodies
+        self._clock = clock
+        self._billing = billing
+        self._draw_seed = draw_seed
+        self._frozen = {model.id: freeze(model.price) for model in catalog.values()}
+
+    # submit
+
+    async def create(self, context: Context) -> StreamResponse:
+        """Record a task, hand it over, and answer with it, also where nobody knows yet whether the upstream has it."""
+        context.identify(ids.video_request_id())
+        body = await self._bodies.json(context.request)
+        return await self._idempotency.once(context, body, lambda claim: self._submit(context, body, claim))
+
+    async def _submit(self, context: Context, body: object, claim: IdempotencyClaim | None) -> StreamResponse:
+        checked = fields.checked_body(body, videos.PUBLISHED_KEYS)
+        model = find_model(self._catalog, fields.model_id(checked, videos.DEFAULT_MODEL), Kind.VIDEO)
+        context.model = model.id
+        call = self._told_apart(videos.parse_video_call(checked, model))
+        request, task = self._drawn_up(context, call, model, claim)
+        submit = self._desk.submit(request, task, videos.upstream_body(call, task.upstream_model, task.safety_identifier))
+        try:
+            async with asyncio.timeout(SUBMIT_SECONDS_MAX + SUBMIT_MARGIN_SECONDS):
+                result = await asyncio.shield(submit)
+        except TimeoutError:  # the store is stuck; a second submit could be a second task
+            raise InternalError("The task could not be recorded", should_retry=False) from None
+        if isinstance(result, GatewayError):
+            raise result
+        return context.json(created_task(task))
+
+    def _told_apart(self, call: VideoCall) -> VideoCall:
+        """Return the call with a seed: should its answer be lost, Ark's list shows whose it is."""
+        return call if call.seed is not None else replace(call, seed=self._draw_seed())
+
+    def _drawn_up(
+        self, context: Context, call: VideoCall, model: Model, claim: IdempotencyClaim | None
+    ) -> tuple[NewRequest, VideoTask]:
+        """Return the request and the task, as they are recorded together."""
+        assert context.grant is not None
+        assert isinstance(model.price, VideoPrice)
+        request = NewRequest(
+            id=context.id,
+            kind=Kind.VIDEO,
+            account_id=context.account_id,
+            key_id=context.grant.key_id,
+            model=model.id,
+            upstream=model.upstream,
+            upstream_model=model.upstream_model,
+            stream=False,
+            hold_nanos=videos.hold_for(call, model.price, self._billing),
+            price=self._frozen[model.id],
+            created_at_ms=self._clock.now_ms(),
+            claim=claim,
+        )
+        task = new_task(
+            request_id=request.id,
+            account_id=request.account_id,
+            model=model.id,
+            upstream=model.upstream,
+            upstream_model=model.upstream_model,
+            call=call,
+            safety_identifier=_stand_in_for(context.grant),
+            billing=self._billing,
+            hold_nanos=request.hold_nanos,
+            quote_nanos=videos.quote(call, model.price),
+            rate_nanos_per_kilotoken=videos.nanos_per_kilotoken(call, model.price),
+            now_ms=request.created_at_ms,
+        )
+        return request, task
+
+    # look
+
+    async def retrieve(self, context: Context) -> StreamResponse:
+        """Answer with a task; with ``?wait=SECONDS``, once its status has changed or the time is up."""
+        seconds = _wait_seconds(context)
+        task = await self._owned(context)
+        if seconds and not task.ended:
+            task = await self._changed(context, seconds, since=task)
+        return context.json(public_task(task))
+
+    async def _changed(self, context: Context, seconds: float, *, since: VideoTask) -> VideoTask:
+        with self._desk.watching(since.id) as change:
+            task = await self._owned(context)  # it may have changed before anybody watched
+            if public_status(task.state) != public_status(since.state):
+                return task
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await change.wait()
+        return await self._owned(context)
+
+    async def list(self, context: Context) -> StreamResponse:
+        """Answer with a page of the account's tasks, newest first."""
+        limit = _whole(context, "limit", LIMIT_DEFAULT, 1, LIMIT_MAX)
+        offset = _whole(context, "offset", 0, 0, OFFSET_MAX)
+        return context.json(task_list(await self._store.tasks(context.account_id, limit, offset)))
+
+    async def _owned(self, context: Context) -> VideoTask:
+        """Return the task that the path names. Another account's is, to the byte, an unknown one."""
+        task = await self._store.task(context.tail)
+        if task is None or task.account_id != context.account_id:
+            raise TaskNotFoundError("There is no such task")
+        context.model = task.model if task.model in self._catalog else ""
+        return task
+
+    # cancel
+
+    async def cancel(self, context: Context) -> StreamResponse:
+        """Cancel a task that is queued upstream, and answer with it as it is then.
+
+        Raises:
+            TaskNotFoundError: not a task of this account.
+            TaskRunningError: it is still being handed over, or it runs, or it has ended.
+            ModelUnavailableError: the upstream does not say what the task does, or whether it is cancelled.
+        """
+        task = await self._owned(context)
+        if not task.upstream_id and not task.ended:
+            raise TaskRunningError("The task is still being handed over; try again in a moment")
+        if not task.cancellable:
+            raise _too_late(task)
+        seen = await self._calls.status(task, urgent=True)
+        task = (await self._desk.advance(task.id, seen)).task
+        # Only what was seen to be queued is deleted: of a finished task that would delete the video.
+        if not isinstance(seen, Polled) and not task.ended:
+            raise _unanswered()
+        if not (isinstance(seen, Polled) and seen.status == "queued" and task.cancellable):
+            raise _too_late(task)
+        return context.json(public_task(await self._cancelled(task)))
+
+    async def _cancelled(self, task: VideoTask) -> VideoTask:
+        if await self._calls.cancel(task):
+            task = (await self._desk.record(task.id, CancelConfirmed())).task
+        else:  # refused, because it runs by now, or not answered: the task itself shows which
+            seen = await self._calls.status(task, urgent=True)
+            task = (await self._desk.advance(task.id, seen)).task
+        if task.error == video_error.CANCELLED:
+            return task
+        raise _unanswered() if task.cancellable else _too_late(task)
+
+
+def _too_late(task: VideoTask) -> TaskRunningError:
+    return TaskRunningError("The task has ended" if task.ended else "The task is being generated and cannot be cancelled any more")
+
+
+def _unanswered() -> ModelUnavailableError:
+    return ModelUnavailableError("The task could not be cancelled just now", retry_after_seconds=2)
+
+
+def _stand_in_for(grant: Grant) -> str:
+    """Return 64 characters that stand for the account upstream, always the same ones, and do not name it."""
+    return hashlib.sha256(f"{grant.account_id}:{grant.account_name}".encode()).hexdigest()
+
+
+def _whole(context: Context, name: str, default: int, low: int, high: int) -> int:
+    text = _single(context, name)
+    if text is None:
+        return default
+    if not _WHOLE.fullmatch(text) or not low <= int(text) <= high:
+        raise InvalidParameterError(f"'{name}' must be an integer from {low} to {high}", param=name)
+    return int(text)
+
+
+def _wait_seconds(context: Context) -> float:
+    text = _single(context, "wait")
+    if text is None:
+        return 0.0
+    if not _SECONDS.fullmatch(text) or float(text) > WAIT_SECONDS_MAX:
+        raise InvalidParameterError(f"'wait' must be a number of seconds from 0 to {WAIT_SECONDS_MAX}", param="wait")
+    return float(text)
+
+
+def _single(context: Context, name: str) -> str | None:
+    """Return the one value of a query parameter."""
+    values = context.request.query.getall(name, [])
+    if len(values) > 1:
+        raise InvalidParameterError(f"'{name}' must be given once", param=name)
+    return values[0] if values else None

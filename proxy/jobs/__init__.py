@@ -1,0 +1,1 @@
+"""What the gateway does of itself; the scheduler runs it."""

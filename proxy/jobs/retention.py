@@ -1,0 +1,25 @@
+"""Forgets what need not be kept: idempotency keys whose time is over."""
+
+import logging
+
+from proxy.clock import Clock
+from proxy.store.contract import FORGET_CLAIMS_MAX, Store
+
+logger = logging.getLogger(__name__)
+
+EVERY_SECONDS = 3_600.0
+
+
+class Retention:
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def __call__(self) -> None:
+        forgotten = 0
+        while batch := await self._store.forget_claims(self._clock.now_ms()):
+            forgotten += batch
+            if batch < FORGET_CLAIMS_MAX:
+                break
+        if forgotten:
+            logger.info("forgot %d idempotency keys", forgotten)

@@ -1,0 +1,77 @@
+"""What is done for a video task that is due: it is asked for upstream, or, while nobody knows whether it is there, looked for."""
+
+import logging
+from collections.abc import Sequence
+
+from proxy.core.video_answers import find_lost
+from proxy.core.video_record import Next, TaskState, VideoTask
+from proxy.core.video_report import Found, LookupFailed, NotFound, SubmitUnknown
+from proxy.metrics import Metrics
+from proxy.store.contract import Store, UpstreamIdTakenError
+from proxy.video_calls import VideoCalls
+from proxy.video_desk import VideoDesk
+
+logger = logging.getLogger(__name__)
+
+KNOWN_MS = 3_600_000
+"""Tasks that were made so long before a lost one can still own an entry of the list that looks like it: twice the limit is plenty."""
+
+
+class DueVideos:
+    """The store's due tasks, as the scheduler asks for them."""
+
+    def __init__(self, store: Store, metrics: Metrics) -> None:
+        self._store = store
+        self._metrics = metrics
+
+    async def due(self, now_ms: int, limit: int) -> Sequence[VideoTask]:
+        longest_due_ms = await self._store.next_due_at_ms()
+        self._metrics.video_due_lag.set(0 if longest_due_ms is None else max(0, now_ms - longest_due_ms) / 1000)
+        return await self._store.due_tasks(now_ms, limit)
+
+    async def next_due_at_ms(self, after_ms: int) -> int | None:
+        return await self._store.next_due_at_ms(after_ms)
+
+
+class VideoPoll:
+    """Looks at one task."""
+
+    def __init__(self, store: Store, desk: VideoDesk, calls: VideoCalls, metrics: Metrics) -> None:
+        self._store = store
+        self._desk = desk
+        self._calls = calls
+        self._metrics = metrics
+
+    async def __call__(self, task: VideoTask) -> None:
+        match task.next:
+            case Next.POLL:
+                await self._desk.advance(task.id, await self._calls.status(task))
+            case Next.LOOK_UP if task.lost_at_ms is None:
+                # A submit gives up before its task is due: this one can only have died.
+                await self._desk.advance(task.id, SubmitUnknown("no word from the submit"))
+            case Next.LOOK_UP:
+                await self._look_up(task)
+
+    async def _look_up(self, task: VideoTask) -> None:
+        items = await self._calls.listed(task)
+        report = LookupFailed() if items is None else await self._find(task, items)
+        if not isinstance(report, LookupFailed):
+            self._metrics.video_polled(task.upstream, "found" if isinstance(report, Found) else "not_found")
+        try:
+            step = await self._desk.advance(task.id, report)
+        except UpstreamIdTakenError:  # by a task that was recorded after we had looked
+            step = await self._desk.advance(task.id, NotFound())
+        if step.task.state is TaskState.PENDING and not step.ignored:
+            logger.info("video %s: its lost submit is found, as %s", task.id, step.task.upstream_id)
+
+    async def _find(self, task: VideoTask, items: Sequence[object]) -> Found | NotFound:
+        """Tell the lost task apart from everybody else's.
+
+        The order of reading matters: what was submitted before the list was read is in one of the two answers, as a rival whose
+        answer is not here yet, or as a known id.
+        """
+        rivals = [
+            other for other in await self._store.open_tasks() if other.state is TaskState.SUBMITTING and other.upstream == task.upstream
+        ]
+        known = await self._store.known_upstream_ids(task.upstream, task.created_at_ms - KNOWN_MS)
+        return find_lost(task, items, known, rivals)

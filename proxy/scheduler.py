@@ -1,0 +1,162 @@
+"""What the gateway does of itself: work that falls due, and work every so many seconds.
+
+Due times are kept by the store, so that a restart resumes what was due. Between two of them this sleeps, until the next one or until it
+is told of an earlier one. A piece of work that fails is logged and rests before it is tried again; the others never notice.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Generic, Protocol, TypeVar
+
+from proxy.clock import Clock
+from proxy.store.contract import StoreUnavailableError
+from proxy.tasks import TaskGroup
+
+logger = logging.getLogger(__name__)
+
+RUNNING_MAX = 256
+"""Pieces of due work under way at a time. Most of them wait for a turn (`rates`)."""
+REST_SECONDS = 30.0
+"""How long work rests that failed by a bug or by the store."""
+SLEEP_SECONDS_MAX = 60.0
+"""Then look again in any case: due times are of the wall clock, which may be set forward."""
+STORE_RETRY_SECONDS = 1.0
+_EVER = 2**63
+
+
+class Item(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+T = TypeVar("T", bound=Item)
+T_co = TypeVar("T_co", bound=Item, covariant=True)
+
+
+class Agenda(Protocol[T_co]):
+    """Who knows what is due."""
+
+    async def due(self, now_ms: int, limit: int) -> Sequence[T_co]:
+        """Return what is due by now, the longest due first."""
+
+    async def next_due_at_ms(self, after_ms: int) -> int | None:
+        """Return the first due time later than ``after_ms``; None where there is none."""
+
+
+class Scheduler:
+    """Everything here runs from its start until `close`. ``on_death`` is told when a loop ends by a bug of its own."""
+
+    def __init__(self, on_death: Callable[[BaseException | None], None]) -> None:
+        self._on_death = on_death
+        self._tasks = TaskGroup("scheduler")
+
+    def every(self, seconds: float, job: Callable[[], Awaitable[None]], name: str) -> None:
+        """Run a job now and then, the first time after ``seconds``. One that fails is logged and has its next turn."""
+        self._tasks.spawn(_repeat(seconds, job, name), name, on_death=self._on_death)
+
+    def whenever_due(self, due_work: "DueWork[T]", work: Callable[[T], Awaitable[None]], name: str) -> None:
+        """Do what is due, whenever it is."""
+        self._tasks.spawn(due_work.run(work), name, on_death=self._on_death)
+
+    async def close(self) -> None:
+        """Stop. Work under way is cancelled: whatever it had asked to be stored is stored all the same."""
+        await self._tasks.cancel()
+
+
+class DueWork(Generic[T]):
+    """One kind of work that falls due: at most ``running_max`` pieces at a time, never one twice at a time."""
+
+    def __init__(
+        self,
+        agenda: Agenda[T],
+        clock: Clock,
+        *,
+        running_max: int = RUNNING_MAX,
+        rest_seconds: float = REST_SECONDS,
+    ) -> None:
+        self._agenda = agenda
+        self._clock = clock
+        self._running_max = running_max
+        self._rest_seconds = rest_seconds
+        self._tasks = TaskGroup("due")
+        self._running: dict[str, bool] = {}
+        """What is under way, and whether it was seen to be due meanwhile."""
+        self._resting_until_ms: dict[str, int] = {}
+        self._is_full = False
+        self._wake = asyncio.Event()
+        self._alarm_at_ms = _EVER
+
+    def expect(self, due_at_ms: int) -> None:
+        """Take note of a due time that the store has now."""
+        if due_at_ms < self._alarm_at_ms:
+            self._wake.set()
+
+    async def run(self, work: Callable[[T], Awaitable[None]]) -> None:
+        """Start what is due and sleep until the next of it, for ever. What is under way ends with this."""
+        try:
+            while True:
+                self._wake.clear()
+                self._alarm_at_ms = _EVER  # what is expected from here on may be too late for this look
+                self._alarm_at_ms = await self._look(work)
+                await self._sleep()
+        finally:
+            await self._tasks.cancel()
+
+    async def _look(self, work: Callable[[T], Awaitable[None]]) -> int:
+        """Start what is due and return when to look again, in unix milliseconds."""
+        now_ms = self._clock.now_ms()
+        latest_ms = now_ms + round(SLEEP_SECONDS_MAX * 1000)
+        self._resting_until_ms = {name: until_ms for name, until_ms in self._resting_until_ms.items() if until_ms > now_ms}
+        try:
+            await self._start_due(now_ms, work)
+            next_ms = None if self._is_full else await self._agenda.next_due_at_ms(now_ms)
+        except StoreUnavailableError as fault:
+            logger.error("what is due cannot be read: %s", fault)  # noqa: TRY400 - expected when a disk fails
+            return now_ms + round(STORE_RETRY_SECONDS * 1000)
+        return min(latest_ms, next_ms or latest_ms, *self._resting_until_ms.values())
+
+    async def _start_due(self, now_ms: int, work: Callable[[T], Awaitable[None]]) -> None:
+        """Start what is due, as far as there is room."""
+        # What runs or rests is still due in the store; asked for so many, enough others are among them.
+        due = await self._agenda.due(now_ms, self._running_max + len(self._resting_until_ms))
+        for item in due:
+            if item.id in self._running:
+                self._running[item.id] = True
+            elif item.id not in self._resting_until_ms and len(self._running) < self._running_max:
+                self._running[item.id] = False
+                self._tasks.spawn(self._do(work, item), item.id)
+        self._is_full = len(self._running) >= self._running_max
+
+    async def _do(self, work: Callable[[T], Awaitable[None]], item: T) -> None:
+        try:
+            await work(item)
+        except Exception:
+            logger.exception("work on %s failed; it is tried again in %g s", item.id, self._rest_seconds)
+            self._rest(item.id)
+        finally:
+            was_due_meanwhile = self._running.pop(item.id)
+            # Looking costs a page of reading: where there was no room, wait for some more of it.
+            if was_due_meanwhile or (self._is_full and len(self._running) <= self._running_max * 3 // 4):
+                self._wake.set()
+
+    def _rest(self, name: str) -> None:
+        until_ms = self._clock.now_ms() + round(self._rest_seconds * 1000)
+        self._resting_until_ms[name] = until_ms
+        self.expect(until_ms)
+
+    async def _sleep(self) -> None:
+        seconds = (self._alarm_at_ms - self._clock.now_ms()) / 1000
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, min(seconds, SLEEP_SECONDS_MAX))):
+                await self._wake.wait()
+
+
+async def _repeat(seconds: float, job: Callable[[], Awaitable[None]], name: str) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await job()
+        except Exception:
+            logger.exception("%s failed; it is tried again in %g s", name, seconds)

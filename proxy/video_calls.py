@@ -1,0 +1,210 @@
+"""What is asked of an upstream about videos, each kind of call at its own rate, and what the answers come to.
+
+Nothing here is raised or tried again: a failure is a report like any other, and what it means is decided by `video_task.advance`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from proxy.clock import Clock
+from proxy.core.errors import GatewayError
+from proxy.core.settlement import Outcome
+from proxy.core.video_answers import CLOCK_SKEW_MS, read_poll, read_submit
+from proxy.core.video_record import VideoTask
+from proxy.core.video_report import Polled, PollFailed, PollFailure, SubmitRefused, Submitted, SubmitUnknown
+from proxy.metrics import Metrics
+from proxy.rates import Rate
+from proxy.tasks import TaskGroup
+from proxy.upstream import ark
+from proxy.upstream.client import PAGE_SIZE_MAX, ArkClient, Reply
+from proxy.upstream.failures import UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError
+
+logger = logging.getLogger(__name__)
+
+PAGES_MAX = 4
+"""Of the list: 2000 tasks of one model, made since the one that is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One upstream, and how often it may be asked for what."""
+
+    client: ArkClient
+    gets: Rate
+    lists: Rate
+    deletes: Rate
+
+
+def line(client: ArkClient, clock: Clock, *, requests_per_second: float, list_requests_per_second: float) -> Line:
+    """Return a line. Ark allows as many deletes a second as gets, counted apart."""
+    return Line(client, Rate(requests_per_second, clock), Rate(list_requests_per_second, clock), Rate(requests_per_second, clock))
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a submit came to, and, where it was refused, what its customer is told."""
+
+    report: Submitted | SubmitRefused | SubmitUnknown
+    error: GatewayError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """A list that is being read, back to a time, for all who wait for it."""
+
+    since_ms: int
+    items: "asyncio.Task[Sequence[object] | None]"
+
+
+class VideoCalls:
+    """The calls to all upstreams."""
+
+    def __init__(self, lines: Mapping[str, Line], metrics: Metrics) -> None:
+        self._lines = lines
+        self._metrics = metrics
+        self._tasks = TaskGroup("listing")
+        self._listings: dict[tuple[str, str, str], _Listing] = {}
+        self._troubled: set[str] = set()
+        """Upstreams whose last call failed, so that an outage is two lines in the log and not thousands."""
+
+    async def submit(self, task: VideoTask, body: Mapping[str, object]) -> Submission:
+        """Send a task up, once."""
+        try:
+            reply = await self._lines[task.upstream].client.create_task(body)
+        except UpstreamFailure as failure:
+            return self._unanswered(task, failure)
+        report = read_submit(reply.status, reply.answer)
+        if isinstance(report, SubmitRefused):
+            return self._refused(task, report, reply)
+        if isinstance(report, SubmitUnknown):
+            self._metrics.upstream_failed(task.upstream, "submit_unknown")
+        return Submission(report)
+
+    async def status(self, task: VideoTask, *, urgent: bool = False) -> Polled | PollFailed:
+        """Return what the upstream says about a task now. ``urgent``: a customer waits for it."""
+        reply = await self._get(task, urgent=urgent)
+        report = PollFailed(PollFailure.TRANSIENT) if reply is None else read_poll(reply.status, reply.answer, _retry_after_ms(reply))
+        self._metrics.video_polled(task.upstream, report.kind if isinstance(report, PollFailed) else "answered")
+        return report
+
+    async def cancel(self, task: VideoTask) -> bool:
+        """Ask the upstream to cancel a task that is queued; return whether it says that it has. False proves nothing."""
+        upstream = self._lines.get(task.upstream)
+        if upstream is None:
+            return False
+        await upstream.deletes.turn(urgent=True)
+        try:
+            reply = await upstream.client.delete_task(task.upstream_id)
+        except UpstreamFailure as failure:
+            logger.warning("video %s: its cancel was not answered: %s", task.id, failure)
+            return False
+        return 200 <= reply.status < 300
+
+    async def listed(self, task: VideoTask) -> Sequence[object] | None:
+        """Return the upstream's list of such tasks, back to when this one was made; None where it cannot be had.
+
+        One request a second is allowed, for all: who comes while a list is being read takes that one.
+        """
+        key = (task.upstream, task.upstream_model, task.service_tier)
+        since_ms = task.created_at_ms - CLOCK_SKEW_MS
+        listing = self._listings.get(key)
+        if listing is None or listing.since_ms > since_ms:
+            listing = self._listings[key] = _Listing(since_ms, self._tasks.spawn(self._list(task, since_ms), task.upstream))
+        try:
+            return await asyncio.shield(listing.items)
+        finally:
+            if self._listings.get(key) is listing:
+                del self._listings[key]
+
+    async def close(self) -> None:
+        await self._tasks.cancel()
+
+    # steps
+
+    def _unanswered(self, task: VideoTask, failure: UpstreamFailure) -> Submission:
+        """Tell a submit that was never sent from one whose answer was lost."""
+        unsent = isinstance(failure, UpstreamUnreachableError) or (
+            isinstance(failure, UpstreamTimeoutError) and failure.phase == "connect"
+        )
+        self._metrics.upstream_failed(task.upstream, "unreachable" if unsent else "submit_unknown")
+        if not unsent:
+            logger.warning("video %s: its submit was not answered, it is looked for: %s", task.id, failure)
+            return Submission(SubmitUnknown(str(failure)))
+        refusal = ark.outage(str(failure))
+        return Submission(SubmitRefused(None, str(failure), refusal.error.status), refusal.error)
+
+    def _refused(self, task: VideoTask, report: SubmitRefused, reply: Reply) -> Submission:
+        answer = reply.answer if isinstance(reply.answer, dict) else b""
+        refusal = ark.refusal(reply.status, answer, upstream_model=task.upstream_model, messages=False)
+        if refusal.outcome is not Outcome.REFUSED:
+            self._metrics.upstream_failed(task.upstream, "operator" if refusal.operator else "error")
+            logger.warning("video %s: %s", task.id, refusal.note)
+        return Submission(replace(report, http_status=refusal.error.status), refusal.error)
+
+    async def _get(self, task: VideoTask, *, urgent: bool) -> Reply | None:
+        upstream = self._lines.get(task.upstream)
+        if upstream is None:
+            self._note_trouble(task.upstream, "it is not configured any more")
+            return None
+        await upstream.gets.turn(urgent=urgent)
+        try:
+            reply = await upstream.client.get_task(task.upstream_id)
+        except UpstreamFailure as failure:
+            self._note_trouble(task.upstream, str(failure))
+            return None
+        if reply.status >= 400 and reply.status != 404:
+            self._note_trouble(task.upstream, f"status {reply.status}")
+        else:
+            self._note_recovery(task.upstream)
+        return reply
+
+    async def _list(self, task: VideoTask, since_ms: int) -> Sequence[object] | None:
+        upstream = self._lines.get(task.upstream)
+        items: list[object] = []
+        for number in range(1, PAGES_MAX + 1):
+            page = None if upstream is None else await self._page(upstream, task, number)
+            self._metrics.video_polled(task.upstream, "list_failed" if page is None else "listed")
+            if page is None:
+                return None
+            items += page
+            if len(page) < PAGE_SIZE_MAX or _is_older(page[-1], since_ms):
+                break
+        return items
+
+    async def _page(self, upstream: Line, task: VideoTask, number: int) -> list[object] | None:
+        await upstream.lists.turn()
+        try:
+            reply = await upstream.client.list_tasks(model=task.upstream_model, service_tier=task.service_tier, page_num=number)
+        except UpstreamFailure as failure:
+            self._note_trouble(task.upstream, str(failure))
+            return None
+        items = reply.answer.get("items") if isinstance(reply.answer, dict) else None
+        if reply.status != 200 or not isinstance(items, list):
+            self._note_trouble(task.upstream, f"status {reply.status} for the list")
+            return None
+        self._note_recovery(task.upstream)
+        return items
+
+    def _note_trouble(self, upstream: str, why: str) -> None:
+        self._metrics.upstream_failed(upstream, "poll")
+        if upstream not in self._troubled:
+            self._troubled.add(upstream)
+            logger.warning("upstream %s cannot be asked about videos: %s; their tasks wait", upstream, why)
+
+    def _note_recovery(self, upstream: str) -> None:
+        if upstream in self._troubled:
+            self._troubled.remove(upstream)
+            logger.info("upstream %s can be asked about videos again", upstream)
+
+
+def _is_older(item: object, since_ms: int) -> bool:
+    created = item.get("created_at") if isinstance(item, dict) else None
+    return isinstance(created, int) and created * 1000 < since_ms
+
+
+def _retry_after_ms(reply: Reply) -> int:
+    """Return what a ``Retry-After`` in whole seconds asks for; a date is not honoured."""
+    asked = reply.retry_after or ""
+    return int(asked) * 1000 if asked.isascii() and asked.isdecimal() and len(asked) < 7 else 0
