@@ -116,19 +116,25 @@ class Lines:
             if not future.done() and enough():
                 future.set_result(None)
 
-    @property
-    def chats(self) -> list[dict[str, Field]]:
-        """The lines of chat calls, whose settlement is durable by then."""
-        return [line for line in self.written if line["route"] == "/chat/completions"]
+    def of(self, route: str) -> list[dict[str, Field]]:
+        """The lines of one route's calls, whose settlement is durable by then."""
+        return [line for line in self.written if line["route"] == route]
 
-    async def until_chats(self, count: int = 1, timeout_seconds: float = 10.0) -> list[dict[str, Field]]:
-        """Return the lines of chat calls once there are so many: also that of a client which left without an answer."""
+    async def until(self, route: str, count: int = 1, timeout_seconds: float = 10.0) -> list[dict[str, Field]]:
+        """Return a route's lines once there are so many: also that of a client which left without an answer."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((lambda: len(self.chats) >= count, future))
-        if len(self.chats) < count:
+        self._waiting.append((lambda: len(self.of(route)) >= count, future))
+        if len(self.of(route)) < count:
             async with asyncio.timeout(timeout_seconds):
                 await future
-        return self.chats
+        return self.of(route)
+
+    @property
+    def chats(self) -> list[dict[str, Field]]:
+        return self.of("/chat/completions")
+
+    async def until_chats(self, count: int = 1, timeout_seconds: float = 10.0) -> list[dict[str, Field]]:
+        return await self.until("/chat/completions", count, timeout_seconds)
 
 
 @dataclass
