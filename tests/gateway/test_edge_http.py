@@ -1,5 +1,7 @@
 """HTTP itself, bent and broken: every answer is documented JSON with a request id, and the gateway serves the next one."""
 
+import re
+
 import pytest
 
 from tests.support.gateway import MODEL, Bench
@@ -251,7 +253,6 @@ async def test_the_request_id_is_ours_whatever_the_client_sends(refusing: Bench,
     async with connect(refusing.origin) as client:
         answer = await client.ask(request("GET", PUBLIC, ("x-request-id", value)))
 
-    assert answer.headers["x-request-id"].startswith("req_")
-    assert len(answer.headers["x-request-id"]) == 30
+    assert re.fullmatch(r"req_[0-9a-z]{26,28}", answer.headers["x-request-id"])
     assert answer.headers["x-request-id"] != value
     assert refusing.log.written[-1]["request_id"] == answer.headers["x-request-id"]

@@ -90,7 +90,7 @@ async def test_a_client_that_reads_nothing_is_dropped_and_its_usage_is_still_lea
     hasty.ark.enqueue(answer_sse(event * 500 + usage + b"data: [DONE]\n\n", cut=65_536))  # 16 MiB: more than all buffers hold
 
     async with connect(hasty.origin) as client:
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined] - a socket's transport is one that reads
+        client.pause_reading()
         await client.send(chat(hasty, STREAM))
         lines = await hasty.log.until_chats()
 

@@ -71,6 +71,12 @@ class Raw:
             except ConnectionError:
                 return b""
 
+    def pause_reading(self) -> None:
+        """Take nothing more from the socket."""
+        transport = self.writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
+
     async def _head(self) -> tuple[int, dict[str, str]]:
         first, *lines = (await self.reader.readuntil(b"\r\n\r\n"))[:-4].split(b"\r\n")
         version, status, _ = first.split(b" ", 2)
