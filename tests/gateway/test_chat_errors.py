@@ -1,0 +1,148 @@
+"""What Ark refuses, as a customer sees it: every code of its table, mapped, free of charge and of anything that is the operator's."""
+
+import logging
+from pathlib import Path
+
+import openai
+import pytest
+
+from proxy.demo.ark import CANARIES, FAULTS, answer_json, error, known_error
+from tests.support.gateway import CANARY_KEY, Bench, bench
+
+SECRETS = (*CANARIES, CANARY_KEY, "doubao-seed-2-0-lite-260428", "ep-20260101-canary", "127.0.0.1")
+
+OPERATOR = (503, "MODEL_UNAVAILABLE", "60", "upstream_error")
+LIMIT = (503, "MODEL_UNAVAILABLE", "2", "upstream_error")
+OUTAGE = (503, "MODEL_UNAVAILABLE", "5", "upstream_error")
+MESSAGES = (400, "INVALID_MESSAGES", None, "refused")
+PARAMETER = (400, "INVALID_PARAMETER", None, "refused")
+CONTENT = (400, "CONTENT_REJECTED", None, "refused")
+
+MAPPED = {
+    # 400: the customer's
+    "MissingParameter": MESSAGES,
+    "InvalidParameter": PARAMETER,
+    "InvalidParameter.UnsupportedParameter": PARAMETER,
+    "InvalidArgumentError.UnknownRole": MESSAGES,
+    "InvalidImageURL.EmptyURL": MESSAGES,
+    "InvalidImageURL.InvalidFormat": MESSAGES,
+    "OutofContextError": MESSAGES,
+    "InputTextSensitiveContentDetected": CONTENT,
+    "InputImageSensitiveContentDetected.PrivacyInformation": CONTENT,
+    "OutputTextSensitiveContentDetected": CONTENT,
+    "OutputImageSensitiveContentDetected": CONTENT,
+    "SensitiveContentDetected": CONTENT,
+    "InputTextRiskDetection": CONTENT,
+    # the operator's key, balance, quota, access, configuration
+    "InvalidEndpoint.ClosedEndpoint": OPERATOR,
+    "InvalidSubscription": OPERATOR,
+    "AuthenticationError": OPERATOR,
+    "InvalidAccountStatus": OPERATOR,
+    "AccountOverdueError": OPERATOR,
+    "OperationDenied.ServiceOverdue": OPERATOR,
+    "OperationDenied.ServiceNotOpen": OPERATOR,
+    "AccessDenied": OPERATOR,
+    "InvalidEndpointOrModel.NotFound": OPERATOR,
+    "InvalidEndpointOrModel.ModelIDAccessDisabled": OPERATOR,
+    "ModelNotOpen": OPERATOR,
+    "UnsupportedModel": OPERATOR,
+    "ResourceNotFound": OPERATOR,
+    "QuotaExceeded": OPERATOR,
+    "SetLimitExceeded": OPERATOR,
+    # limits that pass
+    "RateLimitExceeded.EndpointRPMExceeded": LIMIT,
+    "RateLimitExceeded.EndpointTPMExceeded": LIMIT,
+    "ModelAccountRpmRateLimitExceeded": LIMIT,
+    "ModelAccountTpmRateLimitExceeded": LIMIT,
+    "ModelAccountIpmRateLimitExceeded": LIMIT,
+    "APIAccountRpmRateLimitExceeded": LIMIT,
+    "AccountRateLimitExceeded": LIMIT,
+    "InflightBatchsizeExceeded": LIMIT,
+    "ServerOverloaded": LIMIT,
+    "RequestBurstTooFast": LIMIT,
+    # outages
+    "ContentSecurityDetectionError": OUTAGE,
+    "InternalServiceError": OUTAGE,
+}
+NOT_OF_CHAT = {"InvalidAction.RunningTaskDeletion"}
+
+
+def test_every_code_of_arks_is_in_the_table() -> None:
+    assert MAPPED.keys() | NOT_OF_CHAT == FAULTS.keys()
+
+
+async def assert_refused(gateway: Bench, expected: tuple[int, str, str | None, str], *, stream: bool) -> str:
+    """Ask, compare status, code, Retry-After and outcome, look for secrets everywhere, and return the message."""
+    answer = await gateway.chat(stream=stream)
+
+    status, code, retry_after, outcome = expected
+    assert (answer.status, answer.error["code"], answer.headers.get("Retry-After")) == (status, code, retry_after)
+    assert answer.headers["Content-Type"] == "application/json"
+    receipt = (await gateway.ask(f"/usage/{answer.headers['x-request-id']}")).json
+    assert (receipt["outcome"], receipt["usage_source"], receipt["cost"], receipt["http_status"]) == (outcome, "none", "0.00", status)
+    shown = f"{answer.headers} {answer.body.decode()} {receipt} {gateway.log.written}"
+    assert [secret for secret in SECRETS if secret in shown] == []
+    await gateway.assert_charged(0)
+    message: str = answer.error["message"]
+    return message
+
+
+@pytest.mark.parametrize("wrapped", [True, False], ids=["wrapped", "bare"])
+@pytest.mark.parametrize("code", MAPPED)
+async def test_a_refusal_is_mapped_and_tells_nothing_of_the_operators(
+    gateway: Bench, caplog: pytest.LogCaptureFixture, code: str, wrapped: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    gateway.ark.enqueue(known_error(code, wrapped))
+
+    await assert_refused(gateway, MAPPED[code] if wrapped or MAPPED[code] is not PARAMETER else MESSAGES, stream=wrapped)
+
+    assert len(gateway.ark.calls) == 1
+    assert [secret for secret in SECRETS[:-1] if secret in caplog.text] == []
+
+
+async def test_a_queue_that_is_full_is_a_limit_and_not_the_operators_quota(gateway: Bench) -> None:
+    gateway.ark.enqueue(known_error("QuotaExceeded", message="The number of queued tasks has reached its limit."))
+
+    await assert_refused(gateway, LIMIT, stream=False)
+
+
+async def test_a_model_that_makes_something_else_is_the_wrong_endpoint(gateway: Bench) -> None:
+    said = "The parameter model specified in the request is not valid: the requested model doubao-seedream does not support this api."
+    gateway.ark.enqueue(error(400, "InvalidParameter", said, param="model"))
+
+    await assert_refused(gateway, (400, "WRONG_ENDPOINT", None, "refused"), stream=True)
+
+
+async def test_a_customers_fault_is_explained_in_clean_words(gateway: Bench) -> None:
+    said = "The model doubao-seed-2-0-lite-260428 of account 2100987654 takes at most 10 images."
+    gateway.ark.enqueue(error(400, "InvalidParameter", said, param="messages"))
+
+    message = await assert_refused(gateway, MESSAGES, stream=False)
+
+    assert message.endswith("takes at most 10 images.")
+
+
+@pytest.mark.parametrize("status", [300, 304, 402, 405, 418, 451])
+async def test_a_status_that_nobody_expects_is_an_internal_error(gateway: Bench, status: int) -> None:
+    gateway.ark.enqueue(answer_json(status, b"" if status == 304 else b"{}"))
+
+    await assert_refused(gateway, (500, "INTERNAL_ERROR", None, "upstream_error"), stream=False)
+
+
+async def test_the_sdk_raises_its_own_class_and_shows_our_code_and_id(tmp_path: Path) -> None:
+    async with bench(tmp_path) as gateway, openai.AsyncOpenAI(base_url=gateway.base_url, api_key=gateway.key, max_retries=0) as client:
+        raised = []
+        for code in ("OutofContextError", "AuthenticationError", "ServerOverloaded"):
+            gateway.ark.enqueue(known_error(code))
+            with pytest.raises(openai.APIStatusError) as caught:
+                await client.chat.completions.create(model="doubao-pro-32k", messages=[{"role": "user", "content": "Hello"}])
+            raised.append((type(caught.value), caught.value.code, caught.value.request_id))
+
+        ids = [line["request_id"] for line in gateway.log.chats]
+        assert raised == [
+            (openai.BadRequestError, "INVALID_MESSAGES", ids[0]),
+            (openai.InternalServerError, "MODEL_UNAVAILABLE", ids[1]),
+            (openai.InternalServerError, "MODEL_UNAVAILABLE", ids[2]),
+        ]
+        await gateway.assert_charged(0)

@@ -1,0 +1,82 @@
+"""A client that stops reading stops its upstream, and nothing is kept for it beyond the buffers; one that never reads is dropped."""
+
+import asyncio
+import gc
+from pathlib import Path
+
+from proxy.demo.ark import LAST_CHUNK, Call, Send, Stream, answer_head, chunk
+from proxy.edge.server import Connection
+from tests.support.gateway import Bench, bench
+from tests.support.raw_chat import raw_chat
+
+EVENT = b'data: {"choices":[{"delta":{"content":"' + b"x" * 16_000 + b'"},"index":0}],"id":"0217","usage":null}\n\n'
+EVENTS = 4_000
+"""64 MB: far more than all buffers on the way take."""
+USAGE = b'data: {"choices":[],"id":"0217","usage":{"completion_tokens":12,"prompt_tokens":20,"total_tokens":32}}\n\n'
+DONE = b"data: [DONE]\n\n"
+ON_THE_WAY_MAX = 32_000_000
+"""What kernels take into the four socket buffers of two loopback connections, generously."""
+CHARGE = 40_000
+
+
+def pour(gateway: Bench) -> None:
+    """Let the upstream send its stream as fast as it is taken."""
+    head = answer_head(200, "text/event-stream", chunked=True)
+    gateway.ark.enqueue([Send(head), Stream(chunk(EVENT) for _ in range(EVENTS)), Send(chunk(USAGE + DONE) + LAST_CHUNK)])
+
+
+async def standstill(gateway: Bench) -> Call:
+    """Return the call once nothing more is taken from the upstream. That nothing happens is no event: it is looked at twice."""
+    await gateway.ark.wait_until(lambda: len(gateway.ark.calls) == 1)
+    call, before = gateway.ark.calls[0], -1
+    async with asyncio.timeout(20):
+        while call.bytes_sent != before or not before:
+            before = call.bytes_sent
+            await asyncio.sleep(0.1)
+    return call
+
+
+def kept_for_clients() -> int:
+    """Return the bytes that wait in this process to be written to clients."""
+    connections = [found for found in gc.get_objects() if isinstance(found, Connection)]
+    return sum(found.transport.get_write_buffer_size() for found in connections if found.transport is not None)
+
+
+async def test_a_client_that_stops_reading_pauses_its_upstream_and_goes_on_without_loss(gateway: Bench) -> None:
+    pour(gateway)
+
+    async with raw_chat(gateway.origin, gateway.key, receive_bytes=65_536, stream=True) as client:
+        await client.head()
+        call = await standstill(gateway)
+        assert call.bytes_sent < ON_THE_WAY_MAX
+        assert kept_for_clients() < 1_000_000
+        chunks, ended = await client.chunks()
+
+    assert (b"".join(chunks) == EVENT * EVENTS + DONE, ended) == (True, True)
+    assert call.state == "played"
+    await gateway.assert_charged(CHARGE)
+
+
+async def test_a_client_that_never_reads_is_dropped_and_its_call_is_settled(tmp_path: Path) -> None:
+    async with bench(tmp_path, server="stall_seconds = 0.3") as gateway:
+        pour(gateway)
+
+        async with raw_chat(gateway.origin, gateway.key, receive_bytes=65_536, stream=True):
+            (line,) = await gateway.log.until_chats()
+
+        assert (line["outcome"], line["usage"], line["cost"]) == ("client_gone", "reported", "0.00004")
+        assert gateway.ark.calls[0].state == "played"
+        await gateway.assert_charged(CHARGE)
+
+
+async def test_a_dropped_client_stops_the_upstream_where_that_is_wanted(tmp_path: Path) -> None:
+    async with bench(tmp_path, server="stall_seconds = 0.3", disconnect="cancel", unknown_usage="free") as gateway:
+        pour(gateway)
+
+        async with raw_chat(gateway.origin, gateway.key, receive_bytes=65_536, stream=True):
+            (line,) = await gateway.log.until_chats()
+
+        assert (line["outcome"], line["usage"]) == ("client_gone", "none")
+        call = await gateway.ark.wait_ended(gateway.ark.calls[0])
+        assert (call.state, call.bytes_sent < ON_THE_WAY_MAX) == ("closed_by_peer", True)
+        await gateway.assert_charged(0)
