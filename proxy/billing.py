@@ -10,11 +10,19 @@ from dataclasses import replace
 
 from proxy.clock import Clock
 from proxy.core.catalog import Kind
-from proxy.core.errors import IdempotencyConflictError, InsufficientBalanceError, InternalError, ModelUnavailableError
+from proxy.core.errors import GatewayError, IdempotencyConflictError, InsufficientBalanceError, InternalError, ModelUnavailableError
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.metrics import Metrics
-from proxy.store.contract import InsufficientFundsError, KeyClaimedError, NewRequest, Store, StoredAnswer, StoreUnavailableError
+from proxy.store.contract import (
+    InsufficientFundsError,
+    KeyClaimedError,
+    NewRequest,
+    Store,
+    StoredAnswer,
+    StoreError,
+    StoreUnavailableError,
+)
 from proxy.tasks import TaskGroup
 
 logger = logging.getLogger(__name__)
@@ -24,7 +32,20 @@ RETRY_SECONDS_MAX = 10.0
 SETTLE_WAIT_SECONDS = 15.0
 """How long an answer waits for its settlement before the customer is told of a failure instead."""
 
+HOLD_REFUSALS = (InsufficientFundsError, KeyClaimedError, StoreUnavailableError)
+"""Why a hold may not be placed."""
+
 INTERRUPTED = Settlement(Outcome.INTERRUPTED, UsageSource.NONE, Nanos(0), note="ended before the upstream answered")
+
+
+def hold_refused(fault: StoreError) -> GatewayError:
+    """Return what a customer is told of one of `HOLD_REFUSALS`."""
+    if isinstance(fault, InsufficientFundsError):
+        return InsufficientBalanceError("The account's available balance does not cover this request; please top up")
+    if isinstance(fault, KeyClaimedError):
+        return IdempotencyConflictError("The request with this Idempotency-Key is not settled yet", should_retry=True)
+    logger.error("no hold could be placed: %s", fault)
+    return ModelUnavailableError("The gateway cannot take requests just now", retry_after_seconds=5)
 
 
 class Hold:
@@ -83,13 +104,8 @@ class Billing:
             # The write goes on without us, so its hold must end without us too.
             self._tasks.spawn(self._abandon(placing, request), f"abandon {request.id}")
             raise
-        except InsufficientFundsError:
-            raise InsufficientBalanceError("The account's available balance does not cover this request; please top up") from None
-        except KeyClaimedError:
-            raise IdempotencyConflictError("The request with this Idempotency-Key is not settled yet", should_retry=True) from None
-        except StoreUnavailableError as fault:
-            logger.error("no hold could be placed: %s", fault)  # noqa: TRY400 - expected when a disk is full
-            raise ModelUnavailableError("The gateway cannot take requests just now", retry_after_seconds=5) from None
+        except HOLD_REFUSALS as fault:
+            raise hold_refused(fault) from None
         return Hold(self, request)
 
     def commit(self, request: NewRequest, settlement: Settlement, answer: StoredAnswer | None = None) -> asyncio.Task[None]:

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 PAGES_MAX = 4
 """Of the list: 2000 tasks of one model, made since the one that is looked for."""
+STATUS_SECONDS_MAX = 10.0
+"""A status is answered in moments. At Ark's 20 a second, an upstream that hangs holds 200 polls: fewer than may run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +152,10 @@ class VideoCalls:
             return None
         await upstream.gets.turn(urgent=urgent)
         try:
-            reply = await upstream.client.get_task(task.upstream_id)
-        except UpstreamFailure as failure:
-            self._note_trouble(task.upstream, str(failure))
+            async with asyncio.timeout(STATUS_SECONDS_MAX):
+                reply = await upstream.client.get_task(task.upstream_id)
+        except (UpstreamFailure, TimeoutError) as failure:
+            self._note_trouble(task.upstream, str(failure) or f"no answer within {STATUS_SECONDS_MAX:g} s")
             return None
         if reply.status >= 400 and reply.status != 404:
             self._note_trouble(task.upstream, f"status {reply.status}")

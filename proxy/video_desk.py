@@ -12,14 +12,10 @@ from functools import partial
 
 import orjson
 
+from proxy.billing import HOLD_REFUSALS, RETRY_SECONDS_FIRST, RETRY_SECONDS_MAX, hold_refused
 from proxy.clock import Clock
 from proxy.core import video_task
-from proxy.core.errors import (
-    GatewayError,
-    IdempotencyConflictError,
-    InsufficientBalanceError,
-    ModelUnavailableError,
-)
+from proxy.core.errors import GatewayError
 from proxy.core.money import format_yuan
 from proxy.core.video_record import TaskState, VideoTask
 from proxy.core.video_report import Report, SubmitUnknown
@@ -27,15 +23,7 @@ from proxy.core.video_task import Pace, Step
 from proxy.core.video_view import created_task, public_status
 from proxy.idempotency import kept
 from proxy.metrics import Metrics
-from proxy.store.contract import (
-    InsufficientFundsError,
-    KeyClaimedError,
-    NewRequest,
-    Store,
-    StoredAnswer,
-    StoreUnavailableError,
-    UpstreamIdTakenError,
-)
+from proxy.store.contract import NewRequest, Store, StoredAnswer, StoreUnavailableError, UpstreamIdTakenError
 from proxy.tasks import TaskGroup
 from proxy.video_calls import Submission, VideoCalls
 
@@ -44,8 +32,6 @@ logger = logging.getLogger(__name__)
 SUBMIT_SECONDS_MAX = 120.0
 """Then the answer to a submit is given up; Ark takes a task in a second or two, a picture of 30 MB in some more."""
 SUBMIT_MARGIN_SECONDS = 60.0
-RETRY_SECONDS_FIRST = 0.2
-RETRY_SECONDS_MAX = 10.0
 
 
 class VideoDesk:
@@ -170,13 +156,8 @@ class VideoDesk:
         due_at_ms = task.created_at_ms + round((SUBMIT_SECONDS_MAX + SUBMIT_MARGIN_SECONDS) * 1000)
         try:
             await self._store.place_task(request, task, due_at_ms)
-        except InsufficientFundsError:
-            return InsufficientBalanceError("The account's available balance does not cover this request; please top up")
-        except KeyClaimedError:
-            return IdempotencyConflictError("The request with this Idempotency-Key is not settled yet", should_retry=True)
-        except StoreUnavailableError as fault:
-            logger.error("no task could be recorded: %s", fault)  # noqa: TRY400 - expected when a disk is full
-            return ModelUnavailableError("The gateway cannot take requests just now", retry_after_seconds=5)
+        except HOLD_REFUSALS as fault:
+            return hold_refused(fault)
         self._metrics.video_moved(None, task.state)
         self._expect(due_at_ms)
         return None

@@ -40,6 +40,7 @@ api_key = "env:ARK_API_KEY"
 connect_seconds = 2
 first_byte_seconds = {first_byte_seconds}
 idle_seconds = {idle_seconds}
+{upstream}
 [billing]
 disconnect = "{disconnect}"
 unknown_usage = "{unknown_usage}"
@@ -95,6 +96,7 @@ DEFAULTS: Mapping[str, Any] = {
     "server": "",
     "first_byte_seconds": 5,
     "idle_seconds": 5,
+    "upstream": "",
     "disconnect": "drain",
     "unknown_usage": "estimate",
     "drain_after_seconds": 5,

@@ -162,6 +162,8 @@ class Videos:
             order = task.order
             shown |= {"seed": task.seed, "resolution": order.resolution, "ratio": self._ratio(order), "duration": self._seconds(order)}
             shown["framespersecond"] = 24
+        elif task.order.seed is not None:
+            shown["seed"] = task.seed
         shown |= {"service_tier": task.order.service_tier, "execution_expires_after": task.order.execution_expires_after}
         if task.status != "failed":
             shown |= {"generate_audio": task.order.generate_audio, "draft": task.order.draft}
