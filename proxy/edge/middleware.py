@@ -1,6 +1,7 @@
 """What happens around every handler, composed once at start, outermost first: observe · cross_origin · dispatch (and the key)."""
 
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -212,7 +213,7 @@ def error_response(context: Context, error: GatewayError) -> Response:
     headers = context.headers
     if error.retry_after_seconds is not None:
         seconds = min(max(error.retry_after_seconds, 0.001), RETRY_AFTER_SECONDS_MAX)
-        headers["Retry-After"] = str(max(1, round(seconds)))
+        headers["Retry-After"] = str(math.ceil(seconds))
         headers["retry-after-ms"] = str(round(seconds * 1000))
     if error.should_retry is not None:
         headers["x-should-retry"] = "true" if error.should_retry else "false"
