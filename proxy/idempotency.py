@@ -78,7 +78,7 @@ class Idempotency:
         key = _key_of(caller.header_values(HEADER))
         if key is None:
             return await work(None)
-        claim = IdempotencyClaim(key, _digest(caller.route, body))
+        claim = IdempotencyClaim(key, digest(caller.route, body))
         place = (caller.account_id, key)
         while (first := self._under_way.get(place)) is not None:
             _check_same(first.claim, claim)
@@ -104,16 +104,17 @@ def kept(claim: IdempotencyClaim | None, status: int, body: bytes) -> StoredAnsw
     return StoredAnswer(status, body) if final else None
 
 
+def digest(route: str, body: object) -> bytes:
+    """Return what tells one request from another: SHA-256 over its route and its body, parsed and written again with sorted keys."""
+    return hashlib.sha256(route.encode() + b"\n" + orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
+
+
 def _key_of(values: Sequence[str]) -> str | None:
     if not values:
         return None
     if len(values) > 1 or not _KEY.fullmatch(values[0]):
         raise InvalidParameterError(f"{HEADER} must be sent once, as 1 to 255 visible ASCII characters", param=HEADER)
     return values[0]
-
-
-def _digest(route: str, body: object) -> bytes:
-    return hashlib.sha256(route.encode() + b"\n" + orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
 
 
 def _check_same(first: IdempotencyClaim, claim: IdempotencyClaim) -> None:
