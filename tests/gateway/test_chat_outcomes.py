@@ -263,7 +263,8 @@ async def test_one_event_without_end_is_cut_off_and_the_upstream_with_it(gateway
     assert answer.body.startswith(EVENT)
     assert len(answer.body) < 1000
     assert events(answer.body[len(EVENT) :])[0]["error"]["code"] == "MODEL_UNAVAILABLE"
-    assert (await gateway.ark.wait_ended(gateway.ark.calls[0])).state == "closed_by_peer"
+    # long before the 5 seconds of silence that would end it too
+    assert (await gateway.ark.wait_ended(gateway.ark.calls[0], timeout_seconds=2)).state == "closed_by_peer"
     await gateway.assert_charged(2_000)  # one content event
 
 

@@ -1,0 +1,184 @@
+"""Holds and their settlement over the real store, and a store that fails in between."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy import billing as billing_module
+from proxy.billing import Billing
+from proxy.clock import SystemClock
+from proxy.core.errors import InsufficientBalanceError, InternalError, ModelUnavailableError
+from proxy.core.money import Nanos
+from proxy.core.settlement import Outcome, Settlement
+from proxy.metrics import Metrics
+from proxy.store.contract import Account, StoreUnavailableError
+from proxy.store.sqlite import open_store
+from proxy.store.sqlite.store import SqliteStore
+from proxy.tasks import TaskGroup
+from tests.support.books import assert_books_balance
+from tests.support.store import new_request, settlement
+
+
+class FailingStore(SqliteStore):
+    """The real store, which now and then has no room."""
+
+    failures = 0
+    attempts = 0
+
+    def settle(self, *args: Any, **more: Any) -> asyncio.Future[bool]:
+        self.attempts += 1
+        return self._refused() if self.attempts <= self.failures else super().settle(*args, **more)
+
+    def place_hold(self, *args: Any, **more: Any) -> asyncio.Future[None]:
+        return self._refused() if self.failures else super().place_hold(*args, **more)
+
+    def _refused(self) -> asyncio.Future[Any]:
+        refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        refused.set_exception(StoreUnavailableError("disk full"))
+        return refused
+
+
+@dataclass
+class Rig:
+    billing: Billing
+    store: FailingStore
+    tasks: TaskGroup
+    account_id: int
+
+    async def account(self) -> Account:
+        return await self.store.account_by_id(self.account_id)
+
+    async def settlement(self, request_id: str) -> Settlement | None:
+        found = await self.store.receipt(request_id)
+        assert found is not None
+        return found[0].settlement
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    monkeypatch.setattr(billing_module, "RETRY_SECONDS_FIRST", 0.001)
+    store = await open_store(tmp_path / "books.db")
+    store.__class__ = FailingStore
+    assert isinstance(store, FailingStore)
+    account = await store.create_account("acme", Nanos(1000), 0)
+    tasks = TaskGroup("settlement")
+    yield Rig(Billing(store, tasks, SystemClock(), Metrics()), store, tasks, account.id)
+    assert await tasks.drain(5) == 0
+    await assert_books_balance(store)
+    await store.close()
+
+
+async def test_a_hold_is_held_and_its_settlement_charges_and_releases(rig: Rig) -> None:
+    hold = await rig.billing.hold(new_request(account_id=rig.account_id, hold_nanos=400))
+    held = await rig.account()
+    hold.settle(settlement(150))
+    await hold.settled()
+
+    after = await rig.account()
+    assert (held.balance_nanos, held.held_nanos) == (1000, 400)
+    assert (after.balance_nanos, after.held_nanos) == (850, 0)
+
+
+async def test_only_the_first_settlement_counts(rig: Rig) -> None:
+    hold = await rig.billing.hold(new_request(account_id=rig.account_id, hold_nanos=400))
+
+    hold.settle(settlement(150))
+    hold.settle(settlement(400))
+    await hold.settled()
+
+    assert (await rig.account()).balance_nanos == 850
+
+
+async def test_a_balance_that_does_not_cover_it_is_an_error_of_the_customers(rig: Rig) -> None:
+    await rig.billing.hold(new_request("req_1", account_id=rig.account_id, hold_nanos=601))
+
+    with pytest.raises(InsufficientBalanceError):
+        await rig.billing.hold(new_request("req_2", account_id=rig.account_id, hold_nanos=400))
+
+    assert (await rig.account()).held_nanos == 601
+
+
+async def test_a_store_without_room_takes_no_hold_and_says_when_to_come_back(rig: Rig) -> None:
+    rig.store.failures = 1
+
+    with pytest.raises(ModelUnavailableError) as raised:
+        await rig.billing.hold(new_request(account_id=rig.account_id))
+
+    assert raised.value.retry_after_seconds == 5
+    assert (await rig.account()).held_nanos == 0
+
+
+async def test_a_settlement_is_tried_until_the_store_takes_it(rig: Rig) -> None:
+    hold = await rig.billing.hold(new_request(account_id=rig.account_id, hold_nanos=400))
+    rig.store.failures = 4
+
+    hold.settle(settlement(150))
+    await hold.settled()
+
+    assert rig.store.attempts == 5
+    assert (await rig.account()).balance_nanos == 850
+
+
+async def test_who_waits_too_long_is_told_and_the_settlement_goes_on(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(billing_module, "SETTLE_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(billing_module, "RETRY_SECONDS_FIRST", 0.2)
+    hold = await rig.billing.hold(new_request(account_id=rig.account_id, hold_nanos=400))
+    rig.store.failures = 1
+
+    hold.settle(settlement(150))
+    with pytest.raises(InternalError) as raised:
+        await hold.settled()
+
+    assert raised.value.should_retry is False
+    assert await rig.tasks.drain(5) == 0
+    assert (await rig.account()).balance_nanos == 850
+
+
+async def test_cancelling_who_waits_does_not_cancel_the_settlement(rig: Rig) -> None:
+    hold = await rig.billing.hold(new_request(account_id=rig.account_id, hold_nanos=400))
+    hold.settle(settlement(150))
+    waiting = rig.tasks.spawn(hold.settled(), "wait")
+    await asyncio.sleep(0)
+
+    waiting.cancel()
+    await asyncio.wait([waiting])
+
+    assert waiting.cancelled()
+    assert await rig.tasks.drain(5) == 0
+    assert (await rig.account()).balance_nanos == 850
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_hold_whose_placing_is_cancelled_ends_without_its_caller(rig: Rig, turns: int) -> None:
+    placing = rig.tasks.spawn(rig.billing.hold(new_request(account_id=rig.account_id, hold_nanos=400)), "hold")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    placing.cancel()
+    await asyncio.wait([placing])
+    assert await rig.tasks.drain(5) == 0
+
+    assert placing.cancelled()
+    assert (await rig.account()).held_nanos == 0
+    if turns:  # before its first turn it has asked for nothing
+        ended = await rig.settlement("req_1")
+        assert ended is not None
+        assert (ended.outcome, ended.charge_nanos) == (Outcome.INTERRUPTED, 0)
+
+
+async def test_what_the_last_process_left_open_is_released_as_interrupted(rig: Rig) -> None:
+    for number in range(3):
+        await rig.store.place_hold(new_request(f"req_{number}", account_id=rig.account_id, hold_nanos=100))
+
+    recovered = await rig.billing.recover()
+
+    ended = [await rig.settlement(f"req_{number}") for number in range(3)]
+    assert recovered == 3
+    assert {(one.outcome, one.charge_nanos) for one in ended if one is not None} == {(Outcome.INTERRUPTED, 0)}
+    assert await rig.billing.recover() == 0
+    account = await rig.account()
+    assert (account.balance_nanos, account.held_nanos) == (1000, 0)
