@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import orjson
+from aiohttp import HttpVersion11
 from aiohttp.web import Response, StreamResponse
 
 from proxy.clock import Clock
@@ -75,8 +76,8 @@ class Observer:
         try:
             response = await self._answer(context, handler)
             status = response.status
-            if context.closing:
-                response.force_close()
+            if context.closing or (response.content_length is None and context.request.version < HttpVersion11):
+                response.force_close()  # what has neither a length nor chunks ends with its connection, whatever aiohttp thinks
             return response
         finally:
             self._record(context, status)
