@@ -21,6 +21,7 @@ from proxy.core.images import (
     total_cost,
     upstream_bodies,
     upstream_size,
+    without_refused,
 )
 from proxy.core.money import Nanos
 
@@ -330,3 +331,36 @@ WRAPPED = {"error": {"code": "InvalidParameter", "message": "too small", "param"
 )
 def test_an_answer_is_an_image_an_error_or_neither(status: int, answer: object, result: object) -> None:
     assert parse_image_answer(status, answer) == result
+
+
+FORMAT_REFUSED = "the parameter `output_format` is not supported by the current model. Request id: 0217"
+
+
+@pytest.mark.parametrize(
+    ("error", "dropped"),
+    [
+        (ArkError(400, "InvalidParameter", FORMAT_REFUSED, "output_format"), "output_format"),
+        (ArkError(400, "InvalidParameter", "T" + FORMAT_REFUSED[1:]), "output_format"),
+        (ArkError(400, "InvalidParameter", "not valid", "seed"), "seed"),
+        (ArkError(400, "InvalidParameter", "The parameter `seed` specified in the request is not valid"), "seed"),
+        (ArkError(400, "InvalidParameter.UnsupportedParameter", "the parameter seed is not supported by this model"), "seed"),
+        # another refusal of the same field, another field, another status
+        (ArkError(400, "InvalidParameter", "The parameter `output_format` is not valid: expected png", "output_format"), None),
+        (ArkError(400, "InvalidParameter", "the parameter `size` is not supported by the current model", "size"), None),
+        (ArkError(400, "InvalidParameter", "the prompt names seeds and seedlings", "prompt"), None),
+        (ArkError(500, "InternalServiceError", FORMAT_REFUSED, "output_format"), None),
+        (ArkError(429, "RateLimitExceeded", "", "seed"), None),
+    ],
+)
+def test_only_what_the_model_does_not_know_is_left_out(error: ArkError, dropped: str | None) -> None:
+    body: dict[str, object] = {"model": "m", "prompt": "p", "output_format": "png", "seed": 7}
+
+    fewer = without_refused(body, error)
+
+    assert fewer == (None if dropped is None else {name: value for name, value in body.items() if name != dropped})
+
+
+def test_a_field_that_was_not_sent_is_not_left_out_again() -> None:
+    error = ArkError(400, "InvalidParameter", "not valid", "seed")
+
+    assert without_refused({"model": "m", "prompt": "p"}, error) is None

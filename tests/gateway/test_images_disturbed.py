@@ -1,0 +1,160 @@
+"""An image call is disturbed at every turn of the loop: cancelled, left by its client, cut by the end. No hold leaks, and no key."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+import pytest
+from aiohttp.web import StreamResponse
+
+from proxy.billing import Billing
+from proxy.clock import SystemClock
+from proxy.config import load
+from proxy.core.money import Nanos
+from proxy.demo.ark import StandIn
+from proxy.edge.body import BodyReader
+from proxy.edge.context import Context
+from proxy.edge.door import Door
+from proxy.handlers.images import ImageHandlers
+from proxy.idempotency import Idempotency
+from proxy.metrics import Metrics
+from proxy.relay import DisconnectPolicy, Relay
+from proxy.store.contract import Grant, Store
+from proxy.store.sqlite import open_store
+from proxy.tasks import TaskGroup
+from proxy.upstream.client import ArkClient
+from tests.support.books import assert_books_balance
+from tests.support.gateway import CONFIG, DEFAULTS
+from tests.support.images import PRICE, PROMPT, ROUTE
+
+BALANCE = 10**12
+IMAGES = 2
+UNDISTURBED_IN_A_ROW = 4
+"""So many calls must come through untouched, each some turns later, before the sweep is over."""
+EVERY_TURN_UP_TO = 40
+"""Beyond, the steps grow with the turns: how many there are depends on the disk."""
+
+
+@dataclass
+class Rig:
+    """The way of an image in one piece, with every part at hand; one call at a time, each under a key of its own."""
+
+    store: Store
+    settlements: TaskGroup
+    relay: Relay
+    idempotency: Idempotency
+    images: ImageHandlers
+    grant: Grant
+    origin: str = ""
+    inside: asyncio.Future[asyncio.Task[Any]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    ids: list[str] = field(default_factory=list)
+    faults: list[dict[str, Any]] = field(default_factory=list)
+
+    async def handle(self, context: Context) -> StreamResponse:
+        context.grant = self.grant
+        context.route = ROUTE
+        task = asyncio.current_task()
+        assert task is not None
+        self.inside.set_result(task)
+        try:
+            return await self.images.create(context)
+        finally:
+            self.ids.append(context.id)
+
+
+@asynccontextmanager
+async def rig(directory: Path, policy: DisconnectPolicy) -> AsyncIterator[Rig]:
+    async with AsyncExitStack() as stack:
+        clock, metrics = SystemClock(), Metrics()
+        ark = await stack.enter_async_context(StandIn())
+        (directory / "config.toml").write_text(CONFIG.format(**{**DEFAULTS, "base_url": ark.base_url}))
+        config = load(directory / "config.toml", {"ARK_API_KEY": "key"})
+        store = await open_store(directory / "books.db")
+        stack.push_async_callback(store.close)
+        account = await store.create_account("acme", Nanos(BALANCE), 0)
+        settlements, relay, idempotency = TaskGroup("settlement"), Relay(policy, metrics), Idempotency(store, clock)
+        client = await stack.enter_async_context(ArkClient(config.upstreams["ark"]))
+        images = ImageHandlers(
+            catalog=config.catalog,
+            clients={"ark": client},
+            billing=Billing(store, settlements, clock, metrics),
+            idempotency=idempotency,
+            relay=relay,
+            bodies=BodyReader(bytes_max=1_000_000, seconds=5),
+            clock=clock,
+            metrics=metrics,
+        )
+        made = Rig(store, settlements, relay, idempotency, images, Grant(b"", "", account.id, "acme"))
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, fault: made.faults.append(fault))
+        door = Door(made.handle, clock, keepalive_seconds=5, stall_seconds=5)
+        stack.push_async_callback(door.close)
+        (made.origin,) = await door.open([socket.create_server(("127.0.0.1", 0))])
+        yield made
+
+
+Disturbance = Callable[[Rig, "asyncio.Task[Any]", asyncio.StreamWriter], None]
+
+
+def cancel(_rig: Rig, task: "asyncio.Task[Any]", _client: asyncio.StreamWriter) -> None:
+    task.cancel()
+
+
+def leave(_rig: Rig, _task: "asyncio.Task[Any]", client: asyncio.StreamWriter) -> None:
+    client.transport.abort()
+
+
+def cut(rig: Rig, _task: "asyncio.Task[Any]", _client: asyncio.StreamWriter) -> None:
+    rig.relay.cut()
+
+
+async def disturbed_call(rig: Rig, disturb: Disturbance, turns: int) -> bool:
+    """Make one call and disturb it after so many turns of the loop; return whether it was still under way then."""
+    rig.inside = asyncio.get_running_loop().create_future()
+    rig.relay._is_cut = False  # each call is the first one of a process that is about to end
+    url, body = urlsplit(rig.origin), orjson.dumps({"prompt": PROMPT, "n": IMAGES})
+    _, client = await asyncio.open_connection(url.hostname, url.port)
+    try:
+        client.write(f"POST / HTTP/1.1\r\nHost: g\r\nIdempotency-Key: k{turns}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        task = await rig.inside
+        for _ in range(turns):
+            if task.done():
+                return False
+            await asyncio.sleep(0)
+        was_running = not task.done()
+        disturb(rig, task, client)
+        await asyncio.wait([task])
+    finally:
+        client.transport.abort()
+    assert await rig.settlements.drain(5) == 0
+    return was_running
+
+
+@pytest.mark.parametrize(("disturb", "disconnect"), [(cancel, "drain"), (cut, "drain"), (leave, "drain"), (leave, "cancel")])
+async def test_whatever_happens_at_whatever_turn_leaks_no_hold_and_no_key(
+    tmp_path: Path, disturb: Disturbance, disconnect: Any
+) -> None:
+    async with rig(tmp_path, DisconnectPolicy(disconnect, 5.0, 10)) as it:
+        turns = undisturbed = 0
+        while undisturbed < UNDISTURBED_IN_A_ROW:
+            undisturbed = 0 if await disturbed_call(it, disturb, turns) else undisturbed + 1
+            turns += 1 + max(0, turns - EVERY_TURN_UP_TO) // 10
+            assert await it.store.open_requests() == []
+            assert len(it.relay) == 0
+            assert it.idempotency._under_way == {}
+
+        account = await it.store.account("acme")
+        receipts = [found[0] for found in await asyncio.gather(*map(it.store.receipt, it.ids)) if found is not None]
+        settlements = [receipt.settlement for receipt in receipts if receipt.settlement is not None]
+        assert turns > 20
+        assert account.held_nanos == 0
+        assert account.balance_nanos == BALANCE - sum(settlement.charge_nanos for settlement in settlements)
+        assert all(settlement.charge_nanos == settlement.units * PRICE for settlement in settlements)
+        assert len({settlement.outcome for settlement in settlements}) > 1
+        assert it.faults == []
+        await assert_books_balance(it.store)
