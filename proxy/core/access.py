@@ -1,4 +1,6 @@
-"""Which credential a request carries: one of three headers, never two."""
+"""Which credential a request carries: one of three headers, never two. And where none is asked for: which pages may call."""
+
+from urllib.parse import urlsplit
 
 from multidict import CIMultiDictProxy
 
@@ -6,6 +8,7 @@ from proxy.core.errors import InvalidApiKeyError, InvalidParameterError, Missing
 
 KEY_HEADERS = ("x-api-key", "api-key")
 SECRET_LENGTH_MAX = 256
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def secret_of(headers: "CIMultiDictProxy[str]") -> str:
@@ -26,6 +29,24 @@ def secret_of(headers: "CIMultiDictProxy[str]") -> str:
     if len(secret) > SECRET_LENGTH_MAX:
         raise InvalidApiKeyError("Invalid or revoked API key")
     return secret
+
+
+def refuse_foreign_page(origin: str | None) -> None:
+    """Refuse a call that a web page of somebody else's makes from its visitor's machine to a gateway that asks for no key.
+
+    Such a gateway listens on loopback, and every page that is open on the machine can reach that; a browser says whose page it is.
+
+    Raises:
+        InvalidParameterError: the page is not of this machine.
+    """
+    if origin is None:
+        return
+    try:
+        host = urlsplit(origin).hostname or ""
+    except ValueError:
+        host = ""
+    if host not in LOCAL_HOSTS and not host.endswith(".localhost"):
+        raise InvalidParameterError("A gateway without keys answers no web pages of other machines", param="Origin")
 
 
 def _bearer(value: str) -> str:

@@ -11,7 +11,7 @@ from aiohttp import HttpVersion11
 from aiohttp.web import Response, StreamResponse
 
 from proxy.clock import Clock
-from proxy.core.access import secret_of
+from proxy.core.access import refuse_foreign_page, secret_of
 from proxy.core.errors import (
     RETRY_AFTER_SECONDS_MAX,
     BadRequestError,
@@ -178,6 +178,7 @@ class Dispatcher:
 
     def _grant(self, context: Context) -> Grant:
         if (grant := self._access.anonymous) is not None:
+            refuse_foreign_page(context.request.headers.get("Origin"))
             return grant
         grant = self._access.authenticate(secret_of(context.request.headers))
         if grant is None:

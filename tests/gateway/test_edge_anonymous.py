@@ -1,0 +1,63 @@
+"""A sidecar (``auth = "none"``): no key is asked for, so whose web page calls is."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.core.money import parse_yuan
+from tests.support.books import assert_books_balance
+from tests.support.gateway import Bench, bench
+from tests.support.raw import connect, request
+
+HELLO = b'{"model":"doubao-pro-32k","messages":[{"role":"user","content":"Hello"}]}'
+CREDIT = parse_yuan("1")
+
+
+@pytest.fixture
+async def sidecar(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with bench(tmp_path, server='auth = "none"') as running:
+        await running.store.credit_account("default", CREDIT, "", 0)
+        yield running
+
+
+async def charged(gateway: Bench) -> int:
+    await assert_books_balance(gateway.store)
+    account = await gateway.store.account("default")
+    assert account.held_nanos == 0
+    return CREDIT - account.balance_nanos
+
+
+CALLERS: list[list[tuple[str, str]]] = [
+    [],
+    [("Authorization", "Bearer unused")],
+    [("Authorization", "Bearer unused"), ("x-api-key", "unused")],
+    [("Origin", "http://localhost:3000")],
+    [("Origin", "http://app.localhost")],
+    [("Origin", "https://127.0.0.1:8443")],
+    [("Origin", "http://[::1]:5173")],
+]
+
+
+@pytest.mark.parametrize("headers", CALLERS, ids=str)
+async def test_whoever_is_on_the_machine_may_call_with_any_key_or_none(sidecar: Bench, headers: list[tuple[str, str]]) -> None:
+    async with connect(sidecar.origin) as client:
+        answer = await client.ask(request("POST", "/v1/chat/completions", *headers, body=HELLO))
+
+    # 20 prompt tokens at ¥0.8/M and 12 completion tokens at ¥2/M
+    assert (answer.status, await charged(sidecar)) == (200, 40_000)
+
+
+FOREIGN = ["https://evil.example", "http://localhost.evil.example", "http://127.0.0.1.nip.io", "null", "", "http://[bad", "file://"]
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+async def test_a_page_of_another_machine_cannot_spend_what_is_here(sidecar: Bench, origin: str) -> None:
+    # text/plain needs no preflight: a browser sends it from any page
+    async with connect(sidecar.origin) as client:
+        answer = await client.ask(
+            request("POST", "/v1/chat/completions", ("Origin", origin), ("Content-Type", "text/plain"), body=HELLO)
+        )
+
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "INVALID_PARAMETER", "Origin")
+    assert (await charged(sidecar), sidecar.ark.calls) == (0, [])
