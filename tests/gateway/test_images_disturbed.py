@@ -17,6 +17,7 @@ from proxy.billing import Billing
 from proxy.clock import SystemClock
 from proxy.config import load
 from proxy.core.money import Nanos
+from proxy.core.settlement import Outcome
 from proxy.demo.ark import StandIn
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
@@ -113,8 +114,11 @@ def cut(rig: Rig, _task: "asyncio.Task[Any]", _client: asyncio.StreamWriter) -> 
     rig.relay.cut()
 
 
-async def disturbed_call(rig: Rig, disturb: Disturbance, turns: int) -> bool:
-    """Make one call and disturb it after so many turns of the loop; return whether it was still under way then."""
+async def disturbed_call(rig: Rig, disturb: Disturbance, turns: int, *, is_held: bool) -> bool:
+    """Make one call and disturb it after so many turns of the loop, counted from its begin or from its hold.
+
+    Returns whether it was still under way then.
+    """
     rig.inside = asyncio.get_running_loop().create_future()
     rig.relay._is_cut = False  # each call is the first one of a process that is about to end
     url, body = urlsplit(rig.origin), orjson.dumps({"prompt": PROMPT, "n": IMAGES})
@@ -122,6 +126,8 @@ async def disturbed_call(rig: Rig, disturb: Disturbance, turns: int) -> bool:
     try:
         client.write(f"POST / HTTP/1.1\r\nHost: g\r\nIdempotency-Key: k{turns}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         task = await rig.inside
+        while is_held and not len(rig.relay):  # noqa: ASYNC110 - turns are what is counted here
+            await asyncio.sleep(0)
         for _ in range(turns):
             if task.done():
                 return False
@@ -135,14 +141,15 @@ async def disturbed_call(rig: Rig, disturb: Disturbance, turns: int) -> bool:
     return was_running
 
 
+@pytest.mark.parametrize("is_held", [False, True], ids=["from the first turn", "from the hold"])
 @pytest.mark.parametrize(("disturb", "disconnect"), [(cancel, "drain"), (cut, "drain"), (leave, "drain"), (leave, "cancel")])
 async def test_whatever_happens_at_whatever_turn_leaks_no_hold_and_no_key(
-    tmp_path: Path, disturb: Disturbance, disconnect: Any
+    tmp_path: Path, disturb: Disturbance, disconnect: Any, *, is_held: bool
 ) -> None:
     async with rig(tmp_path, DisconnectPolicy(disconnect, 5.0, 10)) as it:
         turns = undisturbed = 0
         while undisturbed < UNDISTURBED_IN_A_ROW:
-            undisturbed = 0 if await disturbed_call(it, disturb, turns) else undisturbed + 1
+            undisturbed = 0 if await disturbed_call(it, disturb, turns, is_held=is_held) else undisturbed + 1
             turns += 1 + max(0, turns - EVERY_TURN_UP_TO) // 10
             assert await it.store.open_requests() == []
             assert len(it.relay) == 0
@@ -155,6 +162,12 @@ async def test_whatever_happens_at_whatever_turn_leaks_no_hold_and_no_key(
         assert account.held_nanos == 0
         assert account.balance_nanos == BALANCE - sum(settlement.charge_nanos for settlement in settlements)
         assert all(settlement.charge_nanos == settlement.units * PRICE for settlement in settlements)
-        assert len({settlement.outcome for settlement in settlements}) > 1
+        ends = {(settlement.outcome, settlement.units) for settlement in settlements}
+        assert (Outcome.COMPLETE, IMAGES) in ends
+        if is_held and disturb is leave:
+            # with "drain" the images are finished for a client that has gone, with "cancel" they are not waited for
+            assert (Outcome.CLIENT_GONE, IMAGES if disconnect == "drain" else 0) in ends
+        elif is_held:
+            assert (Outcome.INTERRUPTED, 0) in ends
         assert it.faults == []
         await assert_books_balance(it.store)
