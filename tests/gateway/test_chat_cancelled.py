@@ -149,9 +149,20 @@ async def rig(directory: Path, policy: DisconnectPolicy) -> AsyncIterator[Rig]:
         yield made
 
 
+async def whole_call(rig: Rig, *, stream: bool) -> CancelAt:
+    """Make one call, and return it when it and its settlement have ended."""
+    rig.inside = asyncio.get_running_loop().create_future()
+    async with raw_chat(rig.origin, "-", stream=stream, max_tokens=50):
+        await asyncio.wait([await rig.inside])
+    assert await rig.settlements.drain(5) == 0
+    assert rig.call is not None
+    return rig.call
+
+
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "as it comes"])
 @pytest.mark.parametrize("stream", [False, True], ids=["JSON", "stream"])
-async def test_a_handler_cancelled_at_any_of_its_awaits_leaks_no_hold(tmp_path: Path, *, stream: bool, late: bool) -> None:
+@pytest.mark.parametrize("kept", [False, True], ids=["dials", "has a connection"])
+async def test_a_handler_cancelled_at_any_of_its_awaits_leaks_no_hold(tmp_path: Path, *, stream: bool, late: bool, kept: bool) -> None:
     async with rig(tmp_path, DisconnectPolicy("drain", 5.0, 10)) as it:
         outcomes: list[Outcome] = []
         if not stream:
@@ -159,23 +170,25 @@ async def test_a_handler_cancelled_at_any_of_its_awaits_leaks_no_hold(tmp_path: 
         it.cancel_late = late
         was_cancelled = True
         while was_cancelled:
-            it.cancel_at += 1
-            it.inside = asyncio.get_running_loop().create_future()
-            async with raw_chat(it.origin, "-", stream=stream, max_tokens=50):
-                await asyncio.wait([await it.inside])
-            assert await it.settlements.drain(5) == 0
+            it.cancel_at, nth = 0, it.cancel_at + 1
+            if kept:
+                await whole_call(it, stream=stream)
+            else:
+                it.ark.drop_idle(reset=True)
+                await it.ark.wait_until(lambda: it.ark.open_connections == 0)
+            it.cancel_at = nth
+            call = await whole_call(it, stream=stream)
+            was_cancelled = call.awaits >= nth
 
             assert await it.store.open_requests() == []
-            assert it.call is not None
-            was_cancelled = it.call.awaits >= it.cancel_at
             if (found := await it.store.receipt(it.ids[-1])) is not None:
                 assert found[0].settlement is not None
                 outcomes.append(found[0].settlement.outcome)
 
-        # the hold, the upstream's head, its body, the settlement; and one call that was not cancelled
-        assert it.cancel_at >= 5
-        assert outcomes[0] is Outcome.INTERRUPTED
-        assert outcomes[-2:] == [Outcome.COMPLETE, Outcome.COMPLETE]
+        if kept:  # cancelled at the hold, the upstream's head, its body, and the settlement, which stands; then not at all
+            assert outcomes == [Outcome.INTERRUPTED] * 3 + [Outcome.COMPLETE] * 2
+        else:
+            assert (len(outcomes) > 5, outcomes[0], outcomes[-1]) == (True, Outcome.INTERRUPTED, Outcome.COMPLETE)
         assert len(it.relay) == 0
         assert it.faults == []
         await assert_books_balance(it.store)
