@@ -1,0 +1,305 @@
+"""The submit of a video: refusals, which prove that nothing was made, answers that are lost, customers that leave, keys that repeat."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import aiohttp
+import orjson
+import pytest
+
+from proxy.demo.ark import (
+    CANARIES,
+    TASKS,
+    Answer,
+    Close,
+    Hang,
+    Perform,
+    Reset,
+    Settings,
+    StandIn,
+    Timeline,
+    Wait,
+    answer_json,
+    known_error,
+    lost,
+)
+from proxy.demo.ark.script import Step
+from proxy.store.sqlite import open_store
+from tests.support.books import assert_books_balance
+from tests.support.gateway import BALANCE, Bench
+from tests.support.videos import PROMPT, SILENT, SUBMIT, creates, ended, look_quickly, quick_bench, stored, submit, submitted
+
+GIVE_UP_MS = 300
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with StandIn(Settings(timeline=Timeline(0.05, 0.05))) as ark, quick_bench(tmp_path, ark, first_byte_seconds=0.5) as running:
+        yield running
+
+
+# Refusals: nothing was made upstream.
+
+REFUSALS = {
+    "InputTextSensitiveContentDetected": (400, "CONTENT_REJECTED", "refused"),
+    "InputImageSensitiveContentDetected.PrivacyInformation": (400, "CONTENT_REJECTED", "refused"),
+    "InvalidParameter.UnsupportedParameter": (400, "INVALID_PARAMETER", "refused"),
+    "AuthenticationError": (503, "MODEL_UNAVAILABLE", "upstream_error"),
+    "AccountOverdueError": (503, "MODEL_UNAVAILABLE", "upstream_error"),
+    "ModelNotOpen": (503, "MODEL_UNAVAILABLE", "upstream_error"),
+    "SetLimitExceeded": (503, "MODEL_UNAVAILABLE", "upstream_error"),
+    "ModelAccountRpmRateLimitExceeded": (503, "MODEL_UNAVAILABLE", "upstream_error"),
+    "ServerOverloaded": (503, "MODEL_UNAVAILABLE", "upstream_error"),
+    "InternalServiceError": (503, "MODEL_UNAVAILABLE", "upstream_error"),
+}
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+async def test_a_refused_submit_is_told_and_free(gateway: Bench, code: str) -> None:
+    status, public_code, outcome = REFUSALS[code]
+    gateway.ark.enqueue(known_error(code), TASKS, method="POST")
+
+    refused = await submit(gateway)
+
+    assert (refused.status, refused.error["code"]) == (status, public_code)
+    assert "x-should-retry" not in refused.headers  # a retry pays once
+    assert ("Retry-After" in refused.headers) == (status == 503)
+    assert not [canary for canary in CANARIES if canary.encode() in refused.body]
+    [failed] = (await gateway.ask("/videos/tasks")).json["data"]
+    assert (failed["id"], failed["status"]) == (refused.headers["x-request-id"], "failed")
+    receipt = (await gateway.ask(f"/usage/{failed['id']}")).json
+    assert (receipt["outcome"], receipt["http_status"], receipt["cost"]) == (outcome, status, "0.00")
+    assert not [canary for canary in CANARIES if canary.encode() in orjson.dumps(failed)]
+    assert creates(gateway.ark) == 1
+    await gateway.assert_charged(0)
+
+
+async def test_an_upstream_that_cannot_be_reached_has_made_nothing(tmp_path: Path) -> None:
+    async with StandIn() as ark, quick_bench(tmp_path, ark) as gateway:
+        ark.stop_listening()
+
+        refused = await submit(gateway)
+
+        assert (refused.status, refused.error["code"]) == (503, "MODEL_UNAVAILABLE")
+        assert "x-should-retry" not in refused.headers
+        await gateway.assert_charged(0)
+
+
+# Lost answers: nobody knows whether it was made.
+
+
+LOST: dict[str, Sequence[Step]] = {
+    "reset": lost(),
+    "closed without a byte": lost(Close()),
+    "silent for ever": lost(Hang()),
+    "502 of something in between": [Perform(), *answer_json(502, b"<html>Bad Gateway</html>")],
+    "504, although in JSON": [Perform(), *answer_json(504, {"error": {"code": "GatewayTimeout", "message": "upstream"}})],
+    "200 without an id": [Perform(), *answer_json(200, {"ok": True})],
+    "200 and no JSON": [Perform(), *answer_json(200, b"done")],
+}
+
+
+@pytest.mark.parametrize("script", LOST.values(), ids=LOST)
+@pytest.mark.parametrize("tier", ["default", "flex"])
+async def test_a_lost_submit_is_found_and_not_repeated(
+    gateway: Bench, monkeypatch: pytest.MonkeyPatch, script: Sequence[Step], tier: str
+) -> None:
+    look_quickly(monkeypatch)
+    gateway.ark.enqueue(script, TASKS, method="POST")
+
+    reply = await submit(gateway, service_tier=tier)
+    task = await ended(gateway, reply.json["id"])
+
+    assert (reply.status, reply.json["status"]) == (200, "pending")
+    assert (task["status"], creates(gateway.ark)) == ("succeeded", 1)
+    assert (await stored(gateway, task["id"])).lost_at_ms is not None
+    assert len(gateway.ark.videos.tasks) == 1
+    await gateway.assert_charged(SILENT // (2 if tier == "flex" else 1))
+
+
+async def test_a_lost_submit_that_was_never_made_is_released_after_a_while(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_quickly(monkeypatch, give_up_after_ms=GIVE_UP_MS)
+    gateway.ark.enqueue([Reset()], TASKS, method="POST")
+
+    reply = await submit(gateway)
+    held = await gateway.balance()
+    task = await ended(gateway, reply.json["id"])
+
+    assert (reply.status, reply.json["status"], held) == (200, "pending", (BALANCE, SILENT))
+    assert (task["status"], task["error"]["code"]) == ("failed", "SUBMIT_LOST")
+    assert creates(gateway.ark) == 1
+    receipt = await gateway.store.receipt(task["id"])
+    assert receipt is not None
+    assert receipt[0].settlement is not None
+    assert "not found in the upstream's list" in receipt[0].settlement.note
+    await gateway.assert_charged(0)
+
+
+async def test_while_the_list_cannot_be_had_nothing_is_decided(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_quickly(monkeypatch, give_up_after_ms=1)
+    gateway.ark.enqueue(lost(), TASKS, method="POST")
+    gateway.ark.enqueue(known_error("AccountRateLimitExceeded"), TASKS, method="GET", times=5)
+    gateway.ark.enqueue([Reset()], TASKS, method="GET", times=3)
+
+    task = await ended(gateway, await submitted(gateway))
+
+    assert task["status"] == "succeeded"
+    assert len(gateway.ark.calls_to(TASKS, "GET")) >= 9
+    await gateway.assert_charged(SILENT)
+
+
+async def test_a_lost_task_cannot_be_cancelled_while_nobody_knows_where_it_is(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway.ark.enqueue(lost(), TASKS, method="POST")
+    task_id = await submitted(gateway)
+
+    refused = await gateway.ask(f"/videos/tasks/{task_id}", method="DELETE")
+
+    assert (refused.status, refused.error["code"]) == (409, "TASK_RUNNING")
+    assert "handed over" in refused.error["message"]
+    assert await gateway.balance() == (BALANCE, SILENT)
+    await assert_books_balance(gateway.store)
+
+
+async def test_a_hundred_lost_submits_are_each_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_quickly(monkeypatch)
+    async with StandIn(Settings(timeline=Timeline(0.05, 0.05))) as ark, quick_bench(tmp_path, ark) as gateway:
+        ark.enqueue(lost(), TASKS, method="POST", times=100)
+
+        ids = await asyncio.gather(*(submitted(gateway, prompt=f"cat {number}") for number in range(100)))
+        tasks = await asyncio.gather(*(ended(gateway, task_id) for task_id in ids))
+
+        assert [task["status"] for task in tasks] == ["succeeded"] * 100
+        assert (creates(ark), len(ark.videos.tasks)) == (100, 100)
+        mine = {(await stored(gateway, task_id)).upstream_id: task["prompt"] for task_id, task in zip(ids, tasks, strict=True)}
+        assert mine.keys() == ark.videos.tasks.keys()
+        asked = {call.json["seed"]: call.json["content"][0]["text"] for call in ark.calls_to(TASKS, "POST")}
+        assert {name: asked[ark.videos.tasks[name].seed] for name in mine} == mine  # nobody was given another's video
+        # 100 × ¥0.864
+        assert await gateway.balance() == (BALANCE - 86_400_000_000, 0)
+        await assert_books_balance(gateway.store)
+
+
+async def test_a_late_answer_and_a_look_up_of_another_never_share_a_video(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One submit is lost while the like of it is still under way: what the list shows may be either's."""
+    look_quickly(monkeypatch)
+    answer = asyncio.Event()
+    gateway.ark.enqueue([Reset()], TASKS, method="POST")
+    gateway.ark.enqueue([Perform(), Wait(answer), Answer()], TASKS, method="POST")
+
+    never_made = await submitted(gateway, seed=-1)
+    slow = asyncio.gather(submitted(gateway, seed=-1))
+    await gateway.ark.wait_until(lambda: len(gateway.ark.videos.tasks) == 1)
+    await gateway.ark.wait_for_calls(4, TASKS, method="GET")
+    taken = (await stored(gateway, never_made)).upstream_id
+    answer.set()
+    [task_id] = await slow
+
+    assert taken == ""
+    assert (await ended(gateway, task_id))["status"] == "succeeded"
+    assert (await stored(gateway, never_made)).upstream_id == ""
+    assert await gateway.balance() == (BALANCE - SILENT, SILENT)
+    await assert_books_balance(gateway.store)
+
+
+# Who leaves, and what ends.
+
+
+async def left_midway(gateway: Bench) -> None:
+    """Submit, and leave once the upstream has been asked."""
+    async with aiohttp.ClientSession() as session:
+        asking = asyncio.gather(
+            session.post(gateway.base_url + SUBMIT, json={"prompt": PROMPT}, headers={"Authorization": f"Bearer {gateway.key}"})
+        )
+        await gateway.ark.wait_for_calls(1, TASKS, method="POST")
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+
+async def test_a_submit_goes_on_when_its_customer_leaves(gateway: Bench) -> None:
+    answer = asyncio.Event()
+    gateway.ark.enqueue([Wait(answer), Answer()], TASKS, method="POST")
+
+    await left_midway(gateway)
+    answer.set()
+    [task] = (await gateway.ask("/videos/tasks")).json["data"]
+
+    assert (await ended(gateway, task["id"]))["status"] == "succeeded"
+    assert creates(gateway.ark) == 1
+    await gateway.assert_charged(SILENT)
+
+
+async def test_a_stop_waits_for_a_submit_whose_customer_has_left(tmp_path: Path) -> None:
+    answer = asyncio.Event()
+    async with StandIn() as ark:
+        async with quick_bench(tmp_path, ark) as gateway:
+            ark.enqueue([Wait(answer), Answer()], TASKS, method="POST")
+            await left_midway(gateway)
+            asyncio.get_running_loop().call_later(0.3, answer.set)
+
+        store = await open_store(tmp_path / "gateway.db", read_only=True)
+        [task] = await store.open_tasks()
+        await store.close()
+        assert (task.state, task.upstream_id) == ("pending", next(iter(ark.videos.tasks)))
+
+
+async def test_a_restart_takes_up_where_the_last_process_was(tmp_path: Path) -> None:
+    async with StandIn() as ark:
+        async with quick_bench(tmp_path, ark) as gateway:
+            task_id = await submitted(gateway)
+            before = await gateway.ask("/models")
+        ark.videos.advance(next(iter(ark.videos.tasks)), "succeeded")
+        async with quick_bench(tmp_path, ark) as gateway:
+            task = await ended(gateway, task_id)
+
+            assert before.status == 200
+            assert (task["total_cost"], creates(ark)) == ("0.8640", 1)
+            await gateway.assert_charged(SILENT)
+
+
+# Idempotency keys.
+
+KEY = {"Idempotency-Key": "order-17"}
+
+
+async def test_five_submits_with_one_key_are_one_task_also_after_a_restart(tmp_path: Path) -> None:
+    async with StandIn() as ark:
+        async with quick_bench(tmp_path, ark) as gateway:
+            first = await asyncio.gather(*(submit(gateway, headers=KEY) for _ in range(5)))
+            other = await submit(gateway, headers=KEY, prompt="another")
+        ark.videos.advance(next(iter(ark.videos.tasks)), "succeeded")
+        async with quick_bench(tmp_path, ark) as gateway:
+            task_id = first[0].json["id"]
+            await ended(gateway, task_id)
+            later = await submit(gateway, headers=KEY)
+
+            assert {(reply.status, reply.body) for reply in (*first, later)} == {(200, first[0].body)}
+            assert (other.status, other.error["code"]) == (409, "IDEMPOTENCY_CONFLICT")
+            assert creates(ark) == 1
+            await gateway.assert_charged(SILENT)
+
+
+async def test_a_lost_submit_keeps_its_key(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_quickly(monkeypatch)
+    gateway.ark.enqueue(lost(), TASKS, method="POST")
+
+    first = await submit(gateway, headers=KEY)
+    again = await submit(gateway, headers=KEY)
+    await ended(gateway, first.json["id"])
+
+    assert first.body == again.body
+    assert creates(gateway.ark) == 1
+    await gateway.assert_charged(SILENT)
+
+
+async def test_a_refusal_that_is_final_is_kept_and_an_outage_is_not(gateway: Bench) -> None:
+    gateway.ark.enqueue(known_error("ServerOverloaded"), TASKS, method="POST")
+    gateway.ark.enqueue(known_error("InputTextSensitiveContentDetected"), TASKS, method="POST")
+
+    outage, refusal, again = [await submit(gateway, headers=KEY) for _ in range(3)]
+
+    assert (outage.status, refusal.status, again.status) == (503, 400, 400)
+    assert refusal.body == again.body
+    assert creates(gateway.ark) == 2
+    await gateway.assert_charged(0)
