@@ -383,6 +383,7 @@ async def test_tasks_are_due_by_their_time_the_longest_due_first(store: Store, a
     assert [task.id for task in cut] == ["vreq_2", "vreq_3"]
     assert await store.due_tasks(NOW_MS + 99, 10) == []
     assert await store.next_due_at_ms() == NOW_MS + 100
+    assert [await store.next_due_at_ms(NOW_MS + after) for after in (99, 100, 400)] == [NOW_MS + 100, NOW_MS + 200, None]
     await assert_books_balance(store)
 
 

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from proxy.core.video_record import TaskState
+from proxy.store.contract import StoredAnswer
 from proxy.store.sqlite import open_store
 from tests.support.books import assert_books_balance
+from tests.support.store import NOW_MS
 
 ROOT = Path(__file__).parents[3]
 
@@ -50,9 +53,54 @@ asyncio.run(write_for_ever())
 )
 
 
-def run_until_killed(path: Path, round_: int, lines: int) -> list[str]:
+VIDEO_WRITER = (
+    COMMON
+    + """
+from proxy.core.video_record import TaskState
+from proxy.store.contract import StoredAnswer
+from tests.support.store import made, new_claim, new_video, submitted, task_of
+
+async def submit(store, name):
+    await store.advance_task(name, submitted("cgt-" + name), NOW_MS, StoredAnswer(200, name.encode()))
+    print("submitted", name, flush=True)
+
+async def finish(store, name):
+    # Two polls and a third that come to the same end; each turn of theirs may be the last of this process.
+    steps = await asyncio.gather(*(store.advance_task(name, made(), NOW_MS) for _ in range(3)))
+    assert sum(step.settlement is not None for step in steps) == 1, name
+    print("made", name, flush=True)
+
+async def one(store, account_id, name):
+    request = new_video(name, account_id=account_id, hold_nanos=10, claim=new_claim(name))
+    await store.place_task(request, task_of(request), NOW_MS)
+    print("placed", name, flush=True)
+    await submit(store, name)
+    await finish(store, name)
+
+async def resume(store, task):
+    if task.state is TaskState.SUBMITTING:
+        await submit(store, task.id)
+    await finish(store, task.id)
+
+async def write_for_ever():
+    store = await open_store(path)
+    if not await store.accounts():
+        await store.create_account("alice", Nanos(10**12), NOW_MS)
+    account = await store.account("alice")
+    await asyncio.gather(*(resume(store, task) for task in await store.open_tasks()))
+    batch = 0
+    while True:
+        await asyncio.gather(*(one(store, account.id, f"vreq_{round_}_{batch}_{n}") for n in range(8)))
+        batch += 1
+
+asyncio.run(write_for_ever())
+"""
+)
+
+
+def run_until_killed(path: Path, round_: int, lines: int, script: str = WRITER) -> list[str]:
     """Return what the writer acknowledged; it is killed after so many lines, wherever it then is."""
-    command = [sys.executable, "-c", WRITER, str(path), str(round_)]
+    command = [sys.executable, "-c", script, str(path), str(round_)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         acknowledged = [process.stdout.readline() for _ in range(lines)]
@@ -81,6 +129,37 @@ async def test_whatever_was_acknowledged_before_a_kill_is_there_after_it(tmp_pat
         found = await store.receipt(request_id)
         assert found is not None, f"{request_id} was acknowledged and is lost"
         assert state == "held" or found[0].settlement is not None, f"the settlement of {request_id} was acknowledged and is lost"
+    await assert_books_balance(store)
+    await store.close()
+
+
+async def test_videos_go_on_after_a_kill_at_any_moment_and_each_is_charged_once(tmp_path: Path) -> None:
+    path = tmp_path / "books.db"
+    chance = random.Random(20251125)
+    acknowledged: set[str] = set()
+
+    for round_ in range(8):
+        acknowledged |= set(await asyncio.to_thread(run_until_killed, path, round_, chance.randint(1, 120), VIDEO_WRITER))
+
+        reader = await open_store(path, read_only=True)
+        await assert_books_balance(reader)
+        await reader.close()
+    store = await open_store(path)
+    account = await store.account("alice")
+    tasks = {task.id: task for task in await store.tasks(account.id, 100_000, 0)}
+    for line in acknowledged:
+        event, _, name = line.partition(" ")
+        assert name in tasks, f"{name} was acknowledged and is lost"
+        claimed = await store.claimed_key(account.id, name, NOW_MS)
+        assert claimed is not None
+        assert event == "placed" or claimed.answer == StoredAnswer(200, name.encode())
+        assert event != "made" or tasks[name].state is TaskState.SUCCEEDED
+    succeeded = [task for task in tasks.values() if task.state is TaskState.SUCCEEDED]
+    still_open = await store.open_tasks()
+    assert len(acknowledged) > 200
+    assert len(succeeded) + len(still_open) == len(tasks)
+    assert {task.id for task in still_open} == {request.id for request in await store.open_requests()}
+    assert (account.balance_nanos, account.held_nanos) == (10**12 - 10 * len(succeeded), 10 * len(still_open))
     await assert_books_balance(store)
     await store.close()
 
