@@ -164,10 +164,12 @@ async def test_whatever_happens_at_whatever_turn_leaks_no_hold_and_no_key(
         assert all(settlement.charge_nanos == settlement.units * PRICE for settlement in settlements)
         ends = {(settlement.outcome, settlement.units) for settlement in settlements}
         assert (Outcome.COMPLETE, IMAGES) in ends
-        if is_held and disturb is leave:
+        if disturb is not leave:
+            assert (Outcome.INTERRUPTED, 0) in ends
+        elif is_held:
             # with "drain" the images are finished for a client that has gone, with "cancel" they are not waited for
             assert (Outcome.CLIENT_GONE, IMAGES if disconnect == "drain" else 0) in ends
-        elif is_held:
-            assert (Outcome.INTERRUPTED, 0) in ends
+        else:
+            assert (Outcome.CLIENT_GONE, 0) in ends  # it had left before anything was asked
         assert it.faults == []
         await assert_books_balance(it.store)
