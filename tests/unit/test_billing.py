@@ -20,7 +20,7 @@ from proxy.store.sqlite import open_store
 from proxy.store.sqlite.store import SqliteStore
 from proxy.tasks import TaskGroup
 from tests.support.books import assert_books_balance
-from tests.support.store import new_request, settlement
+from tests.support.store import NOW_MS, new_request, new_video, settlement, task_of
 
 
 class FailingStore(SqliteStore):
@@ -182,3 +182,18 @@ async def test_what_the_last_process_left_open_is_released_as_interrupted(rig: R
     assert await rig.billing.recover() == 0
     account = await rig.account()
     assert (account.balance_nanos, account.held_nanos) == (1000, 0)
+
+
+async def test_a_start_releases_calls_and_leaves_videos_to_their_tasks(rig: Rig) -> None:
+    video = new_video(account_id=rig.account_id, hold_nanos=300)
+    await rig.store.place_task(video, task_of(video), NOW_MS)
+    await rig.store.place_hold(new_request(account_id=rig.account_id, hold_nanos=100))
+
+    recovered = await rig.billing.recover()
+
+    assert recovered == 1
+    assert [request.id for request in await rig.store.open_requests()] == [video.id]
+    assert [task.id for task in await rig.store.open_tasks()] == [video.id]
+    account = await rig.account()
+    assert (account.balance_nanos, account.held_nanos) == (1000, 300)
+    await assert_books_balance(rig.store)
