@@ -10,11 +10,11 @@ from tests.support.gateway import Bench, bench
 from tests.support.raw_chat import raw_chat
 
 EVENT = b'data: {"choices":[{"delta":{"content":"' + b"x" * 16_000 + b'"},"index":0}],"id":"0217","usage":null}\n\n'
-EVENTS = 4_000
-"""64 MB: far more than all buffers on the way take."""
+EVENTS = 2_500
+"""40 MB: far more than all buffers on the way take."""
 USAGE = b'data: {"choices":[],"id":"0217","usage":{"completion_tokens":12,"prompt_tokens":20,"total_tokens":32}}\n\n'
 DONE = b"data: [DONE]\n\n"
-ON_THE_WAY_MAX = 32_000_000
+ON_THE_WAY_MAX = 20_000_000
 """What kernels take into the four socket buffers of two loopback connections, generously."""
 CHARGE = 40_000
 
