@@ -132,6 +132,8 @@ def _fields(context: Context, status: int, first_byte: float, total: float) -> d
         fields["prompt_tokens"] = settlement.usage.prompt_tokens
         fields["cached_tokens"] = settlement.usage.cached_tokens
         fields["completion_tokens"] = settlement.usage.completion_tokens
+        if settlement.units:
+            fields["units"] = settlement.units
         fields["cost"] = format_yuan(settlement.charge_nanos)
         if settlement.note:
             fields["note"] = settlement.note

@@ -31,7 +31,7 @@ LINGER_SECONDS = 5.0
 SERVER_NAME = "llm-proxy"
 CROSS_ORIGIN_HEADERS = {
     "Access-Control-Allow-Origin": "*",
-    "Access-Control-Expose-Headers": "x-request-id, retry-after, retry-after-ms, x-should-retry",
+    "Access-Control-Expose-Headers": "x-request-id, retry-after, retry-after-ms, x-should-retry, idempotent-replayed",
 }
 """What lets a page of any origin read an answer. Never credentials: cookies mean nothing here."""
 

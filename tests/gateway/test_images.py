@@ -141,7 +141,7 @@ async def test_the_receipt_tells_the_images_made(gateway: Bench) -> None:
         "total_ms": 0,
     }
     (line,) = gateway.log.of(ROUTE)
-    assert (line["request_id"], line["outcome"], line["cost"]) == (answer.json["request_id"], "complete", "0.54")
+    assert (line["request_id"], line["outcome"], line["units"], line["cost"]) == (answer.json["request_id"], "complete", 3, "0.54")
     await gateway.assert_charged(3 * PRICE)
 
 
