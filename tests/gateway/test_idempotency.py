@@ -297,6 +297,21 @@ async def test_a_claim_that_is_not_settled_yet_and_not_under_way_here_is_a_confl
     await assert_books_balance(gateway.store)
 
 
+async def test_who_loses_the_race_for_a_key_in_the_store_holds_nothing(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await gateway.store.place_hold(claimed_image(gateway.account_id))
+
+    async def too_early(*_: object) -> None:
+        """Look before the other's claim is committed."""
+
+    monkeypatch.setattr(gateway.store, "claimed_key", too_early)
+    answer = await paint(gateway, idempotency_key="order-1")
+
+    assert (answer.status, answer.error["code"], answer.headers["x-should-retry"]) == (409, "IDEMPOTENCY_CONFLICT", "true")
+    assert await gateway.balance() == (BALANCE, PRICE)
+    assert gateway.ark.calls == []
+    await assert_books_balance(gateway.store)
+
+
 async def test_a_cut_call_gives_its_key_back_and_who_waits_for_it_starts_no_other(tmp_path: Path) -> None:
     async with StandIn() as ark, aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
         ark.enqueue([Hang()], ROUTE)
