@@ -252,14 +252,24 @@ async def _start_videos(
     calls = VideoCalls(lines, metrics)
     stack.push_async_callback(calls.close)
     pace = Pace(round(config.videos.poll_first_seconds * 1000), round(config.videos.poll_longest_seconds * 1000))
-    due = DueWork(DueVideos(store, metrics), clock)
-    desk = VideoDesk(store=store, calls=calls, pace=pace, clock=clock, metrics=metrics, jitter=random.random, expect=due.expect)
+    upstreams = {*config.upstreams, *(task.upstream for task in await store.open_tasks())}
+    due = {name: DueWork(DueVideos(store, name, metrics), clock) for name in upstreams}
+    desk = VideoDesk(
+        store=store,
+        calls=calls,
+        pace=pace,
+        clock=clock,
+        metrics=metrics,
+        jitter=random.random,
+        expect=lambda upstream, due_at_ms: due[upstream].expect(due_at_ms),
+    )
     stack.push_async_callback(_drain_submits, desk)
     if lost := await desk.recover():
         logger.warning("looking for %d video submits that the last process left without an answer", lost)
     scheduler = Scheduler(on_death=stop.fail)
     stack.push_async_callback(scheduler.close)
-    scheduler.whenever_due(due, VideoPoll(store, desk, calls, metrics), "videos")
+    for name, due_work in due.items():
+        scheduler.whenever_due(due_work, VideoPoll(store, desk, calls, metrics), f"videos of {name}")
     scheduler.every(hold_sweep.EVERY_SECONDS, HoldSweep(store, desk, clock), "hold_sweep")
     scheduler.every(retention.EVERY_SECONDS, Retention(store, clock), "retention")
     return desk, calls

@@ -59,7 +59,9 @@ class Metrics:
         self._video_polls = _Children(
             Counter("llm_proxy_video_polls", "Questions about video tasks, by result.", ["upstream", "result"], registry=registry)
         )
-        self.video_due_lag = Gauge("llm_proxy_video_due_lag_seconds", "How long the longest due video task is due.", registry=registry)
+        self._video_lag = _Children(
+            Gauge("llm_proxy_video_due_lag_seconds", "How long the longest due video task is due.", ["upstream"], registry=registry)
+        )
         self.open_streams = Gauge("llm_proxy_open_streams", "Streams being relayed or drained now.", registry=registry)
         self.draining_streams = Gauge("llm_proxy_draining_streams", "Streams read on after their client left.", registry=registry)
         self._commit_operations = Histogram(
@@ -97,6 +99,9 @@ class Metrics:
 
     def video_polled(self, upstream: str, result: str) -> None:
         self._video_polls(upstream, result).inc()
+
+    def video_lag(self, upstream: str, seconds: float) -> None:
+        self._video_lag(upstream).set(seconds)
 
     def upstream_failed(self, upstream: str, cause: str) -> None:
         self._upstream_errors(upstream, cause).inc()

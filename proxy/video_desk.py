@@ -46,9 +46,9 @@ class VideoDesk:
         clock: Clock,
         metrics: Metrics,
         jitter: Callable[[], float],
-        expect: Callable[[int], None],
+        expect: Callable[[str, int], None],
     ) -> None:
-        """Args: jitter: draws from [0, 1); expect: told of each due time that the store has now."""
+        """Args: jitter: draws from [0, 1); expect: told of each upstream's due time that the store has now."""
         self._store = store
         self._calls = calls
         self._pace = pace
@@ -159,7 +159,7 @@ class VideoDesk:
         except HOLD_REFUSALS as fault:
             return hold_refused(fault)
         self._metrics.video_moved(None, task.state)
-        self._expect(due_at_ms)
+        self._expect(task.upstream, due_at_ms)
         return None
 
     async def _sent(self, task: VideoTask, body: Mapping[str, object]) -> Submission:
@@ -180,7 +180,7 @@ class VideoDesk:
         step = stored.result()
         task = step.task
         if step.due_at_ms is not None:
-            self._expect(step.due_at_ms)
+            self._expect(task.upstream, step.due_at_ms)
         if step.news:
             logger.warning("video %s: %s", task.id, step.news)
         if before[-1] is not task.state:

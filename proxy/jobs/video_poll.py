@@ -18,19 +18,20 @@ KNOWN_MS = 3_600_000
 
 
 class DueVideos:
-    """The store's due tasks, as the scheduler asks for them."""
+    """One upstream's due tasks, as the scheduler asks for them: an upstream that hangs holds up nobody else's."""
 
-    def __init__(self, store: Store, metrics: Metrics) -> None:
+    def __init__(self, store: Store, upstream: str, metrics: Metrics) -> None:
         self._store = store
+        self._upstream = upstream
         self._metrics = metrics
 
     async def due(self, now_ms: int, limit: int) -> Sequence[VideoTask]:
-        longest_due_ms = await self._store.next_due_at_ms()
-        self._metrics.video_due_lag.set(0 if longest_due_ms is None else max(0, now_ms - longest_due_ms) / 1000)
-        return await self._store.due_tasks(now_ms, limit)
+        longest_due_ms = await self._store.next_due_at_ms(upstream=self._upstream)
+        self._metrics.video_lag(self._upstream, 0 if longest_due_ms is None else max(0, now_ms - longest_due_ms) / 1000)
+        return await self._store.due_tasks(now_ms, limit, self._upstream)
 
     async def next_due_at_ms(self, after_ms: int) -> int | None:
-        return await self._store.next_due_at_ms(after_ms)
+        return await self._store.next_due_at_ms(after_ms, self._upstream)
 
 
 class VideoPoll:

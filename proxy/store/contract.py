@@ -329,11 +329,11 @@ class Store(Protocol):
     async def tasks(self, account_id: int, limit: int, offset: int) -> list[VideoTask]:
         """Return an account's tasks, the newest first; ids decide between equal times. Raises: ValueError for a negative number."""
 
-    async def due_tasks(self, now_ms: int, limit: int) -> list[VideoTask]:
-        """Return the tasks that are due by now, the longest due first."""
+    async def due_tasks(self, now_ms: int, limit: int, upstream: str | None = None) -> list[VideoTask]:
+        """Return the tasks that are due by now, of one upstream or (None) of all, the longest due first."""
 
-    async def next_due_at_ms(self, after_ms: int = -1) -> int | None:
-        """Return the first due time of a task that is later than ``after_ms``; None where there is none."""
+    async def next_due_at_ms(self, after_ms: int = -1, upstream: str | None = None) -> int | None:
+        """Return the first due time of a task that is later than ``after_ms``; None where there is none. ``upstream``: as above."""
 
     async def open_tasks(self) -> list[VideoTask]:
         """Return every task that has not ended, oldest first: what a start resumes, and what a lost submit is told apart from."""

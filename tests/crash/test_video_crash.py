@@ -290,7 +290,7 @@ async def live(directory: Path, ark: StandIn, doom: Doom) -> None:
             calls = MortalCalls({"ark": line(client, clock, requests_per_second=1000, list_requests_per_second=1000)}, metrics)
             calls.doom = doom
             desk = VideoDesk(
-                store=mortal, calls=calls, pace=Pace(1, 2), clock=clock, metrics=metrics, jitter=lambda: 0.5, expect=lambda _: None
+                store=mortal, calls=calls, pace=Pace(1, 2), clock=clock, metrics=metrics, jitter=lambda: 0.5, expect=lambda *_: None
             )
             poll = VideoPoll(mortal, desk, calls, metrics)
             request, task, body = _drawn_up(account_id, clock.now_ms())

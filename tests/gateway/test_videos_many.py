@@ -12,11 +12,13 @@ import pytest
 from proxy import app
 from proxy.clock import SystemClock
 from proxy.config import load
+from proxy.core.money import Nanos
 from proxy.core.video_report import CancelConfirmed, DeadlinePassed, Polled, PollFailed, PollFailure, Report
 from proxy.core.video_task import Pace
-from proxy.demo.ark import TASKS, Reset, StandIn, answer_json, known_error
+from proxy.demo.ark import TASKS, Hang, Reset, StandIn, answer_json, known_error
 from proxy.jobs.video_poll import DueVideos, VideoPoll
 from proxy.metrics import Metrics
+from proxy.scheduler import RUNNING_MAX
 from proxy.video_calls import VideoCalls
 from proxy.video_desk import VideoDesk
 from tests.support.books import assert_books_balance
@@ -25,6 +27,7 @@ from tests.support.videos import QUICK, SILENT, creates, ended, quick_bench, sto
 
 TASK_PATH = TASKS + "/*"
 TASKS_MANY = 500
+RICH = Nanos(BALANCE * 5)
 
 
 def most_in_a_second(times: Sequence[float]) -> int:
@@ -42,7 +45,7 @@ async def test_five_hundred_tasks_finish_within_two_intervals_at_the_configured_
     interval_seconds, rate = 3.0, 200
     async with (
         StandIn() as ark,
-        quick_bench(tmp_path, ark, balance=BALANCE * 5, poll_seconds="0.2, 3", upstream=f"requests_per_second = {rate}") as gateway,
+        quick_bench(tmp_path, ark, balance=RICH, poll_seconds="0.2, 3", upstream=f"requests_per_second = {rate}") as gateway,
     ):
         ids: list[str] = []
         for _ in range(10):
@@ -62,7 +65,7 @@ async def test_five_hundred_tasks_finish_within_two_intervals_at_the_configured_
         assert len(polls) <= rate * (polls[-1] - polls[0]) + 2
         assert most_in_a_second(polls) <= rate * 1.1
         # 500 × ¥0.864
-        assert await gateway.balance() == (BALANCE * 5 - 432_000_000_000, 0)
+        assert await gateway.balance() == (RICH - 432_000_000_000, 0)
         await assert_books_balance(gateway.store)
 
 
@@ -93,7 +96,7 @@ def desk_of(gateway: Bench) -> VideoDesk:
         clock=SystemClock(),
         metrics=metrics,
         jitter=lambda: 0.5,
-        expect=lambda _: None,
+        expect=lambda *_: None,
     )
 
 
@@ -154,6 +157,38 @@ async def test_a_task_of_an_upstream_that_is_no_longer_configured_waits(tmp_path
 
         assert report == PollFailed(PollFailure.TRANSIENT)
         assert (await desk_of(gateway).advance(task_id, report)).task.state == "pending"
+
+
+SECOND_UPSTREAM = """
+[upstreams.hanging]
+base_url = "{base_url}"
+api_key = "env:ARK_API_KEY"
+requests_per_second = 1000
+[[models]]
+id = "hanging"
+kind = "video"
+upstream = "hanging"
+upstream_model = "doubao-seedance-1-5-pro-251215"
+price = {{ silent = "8" }}
+"""
+
+
+async def test_an_upstream_that_hangs_holds_up_nobody_elses_tasks(tmp_path: Path) -> None:
+    async with StandIn() as ark, StandIn() as hanging:
+        hanging.enqueue([Hang()], TASK_PATH, method="GET", times=None)
+        upstream = QUICK["upstream"] + SECOND_UPSTREAM.format(base_url=hanging.base_url)
+        async with quick_bench(tmp_path, ark, balance=RICH, upstream=upstream) as gateway:
+            await asyncio.gather(*(submitted(gateway, model="hanging") for _ in range(RUNNING_MAX + 50)))
+            await hanging.wait_for_calls(RUNNING_MAX, TASK_PATH, method="GET")
+            task_id = await submitted(gateway)
+            ark.videos.advance(next(iter(ark.videos.tasks)), "succeeded")
+
+            async with asyncio.timeout(5):
+                assert (await ended(gateway, task_id))["status"] == "succeeded"
+            assert len(hanging.calls_to(TASK_PATH, "GET")) == RUNNING_MAX
+            # 306 × ¥0.864 are still held
+            assert await gateway.balance() == (RICH - SILENT, 306 * SILENT)
+            await assert_books_balance(gateway.store)
 
 
 async def test_one_task_whose_work_crashes_does_not_stop_the_others(

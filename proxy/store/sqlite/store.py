@@ -164,11 +164,11 @@ class SqliteStore:
     async def tasks(self, account_id: int, limit: int, offset: int) -> list[VideoTask]:
         return await self._read(tasks.tasks, account_id, limit, offset)
 
-    async def due_tasks(self, now_ms: int, limit: int) -> list[VideoTask]:
-        return await self._read(tasks.due_tasks, now_ms, limit)
+    async def due_tasks(self, now_ms: int, limit: int, upstream: str | None = None) -> list[VideoTask]:
+        return await self._read(tasks.due_tasks, now_ms, limit, upstream)
 
-    async def next_due_at_ms(self, after_ms: int = -1) -> int | None:
-        return await self._read(tasks.next_due_at_ms, after_ms)
+    async def next_due_at_ms(self, after_ms: int = -1, upstream: str | None = None) -> int | None:
+        return await self._read(tasks.next_due_at_ms, after_ms, upstream)
 
     async def open_tasks(self) -> list[VideoTask]:
         return await self._read(tasks.open_tasks)

@@ -85,16 +85,20 @@ def tasks(connection: sqlite3.Connection, account_id: int, limit: int, offset: i
     return _all(connection, "WHERE account_id = ? ORDER BY created_at_ms DESC, id DESC LIMIT ? OFFSET ?", window)
 
 
-def due_tasks(connection: sqlite3.Connection, now_ms: int, limit: int) -> list[VideoTask]:
-    """Return the tasks that are due, the longest due first. Raises: ValueError for a negative limit."""
+def due_tasks(connection: sqlite3.Connection, now_ms: int, limit: int, upstream: str | None) -> list[VideoTask]:
+    """Return the tasks that are due, of one upstream or of all, the longest due first. Raises: ValueError for a negative limit."""
     if limit < 0:
         raise ValueError(f"a limit cannot be negative: {limit}")
-    return _all(connection, "WHERE due_at_ms <= ? ORDER BY due_at_ms LIMIT ?", (now_ms, min(limit, _OFFSET_MAX)))
+    condition = "WHERE due_at_ms <= ? AND upstream = coalesce(?, upstream) ORDER BY due_at_ms LIMIT ?"
+    return _all(connection, condition, (now_ms, upstream, min(limit, _OFFSET_MAX)))
 
 
-def next_due_at_ms(connection: sqlite3.Connection, after_ms: int) -> int | None:
-    """Return the first due time later than ``after_ms``, or None."""
-    row = connection.execute("SELECT due_at_ms FROM video_tasks WHERE due_at_ms > ? ORDER BY due_at_ms LIMIT 1", (after_ms,)).fetchone()
+def next_due_at_ms(connection: sqlite3.Connection, after_ms: int, upstream: str | None) -> int | None:
+    """Return the first due time later than ``after_ms``, of one upstream or of all, or None."""
+    row = connection.execute(
+        "SELECT due_at_ms FROM video_tasks WHERE due_at_ms > ? AND upstream = coalesce(?, upstream) ORDER BY due_at_ms LIMIT 1",
+        (after_ms, upstream),
+    ).fetchone()
     return None if row is None else int(row[0])
 
 
