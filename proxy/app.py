@@ -48,7 +48,7 @@ from proxy.relay import DisconnectPolicy, Relay
 from proxy.routes import PREFIXES, admin_routes, probe_routes, public_routes
 from proxy.scheduler import DueWork, Scheduler
 from proxy.snapshot import Snapshot
-from proxy.store.contract import AccountNotFoundError, Grant, Store, StoreRefusedError
+from proxy.store.contract import AccountNotFoundError, Grant, Store, StoreRefusedError, StoreUnavailableError
 from proxy.store.sqlite import open_store
 from proxy.tasks import TaskGroup, first_of
 from proxy.upstream.client import ArkClient
@@ -123,7 +123,7 @@ async def _serve(config: Config, clock: Clock, access_log: logs.AccessLog) -> in
             await stop.requested.wait()
             systemd.notify("STOPPING=1")
             logger.info("stopping: up to %g s for what is under way", config.server.drain_seconds)
-    except (ListenError, StoreRefusedError) as fault:
+    except (ListenError, StoreRefusedError, StoreUnavailableError) as fault:
         logger.error("cannot start: %s", fault)  # noqa: TRY400 - the operator's fault, no traceback
         return 1
     logger.info("stopped")

@@ -92,16 +92,16 @@ class Tap:
     def finish(self, clean: bool) -> bytes:
         """Return what is left to pass on at the end of the body.
 
-        After a clean end an event that only lacks its empty line is judged like any other and passed on as it came. After a cut it is
-        dropped, since nobody would dispatch it and what is written next must not be glued to half a line; but a usage or an error that
-        stands in it whole is learnt.
+        Where the body ended clean and said ``[DONE]``, an event that only lacks its empty line is judged like any other and passed on
+        as it came. After a cut, and a body without ``[DONE]`` is one, it is dropped: nobody would dispatch it, and what is written next
+        must not be glued to half a line. A usage or an error that stands in it whole is learnt all the same.
         """
         if self.error is not None or not self._held:
             return b""
         tail, self._held = bytes(self._held), bytearray()
         done = self.done
         withheld = self._is_withheld(tail)
-        if not clean:
+        if not clean or not self.done:
             self.done = done
             return b""
         if withheld:
