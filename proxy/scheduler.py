@@ -132,6 +132,9 @@ class DueWork(Generic[T]):
     async def _do(self, work: Callable[[T], Awaitable[None]], item: T) -> None:
         try:
             await work(item)
+        except StoreUnavailableError as fault:
+            logger.error("work on %s could not be stored, it is tried again in %g s: %s", item.id, self._rest_seconds, fault)  # noqa: TRY400
+            self._rest(item.id)
         except Exception:
             logger.exception("work on %s failed; it is tried again in %g s", item.id, self._rest_seconds)
             self._rest(item.id)

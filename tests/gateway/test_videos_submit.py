@@ -244,6 +244,28 @@ async def test_a_stop_waits_for_a_submit_whose_customer_has_left(tmp_path: Path)
         assert (task.state, task.upstream_id) == ("pending", next(iter(ark.videos.tasks)))
 
 
+async def test_an_impatient_stop_cuts_the_handler_and_not_the_submit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.app.CUT_SECONDS", 0.1)
+    monkeypatch.setattr("proxy.edge.door.CLOSE_SECONDS", 0.1)
+    answer = asyncio.Event()
+    async with StandIn() as ark, aiohttp.ClientSession() as customer:
+        async with quick_bench(tmp_path, ark, drain_seconds=0.1) as gateway:
+            ark.enqueue([Wait(answer), Answer()], TASKS, method="POST")
+            own, gateway.session = gateway.session, customer
+            asking = asyncio.gather(submit(gateway), return_exceptions=True)
+            await ark.wait_for_calls(1, TASKS, method="POST")
+            await own.close()
+            asyncio.get_running_loop().call_later(1.0, answer.set)
+
+        [cut] = await asking
+        store = await open_store(tmp_path / "gateway.db", read_only=True)
+        [task] = await store.open_tasks()
+        await assert_books_balance(store)
+        await store.close()
+        assert isinstance(cut, aiohttp.ClientError)
+        assert (task.state, task.upstream_id) == ("pending", next(iter(ark.videos.tasks)))
+
+
 async def test_a_restart_takes_up_where_the_last_process_was(tmp_path: Path) -> None:
     async with StandIn() as ark:
         async with quick_bench(tmp_path, ark) as gateway:
