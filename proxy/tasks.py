@@ -15,7 +15,7 @@ class TaskGroup:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -34,6 +34,11 @@ class TaskGroup:
         if on_death is not None:
             task.add_done_callback(lambda ended: None if ended.cancelled() else on_death(ended.exception()))
         return task
+
+    def keep(self, future: "asyncio.Future[Any]") -> None:
+        """Let a drain wait for this future too; what it comes to is its owner's affair."""
+        self._tasks.add(future)
+        future.add_done_callback(self._tasks.discard)
 
     async def drain(self, timeout_seconds: float | None = None) -> int:
         """Wait for the tasks, also for those they start, and return how many are left after the timeout."""

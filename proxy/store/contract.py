@@ -1,6 +1,7 @@
 """What a store does, in operations of the business: one transaction each, every invariant true before and after.
 
-A write is *queued at the call* and its future resolves once the transaction is durable (or was refused, with the exception given). So
+A write is *queued at the call*, writes happen in the order of their calls, and a write's future resolves once its transaction is durable
+(or was refused, with the exception given). So
 a caller that stops waiting changes nothing about the write: wait with `asyncio.shield`. Reads are coroutines on a snapshot of what
 is committed. Amounts are nano-yuan, times are unix milliseconds.
 

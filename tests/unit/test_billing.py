@@ -1,7 +1,7 @@
 """Holds and their settlement over the real store, and a store that fails in between."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,17 @@ class FailingStore(SqliteStore):
 
     failures = 0
     attempts = 0
-    placed: asyncio.Future[None] | None = None
+    when_placed: Callable[[], object] = staticmethod(lambda: None)
+    """Called once a hold is written, before who waits for it wakes up."""
 
     def settle(self, *args: Any, **more: Any) -> asyncio.Future[bool]:
         self.attempts += 1
         return self._refused() if self.attempts <= self.failures else super().settle(*args, **more)
 
     def place_hold(self, *args: Any, **more: Any) -> asyncio.Future[None]:
-        self.placed = self._refused() if self.failures else super().place_hold(*args, **more)
-        return self.placed
+        placed: asyncio.Future[None] = self._refused() if self.failures else super().place_hold(*args, **more)
+        placed.add_done_callback(lambda _placed: self.when_placed())
+        return placed
 
     def _refused(self) -> asyncio.Future[Any]:
         refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -157,12 +159,11 @@ async def test_cancelling_who_waits_does_not_cancel_the_settlement(rig: Rig) -> 
 @pytest.mark.parametrize("moment", ["before it asks", "while it is written", "as it is written"])
 async def test_a_hold_whose_placing_is_cancelled_ends_without_its_caller(rig: Rig, moment: str) -> None:
     placing = rig.tasks.spawn(rig.billing.hold(new_request(account_id=rig.account_id, hold_nanos=400)), "hold")
+    if moment == "as it is written":
+        rig.store.when_placed = placing.cancel
     if moment != "before it asks":
         await asyncio.sleep(0)
-    if moment == "as it is written":
-        assert rig.store.placed is not None
-        rig.store.placed.add_done_callback(lambda _placed: placing.cancel())
-    else:
+    if moment != "as it is written":
         placing.cancel()
 
     await asyncio.wait([placing])
