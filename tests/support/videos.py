@@ -1,5 +1,6 @@
 """Videos through a running gateway: submit one, move it upstream, wait for its end, ask the operator's door."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ PROMPT = "一只橙色的猫咪在阳光下慵懒地伸懒腰 canary-prompt-3b91
 SUBMIT = "/videos/generations"
 SILENT = 864_000_000
 """720p, 5 s: 1280 · 720 · 24 · 5 / 1024 = 108,000 tokens, at 8,000 nano-yuan each."""
+ENDED_SECONDS_MAX = 30
+"""A task that has not ended by then never will."""
 QUICK = {"poll_seconds": "0.02, 0.05", "upstream": "requests_per_second = 1000\nlist_requests_per_second = 200"}
 
 
@@ -54,9 +57,10 @@ async def look(gateway: Bench, task_id: str, *, wait: float = 0) -> dict[str, An
 
 async def ended(gateway: Bench, task_id: str) -> dict[str, Any]:
     """Return a task once it has ended."""
-    while (task := await look(gateway, task_id, wait=20))["status"] not in ("succeeded", "failed"):
-        pass
-    return task
+    async with asyncio.timeout(ENDED_SECONDS_MAX):
+        while (task := await look(gateway, task_id, wait=5))["status"] not in ("succeeded", "failed"):
+            pass
+        return task
 
 
 async def cancel(gateway: Bench, task_id: str) -> Reply:
