@@ -180,6 +180,20 @@ async def test_a_hundred_lost_submits_are_each_found_once(tmp_path: Path, monkey
         await assert_books_balance(gateway.store)
 
 
+async def test_what_is_known_to_be_anothers_casts_no_doubt_on_a_lost_one(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tasks that only their ids tell apart: one is known, so the other entry is that of the lost one."""
+    look_quickly(monkeypatch)
+    known = await submitted(gateway, seed=-1)
+    gateway.ark.enqueue(lost(), TASKS, method="POST")
+
+    task_id = await submitted(gateway, seed=-1)
+    await asyncio.gather(ended(gateway, known), ended(gateway, task_id))
+
+    ids = {(await stored(gateway, each)).upstream_id for each in (known, task_id)}
+    assert ids == set(gateway.ark.videos.tasks)
+    await gateway.assert_charged(2 * SILENT)
+
+
 async def test_a_late_answer_and_a_look_up_of_another_never_share_a_video(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """One submit is lost while the like of it is still under way: what the list shows may be either's."""
     look_quickly(monkeypatch)
