@@ -181,7 +181,7 @@ class VideoHandlers:
         """
         task = await self._owned(context)
         if not task.upstream_id and not task.ended:
-            raise TaskRunningError("The task is still being handed over; try again in a moment")
+            raise TaskRunningError("The task is still being handed over; try again in a moment", retry_after_seconds=2)
         if not task.cancellable:
             raise _too_late(task)
         seen = await self._calls.status(task, urgent=True)
@@ -205,7 +205,8 @@ class VideoHandlers:
 
 
 def _too_late(task: VideoTask) -> TaskRunningError:
-    return TaskRunningError("The task has ended" if task.ended else "The task is being generated and cannot be cancelled any more")
+    why = "The task has ended" if task.ended else "The task is being generated and cannot be cancelled any more"
+    return TaskRunningError(why, should_retry=False)  # SDKs would try a 409 again
 
 
 def _unanswered() -> ModelUnavailableError:
