@@ -1,11 +1,20 @@
-"""Fixtures for whoever needs the whole gateway."""
+"""The event loop that tests run on, and fixtures for whoever needs the whole gateway."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from tests.support.gateway import Bench, bench
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every test on the loop that production runs on, and those marked `both_loops` on asyncio's own too."""
+    if item.get_closest_marker("both_loops"):
+        return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

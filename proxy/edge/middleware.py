@@ -76,7 +76,7 @@ class Observer:
         try:
             response = await self._answer(context, handler)
             status = response.status
-            if context.closing or (response.content_length is None and context.request.version < HttpVersion11):
+            if context.closing or (context.request.version < HttpVersion11 and response.content_length is None):
                 response.force_close()  # what has neither a length nor chunks ends with its connection, whatever aiohttp thinks
             return response
         finally:

@@ -43,11 +43,11 @@ class Request(web.BaseRequest):
 
     @property
     def version(self) -> HttpVersion:
-        return super().version if self.version_known else HttpVersion11
+        return self._version if self.version_known else HttpVersion11
 
     @property
     def version_known(self) -> bool:
-        return super().version in (HttpVersion10, HttpVersion11)
+        return self._version == HttpVersion11 or self._version == HttpVersion10
 
 
 class Connection(RequestHandler):

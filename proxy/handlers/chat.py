@@ -199,11 +199,12 @@ class _Exchange:
             parsed = None
         if not isinstance(parsed, dict) or parsed.get("error"):
             return self._refused(ark.refusal(200, parsed or {}, upstream_model=self._model.upstream_model))
+        usage = parse_usage(parsed.get("usage"))
         self._settle(
             self._outcome(Outcome.COMPLETE),
-            usage=parse_usage(parsed.get("usage")),
+            usage=usage,
             began=True,
-            completion_tokens_min=_text_bytes(parsed) // PROMPT_BYTES_PER_TOKEN_MAX,
+            completion_tokens_min=_text_bytes(parsed) // PROMPT_BYTES_PER_TOKEN_MAX if usage is None else 0,
             upstream_id=_id_of(parsed),
             answer=kept(self._hold.request.claim, 200, raw),
         )

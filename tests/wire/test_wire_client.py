@@ -9,7 +9,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from proxy.upstream.wire import (
     Answer,
@@ -33,13 +32,7 @@ PATIENT = Limits(connect_seconds=20, first_byte_seconds=20, idle_seconds=20, kee
 SHORT_SECONDS = 0.05
 
 
-# The hook that replaces this fixture counts for the whole run as soon as one folder has it; only this module wants both loops.
-pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture:pytest.PytestDeprecationWarning")
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    return uvloop.EventLoopPolicy() if request.param == "uvloop" else asyncio.DefaultEventLoopPolicy()
+pytestmark = pytest.mark.both_loops
 
 
 @asynccontextmanager
