@@ -41,6 +41,8 @@ TASK_PATH = TASKS + "/*"
 GIVE_UP_MS = 400
 """How long a lost submit is looked for here."""
 
+KILL_AFTER_SECONDS = 0.002
+
 Kill = Callable[[Call], None]
 
 
@@ -76,8 +78,15 @@ def midway_in_its_answer(kill: Kill) -> Sequence[Step]:
 
 
 def with_its_answer(kill: Kill) -> Sequence[Step]:
-    """The answer is on its way when the signal comes: it may be recorded or not."""
-    return [Answer(), Check(kill)]
+    """The answer is on its way when the signal comes: it may be recorded or not.
+
+    The signal is on its way too: whoever has read the whole answer may hang up, and then no further step is played.
+    """
+
+    def soon(call: Call) -> None:
+        asyncio.get_running_loop().call_later(KILL_AFTER_SECONDS, kill, call)
+
+    return [Perform(), Check(soon), Answer()]
 
 
 MOMENTS = {
