@@ -84,9 +84,9 @@ def demo(
     """Try everything on a throwaway gateway with a built-in stand-in for Ark."""
     if real and not os.environ.get("ARK_API_KEY"):
         _fail("--real needs ARK_API_KEY to be set", WRONG_USAGE)
-    from proxy.demo import tour  # noqa: PLC0415  nothing else needs the demonstration
+    from proxy.demo.tour import run as show  # noqa: PLC0415  nothing else needs the demonstration
 
-    raise typer.Exit(tour.run(once=once, port=port, real=real))
+    raise typer.Exit(show(once=once, port=port, real=real))
 
 
 @app.command("check-config")

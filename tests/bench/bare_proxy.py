@@ -1,11 +1,11 @@
-"""The reference: a proxy made of aiohttp's server and client that neither authenticates nor bills. ``python bare_proxy.py UPSTREAM``."""
+"""The reference: a proxy of aiohttp's server and client that neither authenticates nor bills. ``python bare_proxy.py UPSTREAM``."""
 
 import asyncio
 import sys
 
 import aiohttp
-from aiohttp import web
 import uvloop
+from aiohttp import web
 
 
 async def run(upstream: str) -> None:

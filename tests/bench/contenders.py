@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -137,8 +139,6 @@ def _first_line(process: "subprocess.Popen[bytes]") -> str:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -146,9 +146,6 @@ def _free_port() -> int:
 
 
 def _wait_for_port(port: int) -> None:
-    import socket
-    import time
-
     deadline = time.monotonic() + 20
     while True:
         try:

@@ -74,7 +74,5 @@ async def run_streams(target: Target, body: bytes, connections: int) -> int:
 async def _open(target: Target, body: bytes, last_bytes: bytes, connections: int, answers: int | None) -> list[_Client]:
     loop = asyncio.get_running_loop()
     request = target.request(body)
-    made = [
-        loop.create_connection(lambda: _Client(request, last_bytes, answers), target.host, target.port) for _ in range(connections)
-    ]
+    made = [loop.create_connection(lambda: _Client(request, last_bytes, answers), target.host, target.port) for _ in range(connections)]
     return [client for _, client in await asyncio.gather(*made)]
