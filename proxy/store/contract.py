@@ -1,9 +1,8 @@
 """What a store does, in operations of the business: one transaction each, every invariant true before and after.
 
-A write is *queued at the call*, writes happen in the order of their calls, and a write's future resolves once its transaction is durable
-(or was refused, with the exception given). So
-a caller that stops waiting changes nothing about the write: wait with `asyncio.shield`. Reads are coroutines on a snapshot of what
-is committed. Amounts are nano-yuan, times are unix milliseconds.
+A write is *queued at the call*, and writes happen in the order of their calls. A write's future resolves once its transaction is
+durable, or was refused, with the exception given; a caller that stops waiting for it changes nothing about the write. Reads are
+coroutines on a snapshot of what is committed. Amounts are nano-yuan, times are unix milliseconds.
 
 Invariants (`verify` checks each): Σ transfers = 0 · balance = credits - debits per account · held = Σ open holds · available ≥ 0 ·
 each settled request has exactly one charge or release, none above its hold · no open hold without a live request or task · no finished

@@ -105,8 +105,8 @@ async def test_a_request_without_a_key_costs_not_one_statement_more(connection: 
 @pytest.mark.parametrize(
     ("function", "args", "index"),
     [
-        (tasks.due_tasks, (NOW_MS, 10), "SEARCH video_tasks USING INDEX video_tasks_due (due_at_ms<?)"),
-        (tasks.next_due_at_ms, (NOW_MS,), "SEARCH video_tasks USING COVERING INDEX video_tasks_due (due_at_ms>?)"),
+        (tasks.due_tasks, (NOW_MS, 10, "ark"), "SEARCH video_tasks USING INDEX video_tasks_due (due_at_ms<?)"),
+        (tasks.next_due_at_ms, (NOW_MS, "ark"), "SEARCH video_tasks USING INDEX video_tasks_due (due_at_ms>?)"),
         (tasks.open_tasks, (), "video_tasks USING INDEX video_tasks_due"),
         (tasks.tasks, (3, 10, 0), "SEARCH video_tasks USING INDEX video_tasks_by_account (account_id=?)"),
         (tasks.known_upstream_ids, ("ark", 5), "USING COVERING INDEX video_tasks_by_upstream (upstream=? AND created_at_ms>?)"),
