@@ -57,6 +57,26 @@ async def test_a_task_is_there_with_its_hold(store: Store, alice: Account) -> No
     await assert_books_balance(store)
 
 
+async def test_what_is_due_can_be_asked_for_an_upstream_and_after_a_time(store: Store, alice: Account) -> None:
+    for request_id, upstream, due_at_ms in (
+        ("vreq_1", "ark", 10),
+        ("vreq_2", "other", 20),
+        ("vreq_3", "ark", 30),
+        ("vreq_4", "other", 40),
+    ):
+        request = replace(new_video(request_id, account_id=alice.id, hold_nanos=100), upstream=upstream)
+        await store.place_task(request, replace(task_of(request), upstream=upstream), due_at_ms)
+
+    assert [task.id for task in await store.due_tasks(30, 10)] == ["vreq_1", "vreq_2", "vreq_3"]
+    assert [task.id for task in await store.due_tasks(30, 10, "ark")] == ["vreq_1", "vreq_3"]
+    assert [task.id for task in await store.due_tasks(40, 1, "other")] == ["vreq_2"]
+    assert await store.due_tasks(40, 10, "nobody") == []
+    assert [await store.next_due_at_ms(after_ms) for after_ms in (9, 10, 39, 40)] == [10, 20, 40, None]
+    assert [await store.next_due_at_ms(after_ms, "ark") for after_ms in (9, 10, 30)] == [10, 30, None]
+    assert await store.next_due_at_ms(upstream="other") == 20
+    await assert_books_balance(store)
+
+
 async def test_every_field_of_a_task_is_kept(store: Store, alice: Account) -> None:
     request = new_video(account_id=alice.id, hold_nanos=900)
     asked = replace(
