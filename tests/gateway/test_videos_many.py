@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy import app
+from proxy import process
 from proxy.clock import SystemClock
 from proxy.config import load
 from proxy.core.money import Nanos
@@ -226,6 +226,6 @@ async def test_the_death_of_the_scheduler_ends_the_process(tmp_path: Path, monke
     config = load(tmp_path / "config.toml", {"ARK_API_KEY": CANARY_KEY})
 
     async with asyncio.timeout(20):
-        exit_code = await app._serve(config, SystemClock(), Lines())
+        exit_code = await process._serve(config, SystemClock(), Lines())
 
-    assert exit_code == app.EXIT_SCHEDULER_FAILED != 0
+    assert exit_code == process.EXIT_SCHEDULER_FAILED != 0
