@@ -25,7 +25,7 @@ from proxy.metrics import Metrics
 from proxy.relay import Relay
 from proxy.store.contract import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.upstream import ark
-from proxy.upstream.wire import Answer, UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError, Wire
+from proxy.upstream.wire import Answer, UpstreamBrokenError, UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError, Wire
 
 PATH = "/chat/completions"
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
@@ -185,6 +185,9 @@ class _Exchange:
             return self._refused(
                 ark.refusal(answer.status, await answer.read(ERROR_BYTES_MAX), upstream_model=self._model.upstream_model)
             )
+        if (answer.header(b"content-encoding") or b"identity").lower() != b"identity":
+            answer.abort()
+            raise UpstreamBrokenError("upstream: a compressed answer, though none was asked for")
         self._began = True
         if self._call.stream and (answer.header(b"content-type") or b"").lower().startswith(EVENT_STREAM.encode()):
             return await self._stream(answer)

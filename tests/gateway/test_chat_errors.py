@@ -1,5 +1,6 @@
 """What Ark refuses, as a customer sees it: every code of its table, mapped, free of charge and of anything that is the operator's."""
 
+import gzip
 import logging
 from pathlib import Path
 
@@ -128,6 +129,16 @@ async def test_a_status_that_nobody_expects_is_an_internal_error(gateway: Bench,
     gateway.ark.enqueue(answer_json(status, b"" if status == 304 else b"{}"))
 
     await assert_refused(gateway, (500, "INTERNAL_ERROR", None, "upstream_error"), stream=False)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_compressed_unasked_is_an_outage(gateway: Bench, stream: bool) -> None:
+    gateway.ark.enqueue(answer_json(200, gzip.compress(b'{"choices":[]}'), headers={"content-encoding": "gzip"}))
+
+    answer = await gateway.chat(stream=stream)
+
+    assert (answer.status, answer.error["code"]) == (503, "MODEL_UNAVAILABLE")
+    await gateway.assert_charged(0)
 
 
 async def test_the_sdk_raises_its_own_class_and_shows_our_code_and_id(tmp_path: Path) -> None:
