@@ -30,9 +30,7 @@ def serve(config: Config) -> int:
 
 async def _serve(config: Config, clock: Clock, access_log: logs.AccessLog) -> int:
     stop = StopSignal()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.request)
+    heed_signals(stop)
     try:
         async with running(config, clock=clock, access_log=access_log, stop=stop) as gateway:
             _settle_memory()
@@ -46,6 +44,15 @@ async def _serve(config: Config, clock: Clock, access_log: logs.AccessLog) -> in
         return 1
     logger.info("stopped")
     return EXIT_SCHEDULER_FAILED if stop.has_failed else 0
+
+
+def heed_signals(stop: StopSignal) -> None:
+    """Let SIGTERM, Ctrl-C and a terminal that is closed (SIGHUP) ask to stop, on the running loop."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.request)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # started with nohup, it is to outlive its terminal
+        loop.add_signal_handler(signal.SIGHUP, stop.request)
 
 
 def _settle_memory() -> None:

@@ -1,7 +1,6 @@
 """The demonstration: a throwaway gateway to try by hand, or a tour of all that it does that ends with the books verified."""
 
 import asyncio
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from proxy.clock import SystemClock
 from proxy.demo.paste import paste
 from proxy.demo.setting import CHAT_MODEL, IMAGE_MODEL, VIDEO_MODEL, Setting, setting
 from proxy.edge.listeners import ListenError
+from proxy.process import heed_signals
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 ANSWER_SECONDS = 180.0
@@ -48,9 +48,7 @@ def run(*, once: bool, port: int = 0, real: bool = False) -> int:
 
 async def _serve(console: Console, port: int, *, real: bool) -> int:
     stop = StopSignal()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.request)
+    heed_signals(stop)
     access_log = logs.configure(SystemClock())
     async with setting(port=port, real=real, access_log=access_log, stop=stop) as stage:
         console.print(paste(stage.base_url, stage.key, real=real), markup=False)

@@ -1,7 +1,10 @@
-"""SIGTERM, to a real process with streams under way: it stops accepting, lets streams finish, settles everything, exits 0."""
+"""SIGTERM and its like, to a real process with streams under way: it takes nobody in, lets streams end, settles all, exits 0."""
 
 import asyncio
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -15,7 +18,7 @@ from proxy.core.money import parse_yuan
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.demo.ark import LAST_CHUNK, Hang, Send, StandIn, Wait, answer_sse, chunk
 from tests.support.books import assert_books_balance
-from tests.support.process import GatewayProcess, gateway_process
+from tests.support.process import START_SECONDS, GatewayProcess, gateway_process
 from tests.support.raw_chat import RawChat, raw_chat
 
 EVENT = b'data: {"choices":[{"delta":{"content":"Hel"},"index":0}],"id":"0217","usage":null}\n\n'
@@ -49,6 +52,10 @@ async def settlements(gateway: GatewayProcess) -> list[Settlement]:
         await assert_books_balance(store)
         found = await asyncio.gather(*map(store.receipt, ids))
     return [receipt[0].settlement for receipt in found if receipt is not None and receipt[0].settlement is not None]
+
+
+def entries(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
 
 
 async def refused(origin: str) -> None:
@@ -138,6 +145,54 @@ async def test_a_stream_without_a_client_is_drained_too_before_the_process_ends(
 
             assert code == 0
             assert [(one.outcome, one.charge_nanos) for one in await settlements(gateway)] == [(Outcome.CLIENT_GONE, 40_000)]
+
+
+async def test_a_closed_terminal_drains_like_sigterm(tmp_path: Path) -> None:
+    finish = asyncio.Event()
+    async with StandIn() as ark:
+        then = (Wait(finish), Send(chunk(EVENT + USAGE + DONE) + LAST_CHUNK))
+        async with streaming(tmp_path, ark, 1, *then, drain_seconds=30) as (gateway, (client,)):
+            assert gateway.process is not None
+            gateway.process.send_signal(signal.SIGHUP)
+            await refused(gateway.origin)
+            finish.set()
+            body = await client.chunks()
+            code = await gateway.exit_code()
+
+            assert body == ([EVENT, EVENT + DONE], True)
+            assert code == 0
+            assert [(one.outcome, one.charge_nanos) for one in await settlements(gateway)] == [(Outcome.COMPLETE, 40_000)]
+
+
+async def test_a_gateway_started_with_nohup_outlives_its_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with StandIn() as ark, gateway_process(tmp_path, ark.base_url, balance=BALANCE) as gateway:
+        serve = gateway.command("serve")
+        monkeypatch.setattr(gateway, "command", lambda *_: ["nohup", *serve])
+        await gateway.start()
+        assert gateway.process is not None
+        gateway.process.send_signal(signal.SIGHUP)
+        async with raw_chat(gateway.origin, gateway.key) as client:
+            status, _ = await client.head()
+
+        assert status == 200
+        assert await gateway.end_by(signal.SIGTERM) == 0
+        assert [(one.outcome, one.charge_nanos) for one in await settlements(gateway)] == [(Outcome.COMPLETE, 40_000)]
+
+
+async def test_a_demo_whose_terminal_is_closed_cleans_up_after_itself(tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "proxy", "demo")
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    demo = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+    assert demo.stdout is not None
+    async with asyncio.timeout(START_SECONDS):
+        await demo.stdout.readuntil(b"http://")
+    assert entries(tmp_path)
+
+    demo.send_signal(signal.SIGHUP)
+    await demo.communicate()
+
+    assert demo.returncode == 0
+    assert not entries(tmp_path)
 
 
 async def test_an_idle_gateway_ends_at_once(tmp_path: Path) -> None:
