@@ -5,6 +5,7 @@ the one `asyncio.timeout` around all awaits upstream; whatever ends the call ear
 """
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -54,16 +55,17 @@ class Relay:
     def __init__(self, policy: DisconnectPolicy, metrics: Metrics) -> None:
         self._policy = policy
         self._flights: set[Flight] = set()
-        self._drains = 0
+        self._drains: Counter[int] = Counter()
+        """Calls that are read on, by account."""
         self._is_cut = False
         self._metrics = metrics
 
     def __len__(self) -> int:
         return len(self._flights)
 
-    def depart(self, connection: Client) -> "Flight":
+    def depart(self, connection: Client, account_id: int = 0) -> "Flight":
         """Begin a call for this connection's client. The caller must `land` it in a ``finally``."""
-        flight = Flight(self, connection)
+        flight = Flight(self, connection, account_id)
         if self._is_cut:
             flight.cause = Outcome.INTERRUPTED
         self._flights.add(flight)
@@ -76,8 +78,7 @@ class Relay:
         flight.connection.watcher = None
         if flight.drains:
             flight.drains = False
-            self._drains -= 1
-            self._metrics.draining_streams.set(self._drains)
+            self._count_drains(flight, -1)
 
     def cut(self) -> None:
         """End all calls now, and those that are yet to depart: the process has no more time."""
@@ -87,22 +88,45 @@ class Relay:
 
     def drain(self, flight: "Flight") -> None:
         """Read on for a client that left, to learn the usage: bounded in seconds and in number."""
-        if self._policy.disconnect == "cancel" or self._drains >= self._policy.drains_max:
+        if self._policy.disconnect == "cancel" or not self._has_room(flight):
             flight.expire(Outcome.CLIENT_GONE, 0)
             return
         flight.drains = True
-        self._drains += 1
-        self._metrics.draining_streams.set(self._drains)
+        self._count_drains(flight, 1)
         flight.expire(Outcome.CLIENT_GONE, self._policy.drain_after_seconds)
+
+    def _has_room(self, flight: "Flight") -> bool:
+        """Whether one more may be read on: of one account at most half, so that nobody's abandoned streams use up everybody's."""
+        most = self._policy.drains_max
+        return self._drains.total() < most and self._drains[flight.account_id] < (most + 1) // 2
+
+    def _count_drains(self, flight: "Flight", change: int) -> None:
+        self._drains[flight.account_id] += change
+        if not self._drains[flight.account_id]:
+            del self._drains[flight.account_id]
+        self._metrics.draining_streams.set(self._drains.total())
 
 
 class Flight:
     """One call: the connection's watcher, and the sink of the upstream's answer while it streams."""
 
-    __slots__ = ("_answer", "_chunked", "_done", "_relay", "_tap", "_transport", "cause", "connection", "deadline", "drains")
+    __slots__ = (
+        "_answer",
+        "_chunked",
+        "_done",
+        "_relay",
+        "_tap",
+        "_transport",
+        "account_id",
+        "cause",
+        "connection",
+        "deadline",
+        "drains",
+    )
 
-    def __init__(self, relay: Relay, connection: Client) -> None:
+    def __init__(self, relay: Relay, connection: Client, account_id: int) -> None:
         self._relay = relay
+        self.account_id = account_id
         self._answer: Answer | None = None
         self._tap: Tap | None = None
         self._transport: asyncio.Transport | None = None

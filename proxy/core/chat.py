@@ -19,6 +19,9 @@ ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 OUTPUT_TOKENS_MAX = 10_000_000
 CHOICES_MAX = 128
 MESSAGES_MAX = 10_000
+PARTS_MAX = 1_000
+FIELDS_MAX = 256
+"""Of a body, and of a message: measuring is work on the event loop, before anybody is known to be able to pay."""
 
 PRICED_KEYS = frozenset(
     {
@@ -40,6 +43,9 @@ PRICED_KEYS = frozenset(
 MEDIA_KEYS = frozenset({"image_url", "video_url", "input_audio", "file"})
 """Keys of a part that hold no text of the prompt: media are bounded by a figure, not by the length of their base64."""
 
+NO_TEXT_KEYS = frozenset({"messages", "thinking", "stream_options"})
+"""Structured fields that put no text of their own into the prompt, or are measured apart."""
+
 MESSAGE_KEYS = frozenset({"role", "content", "tool_calls"})
 PART_KEYS = MEDIA_KEYS | {"type", "text"}
 
@@ -56,6 +62,7 @@ class ChatCall:
     """A checked request, with the figures that bound its price."""
 
     fields: Body
+    """What the client sent, and what the model's `request_defaults` add."""
     stream: bool
     include_usage: bool
     """Whether the client itself asked for the usage event of a stream."""
@@ -82,6 +89,8 @@ def requested_model(body: object) -> str:
     """
     if not isinstance(body, dict):
         raise InvalidJsonError("The request body must be a JSON object")
+    if len(body) > FIELDS_MAX:
+        raise InvalidParameterError(f"The request body has more than {FIELDS_MAX} fields")
     refuse_other_case(body, PRICED_KEYS)
     _refuse_vast_numbers(body)
     model = body.get("model")
@@ -93,12 +102,13 @@ def requested_model(body: object) -> str:
 
 
 def parse_chat_call(body: Body, model: Model) -> ChatCall:
-    """Return the checked call.
+    """Return the checked call. What the model's defaults add is measured like what the client sent.
 
     Raises:
         InvalidMessagesError: `messages` is not what it should be; `param` names the place.
         InvalidParameterError: a field that the price depends on has a wrong type or range.
     """
+    body = {**model.request_defaults, **body}
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidMessagesError("'messages' must be a non-empty array", param="messages")
@@ -125,12 +135,12 @@ def parse_chat_call(body: Body, model: Model) -> ChatCall:
 
 
 def upstream_body(call: ChatCall, model: Model) -> bytes:
-    """Return the body that goes up: `model` renamed, ``developer`` as ``system``, usage always asked for, defaults filled in.
+    """Return the body that goes up: `model` renamed, ``developer`` as ``system``, usage always asked for.
 
     Raises:
         InvalidJsonError: nested deeper than can be written again.
     """
-    fields = {**model.request_defaults, **call.fields, "model": model.upstream_model}
+    fields = {**call.fields, "model": model.upstream_model}
     if any(message["role"] == "developer" for message in fields["messages"]):
         fields["messages"] = [
             {**message, "role": "system"} if message["role"] == "developer" else message for message in fields["messages"]
@@ -209,7 +219,16 @@ def _output_tokens_max(body: Body, model: Model) -> int:
     everything = _whole(body, "max_completion_tokens", OUTPUT_TOKENS_MAX)
     if everything is not None:
         return max(everything, answer or 0)
-    return (answer or model.output_tokens_max) + model.reasoning_tokens_max
+    return (answer or model.output_tokens_max) + (model.reasoning_tokens_max if _may_think(body) else 0)
+
+
+def _may_think(body: Body) -> bool:
+    """Return whether a model that can think may do so: unless it was told not to, in so many words, and to no effort."""
+    thinking = body.get("thinking")
+    if not isinstance(thinking, dict):
+        return True
+    refuse_other_case(thinking, frozenset({"type"}))
+    return thinking.get("type") != "disabled" or body.get("reasoning_effort") is not None
 
 
 def _measure_message(message: object, where: str, model: Model) -> tuple[int, int]:
@@ -228,6 +247,8 @@ def _measure_message(message: object, where: str, model: Model) -> tuple[int, in
     elif content is not None or not _has_tool_calls(message, where):
         raise InvalidMessagesError(f"'{where}.content' must be a string or a non-empty array of parts", param=f"{where}.content")
     if len(message) > 2:
+        if len(message) > FIELDS_MAX:
+            raise InvalidMessagesError(f"'{where}' has more than {FIELDS_MAX} fields", param=where)
         _refuse_messages_in_other_case(message, MESSAGE_KEYS, where)
         text += sum(_text_of(value) for key, value in message.items() if key not in ("role", "content"))
     return text, media
@@ -247,6 +268,8 @@ def _has_tool_calls(message: Body, where: str) -> bool:
 def _measure_parts(parts: list[Any], where: str, model: Model) -> tuple[int, int]:
     if not parts:
         raise InvalidMessagesError(f"'{where}' must be a string or a non-empty array of parts", param=where)
+    if len(parts) > PARTS_MAX:
+        raise InvalidMessagesError(f"'{where}' has more than {PARTS_MAX} parts", param=where)
     text = media = 0
     for index, part in enumerate(parts):
         place = f"{where}[{index}]"
@@ -287,7 +310,7 @@ def _check_image(part: Body, place: str) -> None:
 
 def _other_text_bytes(body: Body) -> int:
     """Count what else may end in the prompt: tools, functions, formats, and any structured field that we do not know."""
-    return sum(len(encode(value)) for key, value in body.items() if key != "messages" and isinstance(value, (dict, list)))
+    return sum(len(encode(value)) for key, value in body.items() if isinstance(value, (dict, list)) and key not in NO_TEXT_KEYS)
 
 
 def _text_of(value: object) -> int:

@@ -8,6 +8,12 @@ from aiohttp.web import BaseRequest
 
 from proxy.core.errors import InvalidJsonError, RequestTimeoutError, RequestTooLargeError, UnsupportedMediaTypeError
 
+LARGE_BYTES = 65_536
+STRUCTURES_MAX = 100_000
+VALUES_MAX = 1_000_000
+"""In one body: large bodies are large by their pictures. Two million small objects would hold up everybody for seconds, and take 2 GB,
+before it is known whether their sender can pay at all. What stands inside strings counts too: it is a bound, not a count."""
+
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -25,10 +31,12 @@ class BodyReader:
             UnsupportedMediaTypeError: the body is compressed.
             RequestTooLargeError: longer than the limit; said before reading where the length was announced.
             RequestTimeoutError: it did not arrive in time.
-            InvalidJsonError: no JSON, invalid UTF-8, NaN, or nested too deeply.
+            InvalidJsonError: no JSON, invalid UTF-8, NaN, nested too deeply, or of too many values.
             ConnectionError: the client left.
         """
         raw = await self.read(request)
+        if len(raw) > LARGE_BYTES:
+            _refuse_crowds(raw)
         try:
             return orjson.loads(raw)
         except orjson.JSONDecodeError as fault:
@@ -68,3 +76,9 @@ class BodyReader:
 
     def _too_large(self) -> RequestTooLargeError:
         return RequestTooLargeError(f"The request body is larger than {self._bytes_max} bytes")
+
+
+def _refuse_crowds(raw: bytes) -> None:
+    structures = raw.count(b"{") + raw.count(b"[")
+    if structures > STRUCTURES_MAX or structures + raw.count(b",") > VALUES_MAX:
+        raise InvalidJsonError("The request body has too many values")

@@ -169,6 +169,8 @@ class Dispatcher:
         path = origin_form(request.raw_path)
         if request.method == "OPTIONS":
             return self._options(context, path)
+        if request.method == "HEAD" and "GET" not in self._router.methods(path):
+            return self._options(context, path)  # nothing to look at, but a probe learns that the path is there, and its methods
         match = self._router.match(request.method, path)
         context.route = match.route.path
         context.tail = match.tail

@@ -129,7 +129,7 @@ class _Exchange:
         self._clock = clock
         self._metrics = metrics
         self._estimate = estimate
-        self._flight = relay.depart(context.connection)
+        self._flight = relay.depart(context.connection, context.account_id)
         self._began = False
         """The upstream's answer has begun, and is none of an error."""
         self._tap: Tap | None = None

@@ -113,7 +113,7 @@ class _Generation:
         self._relay = relay
         self._clock = clock
         self._metrics = metrics
-        self._flight = relay.depart(context.connection)
+        self._flight = relay.depart(context.connection, context.account_id)
         self._ends: list[ImageResult | ark.Refusal | None] = [None] * call.n
         """Of each image in order; None: it was not waited for to the end."""
 

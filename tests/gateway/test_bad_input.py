@@ -207,6 +207,22 @@ async def test_messages_of_a_wrong_shape_are_refused_with_their_place(refusing: 
     assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "INVALID_MESSAGES", place)
 
 
+@pytest.mark.parametrize(
+    "crowd",
+    [
+        b'{"type":"text","text":""},' * 120_000,
+        b"[]," * 120_000,
+        b"1," * 1_100_000,
+    ],
+)
+async def test_a_crowd_of_small_values_is_refused_before_it_is_parsed(refusing: Bench, crowd: bytes) -> None:
+    body = b'{"model":"' + MODEL.encode() + b'","messages":[{"role":"user","content":[' + crowd[:-1] + b"]}]}"
+
+    answer = await refusing.ask("/chat/completions", body)
+
+    assert (answer.status, answer.error["code"]) == (400, "INVALID_JSON")
+
+
 async def test_absent_messages_and_an_absent_model_are_told_apart(refusing: Bench) -> None:
     no_messages = await refusing.ask(CHAT, orjson.dumps({"model": MODEL}))
     no_model = await refusing.ask(CHAT, orjson.dumps({"messages": HELLO}))

@@ -59,7 +59,13 @@ async def test_head_is_get_without_the_body(refusing: Bench, path: str) -> None:
 
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND", "QUERY")
-WRONG_METHODS = [(method, path, methods) for path, methods, _ in EVERYWHERE for method in METHODS if method not in methods.split(", ")]
+WRONG_METHODS = [
+    (method, path, methods)
+    for path, methods, _ in EVERYWHERE
+    for method in METHODS
+    if method != "HEAD" and method not in methods.split(", ")
+]
+POST_ONLY = [(path, methods) for path, methods, _ in EVERYWHERE if "GET" not in methods]
 
 
 @pytest.mark.parametrize(("method", "path", "methods"), WRONG_METHODS)
@@ -67,8 +73,14 @@ async def test_another_method_is_refused_with_those_that_work(refusing: Bench, m
     answer = await ask(refusing, method, path)
 
     assert (answer.status, answer.headers["allow"]) == (405, methods)
-    if method != "HEAD":
-        assert (answer.error["code"], answer.error["type"]) == ("METHOD_NOT_ALLOWED", "invalid_request_error")
+    assert (answer.error["code"], answer.error["type"]) == ("METHOD_NOT_ALLOWED", "invalid_request_error")
+
+
+@pytest.mark.parametrize(("path", "methods"), POST_ONLY)
+async def test_head_works_where_there_is_nothing_to_get(refusing: Bench, path: str, methods: str) -> None:
+    answer = await ask(refusing, "HEAD", path)
+
+    assert (answer.status, answer.headers["allow"]) == (204, methods)
 
 
 @pytest.mark.parametrize(("path", "methods"), [(path, methods) for path, methods, _ in EVERYWHERE])

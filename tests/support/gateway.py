@@ -1,6 +1,7 @@
 """A gateway under test: the real application on loopback, the stand-in for Ark behind it, a real store beside it."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -187,7 +188,7 @@ class Bench:
         if data is not None:
             sent.setdefault("Content-Type", "application/json")
         async with self.session.request(
-            method or ("GET" if body is None else "POST"), self.base_url + path, data=data, headers=sent
+            method or ("GET" if body is None else "POST"), self.base_url + path, data=data and io.BytesIO(data), headers=sent
         ) as response:
             return Reply(response.status, response.headers, await response.read())
 

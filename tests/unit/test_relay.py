@@ -72,12 +72,12 @@ class Answer:
 class Call:
     """A flight that is being spliced, in a task of its own."""
 
-    def __init__(self, policy: DisconnectPolicy, *, chunked: bool = True, relay: Relay | None = None) -> None:
+    def __init__(self, policy: DisconnectPolicy, *, chunked: bool = True, relay: Relay | None = None, account: int = 1) -> None:
         self.relay = Relay(policy, Metrics()) if relay is None else relay
         self.client = Client()
         self.answer: Any = Answer()
         self.tap = Tap(withhold_usage=True)
-        self.flight = self.relay.depart(self.client)
+        self.flight = self.relay.depart(self.client, account)
         self.task = asyncio.get_running_loop().create_task(self._fly(chunked))
 
     async def _fly(self, chunked: bool) -> Any:
@@ -194,6 +194,20 @@ async def test_a_cut_ends_all_calls_and_each_keeps_its_own_cause() -> None:
 
     assert [type(end) for end in ends] == [TimeoutError] * 3
     assert [call.flight.cause for call in calls] == [Outcome.CLIENT_GONE, Outcome.INTERRUPTED, Outcome.INTERRUPTED]
+
+
+async def test_no_account_can_use_up_what_is_read_on_for_everybody() -> None:
+    relay = Relay(drain(most=4), Metrics())
+    calls = [await Call(drain(), relay=relay, account=account).begin() for account in (1, 1, 1, 2)]
+
+    for call in calls:
+        call.client.leave()
+
+    assert [call.flight.drains for call in calls] == [True, True, False, True]
+    for call in calls:
+        if call.flight.drains:
+            call.answer.end()
+    await asyncio.gather(*(call.task for call in calls), return_exceptions=True)
 
 
 async def test_a_call_that_departs_after_the_cut_has_ended_before_it_asks() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.core.catalog import ChatPrice, ChatTier, Kind, Model
 from proxy.core.chat import ROLES, parse_chat_call, requested_model, upstream_body
-from proxy.core.errors import GatewayError
+from proxy.core.errors import GatewayError, InvalidMessagesError, InvalidParameterError
 from proxy.core.money import Nanos
 
 # ¥0.8 and ¥2.0 per million tokens
@@ -26,6 +26,7 @@ MODEL = Model(
     image_tokens=2_048,
 )
 THINKER = replace(MODEL, reasoning_tokens_max=1_000)
+QUIET = replace(THINKER, request_defaults={"thinking": {"type": "disabled"}})
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000}}
 
@@ -83,12 +84,40 @@ OUTPUT: list[tuple[Model, dict[str, Any], int]] = [
     (THINKER, {"max_tokens": 100}, 1_100),
     (THINKER, {"max_tokens": 100, "n": 2}, 2_200),
     (THINKER, {"max_completion_tokens": 50}, 50),
+    # a chain of thought is left out only where thinking is switched off, in so many words
+    (THINKER, {"max_tokens": 100, "thinking": {"type": "disabled"}}, 100),
+    (THINKER, {"max_tokens": 100, "thinking": {"type": "disabled"}, "reasoning_effort": "high"}, 1_100),
+    (QUIET, {"max_tokens": 100}, 100),
+    (QUIET, {"max_tokens": 100, "thinking": {"type": "enabled"}}, 1_100),
+    (QUIET, {"max_tokens": 100, "thinking": None}, 1_100),
+    (QUIET, {"max_tokens": 100, "reasoning_effort": "minimal"}, 1_100),
+    # what the operator's defaults add is bounded like what the client sends
+    (replace(MODEL, request_defaults={"max_tokens": 9_000, "n": 2}), {}, 18_000),
+    (replace(MODEL, request_defaults={"max_tokens": 9_000}), {"max_tokens": 10}, 10),
 ]
 
 
 @pytest.mark.parametrize(("model", "limits", "tokens"), OUTPUT)
 def test_the_output_is_bounded_for_all_choices_together(model: Model, limits: dict[str, Any], tokens: int) -> None:
     assert parse_chat_call({"messages": HELLO, **limits}, model).output_tokens_max == tokens
+
+
+def test_thinking_in_another_case_is_refused() -> None:
+    with pytest.raises(InvalidParameterError):
+        parse_chat_call({"messages": HELLO, "thinking": {"type": "disabled", "Type": "enabled"}}, THINKER)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 1_001}]},
+        {"messages": [{"role": "user", "content": "", **{f"x{number}": [] for number in range(255)}}]},
+        {"messages": HELLO * 10_001},
+    ],
+)
+def test_what_would_take_long_to_measure_is_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(InvalidMessagesError):
+        parse_chat_call(body, MODEL)
 
 
 def test_the_hold_is_the_worst_case() -> None:
