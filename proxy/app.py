@@ -59,6 +59,8 @@ CUT_SECONDS = 10.0
 SETTLE_SECONDS = 30.0
 """What the store gets for the last settlements; what is then still open is settled at the next start."""
 ADMIN_SOCKET_MODE = 0o600
+SOCKET_MODES = {"keys": 0o666, "none": 0o660}
+"""Of a unix socket for customers. A proxy runs as another user: with keys the key admits, without them the file's group does."""
 SUBMIT_DRAIN_SECONDS = 30.0
 """What submits get whose customers have left; the next start looks for those that are cut."""
 EXIT_STORE_FAILED = 70
@@ -139,8 +141,9 @@ class _Construction:
         models, account, probes = ModelHandlers(self._config.catalog), AccountHandlers(store), probe_routes(ops)
         public = public_routes(chat=chat, images=images, videos=videos, models=models, account=account)
         router = Router([*public, *probes], PREFIXES, at_root=probes)
-        door, addresses = await self._open_door(router, snapshot, self._config.server.listen)
-        self._stack.push_async_callback(_drain, door, relay, self._stop, self._config.server.drain_seconds)
+        server = self._config.server
+        door, addresses = await self._open_door(router, snapshot, server.listen, mode=SOCKET_MODES[server.auth])
+        self._stack.push_async_callback(_drain, door, relay, self._stop, server.drain_seconds)
         self._stack.callback(door.stop_accepting)
         self._stack.callback(desk.release)
         self._stack.callback(self._stop.requested.set)
@@ -278,7 +281,7 @@ class _Construction:
         await self._open_door(router, snapshot, [self._config.admin.listen], mode=ADMIN_SOCKET_MODE)
 
     async def _open_door(
-        self, router: Router, snapshot: Snapshot, addresses: Iterable[Address], *, mode: int | None = None
+        self, router: Router, snapshot: Snapshot, addresses: Iterable[Address], *, mode: int
     ) -> tuple[Door, tuple[str, ...]]:
         observe = Observer(self._clock, self._access_log, self._metrics)
         handler = compose((observe, cross_origin), Dispatcher(router, snapshot, self._stop.requested.is_set))

@@ -11,17 +11,18 @@ from proxy.config import Address, SystemdAddress, TcpAddress, UnixAddress
 from proxy.systemd import SocketActivationError, listen_sockets
 
 BACKLOG = 2048
+PRIVATE = 0o600
 
 
 class ListenError(Exception):
     """An address cannot be listened on; the message names it and the reason."""
 
 
-def open_sockets(address: Address, *, mode: int | None = None) -> list[socket.socket]:
+def open_sockets(address: Address, *, mode: int = PRIVATE) -> list[socket.socket]:
     """Return bound, listening sockets of one address.
 
     Args:
-        mode: permissions of a unix socket's file, in force from the first moment; None leaves them to the umask.
+        mode: permissions of a unix socket's file, in force from the first moment, whatever the umask.
 
     Raises:
         ListenError: the address is taken or not ours, or systemd passed no sockets.
@@ -65,20 +66,19 @@ def _tcp(address: TcpAddress) -> list[socket.socket]:
     return opened
 
 
-def _unix(path: Path, mode: int | None) -> socket.socket:
+def _unix(path: Path, mode: int) -> socket.socket:
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # chmod after bind would leave a moment in which anybody may connect
-    umask = os.umask(0o777 & ~mode) if mode is not None else None
+    umask = os.umask(0o777 & ~mode)
     try:
         listener.bind(str(path))
     except OSError:
         listener.close()
         raise
     finally:
-        if umask is not None:
-            os.umask(umask)
+        os.umask(umask)
     listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener

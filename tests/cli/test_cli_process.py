@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -102,6 +103,10 @@ async def serve(tmp_path: Path, config: Config) -> AsyncIterator[Serve]:
             await process.communicate()
 
 
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
 async def models_status(directory: Path, key: str) -> int:
     connector = aiohttp.UnixConnector(path=str(directory / "api.sock"))
     async with (
@@ -126,6 +131,18 @@ async def test_a_key_works_once_it_is_made_and_stops_once_it_is_revoked(tmp_path
     _, log = await gateway.communicate()
     assert gateway.returncode == 0
     assert "canary" not in log.decode()
+
+
+@pytest.mark.parametrize(("auth", "mode"), [("keys", 0o666), ("none", 0o660)])
+async def test_a_proxy_under_another_user_may_open_the_customers_socket_and_only_the_owner_the_operators(
+    tmp_path: Path, config: Config, serve: Serve, auth: str, mode: int
+) -> None:
+    config.path.write_text(CONFIG.replace("drain_seconds = 5", f'drain_seconds = 5\nauth = "{auth}"'))
+
+    await serve()
+
+    assert mode_of(tmp_path / "api.sock") == mode
+    assert mode_of(tmp_path / "admin.sock") == 0o600
 
 
 async def test_a_refusal_of_the_running_gateway_reads_like_one_of_the_command(tmp_path: Path, serve: Serve) -> None:
