@@ -9,6 +9,7 @@ from aiohttp.web import StreamResponse
 
 from proxy.billing import Billing, Hold
 from proxy.clock import Clock
+from proxy.core.ark_text import read_error
 from proxy.core.catalog import Catalog, ChatPrice, Kind, Model, find_model
 from proxy.core.chat import ChatCall, parse_chat_call, requested_model, upstream_body, utf8_bytes
 from proxy.core.conclusion import Seen, conclude
@@ -200,7 +201,8 @@ class _Exchange:
             parsed = orjson.loads(raw)
         except orjson.JSONDecodeError:
             parsed = None
-        if not isinstance(parsed, dict) or parsed.get("error"):
+        is_answer = isinstance(parsed, dict) and isinstance(parsed.get("choices"), list) and not parsed.get("error")
+        if not is_answer or read_error(200, parsed) is not None:
             return self._refused(ark.refusal(200, parsed or {}, upstream_model=self._model.upstream_model))
         usage = parse_usage(parsed.get("usage"))
         self._settle(

@@ -3,6 +3,7 @@
 import gzip
 import logging
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -122,6 +123,34 @@ async def test_a_customers_fault_is_explained_in_clean_words(gateway: Bench) -> 
     message = await assert_refused(gateway, MESSAGES, stream=False)
 
     assert message.endswith("takes at most 10 images.")
+
+
+_OVERDUE = {"code": "AccountOverdueError", "message": "Your account 2100987654 is overdue. Request id: 0217canary"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": _OVERDUE},
+        _OVERDUE,
+        {"ResponseMetadata": {"RequestId": "0217canary", "Error": {"Code": "AccountOverdueError", "Message": _OVERDUE["message"]}}},
+        {"choices": [], **_OVERDUE},
+    ],
+    ids=["wrapped", "bare", "metadata", "beside choices"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_refusal_inside_a_200_is_one_in_every_shape(gateway: Bench, body: dict[str, Any], stream: bool) -> None:
+    gateway.ark.enqueue(answer_json(200, body))
+
+    await assert_refused(gateway, OPERATOR, stream=stream)
+
+
+@pytest.mark.parametrize("choices", [{}, {"choices": None}, {"choices": {}}, {"choices": "2100987654"}])
+async def test_a_200_without_a_list_of_choices_is_no_answer_and_free(gateway: Bench, choices: dict[str, Any]) -> None:
+    usage = {"prompt_tokens": 20, "completion_tokens": 12}
+    gateway.ark.enqueue(answer_json(200, {"id": "0217", "note": "account 2100987654", "usage": usage, **choices}))
+
+    await assert_refused(gateway, (500, "INTERNAL_ERROR", None, "upstream_error"), stream=False)
 
 
 @pytest.mark.parametrize("status", [300, 304, 402, 405, 418, 451])
