@@ -23,12 +23,14 @@ _TIMEOUTS = frozenset({408, 504, 524})
 def read_submit(status: int, answer: object) -> Submitted | SubmitRefused | SubmitUnknown:
     """Return what the answer to a create call proves.
 
-    A 2xx with an id: created. A 4xx, or a 5xx with an error of Ark's in it: not created. Anything else may have been created.
+    A 2xx with an id: created. A 4xx, or a 2xx or 5xx with an error of Ark's in it: not created. Anything else may have been created.
     """
-    if 200 <= status < 300:
-        upstream_id = _text(answer, "id")
-        return Submitted(upstream_id) if upstream_id else SubmitUnknown(f"{status} without an id")
     error = read_error(status, answer)
+    if 200 <= status < 300:
+        if upstream_id := _text(answer, "id"):
+            return Submitted(upstream_id)
+        if error is None or not error.code:
+            return SubmitUnknown(f"{status} without an id")
     if status in _TIMEOUTS or (status >= 500 and error is None):
         return SubmitUnknown(f"{status} without an answer of the upstream's")
     return SubmitRefused(error, why=f"status {status}")

@@ -35,6 +35,18 @@ TASK = new_task(
     [
         (200, {"id": "cgt-1"}, Submitted("cgt-1")),
         (201, {"id": "cgt-1", "safety_identifier": "x"}, Submitted("cgt-1")),
+        (200, {"id": "cgt-1", "error": None}, Submitted("cgt-1")),
+        (200, {"code": "AccountOverdueError", "message": "m"}, SubmitRefused(ArkError(200, "AccountOverdueError", "m"), "status 200")),
+        (
+            200,
+            {"error": {"code": "InvalidParameter", "message": "m"}},
+            SubmitRefused(ArkError(200, "InvalidParameter", "m"), "status 200"),
+        ),
+        (
+            201,
+            {"ResponseMetadata": {"Error": {"Code": "AccessDenied", "Message": "m"}}},
+            SubmitRefused(ArkError(201, "AccessDenied", "m"), "status 201"),
+        ),
         (400, WRAPPED, SubmitRefused(ArkError(400, "InvalidParameter", "m"), "status 400")),
         (400, WRAPPED["error"], SubmitRefused(ArkError(400, "InvalidParameter", "m"), "status 400")),
         (403, None, SubmitRefused(None, "status 403")),
