@@ -1,7 +1,9 @@
 """The documents say what the code does: routes, error codes, commands, and the two commands that a newcomer needs."""
 
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,26 @@ def test_the_two_commands_of_a_newcomer_are_what_ci_runs() -> None:
 
     assert [command.split("&& ")[-1] for command in commands] == [".venv/bin/llm-proxy demo", ".venv/bin/pytest"]
     assert "README.md" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+
+
+def test_the_lines_of_run_it_work_as_they_stand_after_the_first_command_of_a_newcomer(tmp_path: Path) -> None:
+    """Up to `serve`, in a directory as that command leaves it: the command is in ``.venv/bin`` and nowhere else."""
+    section = README.partition("## Run it")[2].partition("```sh\n")[2].partition("```")[0]
+    lines = section.replace("ARK_API_KEY=…", "ARK_API_KEY=canary").splitlines()
+    assert lines[-1] == "llm-proxy serve"
+    commands = tmp_path / ".venv/bin"
+    commands.mkdir(parents=True)
+    (commands / "activate").write_text(f'PATH="{commands}:$PATH"\n')
+    (commands / "llm-proxy").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m proxy "$@"\n')
+    (commands / "llm-proxy").chmod(0o755)
+    shutil.copy(ROOT / "config.example.toml", tmp_path)
+
+    script = "set -e\n" + "\n".join(lines[:-1])
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(["sh", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    assert (ended.returncode, ended.stderr.count("not found")) == (0, 0), ended.stderr
+    assert re.search(r"\bsk_[A-Za-z0-9_-]{43}\b", ended.stdout)
 
 
 def test_nothing_else_stands_at_the_top() -> None:
