@@ -23,7 +23,7 @@ class OpsHandlers:
         return context.json({"status": "ok"})
 
     async def readyz(self, context: Context) -> StreamResponse:
-        """Answer 200 where a paid request could be taken now: the store answers and no drain has begun; else 503."""
+        """Answer 200 where a paid request could be taken now: the store answers, can write, and no drain has begun; else 503."""
         if self._draining():
             return context.json({"status": "draining"}, status=503)
         try:

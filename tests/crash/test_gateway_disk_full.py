@@ -41,6 +41,11 @@ async def ask(session: aiohttp.ClientSession, *, stream: bool) -> tuple[int, str
         return answer.status, answer.headers["x-request-id"], await answer.read()
 
 
+async def readiness(session: aiohttp.ClientSession) -> int:
+    async with session.get("/readyz") as answer:
+        return answer.status
+
+
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="sets a limit of another process, as Linux can")
 async def test_calls_under_way_when_the_disk_is_full_are_settled_when_there_is_room(tmp_path: Path) -> None:
     async with StandIn() as ark, gateway_process(tmp_path, ark.base_url, balance=BALANCE) as gateway:
@@ -57,12 +62,15 @@ async def test_calls_under_way_when_the_disk_is_full_are_settled_when_there_is_r
                 answering.set()
                 await ark.wait_until(lambda: all(call.state == "played" for call in ark.calls))
                 unsettled = [await ask(session, stream=False) for _ in range(3)]
+                full = await readiness(session)
                 make_room(gateway)
+                roomy = await readiness(session)
             answers = [call.result() for call in under_way]
             after = await ask(session, stream=False)
 
         for status, _, body in [*refused, *unsettled]:
             assert (status, orjson.loads(body)["error"]["code"]) == (503, "MODEL_UNAVAILABLE")
+        assert (full, roomy) == (503, 200)  # what would only answer 503 is taken out of a load balancer
         assert len(ark.calls) == CALLS + 1  # what could not be held was not asked
         assert {status for status, _, _ in answers} == {200}
         assert after[0] == 200

@@ -190,8 +190,10 @@ class SqliteStore:
     # the file
 
     async def ping(self) -> None:
-        if self._writer is not None and self._writer.refusal is not None:
-            raise failure(self._writer.refusal)
+        if self._writer is not None:
+            if self._writer.refusal is not None:
+                raise failure(self._writer.refusal)
+            await self._writer.prove()
         await self._read(reads.ping)
 
     async def backup(self, destination: Path) -> list[Check]:

@@ -58,6 +58,8 @@ class Writer:
         self._wake = asyncio.Event()
         self._refusal: StoreError | None = None
         self._broken: BaseException | None = None
+        self._failures = 0
+        self._failures_overcome = 0
         self._frames_since_checkpoint = 0
         self._tasks = TaskGroup("store")
         self._tasks.spawn(self._write_until_closed(), "writer", on_death=self._died)
@@ -78,6 +80,16 @@ class Writer:
             self._queue.append(_Operation(future, function, args))
             self._wake.set()
         return future
+
+    async def prove(self) -> None:
+        """Return where nothing failed since a write succeeded; else write now, changing nothing, and return once that is durable.
+
+        Raises: StoreError: it still cannot be written.
+        """
+        failures = self._failures
+        if failures > self._failures_overcome:
+            await self.submit(_rewrite_version)
+            self._failures_overcome = max(self._failures_overcome, failures)
 
     async def close(self) -> None:
         """Refuse new operations and commit those that are queued, also where the writer's task was cancelled; then checkpoint."""
@@ -148,6 +160,8 @@ class Writer:
     # on the loop
 
     def _deliver(self, batch: Sequence[_Operation], stats: CommitStats, error: BaseException | None) -> None:
+        if error is not None or any(isinstance(operation.error, StoreUnavailableError) for operation in batch):
+            self._failures += 1
         for operation in batch:
             if operation.future.done():  # its caller was cancelled; the write has happened all the same
                 continue
@@ -190,6 +204,12 @@ def _run_in_savepoint(connection: sqlite3.Connection, operation: _Operation) -> 
         connection.execute("ROLLBACK TO operation")
         operation.error = failure(error) if isinstance(error, sqlite3.OperationalError) else error
     connection.execute("RELEASE operation")
+
+
+def _rewrite_version(connection: sqlite3.Connection) -> None:
+    """Set the file's number to what it is: SQLite writes the page without comparing."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    connection.execute(f"PRAGMA user_version = {version}")
 
 
 def _rolled_back(connection: sqlite3.Connection, error: Exception) -> Exception:

@@ -1,6 +1,7 @@
 """Group commit: what shares a transaction, who is told what when one fails, and that nothing queued is lost."""
 
 import asyncio
+import resource
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -273,6 +274,53 @@ async def test_an_io_error_that_is_not_of_that_class_may_be_tried_again(store: S
 
     assert corrupt == []
     await assert_books_balance(store)
+
+
+async def test_after_a_failed_write_a_ping_fails_until_a_write_succeeds(
+    tmp_path: Path, store: SqliteStore, commits: list[CommitStats]
+) -> None:
+    account_id = await alice_id(store)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))  # as on a full disk; Python ignores SIGXFSZ
+    try:
+        await store.ping()  # nothing has failed yet
+        with pytest.raises(StoreUnavailableError):
+            await store.place_hold(new_request(account_id=account_id, hold_nanos=7))
+        with pytest.raises(InsufficientFundsError):
+            await store.place_hold(new_request(account_id=account_id, hold_nanos=10_001))  # writes nothing, so proves nothing
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError):
+                await store.ping()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    before = (tmp_path / "books.db-wal").stat().st_size
+    commits.clear()
+
+    await store.ping()
+    grown = (tmp_path / "books.db-wal").stat().st_size - before
+    await store.ping()
+
+    assert [commit.operations for commit in commits] == [1]  # the second needed none
+    assert grown > 0
+    assert (await store.account("alice")).held_nanos == 0
+    await assert_books_balance(store)
+
+
+async def test_a_write_that_fails_beside_others_that_stand_is_a_failure_too(connection: Connection) -> None:
+    writer = Writer(connection)
+
+    def full(_: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    alone, beside = await asyncio.gather(writer.submit(full), writer.submit(write, "a"), return_exceptions=True)
+    await connection.run(lambda it: it.execute("PRAGMA query_only = ON").fetchall())
+
+    assert (type(alone), beside) == (StoreUnavailableError, "a")
+    with pytest.raises(StoreUnavailableError):
+        await writer.prove()
+    await connection.run(lambda it: it.execute("PRAGMA query_only = OFF").fetchall())
+    await writer.prove()
+    await writer.close()
 
 
 async def test_a_cancel_at_any_turn_of_the_loop_loses_no_hold(store: SqliteStore) -> None:
