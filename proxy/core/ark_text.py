@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from proxy.core.plain_text import is_plain_text
+
 MESSAGE_CHARACTERS_MAX = 500
 CODE_CHARACTERS_MAX = 128
 _READ_CHARACTERS_MAX = 4_000
@@ -36,7 +38,7 @@ _CUTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 @dataclass(frozen=True, slots=True)
 class ArkError:
-    """An error of Ark's, raw: for mapping and for the log. Customers see `clean_message(message)` at most."""
+    """An error of Ark's, raw: for mapping and for the log. Customers see `public_message(message)` at most."""
 
     status: int
     """Of the HTTP answer; an error can also come inside a 200."""
@@ -46,7 +48,7 @@ class ArkError:
 
 
 def clean_message(text: str) -> str:
-    """Return a message of the upstream's without what is the operator's: request ids, account numbers, upstream ids and addresses.
+    """Return a message of the upstream's without what is known to be the operator's: request ids, account numbers, addresses.
 
     At most ``MESSAGE_CHARACTERS_MAX`` characters, on one line; may be empty.
     """
@@ -55,6 +57,15 @@ def clean_message(text: str) -> str:
         cleaned = pattern.sub(put, cleaned)
     cleaned = cleaned.strip()
     return cleaned if len(cleaned) <= MESSAGE_CHARACTERS_MAX else cleaned[: MESSAGE_CHARACTERS_MAX - 1] + "…"
+
+
+def public_message(text: str) -> str:
+    """Return a message of the upstream's as its customer may read it, or "" where anything in it might be the operator's.
+
+    Cleaning takes out what is known; whether the rest is harmless is judged word by word, by what may be shown.
+    """
+    cleaned = clean_message(text)
+    return cleaned if is_plain_text(cleaned) else ""
 
 
 def read_error(status: int, answer: object) -> ArkError | None:

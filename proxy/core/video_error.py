@@ -1,6 +1,6 @@
 """Why a video task failed, as its customer reads it: our own codes, and never the operator's affairs."""
 
-from proxy.core.ark_text import ArkError, clean_message, is_moderation
+from proxy.core.ark_text import ArkError, is_moderation, public_message
 from proxy.core.video_record import TaskError
 
 LOST = TaskError("SUBMIT_LOST", "The task could not be handed over; nothing was charged, please submit it again")
@@ -16,7 +16,7 @@ _LIMITS = ("QuotaExceeded", "SetLimitExceeded", "RateLimit", "ServerOverloaded",
 
 
 def public_error(error: ArkError | None) -> TaskError:
-    """Return what a customer reads of Ark's error: our own code, and its message cleaned.
+    """Return what a customer reads of Ark's error: our own code, and its message if every word of it may be shown.
 
     What is the operator's (key, balance, access, limits) is told as an outage, without Ark's words.
     """
@@ -24,7 +24,7 @@ def public_error(error: ArkError | None) -> TaskError:
         return FAILED
     if error.code.startswith(_OPERATORS) or any(limit in error.code for limit in _LIMITS) or error.status in (401, 403, 429):
         return UNAVAILABLE
-    message = clean_message(error.message)
+    message = public_message(error.message)
     if is_moderation(error.code):
         return TaskError("CONTENT_REJECTED", message or "The content was rejected")
     if error.code.startswith(("InvalidParameter", "MissingParameter", "InvalidImage")):

@@ -2,7 +2,7 @@
 
 The table is ``ark-api.md`` §7.6. The upstream's key, balance, quota and model access are the operator's affair: a customer sees a model
 that is unavailable. Codes decide; messages only where Ark says several things with one code. Nothing that Ark wrote is shown but the
-cleaned message of a fault in the customer's own request.
+message of a fault in the customer's own request, if all its words are plain, and else a sentence of ours.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from proxy.core.ark_text import ArkError, clean_message, is_moderation, read_error
+from proxy.core.ark_text import ArkError, is_moderation, public_message, read_error
 from proxy.core.catalog import UNAVAILABLE_RETRY_AFTER_SECONDS
 from proxy.core.errors import (
     ContentRejectedError,
@@ -23,6 +23,7 @@ from proxy.core.errors import (
     ModelUnavailableError,
     WrongEndpointError,
 )
+from proxy.core.plain_text import public_param
 from proxy.core.settlement import Outcome
 
 RETRY_AFTER_SECONDS = 2.0
@@ -41,7 +42,13 @@ _INPUT_CODES = re.compile(
 )
 _MESSAGE_CODES = ("OutofContext", "InvalidImageURL", "InvalidArgument")
 _SAFE_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,79}")
-_SAFE_PARAM = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]]{0,63}")
+_SENTENCES = (
+    ("OutofContext", "The input is longer than the context of the model"),
+    ("InvalidImageURL", "An image could not be read"),
+    ("MissingParameter", "A parameter is missing"),
+    ("InvalidParameter.UnsupportedParameter", "A parameter is not supported by the model"),
+)
+"""What a customer reads of a code whose message may not be shown and that names no field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,7 @@ def refusal(status: int, body: bytes | dict[str, Any], *, upstream_model: str, m
     note = f"upstream {status} {code}".rstrip()
     if status == 200:
         status = _status_of(code)
-    shown = clean_message(said.message.replace(upstream_model, "the model"))
+    shown = public_message(said.message.replace(f"model {upstream_model}", "model").replace(upstream_model, "the model"))
     if status == 401 or _OPERATOR_CODES.match(code) or (code == "QuotaExceeded" and not _QUEUED.search(said.message)):
         return _for_the_operator(note)
     if status in (403, 404):
@@ -115,16 +122,21 @@ def _status_of(code: str) -> int:
 
 
 def _customers_fault(code: str, said: ArkError, shown: str, *, messages: bool) -> GatewayError:
-    param = said.param if _SAFE_PARAM.fullmatch(said.param) else None
+    param = public_param(said.param)
     if _WRONG_ENDPOINT.search(said.message):
         return WrongEndpointError("The model does not support this endpoint", param="model")
     if code.startswith("MissingParameter") and (param in ("prompt", "text") or "prompt" in said.message):
         return MissingPromptError(shown or "The prompt is missing", param="prompt")
-    if messages and (
-        not param or param.startswith("messages") or code.startswith(("OutofContext", "InvalidImageURL", "InvalidArgument"))
-    ):
-        return InvalidMessagesError(shown or "The messages were refused", param=param or "messages")
-    return InvalidParameterError(shown or "The request was refused", param=param)
+    if messages and (not param or param.startswith("messages") or code.startswith(_MESSAGE_CODES)):
+        return InvalidMessagesError(shown or _sentence(code, param, "The messages were refused"), param=param or "messages")
+    return InvalidParameterError(shown or _sentence(code, param, "The request was refused"), param=param)
+
+
+def _sentence(code: str, param: str | None, otherwise: str) -> str:
+    """Return our own words for a refusal whose message may not be shown."""
+    if param is not None:
+        return f"The parameter {param} {'is missing' if code.startswith('MissingParameter') else 'was refused'}"
+    return next((sentence for start, sentence in _SENTENCES if code.startswith(start)), otherwise)
 
 
 def _parsed(body: bytes) -> Any:

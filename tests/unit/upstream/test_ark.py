@@ -80,6 +80,9 @@ def test_an_error_within_a_stream_has_the_status_of_its_code(code: str, expected
         ("size", False, "INVALID_PARAMETER", "size"),
         ("", False, "INVALID_PARAMETER", None),
         ("<script>", False, "INVALID_PARAMETER", None),
+        ("account.2100123456", False, "INVALID_PARAMETER", None),
+        ("acct2100123456", True, "INVALID_MESSAGES", "messages"),
+        ("messages.2100123456", True, "INVALID_MESSAGES", "messages"),
     ],
 )
 def test_a_fault_of_the_input_names_its_place(param: str, messages: bool, code: str, shown: str | None) -> None:
@@ -95,3 +98,29 @@ def test_messages_and_notes_hold_nothing_of_the_operators() -> None:
 
     shown = f"{refusal.error.body()} {refusal.note}"
     assert [secret for secret in (MODEL, "2100987654", "ep-2026", "AKLT", "0217", "Request id") if secret in shown] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "param", "messages", "shown"),
+    [
+        ("InvalidParameter", "size", False, "The parameter size was refused"),
+        ("InvalidParameter", "messages[2].content", True, "The parameter messages[2].content was refused"),
+        ("MissingParameter", "size", False, "The parameter size is missing"),
+        ("InvalidParameter", "account.2100123456", False, "The request was refused"),
+        ("InvalidParameter.UnsupportedParameter", "", False, "A parameter is not supported by the model"),
+        ("OutofContextError", "", True, "The input is longer than the context of the model"),
+        ("InvalidImageURL.InvalidFormat", "", True, "An image could not be read"),
+        ("InvalidParameter", "", True, "The messages were refused"),
+        ("InputTextSensitiveContentDetected", "", True, "The content was rejected by moderation"),
+    ],
+)
+def test_a_message_with_one_word_that_is_not_plain_is_replaced_by_ours(code: str, param: str, messages: bool, shown: str) -> None:
+    refusal = refused(400, code, "It is wrong, /data00/tiger/server.py line 88", param, messages=messages)
+
+    assert refusal.error.message == shown
+
+
+def test_a_plain_message_is_shown() -> None:
+    said = f"The model {MODEL} of account 2100987654 takes at most 10 images. Request id: 021765952525000c0ffee"
+
+    assert refused(400, "InvalidParameter", said, "messages").error.message == "The model of account takes at most 10 images."

@@ -1,0 +1,100 @@
+"""An allow list of words: which text of an upstream's is plain enough for a customer to read.
+
+A list of what must not be shown never ends: the next id, host or stack trace has a form that nobody thought of. So a text is plain
+only if every single word of it is: letters, short numbers, sizes, the names of request fields. One other word, and it is not shown.
+"""
+
+import re
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_FIELDS = _words(
+    """
+    audio audio_url bit_depth callback_url camera_fixed choices content data_url detail dimensions draft duration encoding_format
+    execution_expires_after file format frames frequency_penalty function functions generate_audio guidance_scale height image image_url
+    image_urls images input input_audio input_image input_text input_video json_object json_schema last_frame logit_bias logprobs
+    max_completion_tokens max_images max_tokens messages metadata model modalities n name negative_prompt
+    optimize_prompt_options output_format parallel_tool_calls parameters presence_penalty priority prompt quality ratio reasoning
+    reasoning_content reasoning_effort reference_image reference_video reference_audio first_frame repetition_penalty resolution
+    response_format return_last_frame role safety_identifier schema seed sequential_image_generation
+    sequential_image_generation_options service_tier size stop stream stream_options strength strict style temperature text thinking
+    tool tool_call_id tool_calls tool_choice tools top_k top_logprobs top_p type url user video video_url watermark width
+    """
+)
+"""The names of what a customer can send."""
+
+_INDEXES = r"(?:\[[0-9]{1,3}\]){0,3}"
+_PARAM = re.compile(rf"([A-Za-z_]{{1,40}}){_INDEXES}(?:\.[A-Za-z_]{{1,40}}{_INDEXES}){{0,5}}")
+_STEP = re.compile(r"\[[0-9]{1,3}\]")
+
+_OPENS_AND_CLOSES = "\"'`,.;:!?…“”‘’"
+_BRACKETS = "()[]{}<>"
+_EAST_ASIAN = re.compile(r"[\u3001-\u303f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40]+")
+"""Letters and punctuation of Chinese, Japanese and Korean, without full-width digits and letters, which could spell anything."""
+
+_NUMBER = r"[0-9]{1,8}(?:\.[0-9]{1,4})?"
+_UNIT = r"(?:%|px|fps|ms|s|sec|seconds?|min|h|[KMG]i?B|bytes|MP|[kKM]|p|x|dB|Hz|kHz)?"
+_NUMBERS = re.compile(
+    rf"[-+<>=≤≥~]{{0,2}}(?:{_NUMBER}{_UNIT}"  # 12  -0.5  720p  >=3686400
+    rf"|[0-9]{{1,3}}(?:,[0-9]{{3}}){{1,2}}"  # 3,686,400
+    rf"|{_NUMBER}[,~–-]{_NUMBER}{_UNIT}"  # 4~12  [0,2]
+    r"|[0-9]{1,5}[x×*][0-9]{1,5}"  # 2048x2048
+    r"|[0-9]{1,3}:[0-9]{1,3})"  # 16:9
+)
+_MEASURE = re.compile(r"[0-9]{1,5}(?:[x×*:][0-9]{1,5}|p|K)")
+"""What comes in lists (480p, 720p; 16:9, 4:3) and does not count as a number in pieces."""
+_WORD = re.compile(r"(?:[A-Za-z]?[a-z]{1,15}|[A-Z]{1,8}s?)(?:['’][a-z]{1,2}|\(e?s\))?|[A-Za-z0-9]{1,4}|[-–—=+*~&/|%<>≤≥×#]{1,2}|")
+_JOINED = _words(
+    """
+    and/or base64 base64-encoded e.g first-frame i.e image-to-image image-to-video image/* image/bmp image/gif image/jpeg image/png
+    image/webp input/output jpg/png jpeg/png last-frame non-empty non-negative re-submit re-upload text-to-image text-to-video
+    utf-8 video/mp4
+    """
+)
+_TELLING = _words(
+    """
+    alibaba anthropic baidu bytedance byteplus claude deepseek dola doubao dreamina errno exception gemini glm goroutine goroutines
+    kimi lark minimax mistral moonshot openai panic qwen seedance seededit seedream skylark sql stacktrace tiktok traceback volcano
+    volcengine volces zhipu
+    """
+)
+"""Whose model it really is, and where it broke."""
+_DIGITS_MAX = 8
+"""Of numbers in a row: the largest honest one, a pixel count, has eight; an account number has ten, also with spaces in it."""
+
+
+def is_plain_text(text: str) -> bool:
+    """Return whether every word of a text may be shown. The empty text is plain."""
+    digits = 0
+    for word in _EAST_ASIAN.sub(" ", text).split():
+        if not _is_plain_word(word):
+            return False
+        found = 0 if _MEASURE.fullmatch(word.strip(_OPENS_AND_CLOSES + _BRACKETS)) else sum(map(str.isdigit, word))
+        digits = digits + found if found else 0
+        if digits > _DIGITS_MAX:
+            return False
+    return True
+
+
+def public_param(param: str) -> str | None:
+    """Return the path of a request field, such as ``messages[2].content``, or None where a text is anything else."""
+    found = _PARAM.fullmatch(param)
+    return param if found and found[1] in _FIELDS else None
+
+
+def _is_plain_word(word: str) -> bool:
+    word = word.strip(_OPENS_AND_CLOSES)
+    bare = word.strip(_OPENS_AND_CLOSES + _BRACKETS)
+    if bare.lower() in _TELLING:
+        return False
+    if _is_field(word) or _is_field(bare) or bare.lower() in _JOINED:
+        return True
+    return any(_WORD.fullmatch(form) or _NUMBERS.fullmatch(form) for form in (word, bare))
+
+
+def _is_field(word: str) -> bool:
+    """Return whether each step of a path is a request field's name."""
+    return public_param(word) is not None and all(step in _FIELDS for step in _STEP.sub("", word).split("."))
