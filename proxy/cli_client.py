@@ -22,7 +22,9 @@ from proxy.store.sqlite import open_store
 LOCK_WAIT_SECONDS = 5.0
 """How long to go on trying where somebody holds the lock and no gateway answers: another command, or a gateway that is starting."""
 _RETRY_SECONDS = 0.05
-_ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 30.0
+"""What a gateway has for its whole answer to a change, from the connection on."""
+_DOUBT = "the change may have been made, or may be yet: look with `llm-proxy account show` or `key list` before you repeat it"
 _NOBODY = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK)
 """No socket file, one that a dead process left behind, or a file that is something else."""
 
@@ -65,7 +67,7 @@ async def _through_gateway(config: Config, name: str, parameters: Mapping[str, A
     import aiohttp  # noqa: PLC0415  a quarter of a second that reading commands need not spend
 
     path = config.admin.listen.path
-    timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
+    timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
     try:
         async with (
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(path)), timeout=timeout) as session,
@@ -76,9 +78,11 @@ async def _through_gateway(config: Config, name: str, parameters: Mapping[str, A
         if error.os_error.errno in _NOBODY:
             return None
         raise StoreUnavailableError(f"the admin socket {path} cannot be opened: {error.os_error.strerror}{_advice(path)}") from None
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except TimeoutError:
+        raise StoreUnavailableError(f"no answer from the gateway at {path} in {ANSWER_SECONDS:g} s: {_DOUBT}") from None
+    except aiohttp.ClientError as error:
         reason = str(error) or type(error).__name__
-        raise StoreUnavailableError(f"no answer from the gateway at {path} ({reason}): look whether the change was made") from None
+        raise StoreUnavailableError(f"no answer from the gateway at {path} ({reason}): {_DOUBT}") from None
 
 
 def _answer(status: int, body: bytes) -> Answer:
@@ -96,9 +100,10 @@ def _answer(status: int, body: bytes) -> Answer:
 
 def _advice(path: Path) -> str:
     try:
-        return f" (run this as {path.owner()}, or as root)"
+        owner = path.owner()
     except (OSError, KeyError):
-        return " (run this as the gateway's user, or as root)"
+        owner = "the gateway's user"
+    return f" (run this as {owner})" if owner == "root" else f" (run this as {owner}, or as root)"
 
 
 def _silence(config: Config) -> str:

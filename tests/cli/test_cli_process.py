@@ -1,6 +1,7 @@
 """The real command as a process of its own, with a real gateway beside it, killed ones too."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -176,6 +177,39 @@ async def test_commands_at_the_same_time_wait_for_each_other(tmp_path: Path, con
     assert (await run(tmp_path, "account", "show", "acme", "--json")).answer["balance"] == "4.00"
 
 
+async def test_a_gateway_that_stands_still_is_given_up_and_the_doubt_is_told(
+    config: Config, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_client, "ANSWER_SECONDS", 0.2)
+    gateway = await serve()
+    gateway.send_signal(signal.SIGSTOP)
+
+    async with asyncio.timeout(10):
+        with pytest.raises(StoreUnavailableError) as caught:
+            await perform(config, SystemClock(), "account.create", {"account": "acme"})
+    gateway.send_signal(signal.SIGCONT)
+
+    assert "in 0.2 s: the change may have been made, or may be yet: look with `llm-proxy account show`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("owner", "advice"), [("root", "(run this as root)"), ("llm-proxy", "(run this as llm-proxy, or as root)")], ids=["root", "other"]
+)
+async def test_who_may_not_open_the_admin_socket_is_told_who_may(
+    config: Config, monkeypatch: pytest.MonkeyPatch, owner: str, advice: str
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")  # as root, which tests may run as, nothing is refused
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", refuse, raising=False)
+    monkeypatch.setattr(Path, "owner", lambda _: owner)
+
+    with pytest.raises(StoreUnavailableError) as caught:
+        await perform(config, SystemClock(), "account.create", {"account": "acme"})
+
+    assert str(caught.value).endswith(f"cannot be opened: Permission denied {advice}")
+
+
 async def test_a_second_gateway_on_the_same_store_does_not_start(tmp_path: Path, serve: Serve) -> None:
     gateway = await serve()
 
@@ -246,8 +280,8 @@ async def test_a_command_that_finds_the_lock_taken_goes_on_when_it_is_let_go(con
 @pytest.mark.parametrize(
     ("reply", "error", "message"),
     [
-        (b"", StoreUnavailableError, "look whether the change was made"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", StoreUnavailableError, "look whether the change was made"),
+        (b"", StoreUnavailableError, "the change may have been made"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", StoreUnavailableError, "the change may have been made"),
         (b"HTTP/1.1 502 Bad\r\nContent-Length: 4\r\n\r\noops", StoreUnavailableError, "answered with status 502"),
         (
             b'HTTP/1.1 503 Busy\r\nContent-Length: 35\r\n\r\n{"error":{"message":"disk is full"}}',
