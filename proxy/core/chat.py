@@ -19,7 +19,8 @@ ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 OUTPUT_TOKENS_MAX = 10_000_000
 CHOICES_MAX = 128
 MESSAGES_MAX = 10_000
-PARTS_MAX = 1_000
+PARTS_MAX = 10_000
+"""In all messages together."""
 FIELDS_MAX = 256
 """Of a body, and of a message: measuring is work on the event loop, before anybody is known to be able to pay."""
 
@@ -114,6 +115,8 @@ def parse_chat_call(body: Body, model: Model) -> ChatCall:
         raise InvalidMessagesError("'messages' must be a non-empty array", param="messages")
     if len(messages) > MESSAGES_MAX:
         raise InvalidMessagesError(f"'messages' has more than {MESSAGES_MAX} entries", param="messages")
+    if sum(_parts_of(message) for message in messages) > PARTS_MAX:
+        raise InvalidMessagesError(f"'messages' has more than {PARTS_MAX} parts", param="messages")
     if body.get("service_tier") not in SERVICE_TIERS:
         raise InvalidParameterError("'service_tier' must be 'auto' or 'default' for this model", param="service_tier")
     stream = _flag(body, "stream", "stream")
@@ -231,6 +234,11 @@ def _may_think(body: Body) -> bool:
     return thinking.get("type") != "disabled" or body.get("reasoning_effort") is not None
 
 
+def _parts_of(message: object) -> int:
+    content = message.get("content") if isinstance(message, dict) else None
+    return len(content) if isinstance(content, list) else 0
+
+
 def _measure_message(message: object, where: str, model: Model) -> tuple[int, int]:
     """Check one message and return its text in bytes and its media in tokens."""
     if not isinstance(message, dict):
@@ -268,8 +276,6 @@ def _has_tool_calls(message: Body, where: str) -> bool:
 def _measure_parts(parts: list[Any], where: str, model: Model) -> tuple[int, int]:
     if not parts:
         raise InvalidMessagesError(f"'{where}' must be a string or a non-empty array of parts", param=where)
-    if len(parts) > PARTS_MAX:
-        raise InvalidMessagesError(f"'{where}' has more than {PARTS_MAX} parts", param=where)
     text = media = 0
     for index, part in enumerate(parts):
         place = f"{where}[{index}]"

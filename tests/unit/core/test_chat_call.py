@@ -110,7 +110,7 @@ def test_thinking_in_another_case_is_refused() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 1_001}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 5_001}] * 2},
         {"messages": [{"role": "user", "content": "", **{f"x{number}": [] for number in range(255)}}]},
         {"messages": HELLO * 10_001},
     ],
