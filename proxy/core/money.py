@@ -3,7 +3,8 @@
 A price of ¥0.001 per million tokens is exactly 1 nano-yuan a token, so a cost is a product and a sum, never a rounding.
 """
 
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 from typing import NewType
 
 Nanos = NewType("Nanos", int)
@@ -13,6 +14,8 @@ NANOS_MAX = 2**62
 """Largest amount taken anywhere: far over any balance, and a sum of two still fits SQLite's signed 64 bits."""
 
 _PRICE_DECIMALS_MAX = 3
+_PLAIN_DECIMAL = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+"""`Decimal` also takes "1e3", "NaN", "1_000", blanks and the digits of every script, none of which anybody means by an amount."""
 
 
 def parse_yuan(text: str) -> Nanos:
@@ -54,12 +57,9 @@ def format_yuan(nanos: int, decimals_min: int = 2) -> str:
 
 
 def _scaled(text: str, *, decimals_max: int, unit: str) -> Nanos:
-    try:
-        amount = Decimal(text)
-    except InvalidOperation:
-        raise ValueError(f"no decimal number of {unit}: {text!r}") from None
-    if not amount.is_finite() or len(text) > 40 or text != text.strip() or "_" in text:
+    if len(text) > 40 or not _PLAIN_DECIMAL.fullmatch(text):
         raise ValueError(f"no decimal number of {unit}: {text!r}")
+    amount = Decimal(text)
     exponent = amount.normalize().as_tuple().exponent
     if isinstance(exponent, int) and -exponent > decimals_max:
         raise ValueError(f"more than {decimals_max} decimals: {text!r}")

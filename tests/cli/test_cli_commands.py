@@ -258,6 +258,7 @@ def test_without_a_configuration_it_says_where_it_looked(run: Command, config: P
         (("key", "create", "nobody"), 1, "there is no account nobody"),
         (("key", "revoke", "key_none"), 1, "there is no key key_none"),
         (("account", "create", "acme", "--credit", "ten"), 2, "credit: no decimal number of yuan: 'ten'"),
+        (("account", "create", "acme", "--credit", "1e3"), 2, "credit: no decimal number of yuan: '1e3'"),
         (("account", "create", "acme", "--credit", "-1"), 2, "credit: a new account cannot begin in debt"),
         (("account", "credit", "acme", "0"), 2, "amount: there is nothing to book in 0"),
         (("usage", "--since", "soon"), 2, "since: 'soon' is no date"),

@@ -195,6 +195,8 @@ def test_a_fault_names_the_key_and_the_reason(tmp_path: Path, head: str, fault: 
         ({"price": '{ input = "0.0001", output = "1" }'}, ".price.input: more than 3 decimals: '0.0001'"),
         ({"price": '{ input = "-1", output = "1" }'}, ".price.input: a price cannot be negative: '-1'"),
         ({"price": '{ input = "NaN", output = "1" }'}, ".price.input: no decimal number of yuan: 'NaN'"),
+        ({"price": '{ input = "1e3", output = "1" }'}, ".price.input: no decimal number of yuan: '1e3'"),
+        ({"price": '{ input = "１", output = "1" }'}, ".price.input: no decimal number of yuan: '１'"),
         ({"price": '{ input = "1" }'}, ".price.output: missing"),
         ({"price": "{ input = 1, output = 1, cached_input = 2 }"}, ".price.cached_input: must not be dearer than input"),
         (
