@@ -91,6 +91,7 @@ async def test_a_bug_is_a_500_that_tells_nothing_and_is_logged(bug: Exception, c
     assert SECRET.encode() not in answer.body
     assert again.status == 204
     assert [(line["status"], line.get("code")) for line in log.written] == [(500, "INTERNAL_ERROR"), (204, None)]
+    assert [(line["method"], line["route"]) for line in log.written] == [("GET", "/"), ("OPTIONS", "*")]
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert answer.headers["x-request-id"] in caplog.text
 
