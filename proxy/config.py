@@ -4,6 +4,7 @@
 explained in ``config.example.toml``.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,7 @@ def load(path: Path, env: Mapping[str, str], *, require_secrets: bool = True) ->
     upstreams = _read_upstreams(document.get("upstreams"), base, env if require_secrets else None, faults)
     billing = read_table(BillingConfig, document.get("billing", {}), "billing", faults)
     videos = _read_videos(document.get("videos", {}), faults)
+    _check_doors(server, admin, faults)
     catalog = read_catalog(document.get("models"), upstreams, faults)
     if faults or server is None or store is None or admin is None or billing is None or videos is None:
         raise ConfigError(path, faults)
@@ -198,10 +200,20 @@ def _read_store(value: object, base: Path, faults: Faults) -> StoreConfig | None
     if table is None:
         return None
     try:
-        return StoreConfig(parse_store_url(table.url, base))
+        path = parse_store_url(table.url, base)
     except ValueError as error:
         faults.add("store.url", str(error))
         return None
+    if _is_directory(path):
+        faults.add("store.url", f"{path} is a directory: name a file in it")
+    return StoreConfig(path)
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # not to be looked at; whoever opens the store is told more
+        return False
 
 
 def _read_admin(value: object, base: Path, faults: Faults) -> AdminConfig | None:
@@ -215,6 +227,20 @@ def _read_admin(value: object, base: Path, faults: Faults) -> AdminConfig | None
     except ValueError as error:
         faults.add("admin.listen", f'{error}, or "off"' if "must be" in str(error) else str(error))
         return None
+
+
+def _check_doors(server: ServerConfig | None, admin: AdminConfig | None, faults: Faults) -> None:
+    """Refuse one socket for customers and the operator: whichever opens second would not start."""
+    if server is None or admin is None or admin.listen is None:
+        return
+    for index, address in enumerate(server.listen):
+        if isinstance(address, UnixAddress) and _real(address.path) == _real(admin.listen.path):
+            faults.add("admin.listen", f"{admin.listen} is server.listen[{index}] too: the operator's door is one of its own")
+
+
+def _real(path: Path) -> Path:
+    """Return the path without links and dots, by which two names of one file are equal."""
+    return Path(os.path.realpath(path))
 
 
 def _read_upstreams(value: object, base: Path, env: Mapping[str, str] | None, faults: Faults) -> dict[str, UpstreamConfig | None]:

@@ -127,6 +127,27 @@ def test_the_admin_listener_can_be_left_out(tmp_path: Path) -> None:
     assert load(write(tmp_path, 'admin.listen = "off"\n' + UPSTREAM + CHAT), ENV).admin.listen is None
 
 
+@pytest.mark.parametrize("listen", ["unix:data/admin.sock", "unix:data/../data/./admin.sock", "unix:link/admin.sock"])
+def test_the_operator_and_the_customers_have_no_door_in_common(tmp_path: Path, listen: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to("data")
+    head = f'store.url = "sqlite:data/books.db"\nserver.listen = ["127.0.0.1:1", "{listen}"]\n'
+
+    faults = faults_of(tmp_path, head + UPSTREAM + CHAT)
+
+    reason = "is server.listen[1] too: the operator's door is one of its own"
+    assert faults == (f"admin.listen: unix:{tmp_path}/data/admin.sock {reason}",)
+
+
+@pytest.mark.parametrize("url", ["sqlite:.", "sqlite:data", "sqlite:data/"])
+def test_a_directory_is_no_store(tmp_path: Path, url: str) -> None:
+    (tmp_path / "data").mkdir()
+
+    (fault,) = faults_of(tmp_path, f'store.url = "{url}"\n' + UPSTREAM + CHAT)
+
+    assert fault == f"store.url: {(tmp_path / url.removeprefix('sqlite:'))} is a directory: name a file in it"
+
+
 @pytest.mark.parametrize("reference", ["file:secrets/ark", "credential:ark"])
 def test_a_key_is_read_from_a_file_or_a_credential_without_its_line_break(tmp_path: Path, reference: str) -> None:
     directory = tmp_path / "secrets"
