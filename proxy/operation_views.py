@@ -1,4 +1,7 @@
-"""Rows of the store as an operator reads them: plain dicts, amounts as decimal strings in yuan, times ISO-8601 in UTC."""
+"""Rows of the store as an operator reads them: plain dicts, amounts as decimal strings in yuan, times ISO-8601 in UTC.
+
+The customer reads the formula of a charge too.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -87,7 +90,7 @@ def _settlement(request: NewRequest, settlement: Settlement) -> dict[str, Any]:
         "units": settlement.units,
         "charge": format_yuan(settlement.charge_nanos),
         "shortfall": format_yuan(settlement.shortfall_nanos),
-        "formula": _formula(request, settlement),
+        "formula": formula(request, settlement),
         "http_status": settlement.http_status,
         "upstream_id": settlement.upstream_id,
         "first_byte_ms": settlement.first_byte_ms,
@@ -96,18 +99,18 @@ def _settlement(request: NewRequest, settlement: Settlement) -> dict[str, Any]:
     }
 
 
-def _formula(request: NewRequest, settlement: Settlement) -> str:
+def formula(request: NewRequest, settlement: Settlement) -> str:
     """Return how the charge came about, such as ``20 × ¥0.8/M + 12 × ¥2/M = ¥0.00004``; empty where nothing was charged."""
     cost = settlement.charge_nanos + settlement.shortfall_nanos
     if cost == 0:
         return ""
     if request.kind is Kind.CHAT:
-        formula = pricing.explain(request.price, settlement.usage, type(settlement.charge_nanos)(cost))
+        shown = pricing.explain(request.price, settlement.usage, type(settlement.charge_nanos)(cost))
     else:
-        formula = f"{_per_unit(request, settlement.units, cost)} = ¥{format_yuan(cost)}"
+        shown = f"{_per_unit(request, settlement.units, cost)} = ¥{format_yuan(cost)}"
     if settlement.shortfall_nanos:
-        formula += f", charged ¥{format_yuan(settlement.charge_nanos)}: never more than the hold"
-    return formula
+        shown += f", charged ¥{format_yuan(settlement.charge_nanos)}: never more than the hold"
+    return shown
 
 
 def _per_unit(request: NewRequest, units: int, cost_nanos: int) -> str:

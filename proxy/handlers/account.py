@@ -8,6 +8,7 @@ from proxy.clock import iso
 from proxy.core.errors import NotFoundError
 from proxy.core.money import format_yuan
 from proxy.edge.context import Context
+from proxy.operation_views import formula
 from proxy.store.contract import Receipt, Store
 
 
@@ -37,7 +38,10 @@ class AccountHandlers:
 
 
 def receipt(receipt: Receipt) -> dict[str, Any]:
-    """Return a receipt for its owner: amounts as decimal strings in yuan; nothing of the upstream's."""
+    """Return a receipt for its owner: amounts as decimal strings in yuan; nothing of the upstream's.
+
+    ``formula`` says in words at which price what was charged; ``shortfall`` is what the usage cost above the hold: never charged.
+    """
     request, settlement = receipt.request, receipt.settlement
     shown: dict[str, Any] = {
         "object": "usage",
@@ -65,6 +69,8 @@ def receipt(receipt: Receipt) -> dict[str, Any]:
         },
         "units": settlement.units,
         "cost": format_yuan(settlement.charge_nanos),
+        "shortfall": format_yuan(settlement.shortfall_nanos),
+        "formula": formula(request, settlement),
         "http_status": settlement.http_status,
         "first_byte_ms": settlement.first_byte_ms,
         "total_ms": settlement.total_ms,

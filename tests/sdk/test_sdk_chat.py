@@ -28,6 +28,7 @@ async def test_a_completion(gateway: Bench, client: AsyncOpenAI) -> None:
     assert (completion.usage.prompt_tokens, completion.usage.completion_tokens, completion.usage.total_tokens) == (20, 12, 32)
     receipt = (await gateway.ask(f"/usage/{completion._request_id}")).json
     assert (receipt["cost"], receipt["outcome"]) == ("0.00004", "complete")
+    assert (receipt["formula"], receipt["shortfall"]) == ("20 × ¥0.8/M + 12 × ¥2/M = ¥0.00004", "0.00")
     await gateway.assert_charged(CHARGE)
 
 
