@@ -24,7 +24,7 @@ from proxy.core.money import parse_price, parse_token_price
 
 V = TypeVar("V")
 
-_CHAT_KEYS = ("context_tokens", "output_tokens_max", "reasoning_tokens_max", "image_tokens")
+_CHAT_KEYS = ("context_tokens", "output_tokens_max", "reasoning_tokens_max", "image_tokens", "request_defaults")
 _KEYS_OF_ONE_KIND = {**dict.fromkeys(_CHAT_KEYS, "chat"), "resolutions": "video"}
 _PRICE_KEYS = {
     "chat": {"input", "output", "cached_input", "tiers"},

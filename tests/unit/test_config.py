@@ -247,6 +247,14 @@ def test_a_fault_names_the_key_and_the_reason(tmp_path: Path, head: str, fault: 
         ({"resolutions": '["720p"]'}, ".resolutions: has no meaning for a model of kind chat"),
         ({"output_tokens_max": "0"}, ".output_tokens_max: must be an integer of at least 1"),
         (
+            {"kind": '"image"', "price": '{ image = "1" }', "request_defaults": "{ watermark = false }"},
+            ".request_defaults: has no meaning for a model of kind image",
+        ),
+        (
+            {"kind": '"video"', "price": "{ silent = 1 }", "request_defaults": "{ seed = 1 }"},
+            ".request_defaults: has no meaning for a model of kind video",
+        ),
+        (
             {"request_defaults": "{ Stream = true }"},
             ".request_defaults.Stream: is never a default: it is the client's or the gateway's own",
         ),
@@ -374,6 +382,7 @@ def test_the_example_loads_as_it_stands_and_has_the_published_prices() -> None:
     assert prices["doubao-seedance-1-5-pro-251215"] == VideoPrice(VideoRate(silent=8_000, audio=16_000), {}, 500)  # type: ignore[arg-type]
     assert config.catalog["doubao-seedance-2-0"].upstream_model == "doubao-seedance-2-0-260128"
     assert next(iter(config.catalog)) == "doubao-pro-32k"
+    assert config.catalog["doubao-pro-32k"].reasoning_tokens_max == 32_768  # its upstream thinks when a customer asks it to
 
 
 def test_the_example_shows_every_key() -> None:
