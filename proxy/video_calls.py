@@ -87,7 +87,7 @@ class VideoCalls:
     async def status(self, task: VideoTask, *, urgent: bool = False) -> Polled | PollFailed:
         """Return what the upstream says about a task now. ``urgent``: a customer waits for it."""
         reply = await self._get(task, urgent=urgent)
-        report = PollFailed(PollFailure.TRANSIENT) if reply is None else read_poll(reply.status, reply.answer, _retry_after_ms(reply))
+        report = PollFailed(PollFailure.TRANSIENT) if reply is None else _read(task, reply)
         self._metrics.video_polled(task.upstream, report.kind if isinstance(report, PollFailed) else "answered")
         return report
 
@@ -99,7 +99,7 @@ class VideoCalls:
         await upstream.deletes.turn(urgent=True)
         try:
             reply = await upstream.client.delete_task(task.upstream_id)
-        except UpstreamFailure as failure:
+        except (UpstreamFailure, ValueError) as failure:  # ValueError: its id cannot be asked for
             logger.warning("video %s: its cancel was not answered: %s", task.id, failure)
             return False
         return 200 <= reply.status < 300
@@ -154,6 +154,9 @@ class VideoCalls:
         try:
             async with asyncio.timeout(STATUS_SECONDS_MAX):
                 reply = await upstream.client.get_task(task.upstream_id)
+        except ValueError as fault:  # of this task alone; recorded before ids were checked
+            logger.warning("video %s cannot be asked for: %s", task.id, fault)
+            return None
         except (UpstreamFailure, TimeoutError) as failure:
             self._note_trouble(task.upstream, str(failure) or f"no answer within {STATUS_SECONDS_MAX:g} s")
             return None
@@ -200,6 +203,10 @@ class VideoCalls:
         if upstream in self._troubled:
             self._troubled.remove(upstream)
             logger.info("upstream %s can be asked about videos again", upstream)
+
+
+def _read(task: VideoTask, reply: Reply) -> Polled | PollFailed:
+    return read_poll(reply.status, reply.answer, _retry_after_ms(reply), upstream_id=task.upstream_id)
 
 
 def _is_older(item: object, since_ms: int) -> bool:

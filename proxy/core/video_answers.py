@@ -3,6 +3,7 @@
 Statuses are those of HTTP; answers are parsed JSON, None where the body was none.
 """
 
+import re
 from collections.abc import Collection, Sequence
 
 from proxy.core.ark_text import read_error
@@ -10,12 +11,14 @@ from proxy.core.video_record import VideoTask
 from proxy.core.video_report import Found, NotFound, Polled, PollFailed, PollFailure, SubmitRefused, Submitted, SubmitUnknown
 
 TEXT_CHARACTERS_MAX = 8_192
-"""Of a URL or an id. Longer ones are none."""
+"""Of a URL. Longer ones are none."""
 CLOCK_SKEW_MS = 60_000
 """How far Ark's clock may be from ours."""
 SUBMIT_MS_MAX = 600_000
 """How long after its record a task may be created upstream."""
 
+_PLAIN_ID = re.compile(r"(?!\.+\Z)[!-~]{1,128}")
+"""What can be asked for by its path: not ``..``, no control characters."""
 _TIMEOUTS = frozenset({408, 504, 524})
 """Somebody on the way gave up waiting: Ark may have the task whatever the body says."""
 
@@ -23,24 +26,29 @@ _TIMEOUTS = frozenset({408, 504, 524})
 def read_submit(status: int, answer: object) -> Submitted | SubmitRefused | SubmitUnknown:
     """Return what the answer to a create call proves.
 
-    A 2xx with an id: created. A 4xx, or a 2xx or 5xx with an error of Ark's in it: not created. Anything else may have been created.
+    A 2xx with a plain id: created. A 4xx, or a 2xx or 5xx with an error of Ark's in it: not created. Anything else: perhaps created.
     """
     error = read_error(status, answer)
     if 200 <= status < 300:
-        if upstream_id := _text(answer, "id"):
+        if upstream_id := _id(answer):
             return Submitted(upstream_id)
         if error is None or not error.code:
-            return SubmitUnknown(f"{status} without an id")
+            return SubmitUnknown(f"{status} without an id that can be asked for")
     if status in _TIMEOUTS or (status >= 500 and error is None):
         return SubmitUnknown(f"{status} without an answer of the upstream's")
     return SubmitRefused(error, why=f"status {status}")
 
 
-def read_poll(status: int, answer: object, retry_after_ms: int = 0) -> Polled | PollFailed:
-    """Return what the answer to a GET says about the task; only a 404 in Ark's own words says that it is gone."""
+def read_poll(status: int, answer: object, retry_after_ms: int = 0, *, upstream_id: str = "") -> Polled | PollFailed:
+    """Return what the answer to a GET says about the task; only a 404 in Ark's own words says that it is gone.
+
+    Args: upstream_id: the task that was asked for. An answer that names another one would show a customer somebody else's video.
+    """
     if status == 404 and read_error(status, answer) is not None:
         return PollFailed(PollFailure.NOT_FOUND)
     if not 200 <= status < 300 or not isinstance(answer, dict) or not isinstance(answer.get("status"), str):
+        return PollFailed(PollFailure.TRANSIENT, retry_after_ms)
+    if upstream_id and answer.get("id", upstream_id) not in (None, "", upstream_id):
         return PollFailed(PollFailure.TRANSIENT, retry_after_ms)
     content = answer.get("content")
     return Polled(
@@ -66,7 +74,7 @@ def find_lost(task: VideoTask, items: Sequence[object], taken: Collection[str], 
         taken: upstream ids that other tasks have.
         rivals: other tasks whose submits are lost too.
     """
-    candidates = [item for item in items if (found := _text(item, "id")) and found not in taken and _evidence(task, item) >= 0]
+    candidates = [item for item in items if (found := _id(item)) and found not in taken and _evidence(task, item) >= 0]
     best = max((_evidence(task, item) for item in candidates), default=-1)
     strongest = {_text(item, "id"): item for item in candidates if _evidence(task, item) == best}
     if len(strongest) != 1:
@@ -98,6 +106,11 @@ def _evidence(task: VideoTask, item: object) -> int:
 def _text(answer: object, name: str) -> str:
     value = answer.get(name) if isinstance(answer, dict) else None
     return value if isinstance(value, str) and len(value) <= TEXT_CHARACTERS_MAX else ""
+
+
+def _id(answer: object) -> str:
+    found = _text(answer, "id")
+    return found if _PLAIN_ID.fullmatch(found) else ""
 
 
 def _url(content: object, name: str) -> str:

@@ -34,6 +34,8 @@ TASK = new_task(
     ("status", "answer", "report"),
     [
         (200, {"id": "cgt-1"}, Submitted("cgt-1")),
+        (200, {"id": "c" * 128}, Submitted("c" * 128)),
+        (200, {"id": "a/../b?c#d"}, Submitted("a/../b?c#d")),  # quoted, it stays one segment of the path
         (201, {"id": "cgt-1", "safety_identifier": "x"}, Submitted("cgt-1")),
         (200, {"id": "cgt-1", "error": None}, Submitted("cgt-1")),
         (200, {"code": "AccountOverdueError", "message": "m"}, SubmitRefused(ArkError(200, "AccountOverdueError", "m"), "status 200")),
@@ -66,6 +68,12 @@ def test_a_submit_is_created_or_refused_when_the_answer_proves_it(status: int, a
         (200, {}),
         (200, {"id": ""}),
         (200, {"id": 5}),
+        (200, {"id": "."}),
+        (200, {"id": ".."}),
+        (200, {"id": "cgt-1\x00"}),
+        (200, {"id": "cgt-1\n"}),
+        (200, {"id": "cgt 1"}),
+        (200, {"id": "c" * 129}),
         (500, None),
         (502, {}),
         (503, "busy"),
@@ -76,6 +84,18 @@ def test_a_submit_is_created_or_refused_when_the_answer_proves_it(status: int, a
 )
 def test_a_submit_may_have_arrived_when_the_answer_proves_nothing(status: int, answer: object) -> None:
     assert isinstance(read_submit(status, answer), SubmitUnknown)
+
+
+@pytest.mark.parametrize("named", ["cgt-2", "CGT-1", 5, ["cgt-1"]])
+def test_a_poll_answered_with_another_task_says_nothing_about_this_one(named: object) -> None:
+    answer = {"id": named, "status": "succeeded", "content": {"video_url": "https://tos/of-somebody-else.mp4"}}
+
+    assert read_poll(200, answer, 7_000, upstream_id="cgt-1") == PollFailed(PollFailure.TRANSIENT, 7_000)
+
+
+@pytest.mark.parametrize("answer", [{"id": "cgt-1"}, {"id": None}, {"id": ""}, {}])
+def test_a_poll_answered_with_this_task_or_without_an_id_is_taken(answer: dict[str, Any]) -> None:
+    assert read_poll(200, {**answer, "status": "running"}, upstream_id="cgt-1") == Polled("running")
 
 
 @pytest.mark.parametrize(
