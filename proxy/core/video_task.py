@@ -31,13 +31,15 @@ from proxy.core.video_report import (
 from proxy.core.videos import DEFAULT_EXPIRY_SECONDS, FLEX_EXPIRY_SECONDS, VideoBilling, charge_by_usage
 
 MISSING_POLLS_MAX = 3
-"""So many 404s in a row mean that the task is gone."""
+"""So many 404s in a row mean that the task is gone. Any other answer, and a poll that fails in another way, begins a new row."""
+MISSING_AGE_MS = 120_000
+"""Younger tasks cannot be gone: what answers may not have heard of them yet."""
 URLLESS_POLLS_MAX = 5
 """So many times may a task have succeeded and not yet have a video."""
 EXPIRY_GRACE_MS = 3_600_000
 """Past Ark's own expiry, for Ark to say so itself."""
 RECORD_LIFE_MS = 7 * 86_400_000
-"""Ark forgets a task then. Until then a failing poll says nothing about the task, whatever its deadline."""
+"""Ark forgets a task then. Until then neither a failing poll nor a deadline of ours says anything about it: our clock may be wrong."""
 LOOKUP_MS = 600_000
 """How long a lost submit is looked for in answers of Ark's list."""
 LOOKUP_UNANSWERED_MS = 6 * 3_600_000
@@ -115,12 +117,11 @@ def advance(task: VideoTask, report: Report, now_ms: int, *, pace: Pace, jitter:
 
 
 def _accepted(task: VideoTask, report: Submitted | Found, moment: _Moment) -> Step:
-    expiry_seconds = FLEX_EXPIRY_SECONDS if task.service_tier == "flex" else DEFAULT_EXPIRY_SECONDS
     accepted = replace(
         task,
         state=TaskState.PENDING,
         upstream_id=report.upstream_id,
-        expires_at_ms=moment.now_ms + expiry_seconds * 1000 + EXPIRY_GRACE_MS,
+        expires_at_ms=moment.now_ms + _expiry_ms(task),
         polls=0,
     )
     return Step(accepted, _due(accepted, moment))
@@ -178,8 +179,8 @@ def _polled(task: VideoTask, report: Polled, moment: _Moment) -> Step:
 
 def _progress(task: VideoTask, state: TaskState, odd: str, moment: _Moment) -> Step:
     """Go on, and on to ``state`` where that is no step back: Ark may queue a task again."""
-    if _overdue(task, moment):
-        return _fail(task, video_error.EXPIRED, moment, note="not ended long past the upstream's own expiry")
+    if _is_forgotten(task, moment):
+        return _fail(task, video_error.EXPIRED, moment, note="not ended for as long as the upstream remembers a task")
     reached = state if state in TRANSITIONS[task.state] else task.state
     step = _wait(replace(task, state=reached, odd_status=odd or task.odd_status), moment)
     return replace(step, news=f"unknown task status {odd!r}") if odd and odd != task.odd_status else step
@@ -194,13 +195,13 @@ def _await_url(task: VideoTask, moment: _Moment) -> Step:
 
 def _poll_failed(task: VideoTask, report: PollFailed, moment: _Moment) -> Step:
     if report.kind is PollFailure.NOT_FOUND:
-        missed = replace(task, missing=task.missing + 1)
+        missed = replace(task, missing=task.missing + 1) if _is_old_enough_to_be_gone(task, moment) else task
         if missed.missing >= MISSING_POLLS_MAX:
             return _fail(missed, video_error.GONE, moment, note=f"unknown upstream, {missed.missing} times in a row")
         return _wait(missed, moment)
-    if moment.now_ms >= task.created_at_ms + RECORD_LIFE_MS and _overdue(task, moment):
+    if _is_forgotten(task, moment):
         return _fail(task, video_error.GONE, moment, note="not to be polled for as long as the upstream remembers a task")
-    step = _wait(task, moment)
+    step = _wait(replace(task, missing=0), moment)
     asked_ms = moment.now_ms + min(report.retry_after_ms, RETRY_AFTER_MS_MAX)
     return replace(step, due_at_ms=max(step.due_at_ms or 0, asked_ms))
 
@@ -210,7 +211,7 @@ def _cancel(task: VideoTask, _report: CancelConfirmed, moment: _Moment) -> Step:
 
 
 def _deadline(task: VideoTask, _report: DeadlinePassed, moment: _Moment) -> Step:
-    if _overdue(task, moment):
+    if _is_forgotten(task, moment):
         return _fail(task, video_error.EXPIRED, moment, note="overdue")
     return Step(task, _due(task, moment))
 
@@ -313,8 +314,17 @@ def _due(task: VideoTask, moment: _Moment) -> int:
     return moment.now_ms + pace.delay_ms(task.polls, moment.jitter)
 
 
-def _overdue(task: VideoTask, moment: _Moment) -> bool:
-    return task.expires_at_ms is not None and moment.now_ms >= task.expires_at_ms
+def _expiry_ms(task: VideoTask) -> int:
+    return (FLEX_EXPIRY_SECONDS if task.service_tier == "flex" else DEFAULT_EXPIRY_SECONDS) * 1000 + EXPIRY_GRACE_MS
+
+
+def _is_forgotten(task: VideoTask, moment: _Moment) -> bool:
+    overdue = task.expires_at_ms is not None and moment.now_ms >= task.expires_at_ms
+    return overdue and moment.now_ms >= task.created_at_ms + RECORD_LIFE_MS
+
+
+def _is_old_enough_to_be_gone(task: VideoTask, moment: _Moment) -> bool:
+    return task.expires_at_ms is not None and moment.now_ms >= task.expires_at_ms - _expiry_ms(task) + MISSING_AGE_MS
 
 
 def _ended_at(task: VideoTask, polled: Polled | None, moment: _Moment) -> int:

@@ -194,15 +194,36 @@ def test_success_without_a_video_waits_for_four_polls_and_fails_at_the_fifth() -
 
 
 def test_not_found_counts_only_three_times_in_a_row() -> None:
-    missing = PollFailed(PollFailure.NOT_FOUND)
+    missing, later = PollFailed(PollFailure.NOT_FOUND), NOW + 120_000
 
-    twice = after(pending(), missing, missing)
-    seen_between = after(twice.task, Polled("running"), missing, missing)
+    twice = after(pending(), missing, missing, now_ms=later)
+    seen_between = after(twice.task, Polled("running"), missing, missing, now_ms=later)
+    failed_between = after(twice.task, PollFailed(PollFailure.TRANSIENT), missing, missing, now_ms=later)
 
     assert (twice.task.state, twice.settlement) == (TaskState.PENDING, None)
     assert seen_between.task.state is TaskState.PROCESSING
-    assert is_released(after(twice.task, missing))
-    assert is_released(after(twice.task, PollFailed(PollFailure.TRANSIENT), missing))
+    assert failed_between.task.state is TaskState.PENDING
+    assert is_released(after(twice.task, missing, now_ms=later))
+    assert is_released(after(failed_between.task, missing, now_ms=later))
+
+
+def test_a_task_of_less_than_two_minutes_cannot_be_gone() -> None:
+    missing = PollFailed(PollFailure.NOT_FOUND)
+
+    young = after(pending(), *[missing] * 50, now_ms=NOW + 119_999)
+    old = after(young.task, missing, missing, now_ms=NOW + 120_000)
+
+    assert (young.task.state, young.task.missing) == (TaskState.PENDING, 0)
+    assert old.task.state is TaskState.PENDING
+    assert is_released(after(old.task, missing, now_ms=NOW + 120_000))
+
+
+def test_the_age_that_counts_is_that_since_ark_had_the_task() -> None:
+    missing = PollFailed(PollFailure.NOT_FOUND)
+    found = after(after(a_task(), SubmitUnknown()).task, Found("cgt-9"), now_ms=NOW + 500_000).task
+
+    assert after(found, missing, missing, missing, now_ms=NOW + 619_999).settlement is None
+    assert is_released(after(found, missing, missing, missing, now_ms=NOW + 620_000))
 
 
 def test_a_poll_that_fails_changes_nothing_but_the_next_time() -> None:
@@ -243,15 +264,14 @@ def test_jitter_takes_off_up_to_a_fifth_and_flex_is_four_times_as_slow() -> None
     assert slow.due_at_ms == NOW + 60_000
 
 
-@pytest.mark.parametrize(("tier", "hours"), [("default", 48), ("flex", 24)])
-def test_a_task_is_given_up_an_hour_past_arks_own_expiry(tier: str, hours: int) -> None:
-    task = pending(service_tier=tier)
-    deadline = NOW + (hours + 1) * HOUR
+@pytest.mark.parametrize("tier", ["default", "flex"])
+@pytest.mark.parametrize("report", [Polled("queued"), Polled("running"), DeadlinePassed()], ids=str)
+def test_a_task_is_given_up_once_ark_has_forgotten_it_and_not_by_our_clock_before(tier: str, report: Report) -> None:
+    """A clock set forward by days makes nothing of a task that Ark still reports."""
+    task, deadline = pending(service_tier=tier), NOW + 7 * 24 * HOUR
 
-    assert after(task, Polled("running"), now_ms=deadline - 1).settlement is None
-    assert after(task, DeadlinePassed(), now_ms=deadline - 1).settlement is None
-    assert is_released(after(task, Polled("running"), now_ms=deadline))
-    assert is_released(after(task, DeadlinePassed(), now_ms=deadline))
+    assert after(task, report, now_ms=deadline - 1).settlement is None
+    assert is_released(after(task, report, now_ms=deadline))
 
 
 def test_a_video_that_comes_after_the_deadline_still_counts() -> None:
