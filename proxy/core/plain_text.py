@@ -46,12 +46,12 @@ _NUMBERS = re.compile(
 )
 _MEASURE = re.compile(r"[0-9]{1,5}(?:[x×*:][0-9]{1,5}|p|K)")
 """What comes in lists (480p, 720p; 16:9, 4:3) and does not count as a number in pieces."""
-_WORD = re.compile(r"(?:[A-Za-z]?[a-z]{1,15}|[A-Z]{1,8}s?)(?:['’][a-z]{1,2}|\(e?s\))?|[A-Za-z0-9]{1,4}|[-–—=+*~&/|%<>≤≥×#]{1,2}|")
+_WORD = re.compile(r"(?:[A-Za-z]?[a-z]{1,15}|[A-Z]{1,10}s?)(?:['’][a-z]{1,2}|\(e?s\))?|[A-Za-z0-9]{1,4}|[-–—=+*~&/|%<>≤≥×#]{1,2}|")
 _JOINED = _words(
     """
     and/or base64 base64-encoded e.g first-frame i.e image-to-image image-to-video image/* image/bmp image/gif image/jpeg image/png
-    image/webp input/output jpg/png jpeg/png last-frame non-empty non-negative re-submit re-upload text-to-image text-to-video
-    utf-8 video/mp4
+    image/webp input/output jpg/png jpeg/png keep-alive last-frame non-empty non-negative re-submit re-upload text-to-image
+    text-to-video utf-8 video/mp4
     """
 )
 _TELLING = _words(

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import orjson
 import pytest
 
-from proxy.demo.ark import CANARIES, FAULTS, answer_json, error, known_error
+from proxy.demo.ark import CANARIES, FAULTS, answer_json, answer_sse, error, known_error
 from tests.support.gateway import CANARY_KEY, Bench, bench
 
 SECRETS = (*CANARIES, CANARY_KEY, "doubao-seed-2-0-lite-260428", "ep-20260101-canary", "127.0.0.1")
@@ -186,3 +187,86 @@ async def test_the_sdk_raises_its_own_class_and_shows_our_code_and_id(tmp_path: 
             (openai.InternalServerError, "MODEL_UNAVAILABLE", ids[2]),
         ]
         await gateway.assert_charged(0)
+
+
+# inside a stream
+
+_EVENT = b'data: {"choices":[{"delta":{"content":"Hello"},"index":0}],"id":"0217","usage":null}\n\n'
+_USAGE = b'"usage":{"prompt_tokens":20,"completion_tokens":12}'
+_DONE = b"data: [DONE]\n\n"
+_SAID = b'{"code":"AccountOverdueError","message":"Your account 2100987654 is overdue. Request id: 0217canary"}'
+
+
+@pytest.mark.parametrize("size", [1, None])
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [
+        (b"data: " + _SAID + b"\n\n", "MODEL_UNAVAILABLE"),
+        (b'data: {"ResponseMetadata":{"Error":{"Code":"AccountOverdueError","Message":"2100987654"}}}\n\n', "MODEL_UNAVAILABLE"),
+        (b'data: {"err\\u006fr":' + _SAID + b"}\n\n", "MODEL_UNAVAILABLE"),
+        (b'{"error":' + _SAID + b"}\n\n", "MODEL_UNAVAILABLE"),
+        (b"upstream connect error, account 2100987654\n\n", "INTERNAL_ERROR"),
+        (b"data: upstream connect error, account 2100987654\n\n", "INTERNAL_ERROR"),
+    ],
+    ids=["bare", "metadata", "escaped", "no field", "text", "data of text"],
+)
+async def test_an_error_in_any_shape_within_a_stream_is_replaced_by_ours(
+    gateway: Bench, caplog: pytest.LogCaptureFixture, event: bytes, code: str, size: int | None
+) -> None:
+    caplog.set_level(logging.INFO)
+    gateway.ark.enqueue(answer_sse(_EVENT + event + _EVENT + _DONE, cut=size))
+
+    answer = await gateway.chat(stream=True)
+
+    assert answer.body.startswith(_EVENT + b'data: {"error":')
+    assert answer.body.count(b"\n\n") == 2
+    assert orjson.loads(answer.body[len(_EVENT) + 6 :])["error"]["code"] == code
+    assert [secret for secret in ("2100987654", "0217canary", "connect") if secret in f"{answer.body.decode()} {caplog.text}"] == []
+    await gateway.assert_charged(2_000)  # nothing of the prompt's 5 bytes is beyond doubt; one event × 2,000
+
+
+async def test_usage_beside_an_error_within_a_stream_is_charged(gateway: Bench) -> None:
+    gateway.ark.enqueue(answer_sse(_EVENT + b'data: {"error":{"code":"InternalServiceError"},' + _USAGE + b"}\n\n"))
+
+    answer = await gateway.chat(stream=True)
+
+    receipt = (await gateway.ask(f"/usage/{answer.headers['x-request-id']}")).json
+    assert (receipt["outcome"], receipt["usage_source"]) == ("upstream_error", "reported")
+    await gateway.assert_charged(40_000)  # 20 × 800 + 12 × 2,000
+
+
+@pytest.mark.parametrize("size", [1, None])
+async def test_nothing_that_follows_done_is_passed_on(gateway: Bench, size: int | None) -> None:
+    whole = _EVENT + b'data: {"choices":[],' + _USAGE + b"}\n\n" + _DONE
+    gateway.ark.enqueue(answer_sse(whole + b'data: {"error":' + _SAID + b"}\n\n: 2100987654\n\n" + _EVENT, cut=size))
+
+    answer = await gateway.chat(stream=True, stream_options={"include_usage": True})
+
+    assert answer.body == whole
+    receipt = (await gateway.ask(f"/usage/{answer.headers['x-request-id']}")).json
+    assert (receipt["outcome"], receipt["usage_source"]) == ("complete", "reported")
+    await gateway.assert_charged(40_000)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "size is bad for account_2100987654",
+        "key ark-CANARYKEY-1234567890 is bad",
+        "deepseek-v3-2-251201 cannot",
+        "/data00/tiger/server.py line 88",
+        "dial fe80::1",
+    ],
+)
+async def test_a_message_with_anything_of_the_operators_is_replaced_by_ours(gateway: Bench, said: str) -> None:
+    gateway.ark.enqueue(error(400, "InvalidParameter", said, param="messages.acct2100987654"))
+
+    answer = await gateway.chat()
+
+    assert answer.error == {
+        "type": "invalid_request_error",
+        "code": "INVALID_MESSAGES",
+        "message": "The messages were refused",
+        "param": "messages",
+    }
+    await gateway.assert_charged(0)

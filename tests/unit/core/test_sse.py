@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from proxy.core.ark_text import ArkError, read_error
 from proxy.core.settlement import TokenUsage
 from proxy.core.sse import EventTooLargeError, Tap
 
@@ -120,8 +121,9 @@ def test_usage_is_found_whatever_the_white_space_and_however_many_lines() -> Non
         b'{"choices":[],"usage":7}',  # no object
         b'{"usage":{"prompt_tokens":1,"completion_tokens":1}}',  # no choices
         b'{"choices":null,"usage":{"prompt_tokens":1,"completion_tokens":1}}',
-        b'[{"choices":[],"usage":{}}]',
         b'{"choices":[],"usage":{"prompt_tokens":1',  # no JSON
+        b'{"choices":[{"delta":{"content":"a"},"logprobs":[-Infinity]}]}',  # what orjson refuses, and SDKs read
+        b'{"choices":[{"delta":{"content":"a"},"code":"x","message":"y"}],"code":"z"}',
     ],
 )
 def test_nothing_that_is_not_exactly_the_usage_event_is_withheld(text: bytes) -> None:
@@ -214,13 +216,131 @@ def test_every_form_of_an_error_is_one(event: bytes, error: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize(
-    "event", [b'data: {"error":null,"choices":[]}\n\n', b'data: {"error":{},"choices":[]}\n\n', b"event: delta\ndata: 1\n\n"]
+    "event",
+    [
+        b'data: {"error":null,"choices":[]}\n\n',
+        b'data: {"error":{},"choices":[]}\n\n',
+        b'event: delta\ndata: {"choices":[]}\n\n',
+        b"id: 1742632436123-0\nretry: 100\n" + HELLO,
+        b"event: delta\n\n",
+    ],
 )
 def test_an_error_that_is_none_is_ordinary(event: bytes) -> None:
     facts = run([HELLO, event, HELLO])
 
     assert facts.error is None
     assert facts.passed == HELLO + event + HELLO
+
+
+OVERDUE = b'{"code":"AccountOverdueError","message":"account 2100123456"}'
+METADATA = b'{"ResponseMetadata":{"RequestId":"0217","Error":{"Code":"AccountOverdue","Message":"account 2100123456"}}}'
+
+
+@pytest.mark.parametrize("size", [1, 9, 100_000])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [
+        (b"data: " + OVERDUE + b"\n\n", "AccountOverdueError"),
+        (b"data:" + OVERDUE + b"\n\n", "AccountOverdueError"),
+        (b'data: {"choices":[],' + OVERDUE[1:] + b"\n\n", "AccountOverdueError"),
+        (b'data: {"choices":null,"usage":null,' + OVERDUE[1:] + b"\n\n", "AccountOverdueError"),
+        (b'data: {"usage":{"prompt_tokens":1,"completion_tokens":1},' + OVERDUE[1:] + b"\n\n", "AccountOverdueError"),
+        (b"data: " + METADATA + b"\n\n", "AccountOverdue"),
+        (b'data: {"err\\u006fr":' + OVERDUE + b"}\n\n", "AccountOverdueError"),
+        (b'data: {"choices":[{"delta":{"content":"a"}}],"\\u0065rror":' + OVERDUE + b"}\n\n", "AccountOverdueError"),
+        (b'{"error":' + OVERDUE + b"}\n\n", "AccountOverdueError"),
+        (OVERDUE + b"\n\n", "AccountOverdueError"),
+        (METADATA + b"\n" + HELLO, "AccountOverdue"),
+    ],
+)
+def test_an_error_without_its_wrapper_or_its_field_is_one(event: bytes, code: str, line_end: bytes, size: int) -> None:
+    facts = run(cut((HELLO + event + HELLO + DONE).replace(b"\n", line_end), size))
+
+    assert read_error(200, facts.error) == ArkError(200, code, "account 2100123456")
+    assert (facts.passed, facts.done) == (HELLO.replace(b"\n", line_end), False)
+
+
+@pytest.mark.parametrize("size", [1, 9, 100_000])
+@pytest.mark.parametrize(
+    "event",
+    [
+        b"upstream connect error: account 2100123456\n\n",
+        b"data: upstream connect error: account 2100123456\n\n",
+        b"<html>2100123456</html>\n\n",
+        HELLO[:-1] + b"x-account: 2100123456\n\n",
+        HELLO[:-1] + b": account 2100123456\n\n",
+        b"event: account 2100123456\n" + HELLO,
+        b"retry: soon, says 2100123456\n" + HELLO,
+        b"x" + HELLO,
+        b'data: {"note":"account 2100123456"}\n\n',
+        b'data: {"id":"0217","model":"deepseek"}\n\n',
+        b'data: {"choices":null}\n\n',
+        b'data: {"choices":{"account":2100123456}}\n\n',
+        b'data: {"usage":{"prompt_tokens":1,"completion_tokens":1},"message":"account 2100123456"}\n\n',
+        b'data: [{"choices":[],"usage":{}}]\n\n',
+        b"data: {}\n\n",
+        b"data: 1\n\n",
+        b"data: null\n\n",
+    ],
+)
+def test_what_is_no_event_of_a_chat_stream_ends_it(event: bytes, size: int) -> None:
+    facts = run(cut(HELLO + event + HELLO + DONE, size))
+
+    assert facts.error is not None
+    assert (facts.passed, facts.done) == (HELLO, False)
+
+
+@pytest.mark.parametrize("cut_at", [3, 8, 20, 40])
+def test_half_an_event_at_the_end_is_a_cut_and_no_nonsense(cut_at: int) -> None:
+    assert [run([HELLO, HELLO[:cut_at]], clean=clean) for clean in (True, False)] == 2 * [Facts(HELLO, None, False, None, 1, "0217abc")]
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_an_error_on_a_bare_line_at_the_end_is_learnt(clean: bool) -> None:
+    facts = run([HELLO, b'{"error":' + OVERDUE + b"}"], clean=clean)
+
+    assert (facts.passed, facts.error) == (HELLO, {"code": "AccountOverdueError", "message": "account 2100123456"})
+
+
+@pytest.mark.parametrize("said", [b'{"error":' + OVERDUE + b",", b"{" + OVERDUE[1:-1] + b",", b'{"note":"x",'])
+def test_usage_beside_an_error_is_learnt(said: bytes) -> None:
+    facts = run([HELLO, b"data: " + said + b'"usage":{"prompt_tokens":90,"completion_tokens":124},"message":"m"}\n\n', HELLO])
+
+    assert facts.error is not None
+    assert (facts.passed, facts.usage) == (HELLO, USED)
+
+
+@pytest.mark.parametrize("size", [1, 9, 100_000])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize(
+    "late", [HELLO, ERROR, DONE, b": note\n", b"\n", b"account 2100123456\n\n", b"account 2100123456", b"data: " + OVERDUE, b"id: 7\n"]
+)
+def test_after_done_nothing_passes_and_no_error_is_made_of_it(late: bytes, line_end: bytes, size: int) -> None:
+    facts = run(cut((HELLO + DONE + late).replace(b"\n", line_end), size))
+
+    assert facts == Facts((HELLO + DONE).replace(b"\n", line_end), None, True, None, 1, "0217abc")
+
+
+def test_usage_after_done_is_learnt_and_stays_here() -> None:
+    facts = run([HELLO, DONE, USAGE], withhold_usage=False)
+
+    assert facts == Facts(HELLO + DONE, USED, True, None, 1, "0217abc")
+
+
+@pytest.mark.parametrize("comment", [b":\n", b": ping\n", b": keep-alive\n\n", b": ping - 2026-11-23 10:00:00.123456+00:00\n\n"])
+def test_a_plain_comment_passes(comment: bytes) -> None:
+    assert run([HELLO, comment, HELLO]).passed == HELLO + comment + HELLO
+
+
+@pytest.mark.parametrize("size", [1, 9, 100_000])
+@pytest.mark.parametrize(
+    "comment", [b": account 2100123456\n", b': {"code":"x"}\n', b": ark-canary.example\n", b": \xff\n", b":" + 300 * b" a" + b"\n"]
+)
+def test_a_comment_that_is_not_plain_stays_and_the_stream_goes_on(comment: bytes, size: int) -> None:
+    facts = run(cut(HELLO + comment + HELLO + DONE, size))
+
+    assert facts == Facts(HELLO + HELLO + DONE, None, True, None, 2, "0217abc")
 
 
 def test_after_a_clean_end_a_last_event_without_its_empty_line_passes() -> None:
@@ -256,11 +376,11 @@ def test_a_done_that_was_not_passed_on_does_not_count() -> None:
 @pytest.mark.parametrize("size", [1, 10, 1000])
 def test_an_event_above_the_limit_is_refused_for_good(size: int) -> None:
     tap = Tap(withhold_usage=True, event_bytes_max=100)
-    ordinary = b"data: " + 92 * b"x" + b"\n\n"  # 6 + 92 + 2 = 100 bytes
+    ordinary = b'data: {"choices":["' + 76 * b"x" + b'"]}\n\n'  # 19 + 76 + 5 = 100 bytes
     assert b"".join(tap.feed(piece) for piece in cut(ordinary + ordinary, size)) == ordinary + ordinary
 
     with pytest.raises(EventTooLargeError):
-        b"".join(tap.feed(piece) for piece in cut(b"data: " + 93 * b"x" + b"\n\n", size))
+        b"".join(tap.feed(piece) for piece in cut(ordinary.replace(b"x", b"xx", 1), size))
 
     with pytest.raises(EventTooLargeError):
         tap.feed(ordinary)
@@ -288,8 +408,8 @@ _EVENTS = st.sampled_from(
         b": ping\n",
         b": ping\n\n",
         b"\n",
-        b"event: delta\ndata: 1\n\n",
-        b"data: {\ndata: }\n\n",
+        b'event: delta\ndata: {"choices":[1]}\n\n',
+        b'data: {\ndata: "choices":[{}]}\n\n',
         b"data\n\n",
         b"id: 7\nretry: 10\n\n",
         USAGE.replace(b'"choices"', b' "choices" ').replace(b",", b",\ndata: "),
@@ -300,11 +420,13 @@ _EVENTS = st.sampled_from(
 
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[bytes, bytes, list[bytes]]:
-    """Return a stream, what of it passes when usage is withheld, and the stream in pieces."""
+    """Return a stream, what of it passes when usage is withheld (nothing after the first ``[DONE]``), and the stream in pieces."""
     whole: list[bytes] = []
     passes: list[bytes] = []
     following = b""
-    for event in reversed(draw(st.lists(_EVENTS, max_size=8))):
+    events = draw(st.lists(_EVENTS, max_size=8))
+    passing_to = events.index(DONE) if DONE in events else len(events)
+    for number, event in reversed(list(enumerate(events))):
         rendered = b""
         for line in reversed(event.split(b"\n")[:-1]):
             end = draw(st.sampled_from([b"\n", b"\r\n", b"\r"]))
@@ -312,7 +434,7 @@ def streams(draw: st.DrawFn) -> tuple[bytes, bytes, list[bytes]]:
             rendered = line + (b"\r\n" if end == b"\r" and following == b"\n" else end) + rendered
             following = rendered[:1]
         whole.insert(0, rendered)
-        if b"total_tokens" not in event:
+        if b"total_tokens" not in event and number <= passing_to:
             passes.insert(0, rendered)
     stream = draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + b"".join(whole)
     passing = (b"\xef\xbb\xbf" if stream.startswith(b"\xef\xbb\xbf") else b"") + b"".join(passes)
@@ -334,7 +456,9 @@ def test_no_splitting_changes_what_passes_or_what_is_learnt(case: tuple[bytes, b
 
 @given(
     st.lists(
-        st.sampled_from([b"\n", b"\r", b":", b"data: ", b"event: error", b'{"error":1}', USAGE[:-2], b"\xef\xbb\xbf", b"x"]),
+        st.sampled_from(
+            [b"\n", b"\r", b":", b"data: ", b"event: error", b'{"error":1}', USAGE[:-2], HELLO[:-2], DONE[:-2], b"\xef\xbb\xbf", b"x"]
+        ),
         max_size=14,
     ),
     st.data(),
