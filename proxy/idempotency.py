@@ -17,9 +17,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-import orjson
-
 from proxy.clock import Clock
+from proxy.core.chat import encode
 from proxy.core.errors import IdempotencyConflictError, InvalidParameterError
 from proxy.store.contract import ClaimedKey, IdempotencyClaim, Store, StoredAnswer
 
@@ -72,6 +71,7 @@ class Idempotency:
             work: called at most once, with None where no key was sent. It ends only when its request is settled.
 
         Raises:
+            InvalidJsonError: the body is nested too deeply to be compared.
             InvalidParameterError: the key is none: 1 to 255 visible ASCII characters, once.
             IdempotencyConflictError: the key came with another body, or its first request is not settled yet and not under way here.
         """
@@ -105,8 +105,14 @@ def kept(claim: IdempotencyClaim | None, status: int, body: bytes) -> StoredAnsw
 
 
 def digest(route: str, body: object) -> bytes:
-    """Return what tells one request from another: SHA-256 over its route and its body, parsed and written again with sorted keys."""
-    return hashlib.sha256(route.encode() + b"\n" + orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
+    """Return what tells one request from another: SHA-256 over its route and its body, parsed and written again with sorted keys.
+
+    Raises:
+        InvalidJsonError: nested too deeply to be written.
+    """
+    written = hashlib.sha256(route.encode() + b"\n")
+    written.update(encode(body, sort_keys=True))
+    return written.digest()
 
 
 def _key_of(values: Sequence[str]) -> str | None:

@@ -153,14 +153,14 @@ def upstream_body(call: ChatCall, model: Model) -> bytes:
     return encode(fields)
 
 
-def encode(value: object) -> bytes:
+def encode(value: object, *, sort_keys: bool = False) -> bytes:
     """Return JSON.
 
     Raises:
         InvalidJsonError: nested deeper than 254 levels, which orjson reads but does not write.
     """
     try:
-        return orjson.dumps(value)
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else None)
     except orjson.JSONEncodeError:
         raise InvalidJsonError("The request body is nested too deeply") from None
 

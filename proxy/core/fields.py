@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
-from proxy.core.chat import refuse_other_case
+from proxy.core.chat import encode, refuse_other_case
 from proxy.core.errors import InvalidJsonError, InvalidParameterError, MissingPromptError
 
 Body = Mapping[str, object]
@@ -29,11 +29,12 @@ def checked_body(body: object, published: frozenset[str]) -> Body:
     """Return the body, an object none of whose keys is a published one in other letters (``N``, ``Duration``).
 
     Raises:
-        InvalidJsonError: no object.
+        InvalidJsonError: no object, or nested too deeply, as `chat.encode` has it.
         InvalidParameterError: naming such a key.
     """
     if not isinstance(body, dict):
         raise InvalidJsonError("The request body must be a JSON object")
+    encode([value for value in body.values() if isinstance(value, dict | list)])  # an idempotency key would have it written whole
     refuse_other_case(body, published)
     return body
 

@@ -350,3 +350,19 @@ async def test_a_very_long_answer_is_not_kept(gateway: Bench) -> None:
     assert first.status == second.status == 200
     assert len(gateway.ark.calls) == 2
     await gateway.assert_charged(2 * CHAT_PRICE)
+
+
+@pytest.mark.parametrize("route", [ROUTE, "/videos/generations"])
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "deep"}], ids=["without a key", "with a key"])
+@pytest.mark.parametrize("field", ["unknown", "prompt"])
+async def test_a_body_too_deep_to_be_compared_is_refused_with_and_without_a_key(
+    gateway: Bench, route: str, headers: dict[str, str], field: str
+) -> None:
+    deep = b'{"prompt":"x","%b":%b}' % (field.encode(), b"[" * 400 + b"]" * 400)  # read to 1024 levels, written to 254
+
+    refused = await gateway.ask(route, deep, headers=headers)
+
+    assert (refused.status, refused.error["code"]) == (400, "INVALID_JSON")
+    assert "nested too deeply" in refused.error["message"]
+    assert gateway.ark.calls == []
+    await gateway.assert_charged(0)
