@@ -63,9 +63,12 @@ class Relay:
     def __len__(self) -> int:
         return len(self._flights)
 
-    def depart(self, connection: Client, account_id: int = 0) -> "Flight":
-        """Begin a call for this connection's client. The caller must `land` it in a ``finally``."""
-        flight = Flight(self, connection, account_id)
+    def depart(self, connection: Client, account_id: int = 0, *, stoppable: bool = True) -> "Flight":
+        """Begin a call for this connection's client. The caller must `land` it in a ``finally``.
+
+        Args: stoppable: whether the upstream stops, and bills no more, when nobody reads on.
+        """
+        flight = Flight(self, connection, account_id, stoppable=stoppable)
         if self._is_cut:
             flight.cause = Outcome.INTERRUPTED
         self._flights.add(flight)
@@ -87,7 +90,10 @@ class Relay:
             flight.expire(flight.cause or Outcome.INTERRUPTED, 0)
 
     def drain(self, flight: "Flight") -> None:
-        """Read on for a client that left, to learn the usage: bounded in seconds and in number."""
+        """Read on for a client that left, to learn the usage: bounded in seconds and, where that stops the upstream, in number."""
+        if not flight.stoppable:
+            flight.expire(Outcome.CLIENT_GONE, self._policy.drain_after_seconds)
+            return
         if self._policy.disconnect == "cancel" or not self._has_room(flight):
             flight.expire(Outcome.CLIENT_GONE, 0)
             return
@@ -122,10 +128,12 @@ class Flight:
         "connection",
         "deadline",
         "drains",
+        "stoppable",
     )
 
-    def __init__(self, relay: Relay, connection: Client, account_id: int) -> None:
+    def __init__(self, relay: Relay, connection: Client, account_id: int, *, stoppable: bool = True) -> None:
         self._relay = relay
+        self.stoppable = stoppable
         self.account_id = account_id
         self._answer: Answer | None = None
         self._tap: Tap | None = None

@@ -113,7 +113,7 @@ class _Generation:
         self._relay = relay
         self._clock = clock
         self._metrics = metrics
-        self._flight = relay.depart(context.connection, context.account_id)
+        self._flight = relay.depart(context.connection, context.account_id, stoppable=False)
         self._ends: list[ImageResult | ark.Refusal | None] = [None] * call.n
         """Of each image in order; None: it was not waited for to the end."""
 
@@ -252,8 +252,8 @@ class _Generation:
 
 def _refusal(reply: Reply, end: ArkError | None, upstream_model: str) -> ark.Refusal:
     """Return what an answer without an image means."""
-    if end is None and (reply.status < 300 or reply.status >= 500):
-        # Nobody said that nothing was made: a 504 of something in front of Ark, a 200 that holds neither image nor error.
+    if reply.status in images.TIMEOUTS or (end is None and (reply.status < 300 or reply.status >= 500)):
+        # Nobody said that nothing was made: somebody on the way gave up waiting, a 200 holds neither image nor error.
         return ark.outage(f"upstream {reply.status} without an answer of Ark's", should_retry=False)
     said = {} if end is None else {"error": {"code": end.code, "message": end.message, "param": end.param}}
     refusal = ark.refusal(reply.status, said, upstream_model=upstream_model, messages=False)

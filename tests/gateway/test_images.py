@@ -136,6 +136,8 @@ async def test_the_receipt_tells_the_images_made(gateway: Bench) -> None:
         "usage": {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0, "reasoning_tokens": 0},
         "units": 3,
         "cost": "0.54",
+        "formula": "3 × ¥0.18 = ¥0.54",
+        "shortfall": "0.00",
         "http_status": 200,
         "first_byte_ms": 0,
         "total_ms": 0,
@@ -284,10 +286,13 @@ NOBODY_KNOWS: list[list[Step]] = [
     answer_json(200, {"model": MODEL, "data": []}),
     answer_json(200, b"<html>"),
     answer_json(504, b"upstream request timeout"),
+    *([Perform(), *answer_json(status, {"error": {"code": "Timeout", "message": "upstream"}})] for status in (408, 504, 524)),
 ]
 
 
-@pytest.mark.parametrize("steps", NOBODY_KNOWS, ids=["reset", "closed", "silent", "cut", "empty", "no JSON", "504"])
+@pytest.mark.parametrize(
+    "steps", NOBODY_KNOWS, ids=["reset", "closed", "silent", "cut", "empty", "no JSON", "504", "408 JSON", "504 JSON", "524 JSON"]
+)
 async def test_a_call_that_may_have_made_its_image_is_free_and_not_to_be_retried(tmp_path: Path, steps: list[Step]) -> None:
     async with bench(tmp_path, first_byte_seconds=0.3) as gateway:
         gateway.ark.enqueue(steps, ROUTE)
@@ -362,6 +367,20 @@ async def test_a_client_that_leaves_pays_for_what_is_made_all_the_same(gateway: 
     assert (receipt["outcome"], receipt["units"], receipt["cost"], receipt["http_status"]) == ("client_gone", 2, "0.36", 0)
     assert (line["status"], line["outcome"]) == (499, "client_gone")
     await gateway.assert_charged(2 * PRICE)
+
+
+async def test_images_are_finished_and_charged_also_where_abandoned_streams_are_stopped(tmp_path: Path) -> None:
+    async with bench(tmp_path, disconnect="cancel") as gateway:
+        gone = asyncio.Event()
+        gateway.ark.enqueue([Wait(gone), Answer()], ROUTE, times=2)
+
+        async with left_behind(gateway, calls=2, n=2):
+            gone.set()
+            (line,) = await gateway.log.until(ROUTE)
+
+        receipt = await receipt_of(gateway, line)
+        assert (receipt["outcome"], receipt["units"], receipt["cost"]) == ("client_gone", 2, "0.36")
+        await gateway.assert_charged(2 * PRICE)
 
 
 async def test_images_that_are_not_made_in_time_for_a_client_that_left_cost_nothing(tmp_path: Path) -> None:
