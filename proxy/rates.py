@@ -1,4 +1,4 @@
-"""So many calls a second and no more: turns in the order of asking, evenly spaced, never in bursts."""
+"""So many calls a second and no more: turns in the order of asking, evenly spaced, never in bursts. Urgent calls have their own line."""
 
 import asyncio
 
@@ -16,18 +16,17 @@ class Rate:
         self._spacing_seconds = 1 / per_second
         self._clock = clock
         self._line = asyncio.Lock()
+        self._urgent_line = asyncio.Lock()
         self._turn = asyncio.Lock()
         self._next_at = 0.0
 
     async def turn(self, *, urgent: bool = False) -> None:
-        """Wait for a turn. An urgent call, one that a customer waits for, lets at most one other go first."""
-        if urgent:
-            await self._take()
-            return
-        async with self._line:
+        """Wait for a turn. While both wait, an urgent call, one that a customer waits for, and another take turns."""
+        async with self._urgent_line if urgent else self._line:
             await self._take()
 
     async def _take(self) -> None:
+        # Only the heads of the two lines meet here, first come first served: so neither line can starve the other.
         async with self._turn:
             wait_seconds = self._next_at - self._clock.monotonic()
             if wait_seconds > 0:

@@ -46,6 +46,17 @@ async def test_an_urgent_call_overtakes_all_but_one() -> None:
     assert [name for name, _ in taken][:2] == ["0", "urgent"]
 
 
+async def test_urgent_calls_and_others_take_turns_however_many_wait() -> None:
+    rate = Rate(1 / SPACING_SECONDS, SystemClock())
+    taken: list[tuple[str, float]] = []
+    await rate.turn()
+    urgent = [take(rate, f"urgent {number}", taken, urgent=True) for number in range(6)]
+
+    await asyncio.gather(*urgent, *(take(rate, str(number), taken) for number in range(3)))
+
+    assert [name for name, _ in taken] == ["urgent 0", "0", "urgent 1", "1", "urgent 2", "2", "urgent 3", "urgent 4", "urgent 5"]
+
+
 async def test_whoever_is_cancelled_while_waiting_loses_nobody_elses_turn() -> None:
     rate = Rate(1 / SPACING_SECONDS, SystemClock())
     taken: list[tuple[str, float]] = []
