@@ -4,7 +4,7 @@ Statuses are those of HTTP; answers are parsed JSON, None where the body was non
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from proxy.core.ark_text import read_error
 from proxy.core.video_record import VideoTask
@@ -13,7 +13,9 @@ from proxy.core.video_report import Found, NotFound, Polled, PollFailed, PollFai
 TEXT_CHARACTERS_MAX = 8_192
 """Of a URL. Longer ones are none."""
 CLOCK_SKEW_MS = 60_000
-"""How far Ark's clock may be from ours."""
+"""How far Ark's clock may be ahead of ours."""
+CLOCK_BEHIND_MS = 5_000
+"""How far behind. Whatever was made longer before our record was is a stranger's."""
 SUBMIT_MS_MAX = 600_000
 """How long after its record a task may be created upstream."""
 
@@ -62,45 +64,79 @@ def read_poll(status: int, answer: object, retry_after_ms: int = 0, *, upstream_
 
 
 def find_lost(task: VideoTask, items: Sequence[object], taken: Collection[str], rivals: Sequence[VideoTask] = ()) -> Found | NotFound:
-    """Return the one entry of Ark's list that can be the lost submit of ``task``, or that there is none beyond doubt.
+    """Return the one entry of Ark's list that is the lost submit of ``task``, or that there is none beyond doubt.
 
-    Ark echoes no prompt. An entry is a candidate when nobody has it yet, it is of the model and the time, and nothing that it does
-    echo contradicts the task. One that echoes the task's own seed or safety identifier goes before those that echo neither. Two equally
-    good ones, or a rival that the entry could as well be of, are a doubt: a customer must never be shown another's video.
+    Ark echoes no prompt. An entry is a candidate when nobody has it yet, it is of the time, nothing that it does echo contradicts the
+    task, and it echoes a mark of the task: its seed, its safety identifier. Not all that is in the account is made by this gateway: an
+    entry without a mark is nobody's. Two equally good ones, or a rival that the entry could as well be of, are a doubt: a customer must
+    never be shown another's video.
 
     Args:
         task: the one whose submit was lost.
         items: the entries of the list, as parsed.
         taken: upstream ids that other tasks have.
-        rivals: other tasks whose submits are lost too.
+        rivals: other tasks whose submits are lost too, those that are looked for no more among them.
     """
-    candidates = [item for item in items if (found := _id(item)) and found not in taken and _evidence(task, item) >= 0]
-    best = max((_evidence(task, item) for item in candidates), default=-1)
-    strongest = {_text(item, "id"): item for item in candidates if _evidence(task, item) == best}
+    marks = {id(item): _marks(task, item) for item in items}
+    candidates = [item for item in items if (found := _id(item)) and found not in taken and marks[id(item)] > 0]
+    best = max((marks[id(item)] for item in candidates), default=0)
+    strongest = {_id(item): item for item in candidates if marks[id(item)] == best}
     if len(strongest) != 1:
         return NotFound()
     [(upstream_id, item)] = strongest.items()
-    if any(_evidence(rival, item) >= best for rival in rivals if rival.id != task.id):
+    if any(_marks(rival, item) >= best for rival in rivals if rival.id != task.id):
         return NotFound()
     return Found(upstream_id)
 
 
-def _evidence(task: VideoTask, item: object) -> int:
-    """Return how much speaks for an entry being the task's: the number of its own marks echoed; -1: it cannot be."""
-    created_at_ms = _milliseconds(item, "created_at")
-    if not isinstance(item, dict) or created_at_ms is None or item.get("model") != task.upstream_model:
-        return -1
-    if not -CLOCK_SKEW_MS <= created_at_ms - task.created_at_ms <= SUBMIT_MS_MAX + CLOCK_SKEW_MS:
-        return -1
-    shape = {"service_tier": task.service_tier, "generate_audio": task.generate_audio, "duration": task.duration_seconds}
-    if task.resolution != "adaptive":
-        shape["resolution"] = task.resolution
+def unproven(task: VideoTask, items: Sequence[object], taken: Collection[str]) -> list[str]:
+    """Return the ids of the entries that fit the task and have succeeded, but lack marks that Ark shows of such when asked for one."""
+    fitting = (
+        item
+        for item in items
+        if isinstance(item, dict)
+        and item.get("status") == "succeeded"
+        and _fits(task, item)
+        and None in map(item.get, _own_marks(task))
+    )
+    ids = dict.fromkeys(_id(item) for item in fitting if _is_of_model(task, item) or is_endpoint(task.upstream_model))
+    return [name for name in ids if name and name not in taken]
+
+
+def is_endpoint(upstream_model: str) -> bool:
+    """Return whether it is an endpoint's id. Ark lists its tasks as those of the model that is behind it."""
+    return upstream_model.startswith("ep-")
+
+
+def _marks(task: VideoTask, item: object) -> int:
+    """Return how many marks of the task an entry echoes; 0 where it cannot be the task's all the same."""
+    if not isinstance(item, dict) or not _fits(task, item):
+        return 0
+    own = _own_marks(task)
+    echoed = sum(item.get(name) == value for name, value in own.items())
+    return echoed if _is_of_model(task, item) or (echoed == len(own) > 1) else 0
+
+
+def _own_marks(task: VideoTask) -> dict[str, object]:
     marks: dict[str, object] = {"safety_identifier": task.safety_identifier}
     if task.seed is not None and task.seed >= 0:
         marks["seed"] = task.seed
-    if any(item.get(name) not in (None, value) for name, value in (shape | marks).items()):
-        return -1
-    return sum(item.get(name) == value for name, value in marks.items())
+    return marks
+
+
+def _is_of_model(task: VideoTask, item: Mapping[str, object]) -> bool:
+    return item.get("model") == task.upstream_model
+
+
+def _fits(task: VideoTask, item: Mapping[str, object]) -> bool:
+    """Return whether an entry is of the task's time and echoes nothing that contradicts it."""
+    created_at_ms = _milliseconds(item, "created_at")
+    if created_at_ms is None or not -CLOCK_BEHIND_MS <= created_at_ms - task.created_at_ms <= SUBMIT_MS_MAX + CLOCK_SKEW_MS:
+        return False
+    asked = {"service_tier": task.service_tier, "generate_audio": task.generate_audio, "duration": task.duration_seconds}
+    if task.resolution != "adaptive":
+        asked["resolution"] = task.resolution
+    return all(item.get(name) in (None, value) for name, value in (asked | _own_marks(task)).items())
 
 
 def _text(answer: object, name: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from proxy.core.ark_text import ArkError
 from proxy.core.money import Nanos
-from proxy.core.video_answers import find_lost, read_poll, read_submit
+from proxy.core.video_answers import find_lost, read_poll, read_submit, unproven
 from proxy.core.video_record import new_task
 from proxy.core.video_report import Found, NotFound, Polled, PollFailed, PollFailure, SubmitRefused, Submitted, SubmitUnknown
 from proxy.core.videos import VideoBilling, VideoCall
@@ -152,17 +152,28 @@ def entry(upstream_id: str = "cgt-1", **fields: Any) -> dict[str, Any]:
     return {"id": upstream_id, "model": "up", "status": "queued", "created_at": CREATED_AT} | fields
 
 
-def test_the_one_entry_of_the_model_and_the_time_is_the_lost_task() -> None:
-    items = [entry("cgt-0", model="other"), entry("cgt-1"), entry("cgt-2", created_at=CREATED_AT - 3_600)]
+MARKS: dict[str, Any] = {"seed": 77, "safety_identifier": "c0ffee"}
+
+
+def test_the_one_entry_of_the_model_and_the_time_with_a_mark_is_the_lost_task() -> None:
+    items = [entry("cgt-0", model="other"), entry("cgt-1", seed=77), entry("cgt-2", created_at=CREATED_AT - 3_600)]
 
     assert find_lost(TASK, items, taken=()) == Found("cgt-1")
+    assert find_lost(TASK, [entry(safety_identifier="c0ffee")], taken=()) == Found("cgt-1")
+
+
+def test_an_entry_without_a_mark_is_nobodys() -> None:
+    """Others use the account too: what it made a moment before or after may be a stranger's."""
+    assert find_lost(TASK, [entry()], taken=()) == NotFound()
+    assert find_lost(TASK, [entry(status="succeeded", created_at=CREATED_AT + 30)], taken=()) == NotFound()
 
 
 @pytest.mark.parametrize(
     "contradiction",
     [
-        {"model": "other"},
-        {"created_at": CREATED_AT - 61},
+        {"model": "other", "seed": None},
+        {"model": "other", "safety_identifier": None},
+        {"created_at": CREATED_AT - 6},
         {"created_at": CREATED_AT + 661},
         {"created_at": None},
         {"seed": 78},
@@ -175,30 +186,57 @@ def test_the_one_entry_of_the_model_and_the_time_is_the_lost_task() -> None:
     ],
 )
 def test_an_entry_that_contradicts_the_task_is_not_it(contradiction: dict[str, Any]) -> None:
-    assert find_lost(TASK, [entry() | contradiction], taken=()) == NotFound()
+    assert find_lost(TASK, [entry(**MARKS)], taken=()) == Found("cgt-1")
+    assert find_lost(TASK, [entry(**MARKS) | contradiction], taken=()) == NotFound()
+
+
+def test_an_entry_with_all_marks_may_be_of_the_model_behind_an_endpoint() -> None:
+    task = replace(TASK, upstream_model="ep-20260101-abcde")
+
+    assert find_lost(task, [entry(**MARKS)], taken=()) == Found("cgt-1")
+    assert find_lost(task, [entry(seed=77)], taken=()) == NotFound()
+    assert find_lost(replace(task, seed=-1), [entry(**MARKS)], taken=()) == NotFound()  # one mark that all of a customer's share
 
 
 def test_an_entry_that_another_task_has_is_not_it() -> None:
-    assert find_lost(TASK, [entry("cgt-1")], taken={"cgt-1"}) == NotFound()
+    assert find_lost(TASK, [entry("cgt-1", **MARKS)], taken={"cgt-1"}) == NotFound()
 
 
 def test_two_entries_that_could_both_be_it_are_a_doubt() -> None:
-    assert find_lost(TASK, [entry("cgt-1"), entry("cgt-2")], taken=()) == NotFound()
-    assert find_lost(TASK, [entry("cgt-1"), entry("cgt-1")], taken=()) == Found("cgt-1")  # one, on two pages
+    assert find_lost(TASK, [entry("cgt-1", seed=77), entry("cgt-2", seed=77)], taken=()) == NotFound()
+    assert find_lost(TASK, [entry("cgt-1", seed=77), entry("cgt-1", seed=77)], taken=()) == Found("cgt-1")  # one, on two pages
 
 
-def test_an_echoed_mark_goes_before_its_absence() -> None:
-    items = [entry("cgt-1"), entry("cgt-2", seed=77), entry("cgt-3")]
+def test_more_marks_go_before_fewer() -> None:
+    items = [entry("cgt-1", safety_identifier="c0ffee"), entry("cgt-2", **MARKS), entry("cgt-3")]
 
     assert find_lost(TASK, items, taken=()) == Found("cgt-2")
 
 
 def test_an_entry_that_a_rival_could_have_made_is_a_doubt() -> None:
-    rival = replace(TASK, id="vreq_2", account_id=2, seed=78, safety_identifier="d00d")
+    rival = replace(TASK, id="vreq_2", seed=78)
 
-    assert find_lost(TASK, [entry()], taken=(), rivals=[TASK, rival]) == NotFound()
+    assert find_lost(TASK, [entry(safety_identifier="c0ffee")], taken=(), rivals=[TASK, rival]) == NotFound()
     assert find_lost(TASK, [entry(seed=77)], taken=(), rivals=[TASK, rival]) == Found("cgt-1")
     assert find_lost(rival, [entry(seed=77)], taken=(), rivals=[TASK, rival]) == NotFound()
+
+
+def test_what_fits_and_has_succeeded_but_lacks_a_mark_is_worth_a_question() -> None:
+    done: dict[str, Any] = {"status": "succeeded"}
+    items = [
+        entry("cgt-1", **done),
+        entry("cgt-2", **done, seed=77),
+        entry("cgt-3", **done, **MARKS),
+        entry("cgt-4", **done, seed=78),
+        entry("cgt-5"),
+        entry("cgt-6", **done, model="other"),
+        entry("cgt-7", **done),
+        entry("", **done),
+        None,
+    ]
+
+    assert unproven(TASK, items, taken={"cgt-7"}) == ["cgt-1", "cgt-2"]
+    assert unproven(replace(TASK, upstream_model="ep-1"), items[-4:-3], taken=()) == ["cgt-6"]
 
 
 @pytest.mark.parametrize("items", [[], [None, 5, "x", []], [{"id": "cgt-1"}]])
