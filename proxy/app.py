@@ -67,7 +67,7 @@ EXIT_STORE_FAILED = 70
 
 
 class StopSignal:
-    """SIGTERM or SIGINT: the first begins a drain, a second ends it."""
+    """SIGTERM, SIGINT or SIGHUP: the first begins a drain, a second ends it."""
 
     def __init__(self) -> None:
         self.requested = asyncio.Event()

@@ -69,7 +69,7 @@ def options(
 
 @app.command()
 def serve(context: typer.Context, config: ConfigOption = None) -> None:
-    """Run the gateway until SIGTERM or Ctrl-C."""
+    """Run the gateway until SIGTERM, SIGHUP or Ctrl-C."""
     from proxy.process import serve as run_gateway  # noqa: PLC0415  the gateway's imports cost other commands half a second
 
     raise typer.Exit(run_gateway(_load(context, config)))
