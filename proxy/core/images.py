@@ -44,6 +44,9 @@ STYLES: Mapping[str, str] = {
 }
 """The published styles as words of a prompt; any other goes up as ``<style> style``."""
 
+TIMEOUTS = frozenset({408, 504, 524})
+"""Statuses that prove nothing, whatever their body says: somebody on the way gave up waiting, and the image may be made."""
+
 _FORMAT_REFUSED = "the parameter `output_format` is not supported by the current model"
 _NAMES_SEED = re.compile(r"[`'\"]seed[`'\"]|\bparameter seed\b")
 
@@ -211,6 +214,7 @@ def _check_answer_form(body: fields.Body) -> None:
 
 
 def _image_url(body: fields.Body, task_type: str) -> str | None:
+    fields.optional_text(body, "image_url", fields.DATA_URL_CHARACTERS_MAX)  # its type is checked also where its value is ignored
     if task_type != "image_to_image":
         return None
     return fields.required_image_url(body, "image_url", "when 'task_type' is 'image_to_image'")

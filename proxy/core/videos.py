@@ -37,7 +37,12 @@ _PIXELS_RENDERED_MAX = {"480p": 864 * 496, "720p": 1504 * 640, "1080p": 1920 * 1
 """The largest frame of any ratio and model that Ark's tables list."""
 
 _PERMILLE = 1000
-_HYPHENS = re.compile("[-\uff0d\ufe63](?:[\u00ad\u200b-\u200d\u2060\ufeff]*[-\uff0d\ufe63])+")
+_INVISIBLE = (
+    r"\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+"""Control characters, Unicode's Default_Ignorable_Code_Point, and the marks of annotations: readers may skip any of them."""
+_HYPHENS = re.compile(rf"[-\uff0d\ufe63](?:[{_INVISIBLE}]*[-\uff0d\ufe63])+")
 """Two hyphens or more; full-width and small ones, which Unicode normalisation makes plain, and with invisible characters between."""
 
 
@@ -188,6 +193,7 @@ def _pixel_frames(call: VideoCall) -> int:
 
 
 def _image_url(body: fields.Body, task_type: str) -> str | None:
+    fields.optional_text(body, "image_url", fields.DATA_URL_CHARACTERS_MAX)  # its type is checked also where its value is ignored
     if not task_type.startswith("image_"):
         return None
     return fields.required_image_url(body, "image_url", f"when 'task_type' is '{task_type}'")

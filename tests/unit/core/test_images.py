@@ -91,6 +91,14 @@ def test_the_published_watercolor_example_sends_its_picture() -> None:
     assert (body["image"], body["prompt"]) == ("https://example.com/photo.jpg", "将图片风格转换为水彩画\n水彩画风格")
 
 
+@pytest.mark.parametrize("image_url", [5, {}, ["https://a.b/c.png"], True])
+def test_an_image_url_of_another_type_is_refused_also_where_it_is_ignored(image_url: Any) -> None:
+    with pytest.raises(InvalidParameterError) as refused:
+        parse_image_call({"prompt": "a", "image_url": image_url})
+
+    assert refused.value.param == "image_url"
+
+
 def test_a_picture_is_not_sent_where_the_task_takes_none() -> None:
     call = parse_image_call({"prompt": "a", "image_url": "not even a URL", "image": "https://example.com/x.png"})
 

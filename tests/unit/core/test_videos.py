@@ -80,6 +80,14 @@ def test_an_image_task_needs_an_image_url(task_type: str, image_url: Any) -> Non
     assert refused.value.param == "image_url"
 
 
+@pytest.mark.parametrize("image_url", [5, {}, ["https://a.b/c.png"], True])
+def test_an_image_url_of_another_type_is_refused_also_where_it_is_ignored(image_url: Any) -> None:
+    with pytest.raises(InvalidParameterError) as refused:
+        parse(task_type="text_to_video", image_url=image_url)
+
+    assert refused.value.param == "image_url"
+
+
 @pytest.mark.parametrize("task_type", ["text_to_video", "text_to_audio_video"])
 def test_a_text_task_ignores_an_image_url(task_type: str) -> None:
     assert parse(task_type=task_type, image_url="nonsense").image_url is None
@@ -311,6 +319,17 @@ def test_flex_goes_up_with_its_expiry_and_the_default_tier_with_neither() -> Non
 )
 def test_a_prompt_carries_no_flags_and_stays_readable(written: str, sent: str) -> None:
     assert neutralised_prompt(written) == sent
+
+
+@pytest.mark.parametrize(
+    "invisible",
+    # one or both ends of each range of Unicode's Default_Ignorable_Code_Point
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b\u180e\u180f\u200b\u200e\u200f\u202a\u202e\u2060\u2061\u2066\u206f\u3164\ufe00\ufe0f\ufeff"
+    "\uffa0\ufff0\ufff8\U0001bca0\U0001bca3\U0001d173\U0001d17a\U000e0000\U000e0020\U000e0100\U000e0fff\x00\x1f\x7f",
+    ids=ascii,
+)
+def test_what_cannot_be_seen_hides_no_flag(invisible: str) -> None:
+    assert neutralised_prompt(f"cat -{invisible}{invisible}-dur 12") == "cat —dur 12"
 
 
 @given(st.text(alphabet="-－﹣\u200b\u00ad a猫"))
