@@ -1,4 +1,4 @@
-"""So many calls a second and no more: turns in the order of asking, evenly spaced, never in bursts. Urgent calls have their own line."""
+"""So many calls a second and no more: turns in the order of asking, evenly spaced, never in bursts. Urgent calls queue apart."""
 
 import asyncio
 
