@@ -56,8 +56,8 @@ _JOINED = _words(
 )
 _TELLING = _words(
     """
-    alibaba anthropic baidu bytedance byteplus claude deepseek dola doubao dreamina errno exception gemini glm goroutine goroutines
-    kimi lark minimax mistral moonshot openai panic qwen seedance seededit seedream skylark sql stacktrace tiktok traceback volcano
+    alibaba anthropic baidu bytedance byteplus claude deepseek dola doubao dreamina errno exception gemini glm goroutine
+    kimi minimax mistral moonshot openai panic qwen seedance seededit seedream skylark sql stacktrace tiktok traceback volcano
     volcengine volces zhipu
     """
 )
@@ -88,7 +88,7 @@ def public_param(param: str) -> str | None:
 def _is_plain_word(word: str) -> bool:
     word = word.strip(_OPENS_AND_CLOSES)
     bare = word.strip(_OPENS_AND_CLOSES + _BRACKETS)
-    if bare.lower() in _TELLING:
+    if any(name in bare.lower() for name in _TELLING):
         return False
     if _is_field(word) or _is_field(bare) or bare.lower() in _JOINED:
         return True
