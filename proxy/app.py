@@ -48,6 +48,7 @@ from proxy.tasks import TaskGroup, first_of
 from proxy.upstream.client import ArkClient
 from proxy.upstream.wire import Limits, Wire
 from proxy.video_calls import VideoCalls, line
+from proxy.video_cancel import VideoCancels
 from proxy.video_desk import VideoDesk
 
 logger = logging.getLogger(__name__)
@@ -261,7 +262,7 @@ class _Construction:
             catalog=self._config.catalog,
             store=store,
             desk=desk,
-            calls=calls,
+            cancels=VideoCancels(store, desk, calls),
             idempotency=idempotency,
             bodies=self._bodies,
             clock=self._clock,

@@ -91,12 +91,19 @@ class VideoCalls:
         self._metrics.video_polled(task.upstream, report.kind if isinstance(report, PollFailed) else "answered")
         return report
 
+    async def cancel_turn(self, task: VideoTask) -> None:
+        """Wait until the upstream may be asked to `cancel`."""
+        if (upstream := self._lines.get(task.upstream)) is not None:
+            await upstream.deletes.turn(urgent=True)
+
     async def cancel(self, task: VideoTask) -> bool:
-        """Ask the upstream to cancel a task that is queued; return whether it says that it has. False proves nothing."""
+        """Ask the upstream, in a turn that was waited for, to cancel a task that is queued; return whether it says that it has.
+
+        False proves nothing. Neither does True: of a task that had ended, the record was deleted.
+        """
         upstream = self._lines.get(task.upstream)
         if upstream is None:
             return False
-        await upstream.deletes.turn(urgent=True)
         try:
             reply = await upstream.client.delete_task(task.upstream_id)
         except (UpstreamFailure, ValueError) as failure:  # ValueError: its id cannot be asked for

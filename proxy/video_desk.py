@@ -6,9 +6,11 @@ changes nothing.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import orjson
 
@@ -28,6 +30,8 @@ from proxy.tasks import TaskGroup
 from proxy.video_calls import Submission, VideoCalls
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SUBMIT_SECONDS_MAX = 120.0
 """Then the answer to a submit is given up; Ark takes a task in a second or two, a picture of 30 MB in some more."""
@@ -58,6 +62,7 @@ class VideoDesk:
         self._expect = expect
         self._submits = TaskGroup("submit")
         self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._alone: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._has_released = False
 
     # the life of a task
@@ -97,6 +102,14 @@ class VideoDesk:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, RETRY_SECONDS_MAX)
 
+    def alone(self, task_id: str) -> asyncio.Lock:
+        """Return what a cancel holds from its look at the task to what came of it, so that no poll records anything in between."""
+        return self._alone.setdefault(task_id, asyncio.Lock())
+
+    def finish(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
+        """Do what nobody who leaves can cut, and `drain` waits for."""
+        return self._submits.spawn(work, name)
+
     async def recover(self) -> int:
         """Begin to look for the submits that the last process left without an answer, and return how many those are."""
         tasks = await self._store.open_tasks()
@@ -108,7 +121,7 @@ class VideoDesk:
         return len(unanswered)
 
     async def drain(self, timeout_seconds: float) -> int:
-        """Wait for the submits under way and cut those that are left; return how many. The next start looks for them."""
+        """Wait for the submits and cancels under way and cut those that are left; return how many. The next start looks for them."""
         left = await self._submits.drain(timeout_seconds)
         await self._submits.cancel()
         return left

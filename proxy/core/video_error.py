@@ -8,6 +8,7 @@ EXPIRED = TaskError("TASK_EXPIRED", "The task expired before it was done; nothin
 CANCELLED = TaskError("TASK_CANCELLED", "The task was cancelled; nothing was charged")
 NO_VIDEO = TaskError("GENERATION_FAILED", "The generation ended without a video; nothing was charged")
 GONE = TaskError("GENERATION_FAILED", "The task was lost while it was generated; nothing was charged")
+DELETED = TaskError("GENERATION_FAILED", "The task ended while it was being cancelled, and its video is gone; nothing was charged")
 FAILED = TaskError("GENERATION_FAILED", "The generation failed; nothing was charged")
 UNAVAILABLE = TaskError("MODEL_UNAVAILABLE", "The model was not available; nothing was charged")
 

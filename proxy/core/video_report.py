@@ -78,10 +78,25 @@ class CancelConfirmed:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordDeleted:
+    """A DELETE that should have cancelled the task met its end: Ark has no record of it any more, and so no video."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeadlinePassed:
     """A sweep thinks that the task is overdue; it is asked here whether it is."""
 
 
 Report = (
-    Submitted | SubmitRefused | SubmitUnknown | Found | NotFound | LookupFailed | Polled | PollFailed | CancelConfirmed | DeadlinePassed
+    Submitted
+    | SubmitRefused
+    | SubmitUnknown
+    | Found
+    | NotFound
+    | LookupFailed
+    | Polled
+    | PollFailed
+    | CancelConfirmed
+    | RecordDeleted
+    | DeadlinePassed
 )

@@ -23,6 +23,7 @@ from proxy.core.video_report import (
     Polled,
     PollFailed,
     PollFailure,
+    RecordDeleted,
     Report,
     SubmitRefused,
     Submitted,
@@ -84,7 +85,7 @@ class Step:
     ignored: bool = False
     """The report came too late, or made no sense in this state."""
     news: str = ""
-    """For the log, once: a status word that is not known."""
+    """For the log, once: a status word that is not known, or what the operator may have to pay for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +211,11 @@ def _cancel(task: VideoTask, _report: CancelConfirmed, moment: _Moment) -> Step:
     return _fail(task, video_error.CANCELLED, moment, outcome=Outcome.CLIENT_GONE, note="cancelled by the customer")
 
 
+def _deleted(task: VideoTask, _report: RecordDeleted, moment: _Moment) -> Step:
+    note = "ended while it was being cancelled: the cancel deleted its record, and the upstream may have billed it"
+    return replace(_fail(task, video_error.DELETED, moment, note=note), news=note)
+
+
 def _deadline(task: VideoTask, _report: DeadlinePassed, moment: _Moment) -> Step:
     if _is_forgotten(task, moment):
         return _fail(task, video_error.EXPIRED, moment, note="overdue")
@@ -228,10 +234,12 @@ _TABLE: Mapping[tuple[TaskState, type[Report]], _Move] = {
     (TaskState.PENDING, Polled): _polled,
     (TaskState.PENDING, PollFailed): _poll_failed,
     (TaskState.PENDING, CancelConfirmed): _cancel,
+    (TaskState.PENDING, RecordDeleted): _deleted,
     (TaskState.PENDING, DeadlinePassed): _deadline,
     (TaskState.PROCESSING, Polled): _polled,
     (TaskState.PROCESSING, PollFailed): _poll_failed,
     (TaskState.PROCESSING, CancelConfirmed): _cancel,
+    (TaskState.PROCESSING, RecordDeleted): _deleted,
     (TaskState.PROCESSING, DeadlinePassed): _deadline,
 }
 """Which report moves a task in which state. Succeeded and failed have no rows."""

@@ -14,26 +14,23 @@ from aiohttp.web import StreamResponse
 
 from proxy import ids
 from proxy.clock import Clock
-from proxy.core import fields, video_error, videos
+from proxy.core import fields, videos
 from proxy.core.catalog import Catalog, Kind, Model, VideoPrice, find_model
 from proxy.core.errors import (
     GatewayError,
     InternalError,
     InvalidParameterError,
-    ModelUnavailableError,
     TaskNotFoundError,
-    TaskRunningError,
 )
 from proxy.core.pricing import freeze
 from proxy.core.video_record import VideoTask, new_task
-from proxy.core.video_report import CancelConfirmed, Polled
 from proxy.core.video_view import created_task, public_status, public_task, task_list
 from proxy.core.videos import VideoBilling, VideoCall
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
 from proxy.idempotency import Idempotency
 from proxy.store.contract import Grant, IdempotencyClaim, NewRequest, Store
-from proxy.video_calls import VideoCalls
+from proxy.video_cancel import VideoCancels
 from proxy.video_desk import SUBMIT_MARGIN_SECONDS, SUBMIT_SECONDS_MAX, VideoDesk
 
 LIMIT_DEFAULT = 20
@@ -52,7 +49,7 @@ class VideoHandlers:
         catalog: Catalog,
         store: Store,
         desk: VideoDesk,
-        calls: VideoCalls,
+        cancels: VideoCancels,
         idempotency: Idempotency,
         bodies: BodyReader,
         clock: Clock,
@@ -63,7 +60,7 @@ class VideoHandlers:
         self._catalog = catalog
         self._store = store
         self._desk = desk
-        self._calls = calls
+        self._cancels = cancels
         self._idempotency = idempotency
         self._bodies = bodies
         self._clock = clock
@@ -178,39 +175,9 @@ class VideoHandlers:
             TaskNotFoundError: not a task of this account.
             TaskRunningError: it is still being handed over, or it runs, or it has ended.
             ModelUnavailableError: the upstream does not say what the task does, or whether it is cancelled.
+            RateLimitedError: too many of the account's are being cancelled.
         """
-        task = await self._owned(context)
-        if not task.upstream_id and not task.ended:
-            raise TaskRunningError("The task is still being handed over; try again in a moment", retry_after_seconds=2)
-        if not task.cancellable:
-            raise _too_late(task)
-        seen = await self._calls.status(task, urgent=True)
-        task = (await self._desk.advance(task.id, seen)).task
-        # Only what was seen to be queued is deleted: of a finished task that would delete the video.
-        if not isinstance(seen, Polled) and not task.ended:
-            raise _unanswered()
-        if not (isinstance(seen, Polled) and seen.status == "queued" and task.cancellable):
-            raise _too_late(task)
-        return context.json(public_task(await self._cancelled(task)))
-
-    async def _cancelled(self, task: VideoTask) -> VideoTask:
-        if await self._calls.cancel(task):
-            task = (await self._desk.record(task.id, CancelConfirmed())).task
-        else:  # refused, because it runs by now, or not answered: the task itself shows which
-            seen = await self._calls.status(task, urgent=True)
-            task = (await self._desk.advance(task.id, seen)).task
-        if task.error == video_error.CANCELLED:
-            return task
-        raise _unanswered() if task.cancellable else _too_late(task)
-
-
-def _too_late(task: VideoTask) -> TaskRunningError:
-    why = "The task has ended" if task.ended else "The task is being generated and cannot be cancelled any more"
-    return TaskRunningError(why, should_retry=False)  # SDKs would try a 409 again
-
-
-def _unanswered() -> ModelUnavailableError:
-    return ModelUnavailableError("The task could not be cancelled just now", retry_after_seconds=2)
+        return context.json(public_task(await self._cancels.cancel(await self._owned(context))))
 
 
 def _stand_in_for(grant: Grant) -> str:

@@ -46,12 +46,21 @@ class VideoPoll:
     async def __call__(self, task: VideoTask) -> None:
         match task.next:
             case Next.POLL:
-                await self._desk.advance(task.id, await self._calls.status(task))
+                await self._poll(task)
             case Next.LOOK_UP if task.lost_at_ms is None:
                 # A submit gives up before its task is due: this one can only have died.
                 await self._desk.advance(task.id, SubmitUnknown("no word from the submit"))
             case Next.LOOK_UP:
                 await self._look_up(task)
+
+    async def _poll(self, task: VideoTask) -> None:
+        seen = await self._calls.status(task)
+        alone = self._desk.alone(task.id)
+        is_being_cancelled = alone.locked()
+        async with alone:
+            if is_being_cancelled:  # what was seen may be of before the DELETE: a video that is gone would be charged
+                seen = await self._calls.status(task)
+            await self._desk.advance(task.id, seen)
 
     async def _look_up(self, task: VideoTask) -> None:
         items = await self._calls.listed(task)

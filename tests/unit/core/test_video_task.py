@@ -19,6 +19,7 @@ from proxy.core.video_report import (
     Polled,
     PollFailed,
     PollFailure,
+    RecordDeleted,
     Report,
     SubmitRefused,
     Submitted,
@@ -360,6 +361,18 @@ def test_a_cancelled_task_is_released() -> None:
     assert step.task.error.code == "TASK_CANCELLED"
 
 
+@pytest.mark.parametrize("task", [pending(), processing()])
+def test_a_task_whose_record_its_cancel_deleted_is_free_failed_and_told_to_the_operator(task: VideoTask) -> None:
+    step = after(task, RecordDeleted())
+
+    assert is_released(step)
+    assert step.task.error is not None
+    assert step.task.error.code == "GENERATION_FAILED"
+    assert step.settlement is not None
+    assert step.news == step.settlement.note
+    assert "may have billed" in step.news
+
+
 ERRORS = st.none() | st.builds(ArkError, st.sampled_from([200, 400, 429, 500]), st.text(max_size=10), st.text(max_size=30))
 REPORTS: st.SearchStrategy[Report] = st.one_of(
     st.builds(Submitted, st.sampled_from(["cgt-1", "cgt-2"])),
@@ -378,6 +391,7 @@ REPORTS: st.SearchStrategy[Report] = st.one_of(
     ),
     st.builds(PollFailed, st.sampled_from(PollFailure), st.integers(0, 10**9)),
     st.just(CancelConfirmed()),
+    st.just(RecordDeleted()),
     st.just(DeadlinePassed()),
 )
 # Mostly the live ones, so that long lives are common enough to be tried.
