@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from proxy.clock import Clock
-from proxy.core.errors import GatewayError
+from proxy.core import videos
+from proxy.core.ark_text import read_error
+from proxy.core.errors import GatewayError, ModelUnavailableError
+from proxy.core.field_names import without_unsupported
 from proxy.core.settlement import Outcome
 from proxy.core.video_answers import CLOCK_SKEW_MS, read_poll, read_submit
 from proxy.core.video_record import VideoTask
@@ -19,6 +22,7 @@ from proxy.rates import Rate
 from proxy.tasks import TaskGroup
 from proxy.upstream import ark
 from proxy.upstream.client import PAGE_SIZE_MAX, ArkClient, Reply
+from proxy.upstream.creation import creation_refusal
 from proxy.upstream.failures import UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError
 
 logger = logging.getLogger(__name__)
@@ -74,7 +78,7 @@ class VideoCalls:
     async def submit(self, task: VideoTask, body: Mapping[str, object]) -> Submission:
         """Send a task up, once."""
         try:
-            reply = await self._lines[task.upstream].client.create_task(body)
+            reply = await self._created(self._lines[task.upstream].client, body)
         except UpstreamFailure as failure:
             return self._unanswered(task, failure)
         report = read_submit(reply.status, reply.answer)
@@ -132,6 +136,15 @@ class VideoCalls:
 
     # steps
 
+    async def _created(self, client: ArkClient, body: Mapping[str, object]) -> Reply:
+        """Ask for a task; once more for each optional field that the model turns out not to know."""
+        while True:
+            reply = await client.create_task(body)
+            fewer = without_unsupported(body, read_error(reply.status, reply.answer), videos.UPSTREAM_OPTIONAL)
+            if fewer is None:
+                return reply
+            body = fewer
+
     def _unanswered(self, task: VideoTask, failure: UpstreamFailure) -> Submission:
         """Tell a submit that was never sent from one whose answer was lost."""
         unsent = isinstance(failure, UpstreamUnreachableError) or (
@@ -145,12 +158,15 @@ class VideoCalls:
         return Submission(SubmitRefused(None, str(failure), refusal.error.status), refusal.error)
 
     def _refused(self, task: VideoTask, report: SubmitRefused, reply: Reply) -> Submission:
-        answer = reply.answer if isinstance(reply.answer, dict) else b""
-        refusal = ark.refusal(reply.status, answer, upstream_model=task.upstream_model, messages=False)
+        names, error = videos.FIELD_NAMES, report.error
+        refusal = creation_refusal(reply.status, reply.answer, names, upstream_model=task.upstream_model)
         if refusal.outcome is not Outcome.REFUSED:
             self._metrics.upstream_failed(task.upstream, "operator" if refusal.operator else "error")
             logger.warning("video %s: %s", task.id, refusal.note)
-        return Submission(replace(report, http_status=refusal.error.status), refusal.error)
+        if error is None or isinstance(refusal.error, ModelUnavailableError):
+            return Submission(SubmitRefused(None, refusal.note, refusal.error.status), refusal.error)
+        said = replace(error, message=names.told(error.message))
+        return Submission(replace(report, error=said, http_status=refusal.error.status), refusal.error)
 
     async def _get(self, task: VideoTask, *, urgent: bool) -> Reply | None:
         upstream = self._lines.get(task.upstream)

@@ -12,11 +12,18 @@ from proxy.core import fields
 from proxy.core.ark_text import ArkError, read_error
 from proxy.core.catalog import ImagePrice
 from proxy.core.errors import InvalidParameterError
+from proxy.core.field_names import FieldNames
 from proxy.core.money import NANOS_PER_YUAN, Nanos
 
 DEFAULT_MODEL = "doubao-seedream-5-0-260128"
 PUBLISHED_KEYS = frozenset(
     {"model", "prompt", "task_type", "negative_prompt", "image_url", "size", "style", "n", "seed", "output_format", "response_format"}
+)
+
+FIELD_NAMES = FieldNames(
+    published=PUBLISHED_KEYS,
+    renamed={r"image(?:\[\d+\])?(?:\..*)?": "image_url"},
+    added=frozenset({"sequential_image_generation", "response_format", "stream", "watermark"}),
 )
 
 TASK_TYPES = ("text_to_image", "image_to_image")

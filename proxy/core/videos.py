@@ -10,12 +10,24 @@ from enum import StrEnum
 from proxy.core import fields
 from proxy.core.catalog import Model, VideoPrice
 from proxy.core.errors import InvalidParameterError
+from proxy.core.field_names import FieldNames
 from proxy.core.money import Nanos, format_yuan
 
 DEFAULT_MODEL = "doubao-seedance-1-5-pro-251215"
 PUBLISHED_KEYS = frozenset(
     {"model", "prompt", "task_type", "image_url", "resolution", "duration", "generate_audio", "seed", "watermark", "service_tier"}
 )
+
+FIELD_NAMES = FieldNames(
+    published=PUBLISHED_KEYS,
+    renamed={
+        r"contents?(?:\[0\])?|contents?(?:\[\d+\])?\.text.*": "prompt",
+        r"contents?\[[1-9]\d*\].*|contents?(?:\[\d+\])?\.image_url.*": "image_url",
+    },
+    added=frozenset({"ratio", "return_last_frame", "safety_identifier", "execution_expires_after"}),
+)
+UPSTREAM_OPTIONAL = frozenset({"seed", "return_last_frame"})
+"""What goes up where the model knows it: a draw, and a picture more."""
 
 TASK_TYPES = ("text_to_video", "image_to_video", "text_to_audio_video", "image_to_audio_video")
 RESOLUTIONS = ("480p", "720p", "1080p", "adaptive")

@@ -24,11 +24,8 @@ from proxy.relay import Relay
 from proxy.store.contract import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.upstream import ark
 from proxy.upstream.client import ArkClient, Reply
+from proxy.upstream.creation import creation_refusal
 from proxy.upstream.failures import UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError
-
-_PARAMS = {"image": "image_url"}
-"""Ark's names of what customers call otherwise."""
-
 
 _OURS = frozenset({Outcome.COMPLETE, Outcome.INTERRUPTED})
 """How a call ends that the upstream did not fail; if its client has left, that is what is told of it."""
@@ -255,10 +252,8 @@ def _refusal(reply: Reply, end: ArkError | None, upstream_model: str) -> ark.Ref
     if reply.status in images.TIMEOUTS or (end is None and (reply.status < 300 or reply.status >= 500)):
         # Nobody said that nothing was made: somebody on the way gave up waiting, a 200 holds neither image nor error.
         return ark.outage(f"upstream {reply.status} without an answer of Ark's", should_retry=False)
-    said = {} if end is None else {"error": {"code": end.code, "message": end.message, "param": end.param}}
-    refusal = ark.refusal(reply.status, said, upstream_model=upstream_model, messages=False)
-    refusal.error.param = _PARAMS.get(refusal.error.param or "", refusal.error.param)
-    return refusal
+    said = None if end is None else {"error": {"code": end.code, "message": end.message, "param": end.param}}
+    return creation_refusal(reply.status, said, images.FIELD_NAMES, upstream_model=upstream_model)
 
 
 def _ms(at: float | None, since: float) -> int | None:

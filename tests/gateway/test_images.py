@@ -346,8 +346,8 @@ async def test_seed_and_format_are_left_out_one_after_the_other_and_no_further(g
 
     answer = await paint(gateway, seed=7)
 
-    # the third refusal is of a field that the gateway itself insists on
-    assert (answer.status, answer.error["code"]) == (400, "INVALID_PARAMETER")
+    # the third refusal is of a field that the gateway itself insists on: the operator's affair
+    assert (answer.status, answer.error["code"]) == (503, "MODEL_UNAVAILABLE")
     assert [{"output_format", "seed"} & body.keys() for body in bodies(gateway)] == [{"output_format", "seed"}, {"seed"}, set()]
     await gateway.assert_charged(0)
 

@@ -1,6 +1,7 @@
 """The submit of a video: refusals, which prove that nothing was made, answers that are lost, customers that leave, keys that repeat."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from proxy.demo.ark import (
     Timeline,
     Wait,
     answer_json,
+    error,
     known_error,
     lost,
 )
@@ -73,6 +75,56 @@ async def test_a_refused_submit_is_told_and_free(gateway: Bench, code: str) -> N
     assert not [canary for canary in CANARIES if canary.encode() in orjson.dumps(failed)]
     assert creates(gateway.ark) == 1
     await gateway.assert_charged(0)
+
+
+async def test_a_refusal_names_the_customers_field_and_not_arks(gateway: Bench) -> None:
+    message = "The parameter `content[1].image_url` specified in the request is not valid: resource download failed."
+    gateway.ark.enqueue(error(400, "InvalidParameter", message, param="content[1].image_url"), TASKS, method="POST")
+
+    refused = await submit(gateway, task_type="image_to_video", image_url="https://example.com/gone.png")
+
+    told = "The parameter `image_url` specified in the request is not valid: resource download failed."
+    assert (refused.status, refused.error["param"], refused.error["message"]) == (400, "image_url", told)
+    task = await ended(gateway, refused.headers["x-request-id"])
+    assert task["error"] == {"code": "INVALID_PARAMETER", "message": told}
+    await gateway.assert_charged(0)
+
+
+NOT_THE_CUSTOMERS: dict[str, Sequence[Step]] = {
+    "a field that the gateway adds": error(
+        400, "InvalidParameter.UnsupportedParameter", "the parameter is not supported", param="safety_identifier"
+    ),
+    "a conflict": error(409, "Conflict", "the resource is busy"),
+    "a page": answer_json(400, b"<html>Bad Request</html>"),
+}
+
+
+@pytest.mark.parametrize("script", NOT_THE_CUSTOMERS.values(), ids=NOT_THE_CUSTOMERS)
+async def test_what_is_no_customers_fault_is_an_outage(gateway: Bench, script: Sequence[Step]) -> None:
+    gateway.ark.enqueue(script, TASKS, method="POST")
+
+    refused = await submit(gateway)
+
+    assert (refused.status, refused.error["code"], refused.error["param"]) == (503, "MODEL_UNAVAILABLE", None)
+    task = await ended(gateway, refused.headers["x-request-id"])
+    assert task["error"]["code"] == "MODEL_UNAVAILABLE"
+    receipt = (await gateway.ask(f"/usage/{task['id']}")).json
+    assert (receipt["outcome"], receipt["http_status"], receipt["cost"]) == ("upstream_error", 503, "0.00")
+    assert creates(gateway.ark) == 1
+    await gateway.assert_charged(0)
+
+
+async def test_what_the_model_does_not_know_and_need_not_is_left_out(gateway: Bench) -> None:
+    for name in ("seed", "return_last_frame", "generate_audio"):
+        message = f"the parameter {name} specified in the request is not supported by model x"
+        gateway.ark.enqueue(error(400, "InvalidParameter.UnsupportedParameter", message, param=name), TASKS, method="POST")
+
+    task = await ended(gateway, await submitted(gateway))
+
+    assert task["status"] == "succeeded"
+    sent = [set(call.json) for call in gateway.ark.calls_to(TASKS, "POST")]
+    assert [before - after for before, after in itertools.pairwise(sent)] == [{"seed"}, {"return_last_frame"}, {"generate_audio"}]
+    await gateway.assert_charged(SILENT)
 
 
 async def test_an_upstream_that_cannot_be_reached_has_made_nothing(tmp_path: Path) -> None:
