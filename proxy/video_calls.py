@@ -14,7 +14,7 @@ from proxy.core.ark_text import read_error
 from proxy.core.errors import GatewayError, ModelUnavailableError
 from proxy.core.field_names import without_unsupported
 from proxy.core.settlement import Outcome
-from proxy.core.video_answers import CLOCK_SKEW_MS, read_poll, read_submit
+from proxy.core.video_answers import CLOCK_BEHIND_MS, is_endpoint, read_poll, read_submit
 from proxy.core.video_record import VideoTask
 from proxy.core.video_report import Polled, PollFailed, PollFailure, SubmitRefused, Submitted, SubmitUnknown
 from proxy.metrics import Metrics
@@ -27,8 +27,8 @@ from proxy.upstream.failures import UpstreamFailure, UpstreamTimeoutError, Upstr
 
 logger = logging.getLogger(__name__)
 
-PAGES_MAX = 4
-"""Of the list: 2000 tasks of one model, made since the one that is looked for."""
+PAGES_MAX = 20
+"""Of the list: 10,000 tasks of one model, made since the one that is looked for; 2000 should Ark give but 100 a page."""
 STATUS_SECONDS_MAX = 10.0
 """A status is answered in moments. At Ark's 20 a second, an upstream that hangs holds 200 polls: fewer than may run."""
 
@@ -62,6 +62,13 @@ class _Listing:
 
     since_ms: int
     items: "asyncio.Task[Sequence[object] | None]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    items: Sequence[object]
+    total: int
+    """Of all pages: one may be shorter than was asked for and not be the last."""
 
 
 class VideoCalls:
@@ -121,7 +128,7 @@ class VideoCalls:
         One request a second is allowed, for all: who comes while a list is being read takes that one.
         """
         key = (task.upstream, task.upstream_model, task.service_tier)
-        since_ms = task.created_at_ms - CLOCK_SKEW_MS
+        since_ms = task.created_at_ms - CLOCK_BEHIND_MS
         listing = self._listings.get(key)
         if listing is None or listing.since_ms > since_ms:
             listing = self._listings[key] = _Listing(since_ms, self._tasks.spawn(self._list(task, since_ms), task.upstream))
@@ -130,6 +137,11 @@ class VideoCalls:
         finally:
             if self._listings.get(key) is listing:
                 del self._listings[key]
+
+    async def entry(self, task: VideoTask, upstream_id: str) -> object | None:
+        """Return what the upstream shows of one of its tasks that may be the lost one; None where it cannot be had."""
+        reply = await self._get(replace(task, upstream_id=upstream_id), urgent=False)
+        return reply.answer if reply is not None and reply.status == 200 else None
 
     async def close(self) -> None:
         await self._tasks.cancel()
@@ -197,15 +209,16 @@ class VideoCalls:
             self._metrics.video_polled(task.upstream, "list_failed" if page is None else "listed")
             if page is None:
                 return None
-            items += page
-            if len(page) < PAGE_SIZE_MAX or _is_older(page[-1], since_ms):
+            items += page.items
+            if not page.items or len(items) >= page.total or _is_older(page.items[-1], since_ms):
                 break
         return items
 
-    async def _page(self, upstream: Line, task: VideoTask, number: int) -> list[object] | None:
+    async def _page(self, upstream: Line, task: VideoTask, number: int) -> _Page | None:
         await upstream.lists.turn()
+        model = None if is_endpoint(task.upstream_model) else task.upstream_model  # listed as those of the model behind it
         try:
-            reply = await upstream.client.list_tasks(model=task.upstream_model, service_tier=task.service_tier, page_num=number)
+            reply = await upstream.client.list_tasks(model=model, service_tier=task.service_tier, page_num=number)
         except UpstreamFailure as failure:
             self._note_trouble(task.upstream, str(failure))
             return None
@@ -214,7 +227,7 @@ class VideoCalls:
             self._note_trouble(task.upstream, f"status {reply.status} for the list")
             return None
         self._note_recovery(task.upstream)
-        return items
+        return _Page(items, _total(reply.answer, items, number))
 
     def _note_trouble(self, upstream: str, why: str) -> None:
         self._metrics.upstream_failed(upstream, "poll")
@@ -230,6 +243,12 @@ class VideoCalls:
 
 def _read(task: VideoTask, reply: Reply) -> Polled | PollFailed:
     return read_poll(reply.status, reply.answer, _retry_after_ms(reply), upstream_id=task.upstream_id)
+
+
+def _total(answer: object, items: Sequence[object], number: int) -> int:
+    """Return how many tasks there are in all; where Ark does not say, a full page is taken not to be the last."""
+    total = answer.get("total") if isinstance(answer, dict) else None
+    return total if type(total) is int else number * PAGE_SIZE_MAX + (len(items) >= PAGE_SIZE_MAX)
 
 
 def _is_older(item: object, since_ms: int) -> bool:

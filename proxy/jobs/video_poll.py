@@ -1,9 +1,10 @@
 """What is done for a video task that is due: it is asked for upstream, or, while nobody knows whether it is there, looked for."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
-from proxy.core.video_answers import find_lost
+from proxy.core.video_answers import find_lost, unproven
 from proxy.core.video_record import Next, TaskState, VideoTask
 from proxy.core.video_report import Found, LookupFailed, NotFound, SubmitUnknown
 from proxy.metrics import Metrics
@@ -15,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 KNOWN_MS = 3_600_000
 """Tasks that were made so long before a lost one can still own an entry of the list that looks like it: twice the limit is plenty."""
+ASKED_MAX = 8
+"""Entries of the list that are asked for one by one, at a look. Ark shows a seed of what has succeeded, and perhaps not in the list."""
 
 
 class DueVideos:
@@ -78,10 +81,18 @@ class VideoPoll:
         """Tell the lost task apart from everybody else's.
 
         The order of reading matters: what was submitted before the list was read is in one of the two answers, as a rival whose
-        answer is not here yet, or as a known id.
+        answer is not here yet, or as a known id. One that was given up stays a rival: it may have been made all the same.
         """
-        rivals = [
-            other for other in await self._store.open_tasks() if other.state is TaskState.SUBMITTING and other.upstream == task.upstream
-        ]
-        known = await self._store.known_upstream_ids(task.upstream, task.created_at_ms - KNOWN_MS)
-        return find_lost(task, items, known, rivals)
+        since_ms = task.created_at_ms - KNOWN_MS
+        rivals = await self._store.unanswered_tasks(task.upstream, since_ms)
+        known = await self._store.known_upstream_ids(task.upstream, since_ms)
+        found = find_lost(task, items, known, rivals)
+        asked = unproven(task, items, known)[-ASKED_MAX:]  # the oldest: made the soonest after the submit
+        if isinstance(found, Found) or not asked:
+            return found
+        entries = await asyncio.gather(*(self._calls.entry(task, upstream_id) for upstream_id in asked))
+        return find_lost(task, [*_without(items, asked), *entries], known, rivals)
+
+
+def _without(items: Sequence[object], upstream_ids: Sequence[str]) -> list[object]:
+    return [item for item in items if not isinstance(item, dict) or item.get("id") not in upstream_ids]

@@ -329,14 +329,18 @@ class Store(Protocol):
     async def tasks(self, account_id: int, limit: int, offset: int) -> list[VideoTask]:
         """Return an account's tasks, the newest first; ids decide between equal times. Raises: ValueError for a negative number."""
 
-    async def due_tasks(self, now_ms: int, limit: int, upstream: str | None = None) -> list[VideoTask]:
-        """Return the tasks that are due by now, of one upstream or (None) of all, the longest due first."""
+    async def due_tasks(self, now_ms: int, limit: int, upstream: str | None = None, after_ms: int = -1) -> list[VideoTask]:
+        """Return the tasks that are due by now and after ``after_ms``, of one upstream or (None) of all, the longest due first."""
 
     async def next_due_at_ms(self, after_ms: int = -1, upstream: str | None = None) -> int | None:
         """Return the first due time of a task that is later than ``after_ms``; None where there is none. ``upstream``: as above."""
 
     async def open_tasks(self) -> list[VideoTask]:
-        """Return every task that has not ended, oldest first: what a start resumes, and what a lost submit is told apart from."""
+        """Return every task that has not ended, oldest first: what a start resumes."""
+
+    async def unanswered_tasks(self, upstream: str, since_ms: int) -> list[VideoTask]:
+        """Return the tasks created since then of which nobody knows whether they were made: those whose submit is under way or lost,
+        and those given up as lost. What a lost submit is told apart from."""
 
     async def known_upstream_ids(self, upstream: str, since_ms: int) -> frozenset[str]:
         """Return the ids upstream of all tasks created since then: a lost submit is none of them."""

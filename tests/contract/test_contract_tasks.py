@@ -10,7 +10,7 @@ from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, TokenUsage, UsageSource
 from proxy.core.video_record import TaskError, TaskState, VideoTask
-from proxy.core.video_report import CancelConfirmed, DeadlinePassed, Found, NotFound, Polled, Report, SubmitUnknown
+from proxy.core.video_report import CancelConfirmed, DeadlinePassed, Found, NotFound, Polled, Report, SubmitRefused, SubmitUnknown
 from proxy.core.video_task import Step
 from proxy.core.videos import VideoBilling
 from proxy.store.contract import (
@@ -71,6 +71,7 @@ async def test_what_is_due_can_be_asked_for_an_upstream_and_after_a_time(store: 
     assert [task.id for task in await store.due_tasks(30, 10, "ark")] == ["vreq_1", "vreq_3"]
     assert [task.id for task in await store.due_tasks(40, 1, "other")] == ["vreq_2"]
     assert await store.due_tasks(40, 10, "nobody") == []
+    assert [task.id for task in await store.due_tasks(2**62, 10, after_ms=20)] == ["vreq_3", "vreq_4"]
     assert [await store.next_due_at_ms(after_ms) for after_ms in (9, 10, 39, 40)] == [10, 20, 40, None]
     assert [await store.next_due_at_ms(after_ms, "ark") for after_ms in (9, 10, 30)] == [10, 30, None]
     assert await store.next_due_at_ms(upstream="other") == 20
@@ -431,6 +432,21 @@ async def test_an_accounts_tasks_are_listed_newest_first_and_by_pages(store: Sto
     with pytest.raises(ValueError, match="negative"):
         await store.due_tasks(NOW_MS, -1)
     assert await ids(store) == ["vreq_c", "vreq_a", "vreq_b", "vreq_e"]  # oldest first
+    await assert_books_balance(store)
+
+
+async def test_a_submit_stays_unanswered_until_it_is_known_what_became_of_it(store: Store, alice: Account) -> None:
+    for number, age_ms in enumerate((9, 8, 7, 6, 5)):
+        await place(store, alice, f"vreq_{number}", age_ms=age_ms)
+    await store.advance_task("vreq_1", submitted("cgt-1"), NOW_MS)
+    await store.advance_task("vreq_2", hears(SubmitRefused(None, why="no connection")), NOW_MS)
+    await store.advance_task("vreq_3", hears(SubmitUnknown("reset")), NOW_MS)
+    given_up = await store.advance_task("vreq_3", hears(NotFound(), NOW_MS + 600_000), NOW_MS + 600_000)
+
+    assert given_up.task.state is TaskState.FAILED
+    assert [task.id for task in await store.unanswered_tasks("ark", 0)] == ["vreq_0", "vreq_3", "vreq_4"]
+    assert [task.id for task in await store.unanswered_tasks("ark", NOW_MS - 6)] == ["vreq_3", "vreq_4"]
+    assert await store.unanswered_tasks("backup", 0) == []
     await assert_books_balance(store)
 
 

@@ -164,14 +164,17 @@ class SqliteStore:
     async def tasks(self, account_id: int, limit: int, offset: int) -> list[VideoTask]:
         return await self._read(tasks.tasks, account_id, limit, offset)
 
-    async def due_tasks(self, now_ms: int, limit: int, upstream: str | None = None) -> list[VideoTask]:
-        return await self._read(tasks.due_tasks, now_ms, limit, upstream)
+    async def due_tasks(self, now_ms: int, limit: int, upstream: str | None = None, after_ms: int = -1) -> list[VideoTask]:
+        return await self._read(tasks.due_tasks, now_ms, limit, upstream, after_ms)
 
     async def next_due_at_ms(self, after_ms: int = -1, upstream: str | None = None) -> int | None:
         return await self._read(tasks.next_due_at_ms, after_ms, upstream)
 
     async def open_tasks(self) -> list[VideoTask]:
         return await self._read(tasks.open_tasks)
+
+    async def unanswered_tasks(self, upstream: str, since_ms: int) -> list[VideoTask]:
+        return await self._read(tasks.unanswered_tasks, upstream, since_ms)
 
     async def known_upstream_ids(self, upstream: str, since_ms: int) -> frozenset[str]:
         return await self._read(tasks.known_upstream_ids, upstream, since_ms)

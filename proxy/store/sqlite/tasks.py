@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from proxy.core import video_error
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.video_record import TRANSITIONS, TaskError, TaskState, VideoTask
@@ -85,12 +86,12 @@ def tasks(connection: sqlite3.Connection, account_id: int, limit: int, offset: i
     return _all(connection, "WHERE account_id = ? ORDER BY created_at_ms DESC, id DESC LIMIT ? OFFSET ?", window)
 
 
-def due_tasks(connection: sqlite3.Connection, now_ms: int, limit: int, upstream: str | None) -> list[VideoTask]:
+def due_tasks(connection: sqlite3.Connection, now_ms: int, limit: int, upstream: str | None, after_ms: int) -> list[VideoTask]:
     """Return the tasks that are due, of one upstream or of all, the longest due first. Raises: ValueError for a negative limit."""
     if limit < 0:
         raise ValueError(f"a limit cannot be negative: {limit}")
-    condition = "WHERE due_at_ms <= ? AND upstream = coalesce(?, upstream) ORDER BY due_at_ms LIMIT ?"
-    return _all(connection, condition, (now_ms, upstream, min(limit, _OFFSET_MAX)))
+    condition = "WHERE due_at_ms > ? AND due_at_ms <= ? AND upstream = coalesce(?, upstream) ORDER BY due_at_ms LIMIT ?"
+    return _all(connection, condition, (after_ms, now_ms, upstream, min(limit, _OFFSET_MAX)))
 
 
 def next_due_at_ms(connection: sqlite3.Connection, after_ms: int, upstream: str | None) -> int | None:
@@ -105,6 +106,12 @@ def next_due_at_ms(connection: sqlite3.Connection, after_ms: int, upstream: str 
 def open_tasks(connection: sqlite3.Connection) -> list[VideoTask]:
     """Return the tasks that have not ended, oldest first."""
     return _all(connection, "WHERE due_at_ms IS NOT NULL ORDER BY created_at_ms, id", ())
+
+
+def unanswered_tasks(connection: sqlite3.Connection, upstream: str, since_ms: int) -> list[VideoTask]:
+    """Return the tasks created since then of which nobody knows whether they were made, those given up on among them."""
+    condition = "WHERE upstream = ? AND created_at_ms >= ? AND upstream_id = '' AND (state = 'submitting' OR error_code = ?)"
+    return _all(connection, f"{condition} ORDER BY created_at_ms", (upstream, since_ms, video_error.LOST.code))
 
 
 def known_upstream_ids(connection: sqlite3.Connection, upstream: str, since_ms: int) -> frozenset[str]:

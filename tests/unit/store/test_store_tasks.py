@@ -105,9 +105,10 @@ async def test_a_request_without_a_key_costs_not_one_statement_more(connection: 
 @pytest.mark.parametrize(
     ("function", "args", "index"),
     [
-        (tasks.due_tasks, (NOW_MS, 10, "ark"), "SEARCH video_tasks USING INDEX video_tasks_due (due_at_ms<?)"),
+        (tasks.due_tasks, (NOW_MS, 10, "ark", -1), "SEARCH video_tasks USING INDEX video_tasks_due (due_at_ms>? AND due_at_ms<?)"),
         (tasks.next_due_at_ms, (NOW_MS, "ark"), "SEARCH video_tasks USING INDEX video_tasks_due (due_at_ms>?)"),
         (tasks.open_tasks, (), "video_tasks USING INDEX video_tasks_due"),
+        (tasks.unanswered_tasks, ("ark", 5), "USING INDEX video_tasks_unanswered (upstream=? AND created_at_ms>?)"),
         (tasks.tasks, (3, 10, 0), "SEARCH video_tasks USING INDEX video_tasks_by_account (account_id=?)"),
         (tasks.known_upstream_ids, ("ark", 5), "USING COVERING INDEX video_tasks_by_upstream (upstream=? AND created_at_ms>?)"),
         (
