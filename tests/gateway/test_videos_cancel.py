@@ -98,23 +98,26 @@ async def test_a_task_that_ends_between_the_look_and_the_cancel_is_neither_cance
 async def test_a_poll_that_sees_the_end_while_the_record_is_deleted_charges_nothing(
     gateway: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task_id = await submitted(gateway)
-    upstream_id = (await stored(gateway, task_id)).upstream_id
-    poll_saw_it = asyncio.Event()
+    has_ended, poll_saw_it = asyncio.Event(), asyncio.Event()
     ask = VideoCalls.status
 
     async def watched(self: VideoCalls, task: VideoTask, *, urgent: bool = False) -> Polled | PollFailed:
+        if not urgent:
+            await has_ended.wait()
         seen = await ask(self, task, urgent=urgent)
-        if not urgent and isinstance(seen, Polled) and seen.status == "succeeded":
+        if not urgent:
             poll_saw_it.set()
         return seen
 
     async def end(_call: object) -> None:
         gateway.ark.videos.advance(upstream_id, "succeeded")
+        has_ended.set()
         await poll_saw_it.wait()
 
     monkeypatch.setattr(VideoCalls, "status", watched)
     gateway.ark.enqueue([Check(end), Perform(), Answer()], TASK_PATH, method="DELETE")
+    task_id = await submitted(gateway)
+    upstream_id = (await stored(gateway, task_id)).upstream_id
     refused = await cancel(gateway, task_id)
     task = await look(gateway, task_id)
 
