@@ -236,11 +236,12 @@ class _Construction:
         """Build what moves video tasks, take up those of the last process, and set the scheduler going."""
         videos, clock, metrics = self._config.videos, self._clock, self._metrics
         upstreams = {*self._config.upstreams, *(task.upstream for task in await store.open_tasks())}
-        due = {name: DueWork(DueVideos(store, name, metrics), clock) for name in upstreams}
+        pace = Pace(round(videos.poll_first_seconds * 1000), round(videos.poll_longest_seconds * 1000))
+        due = {name: DueWork(DueVideos(store, name, metrics, pace), clock) for name in upstreams}
         desk = VideoDesk(
             store=store,
             calls=calls,
-            pace=Pace(round(videos.poll_first_seconds * 1000), round(videos.poll_longest_seconds * 1000)),
+            pace=pace,
             clock=clock,
             metrics=metrics,
             jitter=random.random,

@@ -21,7 +21,7 @@ RUNNING_MAX = 256
 REST_SECONDS = 30.0
 """How long work rests that failed by a bug or by the store."""
 SLEEP_SECONDS_MAX = 60.0
-"""Then look again in any case: due times are of the wall clock, which may be set forward."""
+"""Then look again in any case: due times are of the wall clock, which may be set forward, or back."""
 STORE_RETRY_SECONDS = 1.0
 _EVER = 2**63
 
@@ -108,7 +108,10 @@ class DueWork(Generic[T]):
         """Start what is due and return when to look again, in unix milliseconds."""
         now_ms = self._clock.now_ms()
         latest_ms = now_ms + round(SLEEP_SECONDS_MAX * 1000)
-        self._resting_until_ms = {name: until_ms for name, until_ms in self._resting_until_ms.items() if until_ms > now_ms}
+        rest_ms = round(self._rest_seconds * 1000)  # who rests for longer does so by a clock that has been set back since
+        self._resting_until_ms = {
+            name: until_ms for name, until_ms in self._resting_until_ms.items() if 0 < until_ms - now_ms <= rest_ms
+        }
         try:
             await self._start_due(now_ms, work)
             next_ms = None if self._is_full else await self._agenda.next_due_at_ms(now_ms)

@@ -97,6 +97,11 @@ class _Moment:
     jitter: float
 
 
+def longest_delay_ms(pace: Pace) -> int:
+    """Return the longest that a task is ever put off: one that is due later was put off by a clock that has been set back since."""
+    return max(pace.slower(_FLEX_FACTOR).longest_ms, LOOKUP_PACE.longest_ms, RETRY_AFTER_MS_MAX)
+
+
 def advance(task: VideoTask, report: Report, now_ms: int, *, pace: Pace, jitter: float) -> Step:
     """Return what a report comes to. Pure; the same report twice settles once.
 

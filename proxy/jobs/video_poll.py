@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from proxy.core.video_answers import find_lost, unproven
 from proxy.core.video_record import Next, TaskState, VideoTask
 from proxy.core.video_report import Found, LookupFailed, NotFound, SubmitUnknown
+from proxy.core.video_task import Pace, longest_delay_ms
 from proxy.metrics import Metrics
 from proxy.store.contract import Store, UpstreamIdTakenError
 from proxy.video_calls import VideoCalls
@@ -16,22 +17,31 @@ logger = logging.getLogger(__name__)
 
 KNOWN_MS = 3_600_000
 """Tasks that were made so long before a lost one can still own an entry of the list that looks like it: twice the limit is plenty."""
+DUE_MARGIN_MS = 60_000
+"""For what was recorded a moment after the clock was read."""
 ASKED_MAX = 8
 """Entries of the list that are asked for one by one, at a look. Ark shows a seed of what has succeeded, and perhaps not in the list."""
+_EVER = 2**62
 
 
 class DueVideos:
-    """One upstream's due tasks, as the scheduler asks for them: an upstream that hangs holds up nobody else's."""
+    """One upstream's due tasks, as the scheduler asks for them: an upstream that hangs holds up nobody else's.
 
-    def __init__(self, store: Store, upstream: str, metrics: Metrics) -> None:
+    Due too is what is due later than anything is ever put off: the clock has been set back. Its look makes it due anew.
+    """
+
+    def __init__(self, store: Store, upstream: str, metrics: Metrics, pace: Pace) -> None:
         self._store = store
         self._upstream = upstream
         self._metrics = metrics
+        self._ahead_ms_max = longest_delay_ms(pace) + DUE_MARGIN_MS
 
     async def due(self, now_ms: int, limit: int) -> Sequence[VideoTask]:
         longest_due_ms = await self._store.next_due_at_ms(upstream=self._upstream)
         self._metrics.video_lag(self._upstream, 0 if longest_due_ms is None else max(0, now_ms - longest_due_ms) / 1000)
-        return await self._store.due_tasks(now_ms, limit, self._upstream)
+        due = await self._store.due_tasks(now_ms, limit, self._upstream)
+        ahead_ms = now_ms + self._ahead_ms_max
+        return [*due, *await self._store.due_tasks(_EVER, limit - len(due), self._upstream, ahead_ms)] if len(due) < limit else due
 
     async def next_due_at_ms(self, after_ms: int) -> int | None:
         return await self._store.next_due_at_ms(after_ms, self._upstream)

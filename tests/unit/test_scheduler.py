@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from proxy.clock import SystemClock
+from proxy.clock import Clock, SystemClock
 from proxy.scheduler import DueWork, Scheduler
 from proxy.store.contract import StoreUnavailableError
 
@@ -92,10 +92,11 @@ async def workshop(
     rest_seconds: float = 30.0,
     work: Callable[[Thing], Awaitable[None]] | None = None,
     book: Book | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Workshop]:
     deaths: list[BaseException | None] = []
     book = book or Book()
-    due_work = DueWork(book, SystemClock(), running_max=running_max, rest_seconds=rest_seconds)
+    due_work = DueWork(book, clock or SystemClock(), running_max=running_max, rest_seconds=rest_seconds)
     shop = Workshop(book, due_work, deaths)
     shop.hold.set()
 
@@ -220,6 +221,33 @@ async def test_work_that_fails_rests_and_the_others_never_notice(caplog: pytest.
         assert shop.book.looks < 12
         assert shop.deaths == []
     assert caplog.text.count("work on bad failed") == 2
+
+
+class SteppedClock(SystemClock):
+    """The time, and a step by hand."""
+
+    step_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.step_ms
+
+
+async def test_a_clock_that_is_set_back_lengthens_no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.scheduler.SLEEP_SECONDS_MAX", 0.05)
+    clock, tries = SteppedClock(), []
+
+    async def work(thing: Thing) -> None:
+        tries.append(thing.id)
+        shop.note()
+        if len(tries) == 1:
+            raise ZeroDivisionError
+        del shop.book.due_at_ms[thing.id]
+
+    async with workshop(work=work, rest_seconds=0.05, book=Book({"bad": 0}), clock=clock) as shop:
+        await shop.until(lambda: len(tries) == 1)
+        clock.step_ms = -3_600_000
+
+        await shop.until(lambda: len(tries) == 2)
 
 
 async def test_work_that_leaves_its_due_time_as_it_is_does_not_spin() -> None:

@@ -15,6 +15,7 @@ from proxy.core.video_task import Pace
 from proxy.core.videos import VideoBilling, VideoCall
 from proxy.jobs.hold_sweep import HoldSweep
 from proxy.jobs.retention import Retention
+from proxy.jobs.video_poll import DueVideos
 from proxy.metrics import Metrics
 from proxy.store.contract import IdempotencyClaim, NewRequest, Store, StoredAnswer
 from proxy.store.sqlite import open_store
@@ -137,6 +138,27 @@ async def test_a_submit_without_a_word_is_first_looked_for(house: House) -> None
     assert fresh.lost_at_ms is None
     assert swept is not None
     assert swept.lost_at_ms == START_MS + 10 * MINUTE_MS
+
+
+async def test_what_is_due_later_than_anything_is_put_off_is_due_now(house: House) -> None:
+    """The clock was set back: 3 s to the first poll, and nothing waits for longer than 5 minutes (a Retry-After) and 1 to spare."""
+    await house.task("soon", Submitted("cgt-1"))
+    due = DueVideos(house.store, "ark", Metrics(), Pace())
+
+    async def due_at(time_ms: int, limit: int = 10) -> list[str]:
+        return [task.id for task in await due.due(START_MS + time_ms, limit)]
+
+    longest_ms = 6 * MINUTE_MS
+    assert await due_at(0) == []
+    assert await due_at(3_000) == ["soon"]
+    assert await due_at(3_000 - longest_ms) == []
+    assert await due_at(3_000 - longest_ms - 1) == ["soon"]
+    assert await due_at(-HOUR_MS, limit=0) == []
+    house.clock.at_ms -= HOUR_MS
+    await house.desk.advance("soon", Polled("running"))
+    assert await due_at(-HOUR_MS) == []
+    slow = DueVideos(house.store, "ark", Metrics(), Pace(first_ms=3_000, longest_ms=HOUR_MS))  # 4 h for flex
+    assert await slow.due(START_MS - 4 * HOUR_MS, 10) == []
 
 
 async def test_retention_forgets_keys_after_a_day_and_keeps_the_books(house: House) -> None:
