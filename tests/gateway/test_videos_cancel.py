@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.core import video_task
 from proxy.core.video_record import TaskState, VideoTask
 from proxy.core.video_report import Polled, PollFailed
 from proxy.demo.ark import TASKS, Answer, Check, Perform, Wait, answer_json, error
@@ -95,8 +96,9 @@ async def test_a_task_that_ends_between_the_look_and_the_cancel_is_neither_cance
     await unpolled.assert_charged(0)
 
 
+@pytest.mark.parametrize("is_answered", [True, False], ids=["seen", "unseen"])
 async def test_a_poll_that_sees_the_end_while_the_record_is_deleted_charges_nothing(
-    gateway: Bench, monkeypatch: pytest.MonkeyPatch
+    gateway: Bench, monkeypatch: pytest.MonkeyPatch, is_answered: bool
 ) -> None:
     has_ended, poll_saw_it = asyncio.Event(), asyncio.Event()
     ask = VideoCalls.status
@@ -113,15 +115,18 @@ async def test_a_poll_that_sees_the_end_while_the_record_is_deleted_charges_noth
         gateway.ark.videos.advance(upstream_id, "succeeded")
         has_ended.set()
         await poll_saw_it.wait()
+        if not is_answered:  # the look after the DELETE
+            gateway.ark.enqueue(error(500, "InternalServiceError", "oops"), TASK_PATH, method="GET")
 
+    monkeypatch.setattr(video_task, "MISSING_AGE_MS", 0)
     monkeypatch.setattr(VideoCalls, "status", watched)
     gateway.ark.enqueue([Check(end), Perform(), Answer()], TASK_PATH, method="DELETE")
     task_id = await submitted(gateway)
     upstream_id = (await stored(gateway, task_id)).upstream_id
     refused = await cancel(gateway, task_id)
-    task = await look(gateway, task_id)
+    task = await ended(gateway, task_id)
 
-    assert (refused.status, refused.error["code"]) == (409, "TASK_RUNNING")
+    assert refused.status == (409 if is_answered else 503)
     assert (task["status"], task["error"]["code"], task["total_cost"]) == ("failed", "GENERATION_FAILED", "0")
     await gateway.assert_charged(0)
 
