@@ -25,8 +25,8 @@ _NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f\\]")
 _SHOWN_MAX = 64
 
 
-def checked_body(body: object, published: frozenset[str]) -> Body:
-    """Return the body, an object none of whose keys is a published one in other letters (``N``, ``Duration``).
+def checked_body(body: object, published: frozenset[str]) -> dict[str, object]:
+    """Return the body itself, an object none of whose keys is a published one in other letters (``N``, ``Duration``).
 
     Raises:
         InvalidJsonError: no object, or nested too deeply, as `chat.encode` has it.
@@ -138,7 +138,8 @@ def required_image_url(body: Body, name: str, why: str) -> str:
     """
     url = required_text(body, name, DATA_URL_CHARACTERS_MAX, why)
     if (header := _DATA_URL.match(url)) and len(url) > header.end() and url.isascii():
-        return header[0].lower() + url[header.end() :]
+        lowered = header[0].lower()
+        return url if header[0] == lowered else lowered + url[header.end() :]  # of tens of megabytes no copy is made in vain
     if len(url) > URL_CHARACTERS_MAX or not _is_http(url):
         raise InvalidParameterError(f"'{name}' must be an http(s) URL or a data:image/…;base64 URL", param=name)
     return url

@@ -5,8 +5,10 @@ Ark makes one image a call and knows neither `n`, `style` nor `negative_prompt`:
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+
+import orjson
 
 from proxy.core import fields
 from proxy.core.ark_text import ArkError, read_error
@@ -87,6 +89,20 @@ class ImageResult:
     size: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class UpstreamBody:
+    """What goes up for one image: fields of its own, and those that it shares with the other images of its request."""
+
+    own: Mapping[str, object]
+    """Never empty."""
+    shared: bytes
+    """A JSON object; pictures have tens of megabytes, which are written and kept once for all images."""
+
+    def pieces(self) -> tuple[bytes | memoryview, ...]:
+        """Return one JSON object, in pieces that copy nothing of what is shared."""
+        return orjson.dumps(self.own)[:-1] + b",", memoryview(self.shared)[1:]
+
+
 def parse_image_call(body: object) -> ImageCall:
     """Return the checked request. Fields that are not published are ignored, but for those of OpenAI's that change the answer's form.
 
@@ -138,13 +154,12 @@ def upstream_size(size: str) -> str:
     return f"{width}x{height}"
 
 
-def upstream_bodies(call: ImageCall, upstream_model: str) -> tuple[dict[str, object], ...]:
+def upstream_bodies(call: ImageCall, upstream_model: str) -> tuple[UpstreamBody, ...]:
     """Return one body for each image, in order. A given seed counts up with them, else all images would be the same one."""
+    own: dict[str, object] = {"model": upstream_model, "output_format": call.output_format}
     common: dict[str, object] = {
-        "model": upstream_model,
         "prompt": folded_prompt(call),
         "size": call.size,
-        "output_format": call.output_format,
         "sequential_image_generation": "disabled",
         "response_format": "url",
         "stream": False,
@@ -152,9 +167,10 @@ def upstream_bodies(call: ImageCall, upstream_model: str) -> tuple[dict[str, obj
     }
     if call.image_url is not None:
         common["image"] = call.image_url
+    shared = orjson.dumps(common)
     if call.seed is None:
-        return tuple(dict(common) for _ in range(call.n))
-    return tuple({**common, "seed": (call.seed + index) % (SEED_MAX + 1)} for index in range(call.n))
+        return (UpstreamBody(own, shared),) * call.n
+    return tuple(UpstreamBody({**own, "seed": (call.seed + index) % (SEED_MAX + 1)}, shared) for index in range(call.n))
 
 
 def folded_prompt(call: ImageCall) -> str:
@@ -181,7 +197,7 @@ def parse_image_answer(status: int, answer: object) -> ImageResult | ArkError | 
     return made or read_error(status, answer)
 
 
-def without_refused(body: Mapping[str, object], error: ArkError) -> dict[str, object] | None:
+def without_refused(body: UpstreamBody, error: ArkError) -> UpstreamBody | None:
     """Return the body without the one optional field that the model refused, to be asked once more; None where it is no such refusal.
 
     `output_format` goes on Ark's very words for it, recorded of a model whose documents promise it; `seed`, undocumented for this
@@ -193,9 +209,9 @@ def without_refused(body: Mapping[str, object], error: ArkError) -> dict[str, ob
         named = "output_format"
     elif error.status == 400 and (error.param == "seed" or _NAMES_SEED.search(said)):
         named = "seed"
-    if named not in body:
+    if named not in body.own:
         return None
-    return {name: value for name, value in body.items() if name != named}
+    return replace(body, own={name: value for name, value in body.own.items() if name != named})
 
 
 def hold_for(call: ImageCall, price: ImagePrice) -> Nanos:

@@ -1,7 +1,7 @@
 """``POST /images/generations``: parse, find the model, hold, ask for each image, settle by what came."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import orjson
 from aiohttp.web import StreamResponse
@@ -13,7 +13,7 @@ from proxy.core import fields, images
 from proxy.core.ark_text import ArkError
 from proxy.core.catalog import Catalog, ImagePrice, Kind, Model, find_model
 from proxy.core.errors import GatewayError, ModelUnavailableError
-from proxy.core.images import ImageCall, ImageResult
+from proxy.core.images import ImageCall, ImageResult, UpstreamBody
 from proxy.core.pricing import freeze
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.edge.body import BodyReader
@@ -68,9 +68,12 @@ class ImageHandlers:
         context.model = model.id
         call = images.parse_image_call(checked)
         hold = await self._billing.hold(self._request(context, call, model, claim))
-        generation = _Generation(context, model, call, hold, self._relay, self._clock, self._metrics)
+        generation = _Generation(context, model, call.n, hold, self._relay, self._clock, self._metrics)
         try:
-            return await generation.run(self._clients[model.upstream])
+            bodies = images.upstream_bodies(call, model.upstream_model)
+            del call
+            checked.clear()  # what called this has it too, and would keep tens of megabytes for as long as the images take
+            return await generation.run(self._clients[model.upstream], bodies)
         finally:
             generation.close()
 
@@ -96,22 +99,20 @@ class ImageHandlers:
 class _Generation:
     """One request from its hold to its settlement: a call upstream for each image, each with an end of its own."""
 
-    __slots__ = ("_call", "_clock", "_context", "_ends", "_flight", "_hold", "_metrics", "_model", "_price", "_relay")
+    __slots__ = ("_clock", "_context", "_ends", "_flight", "_hold", "_metrics", "_model", "_n", "_price", "_relay")
 
-    def __init__(
-        self, context: Context, model: Model, call: ImageCall, hold: Hold, relay: Relay, clock: Clock, metrics: Metrics
-    ) -> None:
+    def __init__(self, context: Context, model: Model, n: int, hold: Hold, relay: Relay, clock: Clock, metrics: Metrics) -> None:
         assert isinstance(model.price, ImagePrice)
         self._context = context
         self._model = model
         self._price = model.price
-        self._call = call
+        self._n = n
         self._hold = hold
         self._relay = relay
         self._clock = clock
         self._metrics = metrics
         self._flight = relay.depart(context.connection, context.account_id, stoppable=False)
-        self._ends: list[ImageResult | ark.Refusal | None] = [None] * call.n
+        self._ends: list[ImageResult | ark.Refusal | None] = [None] * n
         """Of each image in order; None: it was not waited for to the end."""
 
     def close(self) -> None:
@@ -121,7 +122,7 @@ class _Generation:
             # The customer has nothing of what may have been made: whoever ended the call bears its cost.
             self._settle(Outcome.INTERRUPTED, status=0, note="the handler was cancelled")
 
-    async def run(self, client: ArkClient) -> StreamResponse:
+    async def run(self, client: ArkClient, bodies: Sequence[UpstreamBody]) -> StreamResponse:
         """Ask for all images at once, settle by what came, and answer with it once the settlement is durable.
 
         Raises:
@@ -130,7 +131,7 @@ class _Generation:
         """
         is_asked = not self._flight.ended
         if is_asked:
-            await self._ask_for_all(client)
+            await self._ask_for_all(client, bodies)
         # What happens to the client from here on changes nothing.
         self._relay.land(self._flight)
         result = self._concluded(is_asked=is_asked)
@@ -143,9 +144,8 @@ class _Generation:
 
     # upstream
 
-    async def _ask_for_all(self, client: ArkClient) -> None:
+    async def _ask_for_all(self, client: ArkClient, bodies: Sequence[UpstreamBody]) -> None:
         """Fill in the ends, until all are there or the flight's time is up."""
-        bodies = images.upstream_bodies(self._call, self._model.upstream_model)
         try:
             async with self._flight.deadline:
                 calls = [self._ask(client, index, body) for index, body in enumerate(bodies)]
@@ -155,16 +155,16 @@ class _Generation:
         if bugs:
             raise bugs[0]
 
-    async def _ask(self, client: ArkClient, index: int, body: Mapping[str, object]) -> None:
+    async def _ask(self, client: ArkClient, index: int, body: UpstreamBody) -> None:
         try:
             self._ends[index] = await self._end_of(client, body)
         except UpstreamFailure as failure:
             self._ends[index] = self._failed(failure)
 
-    async def _end_of(self, client: ArkClient, body: Mapping[str, object]) -> ImageResult | ark.Refusal:
+    async def _end_of(self, client: ArkClient, body: UpstreamBody) -> ImageResult | ark.Refusal:
         """Ask for one image; once more for each optional field that the model turns out not to know."""
         while True:
-            reply = await client.create_image(body)
+            reply = await client.create_image(body.pieces())
             self._context.first_byte_at = self._context.first_byte_at or self._clock.monotonic()
             end = images.parse_image_answer(reply.status, reply.answer)
             if isinstance(end, ImageResult):
@@ -224,10 +224,10 @@ class _Generation:
         )
 
     def _note(self, made: int, refusals: list[ark.Refusal]) -> str:
-        if made == self._call.n:
+        if made == self._n:
             return ""
         why = refusals[0].note if refusals else "the upstream was not done"
-        return f"{made} of {self._call.n} images: {why}"
+        return f"{made} of {self._n} images: {why}"
 
     def _kept(self, status: int, body: bytes) -> StoredAnswer | None:
         return kept(self._hold.request.claim, status, body)

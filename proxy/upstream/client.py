@@ -5,9 +5,8 @@ Nothing is retried here, and what creates never goes over a connection that was 
 from an answer that was lost after the work was done and charged.
 """
 
-import io
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -33,7 +32,10 @@ QUESTION_SECONDS_MAX = 60.0
 PAGE_SIZE_MAX = 500
 
 _LARGE_BODY_BYTES = 1024 * 1024
-"""aiohttp writes a body of bytes in one piece, and warns of it from here on; a file it writes in pieces."""
+"""aiohttp writes a body of bytes in one piece, and warns of it from here on; what it iterates over it writes as it is taken."""
+_SLICE_BYTES = 65_536
+
+Piece = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +91,12 @@ class ArkClient:
     async def __aexit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
 
-    async def create_image(self, body: Mapping[str, object]) -> Reply:
-        return await self._ask(self._creating, "POST", IMAGES_PATH, body=orjson.dumps(body))
+    async def create_image(self, body: Sequence[Piece]) -> Reply:
+        """Ask for an image. The body is JSON, in pieces: those of a large one may be shared by many calls, and are not copied."""
+        return await self._ask(self._creating, "POST", IMAGES_PATH, body=body)
 
     async def create_task(self, body: Mapping[str, object]) -> Reply:
-        return await self._ask(self._creating, "POST", TASKS_PATH, body=orjson.dumps(body))
+        return await self._ask(self._creating, "POST", TASKS_PATH, body=[orjson.dumps(body)])
 
     async def get_task(self, upstream_id: str) -> Reply:
         return await self._ask(self._asking, "GET", _task_path(upstream_id))
@@ -139,15 +142,19 @@ class ArkClient:
         method: str,
         path: str,
         *,
-        body: bytes = b"",
+        body: Sequence[Piece] = (),
         query: Mapping[str, str] | None = None,
     ) -> Reply:
         if session is None:
             raise UpstreamUnreachableError("upstream: the client is closed")
         url = URL(self._config.base_url + path, encoded=True).update_query(query or {})
         has_head = False
+        size_bytes = sum(map(len, body))
+        is_large = size_bytes >= _LARGE_BODY_BYTES
+        data = _slices(body) if is_large else b"".join(body) or None
+        headers = {"Content-Length": str(size_bytes)} if is_large else {}
         try:
-            async with session.request(method, url, data=_payload(body), allow_redirects=False) as response:
+            async with session.request(method, url, data=data, headers=headers, allow_redirects=False) as response:
                 has_head = True
                 return Reply(response.status, _parsed(await self._read(response)), response.headers.get("Retry-After"))
         except aiohttp.ConnectionTimeoutError as fault:
@@ -182,10 +189,11 @@ def _task_path(upstream_id: str) -> str:
     return f"{TASKS_PATH}/{quote(upstream_id, safe='')}"
 
 
-def _payload(body: bytes) -> bytes | io.BytesIO | None:
-    if len(body) >= _LARGE_BODY_BYTES:
-        return io.BytesIO(body)
-    return body or None
+async def _slices(body: Sequence[Piece]) -> AsyncIterator[memoryview]:
+    for piece in body:
+        view = memoryview(piece)
+        for start in range(0, len(view), _SLICE_BYTES):
+            yield view[start : start + _SLICE_BYTES]
 
 
 def _parsed(body: bytes) -> object:

@@ -13,6 +13,7 @@ from proxy.core.errors import InvalidParameterError, MissingPromptError
 from proxy.core.images import (
     ImageCall,
     ImageResult,
+    UpstreamBody,
     charge_for,
     folded_prompt,
     hold_for,
@@ -26,6 +27,22 @@ from proxy.core.images import (
 from proxy.core.money import Nanos
 
 PRICE = ImagePrice(Nanos(180_000_000))  # ¥0.18
+
+
+def sent_up(call: ImageCall, upstream_model: str) -> list[dict[str, Any]]:
+    """Return the bodies as Ark reads them."""
+    return [orjson.loads(b"".join(body.pieces())) for body in upstream_bodies(call, upstream_model)]
+
+
+def test_the_images_of_a_request_share_one_copy_of_its_picture() -> None:
+    picture = "data:image/png;base64," + "A" * 1000
+    call = parse_image_call({"prompt": "a", "task_type": "image_to_image", "image_url": picture, "n": 4, "seed": 1})
+
+    bodies = upstream_bodies(call, "m")
+
+    assert len({id(body.shared) for body in bodies}) == 1
+    assert all(len(body.pieces()[0]) < 100 for body in bodies)
+    assert [body["image"] for body in sent_up(call, "m")] == [picture] * 4
 
 
 def test_a_prompt_alone_is_one_png_of_the_default_size() -> None:
@@ -55,24 +72,20 @@ def test_the_published_anime_example_becomes_two_bodies_with_one_prompt() -> Non
         }
     )
 
-    bodies = upstream_bodies(call, "ep-1")
+    bodies = sent_up(call, "ep-1")
 
-    assert (
-        bodies
-        == (
-            {
-                "model": "ep-1",
-                "prompt": "一个穿着汉服的少女\n动漫风格\n画面中不要出现：模糊, 低质量",
-                "size": "2048x2048",
-                "output_format": "png",
-                "sequential_image_generation": "disabled",
-                "response_format": "url",
-                "stream": False,
-                "watermark": False,
-            },
-        )
-        * 2
-    )
+    assert bodies == 2 * [
+        {
+            "model": "ep-1",
+            "prompt": "一个穿着汉服的少女\n动漫风格\n画面中不要出现：模糊, 低质量",
+            "size": "2048x2048",
+            "output_format": "png",
+            "sequential_image_generation": "disabled",
+            "response_format": "url",
+            "stream": False,
+            "watermark": False,
+        }
+    ]
 
 
 def test_the_published_watercolor_example_sends_its_picture() -> None:
@@ -86,7 +99,7 @@ def test_the_published_watercolor_example_sends_its_picture() -> None:
         }
     )
 
-    [body] = upstream_bodies(call, "m")
+    [body] = sent_up(call, "m")
 
     assert (body["image"], body["prompt"]) == ("https://example.com/photo.jpg", "将图片风格转换为水彩画\n水彩画风格")
 
@@ -102,7 +115,7 @@ def test_an_image_url_of_another_type_is_refused_also_where_it_is_ignored(image_
 def test_a_picture_is_not_sent_where_the_task_takes_none() -> None:
     call = parse_image_call({"prompt": "a", "image_url": "not even a URL", "image": "https://example.com/x.png"})
 
-    assert "image" not in upstream_bodies(call, "m")[0]
+    assert "image" not in sent_up(call, "m")[0]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +194,7 @@ def test_what_openai_has_besides_is_ignored() -> None:
 
 @pytest.mark.parametrize(("asked", "sent"), [("png", "png"), ("jpg", "jpeg"), ("jpeg", "jpeg")])
 def test_a_format_goes_up_in_arks_word(asked: str, sent: str) -> None:
-    [body] = upstream_bodies(parse_image_call({"prompt": "a", "output_format": asked}), "m")
+    [body] = sent_up(parse_image_call({"prompt": "a", "output_format": asked}), "m")
 
     assert body["output_format"] == sent
 
@@ -259,20 +272,20 @@ def test_what_goes_up_is_a_size_that_ark_takes(width: int, height: int) -> None:
 
 
 def test_a_seed_counts_up_so_that_images_differ() -> None:
-    bodies = upstream_bodies(parse_image_call({"prompt": "a", "seed": 7, "n": 3}), "m")
+    bodies = sent_up(parse_image_call({"prompt": "a", "seed": 7, "n": 3}), "m")
 
     assert [body["seed"] for body in bodies] == [7, 8, 9]
 
 
 def test_the_last_seed_is_followed_by_the_first() -> None:
-    bodies = upstream_bodies(parse_image_call({"prompt": "a", "seed": 2_147_483_647, "n": 2}), "m")
+    bodies = sent_up(parse_image_call({"prompt": "a", "seed": 2_147_483_647, "n": 2}), "m")
 
     assert [body["seed"] for body in bodies] == [2_147_483_647, 0]
 
 
 @pytest.mark.parametrize("seed", [{}, {"seed": None}, {"seed": -1}])
 def test_a_random_seed_is_not_sent(seed: dict[str, Any]) -> None:
-    bodies = upstream_bodies(parse_image_call({"prompt": "a", "n": 2} | seed), "m")
+    bodies = sent_up(parse_image_call({"prompt": "a", "n": 2} | seed), "m")
 
     assert not any("seed" in body for body in bodies)
 
@@ -363,12 +376,12 @@ FORMAT_REFUSED = "the parameter `output_format` is not supported by the current 
 def test_only_what_the_model_does_not_know_is_left_out(error: ArkError, dropped: str | None) -> None:
     body: dict[str, object] = {"model": "m", "prompt": "p", "output_format": "png", "seed": 7}
 
-    fewer = without_refused(body, error)
+    fewer = without_refused(UpstreamBody(body, b"{}"), error)
 
-    assert fewer == (None if dropped is None else {name: value for name, value in body.items() if name != dropped})
+    assert fewer == (None if dropped is None else UpstreamBody({name: value for name, value in body.items() if name != dropped}, b"{}"))
 
 
 def test_a_field_that_was_not_sent_is_not_left_out_again() -> None:
     error = ArkError(400, "InvalidParameter", "not valid", "seed")
 
-    assert without_refused({"model": "m", "prompt": "p"}, error) is None
+    assert without_refused(UpstreamBody({"model": "m", "prompt": "p"}, b"{}"), error) is None

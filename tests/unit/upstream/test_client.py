@@ -69,7 +69,7 @@ async def test_a_failure_is_unreachable_only_where_nothing_was_asked(fault: Exce
 
         async with ArkClient(upstream(ORIGIN)) as client:
             with pytest.raises(UpstreamFailure) as raised:
-                await client.create_image(IMAGE)
+                await client.create_image([orjson.dumps(IMAGE)])
 
     assert type(raised.value) is named
     assert KEY not in str(raised.value)
@@ -118,7 +118,7 @@ async def test_an_answer_of_any_status_is_a_reply(status: int, body: bytes, head
 
 async def test_the_five_calls_go_where_ark_expects_them(ark: StandIn) -> None:
     async with ArkClient(upstream(ark.base_url)) as client:
-        image = await client.create_image(IMAGE)
+        image = await client.create_image([orjson.dumps(IMAGE)])
         task_id = (await client.create_task(TASK)).answer["id"]  # type: ignore[index]
         asked = await client.get_task(task_id)
         listed = await client.list_tasks(model=TASK["model"], service_tier="default", page_size=10, page_num=1)  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ async def test_a_body_of_megabytes_arrives_whole(ark: StandIn) -> None:
     picture = "data:image/png;base64," + "A" * 3_000_000
 
     async with ArkClient(upstream(ark.base_url)) as client:
-        reply = await client.create_image({**IMAGE, "image": picture})
+        reply = await client.create_image([orjson.dumps(IMAGE)[:-1] + b",", orjson.dumps({"image": picture})[1:]])
 
     assert reply.status == 200
     assert ark.calls[0].json["image"] == picture
@@ -183,7 +183,7 @@ async def test_an_answer_cut_in_its_middle_is_broken(ark: StandIn) -> None:
 
     async with ArkClient(upstream(ark.base_url)) as client:
         with pytest.raises(UpstreamBrokenError):
-            await client.create_image(IMAGE)
+            await client.create_image([orjson.dumps(IMAGE)])
 
 
 async def test_what_is_no_http_is_broken(ark: StandIn) -> None:
@@ -191,7 +191,7 @@ async def test_what_is_no_http_is_broken(ark: StandIn) -> None:
 
     async with ArkClient(upstream(ark.base_url)) as client:
         with pytest.raises(UpstreamBrokenError):
-            await client.create_image(IMAGE)
+            await client.create_image([orjson.dumps(IMAGE)])
 
 
 async def test_an_answer_longer_than_the_limit_is_broken_before_it_is_read(ark: StandIn) -> None:
@@ -201,7 +201,7 @@ async def test_an_answer_longer_than_the_limit_is_broken_before_it_is_read(ark: 
 
     async with ArkClient(upstream(ark.base_url), answer_bytes_max=10_000) as client:
         with pytest.raises(UpstreamBrokenError, match="longer than 10000 bytes"):
-            await client.create_image(IMAGE)
+            await client.create_image([orjson.dumps(IMAGE)])
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ async def test_an_answer_that_drips_in_is_a_timeout_all_the_same(ark: StandIn) -
 
     async with ArkClient(upstream(ark.base_url, connect=0.1, first_byte=0.2)) as client:
         with pytest.raises(UpstreamTimeoutError):
-            await client.create_image(IMAGE)
+            await client.create_image([orjson.dumps(IMAGE)])
 
     assert ark.calls[0].bytes_sent < 1000
 
@@ -237,7 +237,7 @@ async def test_a_refused_connection_is_unreachable(ark: StandIn) -> None:
 
     async with ArkClient(upstream(ark.base_url)) as client:
         with pytest.raises(UpstreamUnreachableError):
-            await client.create_image(IMAGE)
+            await client.create_image([orjson.dumps(IMAGE)])
 
 
 @asynccontextmanager
@@ -260,7 +260,7 @@ async def test_tls_that_is_none_is_unreachable(ark: StandIn) -> None:
 
     async with ArkClient(upstream(ark.base_url.replace("http:", "https:"))) as client:
         with pytest.raises(UpstreamUnreachableError):
-            await client.create_image(IMAGE)
+            await client.create_image([orjson.dumps(IMAGE)])
 
     assert ark.calls == []
 
@@ -269,9 +269,9 @@ async def test_a_call_that_finds_no_free_connection_in_time_was_not_asked(ark: S
     ark.enqueue([Hang()], IMAGES_PATH)
 
     async with ArkClient(upstream(ark.base_url, connect=0.1), connections_max=1) as client, asyncio.TaskGroup() as group:
-        first = group.create_task(ended(client.create_image, IMAGE))
+        first = group.create_task(ended(client.create_image, [orjson.dumps(IMAGE)]))
         await ark.wait_for_calls(1)
-        second = await ended(client.create_image, IMAGE)
+        second = await ended(client.create_image, [orjson.dumps(IMAGE)])
         await client.close()
 
     assert isinstance(second, UpstreamTimeoutError)
@@ -289,8 +289,8 @@ async def ended(call: Callable[..., Any], *args: Any) -> object:
 
 async def test_what_creates_never_goes_over_a_kept_connection(ark: StandIn) -> None:
     async with ArkClient(upstream(ark.base_url)) as client:
-        await client.create_image(IMAGE)
-        await client.create_image(IMAGE)
+        await client.create_image([orjson.dumps(IMAGE)])
+        await client.create_image([orjson.dumps(IMAGE)])
         await client.get_task("cgt-1")
         await client.get_task("cgt-2")
         await client.create_task(TASK)
@@ -313,7 +313,7 @@ async def test_a_redirect_is_not_followed(ark: StandIn) -> None:
     ark.enqueue(answer_json(307, b"", {"location": f"{ark.base_url}/elsewhere"}), IMAGES_PATH)
 
     async with ArkClient(upstream(ark.base_url)) as client:
-        reply = await client.create_image(IMAGE)
+        reply = await client.create_image([orjson.dumps(IMAGE)])
 
     assert (reply.status, reply.answer) == (307, None)
     assert len(ark.calls) == 1
@@ -324,6 +324,6 @@ async def test_a_closed_client_asks_nothing(ark: StandIn) -> None:
     await client.close()
 
     with pytest.raises(UpstreamUnreachableError):
-        await client.create_image(IMAGE)
+        await client.create_image([orjson.dumps(IMAGE)])
 
     assert ark.calls == []
