@@ -138,7 +138,8 @@ async def test_failing_polls_change_nothing_but_the_next_time(tmp_path: Path, ca
         await gateway.assert_charged(SILENT)
 
 
-async def test_a_task_that_is_gone_upstream_ends_after_three_times(tmp_path: Path) -> None:
+async def test_a_task_that_is_gone_upstream_ends_after_three_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.core.video_task.MISSING_AGE_MS", 0)  # as if it were two minutes old
     async with StandIn() as ark, quick_bench(tmp_path, ark) as gateway:
         task_id = await submitted(gateway)
         ark.videos.forget(next(iter(ark.videos.tasks)))
