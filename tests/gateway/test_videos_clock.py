@@ -28,13 +28,15 @@ async def test_a_task_that_is_queued_while_the_clock_is_set_ends_with_its_video(
     monkeypatch.setattr("proxy.scheduler.SLEEP_SECONDS_MAX", 0.1)
     monkeypatch.setattr(support, "SystemClock", SetClock)
     monkeypatch.setattr(SetClock, "step_ms", 0)
-    async with StandIn(Settings(timeline=Timeline(3_600, 3_600))) as ark, quick_bench(tmp_path, ark) as gateway:
+    async with (
+        StandIn(Settings(timeline=Timeline(3_600, 3_600))) as ark,
+        quick_bench(tmp_path, ark, poll_seconds="0.5, 0.5") as gateway,
+    ):
         task_id = await submitted(gateway)
         name = (await stored(gateway, task_id)).upstream_id
-        await ark.wait_for_calls(2, f"{TASKS}/{name}", method="GET")
 
         monkeypatch.setattr(SetClock, "step_ms", step_ms)
-        await ark.wait_for_calls(6, f"{TASKS}/{name}", method="GET")
+        await ark.wait_for_calls(3, f"{TASKS}/{name}", method="GET")
         ark.videos.advance(name, "succeeded")
 
         assert (await ended(gateway, task_id))["status"] == "succeeded"
