@@ -66,10 +66,9 @@ def read_poll(status: int, answer: object, retry_after_ms: int = 0, *, upstream_
 def find_lost(task: VideoTask, items: Sequence[object], taken: Collection[str], rivals: Sequence[VideoTask] = ()) -> Found | NotFound:
     """Return the one entry of Ark's list that is the lost submit of ``task``, or that there is none beyond doubt.
 
-    Ark echoes no prompt. An entry is a candidate when nobody has it yet, it is of the time, nothing that it does echo contradicts the
-    task, and it echoes a mark of the task: its seed, its safety identifier. Not all that is in the account is made by this gateway: an
-    entry without a mark is nobody's. Two equally good ones, or a rival that the entry could as well be of, are a doubt: a customer must
-    never be shown another's video.
+    An entry is a candidate when nobody has it yet, it is of the time, nothing that it does echo contradicts the task, and it echoes a
+    mark of the task: its seed, its safety identifier. Two equally good ones, or a rival that the entry could as well be of, are a
+    doubt: a customer must never be shown another's video. What carries no mark at all is `lone_unmarked`'s to judge.
 
     Args:
         task: the one whose submit was lost.
@@ -87,6 +86,36 @@ def find_lost(task: VideoTask, items: Sequence[object], taken: Collection[str], 
     if any(_marks(rival, item) >= best for rival in rivals if rival.id != task.id):
         return NotFound()
     return Found(upstream_id)
+
+
+def lone_unmarked(
+    task: VideoTask, items: Sequence[object], taken: Collection[str], rivals: Sequence[VideoTask] = ()
+) -> Found | NotFound:
+    """Return the one finished entry that can only be the lost submit of ``task``, though nothing marks it.
+
+    For an Ark that echoes neither seed nor identifier: it must be of the model, have been created while the submit was under way (and
+    not a minute later), have been asked for by itself without contradiction, and be alone, without any rival of that time. In an
+    account that others use too, a task of theirs of the very same seconds could still pass: such an account is better not shared.
+    """
+    unique = {
+        _id(item): item
+        for item in items
+        if isinstance(item, dict) and item.get("status") == "succeeded" and _of_the_submit(task, item) and _id(item) not in taken
+    }
+    unique.pop("", None)
+    if len(unique) != 1:
+        return NotFound()
+    [(upstream_id, item)] = unique.items()
+    if any(_fits(rival, item) for rival in rivals if rival.id != task.id):
+        return NotFound()
+    return Found(upstream_id)
+
+
+def _of_the_submit(task: VideoTask, item: Mapping[str, object]) -> bool:
+    created_at_ms = _milliseconds(item, "created_at")
+    if created_at_ms is None or task.lost_at_ms is None or created_at_ms > task.lost_at_ms + CLOCK_BEHIND_MS:
+        return False
+    return _is_of_model(task, item) and _fits(task, item)
 
 
 def unproven(task: VideoTask, items: Sequence[object], taken: Collection[str]) -> list[str]:

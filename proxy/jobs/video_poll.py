@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from proxy.core.video_answers import find_lost, unproven
+from proxy.core.video_answers import find_lost, lone_unmarked, unproven
 from proxy.core.video_record import Next, TaskState, VideoTask
 from proxy.core.video_report import Found, LookupFailed, NotFound, SubmitUnknown
 from proxy.core.video_task import Pace, longest_delay_ms
@@ -101,7 +101,9 @@ class VideoPoll:
         if isinstance(found, Found) or not asked:
             return found
         entries = await asyncio.gather(*(self._calls.entry(task, upstream_id) for upstream_id in asked))
-        return find_lost(task, [*_without(items, asked), *entries], known, rivals)
+        seen = [*_without(items, asked), *entries]
+        found = find_lost(task, seen, known, rivals)
+        return found if isinstance(found, Found) else lone_unmarked(task, seen, known, rivals)
 
 
 def _without(items: Sequence[object], upstream_ids: Sequence[str]) -> list[object]:

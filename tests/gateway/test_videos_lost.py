@@ -59,18 +59,34 @@ async def assert_nobodys(gateway: Bench, *task_ids: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "of_strangers", [NO_MARKS, {"seed": 1}, {"safety_identifier": "a-stranger's"}], ids=["none", "seed", "identifier"]
+    "of_strangers",
+    [NO_MARKS | {"older_by_seconds": 10}, {"seed": 1}, {"safety_identifier": "a-stranger's"}],
+    ids=["of before", "seed", "identifier"],
 )
 async def test_a_strangers_video_is_nobodys(gateway: Bench, monkeypatch: pytest.MonkeyPatch, of_strangers: dict[str, Any]) -> None:
-    """Neither the list nor the task itself, when it is asked for, names us."""
+    """Made before our submit, or, when it is asked for, marked as somebody else's."""
     look_quickly(monkeypatch, give_up_after_ms=GIVE_UP_MS)
-    show(gateway, TASKS, {"total": 1, "items": [shown("cgt-stranger")]})
-    show(gateway, TASK_PATH, shown("cgt-stranger") | of_strangers)
+    entry = shown("cgt-stranger")
+    entry["created_at"] -= of_strangers.get("older_by_seconds", 0)
+    show(gateway, TASKS, {"total": 1, "items": [entry]})
+    show(gateway, TASK_PATH, entry | of_strangers)
 
     task_id = await lose_one(gateway, seed=7)
 
     await assert_nobodys(gateway, task_id)
-    assert len(gateway.ark.calls_to(f"{TASKS}/cgt-stranger", "GET")) >= 1
+
+
+async def test_one_that_can_only_be_ours_is_found_without_a_mark(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An Ark that shows of a task what its documentation shows, and no more."""
+    look_quickly(monkeypatch)
+    show(gateway, TASKS, {"total": 1, "items": [shown("cgt-mine")]})
+    show(gateway, TASK_PATH, shown("cgt-mine"))
+
+    task = await ended(gateway, await lose_one(gateway))
+
+    assert (task["status"], task["video_url"]) == ("succeeded", "https://tos.example/cgt-mine.mp4")
+    assert len(gateway.ark.calls_to(TASKS, "POST")) == 1
+    await gateway.assert_charged(SILENT)
 
 
 async def test_a_mark_that_the_list_does_not_show_is_asked_for(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Ark's answers about tasks: what each proves, and which entry of the list a lost submit may be."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -7,8 +8,8 @@ import pytest
 
 from proxy.core.ark_text import ArkError
 from proxy.core.money import Nanos
-from proxy.core.video_answers import find_lost, read_poll, read_submit, unproven
-from proxy.core.video_record import new_task
+from proxy.core.video_answers import find_lost, lone_unmarked, read_poll, read_submit, unproven
+from proxy.core.video_record import VideoTask, new_task
 from proxy.core.video_report import Found, NotFound, Polled, PollFailed, PollFailure, SubmitRefused, Submitted, SubmitUnknown
 from proxy.core.videos import VideoBilling, VideoCall
 
@@ -196,6 +197,35 @@ def test_an_entry_with_all_marks_may_be_of_the_model_behind_an_endpoint() -> Non
     assert find_lost(task, [entry(**MARKS)], taken=()) == Found("cgt-1")
     assert find_lost(task, [entry(seed=77)], taken=()) == NotFound()
     assert find_lost(replace(task, seed=-1), [entry(**MARKS)], taken=()) == NotFound()  # one mark that all of a customer's share
+
+
+LOST = replace(TASK, lost_at_ms=CREATED_AT * 1000 + 2_000)
+DONE = entry(status="succeeded")
+
+
+def test_a_finished_entry_without_a_mark_is_ours_where_it_can_be_nobody_elses() -> None:
+    assert lone_unmarked(LOST, [DONE, entry("cgt-2", model="other", status="succeeded")], taken=()) == Found("cgt-1")
+
+
+@pytest.mark.parametrize(
+    ("items", "taken", "rivals"),
+    [
+        ([DONE, DONE | {"id": "cgt-2"}], (), ()),
+        ([DONE], {"cgt-1"}, ()),
+        ([DONE], (), [replace(LOST, id="vreq_2", seed=78)]),
+        ([DONE | {"status": "queued"}], (), ()),  # its seed may still be shown
+        ([DONE | {"created_at": CREATED_AT - 6}], (), ()),
+        ([DONE | {"created_at": CREATED_AT + 8}], (), ()),  # the submit was given up 2 s after its record, and clocks differ by 5
+        ([DONE | {"seed": 78}], (), ()),
+        ([DONE | {"duration": 6}], (), ()),
+        ([DONE | {"model": "other"}], (), ()),
+        ([DONE | {"id": ".."}], (), ()),
+    ],
+)
+def test_an_entry_without_a_mark_that_could_be_anybody_elses_is_nobodys(
+    items: list[object], taken: Collection[str], rivals: Sequence[VideoTask]
+) -> None:
+    assert lone_unmarked(LOST, items, taken, rivals) == NotFound()
 
 
 def test_an_entry_that_another_task_has_is_not_it() -> None:
