@@ -66,7 +66,8 @@ class VideoCancels:
     async def _cancel(self, task: VideoTask) -> _Result:
         try:
             await self._calls.cancel_turn(task)  # first, so that no waiting lies between the look and the DELETE
-            async with self._desk.alone(task.id):
+            async with (alone := self._desk.alone(task.id)):
+                alone.cancels += 1
                 seen = await self._seen(task.id)
                 return seen if seen.error == video_error.CANCELLED else await self._deleted(seen)
         except (GatewayError, StoreUnavailableError) as fault:

@@ -38,6 +38,12 @@ SUBMIT_SECONDS_MAX = 120.0
 SUBMIT_MARGIN_SECONDS = 60.0
 
 
+class Alone(asyncio.Lock):
+    """One task's lock, kept for as long as somebody looks at the task, and how many cancels have held it in that time."""
+
+    cancels = 0
+
+
 class VideoDesk:
     """Submits tasks and moves them on."""
 
@@ -62,7 +68,7 @@ class VideoDesk:
         self._expect = expect
         self._submits = TaskGroup("submit")
         self._watchers: dict[str, set[asyncio.Event]] = {}
-        self._alone: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._alone: WeakValueDictionary[str, Alone] = WeakValueDictionary()
         self._has_released = False
 
     # the life of a task
@@ -102,9 +108,9 @@ class VideoDesk:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, RETRY_SECONDS_MAX)
 
-    def alone(self, task_id: str) -> asyncio.Lock:
+    def alone(self, task_id: str) -> "Alone":
         """Return what a cancel holds from its look at the task to what came of it, so that no poll records anything in between."""
-        return self._alone.setdefault(task_id, asyncio.Lock())
+        return self._alone.setdefault(task_id, Alone())
 
     def finish(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
         """Do what nobody who leaves can cut, and `drain` waits for."""

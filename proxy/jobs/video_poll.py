@@ -67,11 +67,12 @@ class VideoPoll:
                 await self._look_up(task)
 
     async def _poll(self, task: VideoTask) -> None:
-        seen = await self._calls.status(task)
         alone = self._desk.alone(task.id)
-        is_being_cancelled = alone.locked()
+        cancels, is_being_cancelled = alone.cancels, alone.locked()
+        seen = await self._calls.status(task)
         async with alone:
-            if is_being_cancelled:  # what was seen may be of before the DELETE: a video that is gone would be charged
+            # What was seen while a cancel was about may be of before its DELETE: a video that is gone would be charged.
+            if is_being_cancelled or alone.cancels != cancels:
                 seen = await self._calls.status(task)
             await self._desk.advance(task.id, seen)
 

@@ -131,6 +131,39 @@ async def test_a_poll_that_sees_the_end_while_the_record_is_deleted_charges_noth
     await gateway.assert_charged(0)
 
 
+async def test_a_poll_whose_answer_outlasts_the_cancel_is_asked_for_again(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    has_ended, poll_saw_it, cancel_is_over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    ask = VideoCalls.status
+
+    async def slow(self: VideoCalls, task: VideoTask, *, urgent: bool = False) -> Polled | PollFailed:
+        if urgent:
+            return await ask(self, task, urgent=True)
+        await has_ended.wait()
+        seen = await ask(self, task)
+        poll_saw_it.set()
+        await cancel_is_over.wait()
+        return seen
+
+    async def end(_call: object) -> None:
+        gateway.ark.videos.advance(upstream_id, "succeeded")
+        has_ended.set()
+        await poll_saw_it.wait()
+        gateway.ark.enqueue(error(500, "InternalServiceError", "oops"), TASK_PATH, method="GET")  # the look after the DELETE
+
+    monkeypatch.setattr(video_task, "MISSING_AGE_MS", 0)
+    monkeypatch.setattr(VideoCalls, "status", slow)
+    gateway.ark.enqueue([Check(end), Perform(), Answer()], TASK_PATH, method="DELETE")
+    task_id = await submitted(gateway)
+    upstream_id = (await stored(gateway, task_id)).upstream_id
+    unsure = await cancel(gateway, task_id)
+    cancel_is_over.set()
+    task = await ended(gateway, task_id)
+
+    assert unsure.status == 503
+    assert (task["status"], task["error"]["code"]) == ("failed", "GENERATION_FAILED")
+    await gateway.assert_charged(0)
+
+
 async def test_a_cancel_that_nobody_can_look_at_afterwards_is_seen_when_it_is_asked_for_again(unpolled: Bench) -> None:
     task_id = await submitted(unpolled)
 
