@@ -23,7 +23,7 @@ from proxy.tasks import TaskGroup
 from proxy.upstream import ark
 from proxy.upstream.client import PAGE_SIZE_MAX, ArkClient, Reply
 from proxy.upstream.creation import creation_refusal
-from proxy.upstream.failures import UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError
+from proxy.upstream.failures import UpstreamFailure
 
 logger = logging.getLogger(__name__)
 
@@ -159,11 +159,8 @@ class VideoCalls:
 
     def _unanswered(self, task: VideoTask, failure: UpstreamFailure) -> Submission:
         """Tell a submit that was never sent from one whose answer was lost."""
-        unsent = isinstance(failure, UpstreamUnreachableError) or (
-            isinstance(failure, UpstreamTimeoutError) and failure.phase == "connect"
-        )
-        self._metrics.upstream_failed(task.upstream, "unreachable" if unsent else "submit_unknown")
-        if not unsent:
+        self._metrics.upstream_failed(task.upstream, "unreachable" if failure.is_unasked else "submit_unknown")
+        if not failure.is_unasked:
             logger.warning("video %s: its submit was not answered, it is looked for: %s", task.id, failure)
             return Submission(SubmitUnknown(str(failure)))
         refusal = ark.outage(str(failure))

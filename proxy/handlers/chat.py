@@ -26,7 +26,7 @@ from proxy.metrics import Metrics
 from proxy.relay import Relay
 from proxy.store.contract import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.upstream import ark
-from proxy.upstream.wire import Answer, UpstreamBrokenError, UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError, Wire
+from proxy.upstream.wire import Answer, UpstreamBrokenError, UpstreamFailure, Wire
 
 PATH = "/chat/completions"
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
@@ -288,10 +288,7 @@ class _Exchange:
         return error
 
     def _failed(self, failure: UpstreamFailure) -> GatewayError:
-        cause = "unreachable" if isinstance(failure, UpstreamUnreachableError) else "broken"
-        if isinstance(failure, UpstreamTimeoutError):
-            cause = f"{failure.phase}_timeout"
-        return self._refused(ark.outage(str(failure)), cause)
+        return self._refused(ark.outage(str(failure)), failure.cause)
 
     def _refused(self, refusal: ark.Refusal, cause: str = "") -> GatewayError:
         if refusal.outcome is not Outcome.REFUSED:

@@ -25,7 +25,7 @@ from proxy.store.contract import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.upstream import ark
 from proxy.upstream.client import ArkClient, Reply
 from proxy.upstream.creation import creation_refusal
-from proxy.upstream.failures import UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError
+from proxy.upstream.failures import UpstreamFailure
 
 _OURS = frozenset({Outcome.COMPLETE, Outcome.INTERRUPTED})
 """How a call ends that the upstream did not fail; if its client has left, that is what is told of it."""
@@ -175,12 +175,7 @@ class _Generation:
             body = fewer
 
     def _failed(self, failure: UpstreamFailure) -> ark.Refusal:
-        is_unasked = isinstance(failure, UpstreamUnreachableError)
-        cause = "unreachable" if is_unasked else "broken"
-        if isinstance(failure, UpstreamTimeoutError):
-            is_unasked = failure.phase == "connect"
-            cause = f"{failure.phase}_timeout"
-        return self._counted(ark.outage(str(failure), should_retry=None if is_unasked else False), cause)
+        return self._counted(ark.outage(str(failure), should_retry=None if failure.is_unasked else False), failure.cause)
 
     def _counted(self, refusal: ark.Refusal, cause: str = "") -> ark.Refusal:
         if refusal.outcome is not Outcome.REFUSED:

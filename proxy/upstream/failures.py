@@ -8,9 +8,27 @@ Phase = Literal["connect", "first_byte", "idle"]
 class UpstreamFailure(Exception):  # noqa: N818 - the family's name; its members are errors
     """The upstream did not do its part."""
 
+    @property
+    def cause(self) -> str:
+        """One word for the metrics."""
+        return "broken"
+
+    @property
+    def is_unasked(self) -> bool:
+        """Whether it is proven that nothing was asked, so that nothing can have been done."""
+        return False
+
 
 class UpstreamUnreachableError(UpstreamFailure):
     """No connection came about (DNS, TCP, TLS, or no more may be open): nothing was asked."""
+
+    @property
+    def cause(self) -> str:
+        return "unreachable"
+
+    @property
+    def is_unasked(self) -> bool:
+        return True
 
 
 class UpstreamTimeoutError(UpstreamFailure):
@@ -19,6 +37,14 @@ class UpstreamTimeoutError(UpstreamFailure):
     def __init__(self, phase: Phase, seconds: float) -> None:
         super().__init__(f"upstream: no {_AWAITED[phase]} within {seconds:g} s")
         self.phase: Phase = phase
+
+    @property
+    def cause(self) -> str:
+        return f"{self.phase}_timeout"
+
+    @property
+    def is_unasked(self) -> bool:
+        return self.phase == "connect"
 
 
 class UpstreamBrokenError(UpstreamFailure):
