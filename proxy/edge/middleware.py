@@ -26,7 +26,7 @@ from proxy.edge.router import Handler, Router
 from proxy.edge.server import CROSS_ORIGIN_HEADERS
 from proxy.logs import AccessLog, Field
 from proxy.metrics import Metrics
-from proxy.store.contract import Grant
+from proxy.store.contract import Grant, StoreUnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +92,9 @@ class Observer:
             return await handler(context)
         except GatewayError as fault:
             error = fault
+        except StoreUnavailableError as fault:
+            logger.error("request %s: the store does not answer: %s", context.id, fault)  # noqa: TRY400 - no bug of ours
+            error = ModelUnavailableError("The gateway cannot answer just now", retry_after_seconds=5)
         except Exception as fault:
             if isinstance(fault, OSError) and context.connection.lost:
                 raise ConnectionResetError("the client left") from None

@@ -1,0 +1,103 @@
+"""What the gateway says: a line a request, for programs and for eyes, and never at the cost of a request."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator
+
+import orjson
+import pytest
+
+from proxy.clock import SystemClock
+from proxy.logs import Field, JsonAccessLog, JsonFormatter, Lines, TerminalAccessLog
+
+PAID: dict[str, Field] = {
+    "request_id": "req_1",
+    "method": "POST",
+    "route": "/chat/completions",
+    "status": 200,
+    "first_byte_ms": 2.5,
+    "total_ms": 20.1,
+    "account": "acme",
+    "key_id": "key_1",
+    "model": "doubao-pro-32k",
+    "outcome": "complete",
+    "usage": "reported",
+    "prompt_tokens": 20,
+    "cached_tokens": 0,
+    "completion_tokens": 12,
+    "cost": "0.00004",
+}
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    os.set_blocking(ends[0], False)
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+async def test_a_line_for_programs_is_one_json_object(pipe: tuple[int, int]) -> None:
+    log = JsonAccessLog(SystemClock(), Lines(pipe[1]))
+
+    log.write(PAID)
+    await asyncio.sleep(0)
+
+    line = os.read(pipe[0], 4096)
+    assert line.endswith(b"\n")
+    said = orjson.loads(line)
+    assert said.pop("time").endswith("Z")
+    assert said == {"level": "info", "event": "request", **PAID}
+
+
+async def test_a_line_for_eyes_tells_what_matters(pipe: tuple[int, int]) -> None:
+    log = TerminalAccessLog(SystemClock(), Lines(pipe[1]))
+
+    log.write(PAID)
+    await asyncio.sleep(0)
+
+    line = os.read(pipe[0], 4096).decode()
+    for word in ("200", "complete", "doubao-pro-32k", "acme", "20+12 tokens (reported)", "¥0.00004", "total 20.1 ms", "req_1\n"):
+        assert word in line
+
+
+async def test_the_lines_of_one_turn_of_the_loop_leave_together_and_in_order(pipe: tuple[int, int]) -> None:
+    lines = Lines(pipe[1])
+
+    lines.add(b"one\n")
+    lines.add(b"two\n")
+    with pytest.raises(BlockingIOError):
+        os.read(pipe[0], 4096)
+    await asyncio.sleep(0)
+    lines.add(b"three\n")
+    await asyncio.sleep(0)
+
+    assert os.read(pipe[0], 4096) == b"one\ntwo\nthree\n"
+
+
+async def test_a_log_that_cannot_be_written_fails_nobody(pipe: tuple[int, int]) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    lines = Lines(full)
+
+    lines.add(b"lost\n")
+    await asyncio.sleep(0)
+    os.dup2(pipe[1], full)
+    lines.add(b"kept\n")
+    await asyncio.sleep(0)
+
+    assert os.read(pipe[0], 4096) == b"kept\n"
+    os.close(full)
+
+
+def test_everything_else_is_json_too_with_its_traceback() -> None:
+    try:
+        raise ValueError("broken")
+    except ValueError as fault:
+        record = logging.LogRecord("proxy.x", logging.ERROR, "x.py", 1, "request %s failed", ("req_1",), (ValueError, fault, None))
+
+    said = orjson.loads(JsonFormatter().format(record))
+
+    assert (said["level"], said["event"], said["message"]) == ("error", "proxy.x", "request req_1 failed")
+    assert "ValueError: broken" in said["exception"]
