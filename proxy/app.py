@@ -301,7 +301,7 @@ class _Construction:
 
 async def _drain_submits(desk: VideoDesk) -> None:
     if left := await desk.drain(SUBMIT_DRAIN_SECONDS):
-        logger.warning("%d video submits were not answered in time; the next start looks for them", left)
+        logger.warning("%d video submits or cancels were not answered in time; the next start looks after their tasks", left)
 
 
 async def _drain(door: Door, relay: Relay, stop: StopSignal, drain_seconds: float) -> None:

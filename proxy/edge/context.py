@@ -15,7 +15,6 @@ class Context:
     """Everything known of one request. Handlers fill in what the request's log line and metrics tell."""
 
     __slots__ = (
-        "account",
         "closing",
         "code",
         "first_byte_at",
