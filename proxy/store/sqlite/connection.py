@@ -18,6 +18,9 @@ Args = TypeVarTuple("Args")
 BUSY_SECONDS = 5.0
 """How long to wait for a file that a foreign process (a shell, a copy tool) has locked."""
 
+STATEMENTS_MAX = 512
+"""How many are kept prepared: those of `together` come in as many shapes as they have rows."""
+
 _FATAL = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_CORRUPT", "SQLITE_NOTADB")
 """After a failed fsync the kernel may have dropped the pages and will report success the next time: only a restart is safe."""
 
@@ -44,7 +47,9 @@ def connection_to(path: Path, mode: Literal["rw", "ro"]) -> Connection:
     """Return a connection to an existing file, opened by ``async with``. Transactions are begun by hand."""
 
     def connector() -> sqlite3.Connection:
-        connection = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(
+            f"{path.as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=STATEMENTS_MAX
+        )
         # Triggers guard the ledger's rows; this makes them guard against INSERT OR REPLACE too.
         connection.execute("PRAGMA recursive_triggers = ON")
         return connection

@@ -58,22 +58,8 @@ def record(connection: sqlite3.Connection, request: NewRequest) -> None:
         raise InsufficientFundsError(
             f"account {held_for.name} has ¥{format_yuan(held_for.available_nanos)} available, the request needs ¥{format_yuan(hold)}"
         )
-    key_id = request.key_id or None
-    # Exact types: sqlite3 looks for an adapter for each enum or bool, about 1 µs.
-    asked = (request.model, request.upstream, request.upstream_model, int(request.stream))
-    values = (
-        request.id,
-        request.kind.value,
-        request.account_id,
-        key_id,
-        *asked,
-        hold,
-        request.price,
-        request.created_at_ms,
-        int(claim is not None),
-    )
     try:
-        connection.execute(_INSERT_REQUEST, values)
+        connection.execute(_INSERT_REQUEST, request_values(request))
         if claim is not None:
             idempotency.take(connection, request, claim)
     except sqlite3.IntegrityError as error:
@@ -92,7 +78,7 @@ def settle(
     Raises: KeyError: no such request; ValueError: a charge above the hold, a negative figure, or a video whose task goes on.
     """
     try:
-        row = connection.execute(_SETTLE_REQUEST, (now_ms, *_settlement_values(settlement), request_id)).fetchone()
+        row = connection.execute(_SETTLE_REQUEST, (now_ms, *settlement_values(settlement), request_id)).fetchone()
     except sqlite3.IntegrityError as error:
         raise ValueError(f"the settlement of {request_id} contradicts itself or its hold: {settlement}") from error
     if row is None:
@@ -184,7 +170,28 @@ def _end_claim(connection: sqlite3.Connection, request_id: str, answer: StoredAn
         idempotency.give_back(connection, request_id)
 
 
-def _settlement_values(settlement: Settlement) -> tuple[object, ...]:
+def request_values(request: NewRequest) -> tuple[object, ...]:
+    """Return the columns of a new request, as `_INSERT_REQUEST` names them.
+
+    Exact types: sqlite3 looks for an adapter for each enum or bool, about 1 µs.
+    """
+    return (
+        request.id,
+        request.kind.value,
+        request.account_id,
+        request.key_id or None,
+        request.model,
+        request.upstream,
+        request.upstream_model,
+        int(request.stream),
+        request.hold_nanos,
+        request.price,
+        request.created_at_ms,
+        int(request.claim is not None),
+    )
+
+
+def settlement_values(settlement: Settlement) -> tuple[object, ...]:
     """Return the columns of `_SETTLE_REQUEST` from the outcome to the note."""
     usage = settlement.usage
     tokens = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.reasoning_tokens)
