@@ -20,9 +20,9 @@ from proxy.core.money import Nanos
 from proxy.core.video_task import Pace
 from proxy.core.videos import SEED_MAX, VideoBilling
 from proxy.edge.body import BodyReader
-from proxy.edge.door import Door
+from proxy.edge.door import Door, Entrance
 from proxy.edge.listeners import open_sockets, remove_unix_socket
-from proxy.edge.middleware import Dispatcher, Observer, compose, cross_origin
+from proxy.edge.middleware import Dispatcher, Observer
 from proxy.edge.router import Router
 from proxy.handlers.account import AccountHandlers
 from proxy.handlers.admin import AdminHandlers
@@ -285,10 +285,10 @@ class _Construction:
     async def _open_door(
         self, router: Router, snapshot: Snapshot, addresses: Iterable[Address], *, mode: int
     ) -> tuple[Door, tuple[str, ...]]:
-        observe = Observer(self._clock, self._access_log, self._metrics)
-        handler = compose((observe, cross_origin), Dispatcher(router, snapshot, self._stop.requested.is_set))
+        observer = Observer(self._clock, self._access_log, self._metrics)
+        entrance = Entrance(Dispatcher(router, snapshot, self._stop.requested.is_set), observer, self._clock)
         server = self._config.server
-        door = Door(handler, self._clock, keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
+        door = Door(entrance, self._clock, keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
         self._stack.push_async_callback(door.close)
         opened: list[str] = []
         for address in addresses:

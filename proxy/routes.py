@@ -1,9 +1,8 @@
 """The public surface as one table, and the operator's."""
 
-from aiohttp.web import StreamResponse
-
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
+from proxy.edge.response import Response
 from proxy.edge.router import Route
 from proxy.handlers.account import AccountHandlers
 from proxy.handlers.admin import AdminHandlers
@@ -43,7 +42,7 @@ def probe_routes(ops: OpsHandlers) -> list[Route]:
 def admin_routes(ops: OpsHandlers, admin: AdminHandlers, bodies: BodyReader) -> list[Route]:
     """Return what the operator's socket answers; whoever may open it is the operator."""
 
-    async def operate(context: Context) -> StreamResponse:
+    async def operate(context: Context) -> Response:
         status, answer = await admin.operate(context.tail, await bodies.read(context.request))
         return context.json(answer, status)
 

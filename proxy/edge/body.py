@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 
 import orjson
-from aiohttp.web import BaseRequest
 
 from proxy.core.errors import InvalidJsonError, RequestTimeoutError, RequestTooLargeError, UnsupportedMediaTypeError
+from proxy.edge.connection import Request
 
 LARGE_BYTES = 65_536
 STRUCTURES_MAX = 100_000
@@ -24,7 +24,7 @@ class BodyReader:
         self._bytes_max = bytes_max
         self._seconds = seconds
 
-    async def json(self, request: BaseRequest) -> Any:
+    async def json(self, request: Request) -> Any:
         """Return the parsed body.
 
         Raises:
@@ -42,24 +42,25 @@ class BodyReader:
         except orjson.JSONDecodeError as fault:
             raise InvalidJsonError(f"The request body is not valid JSON: {fault}") from None
 
-    async def read(self, request: BaseRequest) -> bytes:
+    async def read(self, request: Request) -> bytes:
         """Return the body as it came. Raises: as `json`, without InvalidJsonError."""
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise UnsupportedMediaTypeError("Compressed request bodies are not accepted: leave out Content-Encoding")
-        if (request.content_length or 0) > self._bytes_max:
+        if request.content_length > self._bytes_max:
             raise self._too_large()
         content = request.content
         if content.is_eof():  # one packet, as nearly all are: no timer, no task switch
             return self._checked(content.read_nowait())
-        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-            request.transport.write(_CONTINUE)
+        transport = request.connection.transport
+        if request.headers.get("Expect", "").lower() == "100-continue" and transport is not None:
+            transport.write(_CONTINUE)
         try:
             async with asyncio.timeout(self._seconds):
                 return await self._read_on(request)
         except TimeoutError:
             raise RequestTimeoutError(f"The request body did not arrive within {self._seconds:g} seconds") from None
 
-    async def _read_on(self, request: BaseRequest) -> bytes:
+    async def _read_on(self, request: Request) -> bytes:
         pieces: list[bytes] = []
         size = 0
         while piece := await request.content.readany():

@@ -1,21 +1,18 @@
 """One request on its way through the gateway: what the layers hand on to each other."""
 
 import orjson
-from aiohttp.web import Response
-from multidict import CIMultiDict
 
 from proxy.core.settlement import Settlement
-from proxy.edge.server import SERVER_NAME, Connection, Request
+from proxy.edge.connection import JSON_TYPE, Connection, Request
+from proxy.edge.response import Response
 from proxy.store.contract import Grant
-
-JSON_TYPE = "application/json"
 
 
 class Context:
     """Everything known of one request. Handlers fill in what the request's log line and metrics tell."""
 
     __slots__ = (
-        "closing",
+        "begun",
         "code",
         "first_byte_at",
         "grant",
@@ -34,8 +31,10 @@ class Context:
         self.id = request_id
         self.received_at = received_at
         """Monotonic seconds."""
-        self.headers: CIMultiDict[str] = CIMultiDict({"x-request-id": request_id, "Server": SERVER_NAME})
+        self.headers = {"x-request-id": request_id}
         """What the answer will carry; complete before the handler runs, because a stream's head leaves before it ends."""
+        self.begun = False
+        """Whether a part of the answer has left."""
         self.route = "-"
         """The matched route's pattern: the raw path is never logged, it may hold a key that was pasted wrongly."""
         self.tail = ""
@@ -45,21 +44,12 @@ class Context:
         """A model of the catalog, once it is known."""
         self.code: str | None = None
         """The error code that was answered."""
-        self.closing = False
-        """Whether the connection ends with the answer."""
         self.first_byte_at: float | None = None
         self.settlement: Settlement | None = None
 
     @property
     def connection(self) -> Connection:
-        connection = self.request.protocol
-        assert isinstance(connection, Connection)
-        return connection
-
-    @property
-    def begun(self) -> bool:
-        """Whether a part of the answer has left."""
-        return self.request.writer.output_size > 0
+        return self.request.connection
 
     @property
     def account_id(self) -> int:
@@ -89,4 +79,10 @@ class Context:
     def answer(self, body: bytes, *, status: int = 200, content_type: str = JSON_TYPE) -> Response:
         """Return an answer of these bytes with this request's headers."""
         self.headers["Content-Type"] = content_type
-        return Response(body=body, status=status, headers=self.headers)
+        return Response(status, self.headers, body)
+
+    def begin_stream(self) -> Response:
+        """Send the head of an answer whose body follows piece by piece, and return what stands for it."""
+        self.begun = True
+        self.request.connection.send_head(self.request, 200, self.headers)
+        return Response(200, self.headers, None)

@@ -4,35 +4,50 @@ import asyncio
 import socket
 from collections.abc import Sequence
 
-from aiohttp.web import BaseRequest, StreamResponse
-
 from proxy import ids
 from proxy.clock import Clock
+from proxy.edge.connection import Request
 from proxy.edge.context import Context
-from proxy.edge.router import Handler
-from proxy.edge.server import Request, Server
+from proxy.edge.middleware import CLIENT_CLOSED_REQUEST, Dispatcher, Observer
+from proxy.edge.response import Response
+from proxy.edge.server import Server
 
 CLOSE_SECONDS = 2.0
 """What connections get to flush their last bytes."""
 
 
 class Entrance:
-    """The server's one coroutine: a request gets its id and its clock, then the composed handler. Counts who is inside."""
+    """What every request comes in by: it gets its id and its clock, then its handler; its end is told. Counts who is inside."""
 
-    def __init__(self, handler: Handler, clock: Clock) -> None:
-        self._handler = handler
+    def __init__(self, dispatch: Dispatcher, observer: Observer, clock: Clock) -> None:
+        self._dispatch = dispatch
+        self._observer = observer
         self._clock = clock
         self._inside = 0
         self._empty = asyncio.Event()
         self._empty.set()
 
-    async def __call__(self, request: BaseRequest) -> StreamResponse:
-        assert isinstance(request, Request)
+    async def __call__(self, request: Request) -> Response:
+        """Return the answer to one request, or the JSON of its error.
+
+        Raises:
+            ConnectionError: the client left, or is to see that its answer broke off.
+        """
+        context = Context(request, ids.request_id(self._clock.now_ms()), self._clock.monotonic())
+        status = CLIENT_CLOSED_REQUEST
         self._inside += 1
         self._empty.clear()
         try:
-            return await self._handler(Context(request, ids.request_id(self._clock.now_ms()), self._clock.monotonic()))
+            try:
+                response = await self._dispatch(context)
+            except Exception as fault:  # noqa: BLE001 - whatever it is, it is answered, told and counted
+                response = self._observer.failed(context, fault)
+            if self._dispatch.draining():
+                request.closing = True
+            status = response.status
+            return response
         finally:
+            self._observer.record(context, status)
             self._inside -= 1
             if not self._inside:
                 self._empty.set()
@@ -47,8 +62,8 @@ class Entrance:
 class Door:
     """Sockets that are open for one handler."""
 
-    def __init__(self, handler: Handler, clock: Clock, *, keepalive_seconds: float, stall_seconds: float) -> None:
-        self.entrance = Entrance(handler, clock)
+    def __init__(self, entrance: Entrance, clock: Clock, *, keepalive_seconds: float, stall_seconds: float) -> None:
+        self.entrance = entrance
         self._server = Server(self.entrance, clock=clock, keepalive_seconds=keepalive_seconds, stall_seconds=stall_seconds)
         self._listening: list[asyncio.AbstractServer] = []
 

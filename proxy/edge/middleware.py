@@ -1,4 +1,7 @@
-"""What happens around every handler, composed once at start, outermost first: observe · cross_origin · dispatch (and the key)."""
+"""What happens around every handler: whom a request is for, what its failure is answered with, and what is told of it.
+
+Nothing here awaits: each coroutine between a connection and its handler is run through at every turn of the request, about 0.3 µs.
+"""
 
 import logging
 import math
@@ -7,8 +10,6 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import orjson
-from aiohttp import HttpVersion11
-from aiohttp.web import Response, StreamResponse
 
 from proxy.clock import Clock
 from proxy.core.access import refuse_foreign_page, secret_of
@@ -21,16 +22,15 @@ from proxy.core.errors import (
     ModelUnavailableError,
 )
 from proxy.core.money import format_yuan
+from proxy.edge.connection import CROSS_ORIGIN_HEADERS
 from proxy.edge.context import Context
-from proxy.edge.router import Handler, Router
-from proxy.edge.server import CROSS_ORIGIN_HEADERS
+from proxy.edge.response import Response
+from proxy.edge.router import Router
 from proxy.logs import AccessLog, Field
 from proxy.metrics import Metrics
 from proxy.store.contract import Grant, StoreUnavailableError
 
 logger = logging.getLogger(__name__)
-
-Middleware = Callable[[Context, Handler], Awaitable[StreamResponse]]
 
 
 class Access(Protocol):
@@ -49,63 +49,39 @@ CORS_MAX_AGE_SECONDS = 600
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,2048}")
 
 
-def compose(middlewares: tuple[Middleware, ...], endpoint: Handler) -> Handler:
-    """Return one handler that runs the middlewares, the first outermost."""
-    for middleware in reversed(middlewares):
-        endpoint = _wrap(middleware, endpoint)
-    return endpoint
-
-
-def _wrap(middleware: Middleware, inner: Handler) -> Handler:
-    def wrapped(context: Context) -> Awaitable[StreamResponse]:
-        return middleware(context, inner)
-
-    return wrapped
-
-
 class Observer:
-    """Turns what a handler raises into its answer, and every request into one log line and its metrics."""
+    """Turns every request into one log line and its metrics, and what a handler raises into its answer."""
 
     def __init__(self, clock: Clock, log: AccessLog, metrics: Metrics) -> None:
         self._clock = clock
         self._log = log
         self._metrics = metrics
 
-    async def __call__(self, context: Context, handler: Handler) -> StreamResponse:
-        status = CLIENT_CLOSED_REQUEST
-        try:
-            response = await self._answer(context, handler)
-            status = response.status
-            if context.closing or (context.request.version < HttpVersion11 and response.content_length is None):
-                response.force_close()  # what has neither a length nor chunks ends with its connection, whatever aiohttp thinks
-            return response
-        finally:
-            self._record(context, status)
-
-    async def _answer(self, context: Context, handler: Handler) -> StreamResponse:
-        """Return the handler's answer, or the JSON of its error.
+    def failed(self, context: Context, fault: Exception) -> Response:
+        """Return the JSON of what a handler raised.
 
         Raises:
-            ConnectionError: the client left, or an error came when a part of the answer had: what is broken must look broken.
+            ConnectionError: the client left, or the error came when a part of the answer had: what is broken must look broken.
         """
-        try:
-            return await handler(context)
-        except GatewayError as fault:
-            error = fault
-        except StoreUnavailableError as fault:
-            logger.error("request %s: the store does not answer: %s", context.id, fault)  # noqa: TRY400 - no bug of ours
-            error = ModelUnavailableError("The gateway cannot answer just now", retry_after_seconds=5)
-        except Exception as fault:
-            if isinstance(fault, OSError) and context.connection.lost:
-                raise ConnectionResetError("the client left") from None
-            logger.exception("request %s failed", context.id)
-            error = InternalError("Internal error")
+        error = self._error_of(context, fault)
         if context.begun:
             context.code = error.code
             raise ConnectionResetError("the answer had begun")
         return error_response(context, error)
 
-    def _record(self, context: Context, status: int) -> None:
+    def _error_of(self, context: Context, fault: Exception) -> GatewayError:
+        if isinstance(fault, GatewayError):
+            return fault
+        if isinstance(fault, StoreUnavailableError):
+            logger.error("request %s: the store does not answer: %s", context.id, fault)  # no bug of ours: no traceback
+            return ModelUnavailableError("The gateway cannot answer just now", retry_after_seconds=5)
+        if isinstance(fault, OSError) and context.connection.lost:
+            raise ConnectionResetError("the client left") from None
+        logger.error("request %s failed", context.id, exc_info=fault)
+        return InternalError("Internal error")
+
+    def record(self, context: Context, status: int) -> None:
+        """Count a request that has ended, and write its line."""
         now = self._clock.monotonic()
         total = now - context.received_at
         first_byte = (context.first_byte_at or now) - context.received_at
@@ -143,33 +119,22 @@ def _fields(context: Context, status: int, first_byte: float, total: float) -> d
     return fields
 
 
-async def cross_origin(context: Context, handler: Handler) -> StreamResponse:
-    """Let pages of any origin call with a key in a header; cookies and other ambient credentials mean nothing here."""
-    if "Origin" in context.request.headers:
-        context.headers.update(CROSS_ORIGIN_HEADERS)
-    return await handler(context)
-
-
 class Dispatcher:
-    """Finds the route, asks for the key where one is needed, and runs the handler."""
+    """Finds the route, asks for the key where one is needed, and starts the handler."""
 
     def __init__(self, router: Router, access: Access, draining: Callable[[], bool]) -> None:
         self._router = router
         self._access = access
-        self._draining = draining
+        self.draining = draining
 
-    async def __call__(self, context: Context) -> StreamResponse:
-        try:
-            return await self._dispatch(context)
-        finally:
-            if self._draining():
-                context.closing = True
-
-    async def _dispatch(self, context: Context) -> StreamResponse:
+    def __call__(self, context: Context) -> Awaitable[Response]:
+        """Return what will answer. Pages of any origin may call with a key in a header. Raises: GatewayError."""
         request = context.request
+        if "Origin" in request.headers:
+            context.headers.update(CROSS_ORIGIN_HEADERS)
         if not request.version_known:
             raise BadRequestError("HTTP/1.1 and HTTP/1.0 are spoken here")
-        path = origin_form(request.raw_path)
+        path = origin_form(request.target)
         if request.method == "OPTIONS":
             return self._options(context, path)
         if request.method == "HEAD" and "GET" not in self._router.methods(path):
@@ -179,9 +144,9 @@ class Dispatcher:
         context.tail = match.tail
         if match.route.needs_key:
             context.grant = self._grant(context)
-            if self._draining():
+            if self.draining():
                 raise ModelUnavailableError("The gateway is restarting", retry_after_seconds=1)
-        return await match.route.handler(context)
+        return match.route.handler(context)
 
     def _grant(self, context: Context) -> Grant:
         if (grant := self._access.anonymous) is not None:
@@ -192,7 +157,7 @@ class Dispatcher:
             raise InvalidApiKeyError("Invalid or revoked API key")
         return grant
 
-    def _options(self, context: Context, path: str) -> Response:
+    async def _options(self, context: Context, path: str) -> Response:
         """Answer a preflight, or a plain OPTIONS, without a key."""
         methods = ", ".join(("OPTIONS",) if path == "*" else self._router.methods(path))
         context.route = "*"  # the paths' own latencies are not to be mixed with preflights
@@ -204,7 +169,7 @@ class Dispatcher:
             context.headers["Access-Control-Allow-Headers"] = wanted if _HEADER_NAMES.fullmatch(wanted) else "*"
             context.headers["Access-Control-Max-Age"] = str(CORS_MAX_AGE_SECONDS)
             context.headers["Vary"] = "Access-Control-Request-Headers"
-        return Response(status=204, headers=context.headers)
+        return Response(204, context.headers, b"")
 
 
 def origin_form(raw_path: str) -> str:
@@ -233,5 +198,5 @@ def error_response(context: Context, error: GatewayError) -> Response:
     # The rest of such a body is not worth reading; and one that waits to be asked for (Expect) may or may not come.
     unread = not context.request.content.is_eof()
     if error.code == BadRequestError.code or (unread and (error.status in (408, 413) or "Expect" in context.request.headers)):
-        context.closing = True
+        context.request.closing = True
     return context.answer(orjson.dumps(error.body()), status=error.status)

@@ -7,12 +7,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from aiohttp.web import StreamResponse
-
 from proxy.core.errors import MethodNotAllowedError, NotFoundError
 from proxy.edge.context import Context
+from proxy.edge.response import Response
 
-Handler = Callable[[Context], Awaitable[StreamResponse]]
+Handler = Callable[[Context], Awaitable[Response]]
 
 ID_SUFFIX = "/{id}"
 

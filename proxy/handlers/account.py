@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from aiohttp.web import StreamResponse
-
 from proxy.clock import iso
 from proxy.core.errors import NotFoundError
 from proxy.core.money import format_yuan
 from proxy.edge.context import Context
+from proxy.edge.response import Response
 from proxy.operation_views import formula
 from proxy.store.contract import Receipt, Store
 
@@ -16,7 +15,7 @@ class AccountHandlers:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def account(self, context: Context) -> StreamResponse:
+    async def account(self, context: Context) -> Response:
         account = await self._store.account_by_id(context.account_id)
         return context.json(
             {
@@ -29,7 +28,7 @@ class AccountHandlers:
             }
         )
 
-    async def usage(self, context: Context) -> StreamResponse:
+    async def usage(self, context: Context) -> Response:
         """Answer with a request's receipt. Another account's request is, to the byte, an unknown one."""
         found = await self._store.receipt(context.tail)
         if found is None or found[1] != context.account_id:

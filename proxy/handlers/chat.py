@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from aiohttp import HttpVersion11
-from aiohttp.web import StreamResponse
 
 from proxy.billing import Billing, Hold
 from proxy.clock import Clock
@@ -20,6 +18,7 @@ from proxy.core.sse import Tap
 from proxy.core.usage import parse_usage
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
+from proxy.edge.response import Response
 from proxy.idempotency import HEADER as KEY_HEADER
 from proxy.idempotency import Idempotency, kept
 from proxy.metrics import Metrics
@@ -61,7 +60,7 @@ class ChatHandlers:
         self._estimate = estimate
         self._frozen = {model.id: freeze(model.price) for model in catalog.values()}
 
-    async def create(self, context: Context) -> StreamResponse:
+    async def create(self, context: Context) -> Response:
         """Answer one chat call, and settle it however it ends."""
         body = await self._bodies.json(context.request)
         model = find_model(self._catalog, requested_model(body), Kind.CHAT)
@@ -72,7 +71,7 @@ class ChatHandlers:
         del body
         return await self._answer(context, call, model)
 
-    async def _answer(self, context: Context, call: ChatCall, model: Model, claim: IdempotencyClaim | None = None) -> StreamResponse:
+    async def _answer(self, context: Context, call: ChatCall, model: Model, claim: IdempotencyClaim | None = None) -> Response:
         upward = upstream_body(call, model)
         hold = await self._billing.hold(self._request(context, call, model, claim))
         exchange = _Exchange(context, model, call, hold, self._relay, self._clock, self._metrics, estimate=self._estimate)
@@ -134,7 +133,7 @@ class _Exchange:
         self._began = False
         """The upstream's answer has begun, and is none of an error."""
         self._tap: Tap | None = None
-        self._response: StreamResponse | None = None
+        self._response: Response | None = None
 
     def close(self) -> None:
         """Leave no hold and no watcher behind, whatever ended the call."""
@@ -142,7 +141,7 @@ class _Exchange:
         if self._context.settlement is None:
             self._break_off(Outcome.INTERRUPTED, _restarting(), "the handler was cancelled")
 
-    async def run(self, wire: Wire, upward: bytes) -> StreamResponse:
+    async def run(self, wire: Wire, upward: bytes) -> Response:
         """Ask, relay, settle; the answer is complete, or its error raised, once the settlement is durable.
 
         Raises:
@@ -159,7 +158,7 @@ class _Exchange:
             raise result
         return result
 
-    async def _relayed(self, wire: Wire, upward: bytes) -> StreamResponse | GatewayError:
+    async def _relayed(self, wire: Wire, upward: bytes) -> Response | GatewayError:
         if self._flight.ended:
             return self._ended_here()
         try:
@@ -181,7 +180,7 @@ class _Exchange:
             if self._response is None:
                 raise
 
-    async def _take(self, answer: Answer) -> StreamResponse | GatewayError:
+    async def _take(self, answer: Answer) -> Response | GatewayError:
         if answer.status != 200:
             return self._refused(
                 ark.refusal(answer.status, await answer.read(ERROR_BYTES_MAX), upstream_model=self._model.upstream_model)
@@ -196,7 +195,7 @@ class _Exchange:
 
     # one JSON answer
 
-    def _whole(self, raw: bytes) -> StreamResponse | GatewayError:
+    def _whole(self, raw: bytes) -> Response | GatewayError:
         try:
             parsed = orjson.loads(raw)
         except orjson.JSONDecodeError:
@@ -217,24 +216,20 @@ class _Exchange:
 
     # a stream
 
-    async def _stream(self, answer: Answer) -> StreamResponse:
+    async def _stream(self, answer: Answer) -> Response:
         tap = self._tap = Tap(withhold_usage=not self._call.include_usage)
-        response = self._response = StreamResponse(headers=self._stream_headers())
-        try:
-            await response.prepare(self._context.request)
-        except ConnectionError:
-            self._flight.client_lost()
+        self._add_stream_headers()
+        response = self._response = self._context.begin_stream()
         with self._metrics.open_streams.track_inprogress():
-            failure = await self._flight.splice(answer, tap, chunked=self._context.request.version >= HttpVersion11)
+            failure = await self._flight.splice(answer, tap, chunked=self._context.request.chunked)
         self._end_stream(Outcome.UPSTREAM_CUT, "the stream ended without [DONE]" if failure is None else str(failure))
         return response
 
-    def _stream_headers(self) -> Mapping[str, str]:
+    def _add_stream_headers(self) -> None:
         headers = self._context.headers
         headers["Content-Type"] = EVENT_STREAM
         headers["Cache-Control"] = "no-cache"
         headers["X-Accel-Buffering"] = "no"  # an nginx in front would hold the stream back
-        return headers
 
     def _end_stream(self, cut: Outcome, note: str) -> None:
         """Settle a stream that has ended: ``cut`` and ``note`` tell by what, if it was not whole."""
@@ -278,7 +273,7 @@ class _Exchange:
 
     # other ends
 
-    def _ended_here(self) -> StreamResponse | GatewayError:
+    def _ended_here(self) -> Response | GatewayError:
         """End a call whose client left, or whose process is ending, before the upstream was done."""
         outcome = self._outcome(self._flight.cause or Outcome.INTERRUPTED)
         if self._response is not None:

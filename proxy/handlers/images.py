@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 import orjson
-from aiohttp.web import StreamResponse
 
 from proxy import ids
 from proxy.billing import Billing, Hold
@@ -18,6 +17,7 @@ from proxy.core.pricing import freeze
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
+from proxy.edge.response import Response
 from proxy.idempotency import Idempotency, kept
 from proxy.metrics import Metrics
 from proxy.relay import Relay
@@ -56,13 +56,13 @@ class ImageHandlers:
         self._metrics = metrics
         self._frozen = {model.id: freeze(model.price) for model in catalog.values()}
 
-    async def create(self, context: Context) -> StreamResponse:
+    async def create(self, context: Context) -> Response:
         """Answer with the images that could be made, and settle the call however it ends."""
         context.identify(ids.image_request_id(self._clock.now_ms()))
         body = await self._bodies.json(context.request)
         return await self._idempotency.once(context, body, lambda claim: self._make(context, body, claim))
 
-    async def _make(self, context: Context, body: object, claim: IdempotencyClaim | None) -> StreamResponse:
+    async def _make(self, context: Context, body: object, claim: IdempotencyClaim | None) -> Response:
         checked = fields.checked_body(body, images.PUBLISHED_KEYS)
         model = find_model(self._catalog, fields.model_id(checked, images.DEFAULT_MODEL), Kind.IMAGE)
         context.model = model.id
@@ -122,7 +122,7 @@ class _Generation:
             # The customer has nothing of what may have been made: whoever ended the call bears its cost.
             self._settle(Outcome.INTERRUPTED, status=0, note="the handler was cancelled")
 
-    async def run(self, client: ArkClient, bodies: Sequence[UpstreamBody]) -> StreamResponse:
+    async def run(self, client: ArkClient, bodies: Sequence[UpstreamBody]) -> Response:
         """Ask for all images at once, settle by what came, and answer with it once the settlement is durable.
 
         Raises:
@@ -184,7 +184,7 @@ class _Generation:
 
     # the end
 
-    def _concluded(self, *, is_asked: bool) -> StreamResponse | GatewayError:
+    def _concluded(self, *, is_asked: bool) -> Response | GatewayError:
         """Settle by the ends, and return the answer or its error."""
         made = [end for end in self._ends if isinstance(end, ImageResult)]
         refusals = [end for end in self._ends if isinstance(end, ark.Refusal)]

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from aiohttp.web import StreamResponse
-
 from proxy.core.catalog import Catalog, Model, find_model
 from proxy.edge.context import Context
+from proxy.edge.response import Response
 
 
 class ModelHandlers:
@@ -13,10 +12,10 @@ class ModelHandlers:
         self._catalog = catalog
         self._list = {"object": "list", "data": [shown(model) for model in catalog.values() if model.enabled]}
 
-    async def list(self, context: Context) -> StreamResponse:
+    async def list(self, context: Context) -> Response:
         return context.json(self._list)
 
-    async def retrieve(self, context: Context) -> StreamResponse:
+    async def retrieve(self, context: Context) -> Response:
         return context.json(shown(find_model(self._catalog, context.tail)))
 
 

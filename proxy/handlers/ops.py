@@ -3,9 +3,8 @@
 import logging
 from collections.abc import Callable
 
-from aiohttp.web import StreamResponse
-
 from proxy.edge.context import Context
+from proxy.edge.response import Response
 from proxy.metrics import CONTENT_TYPE, Metrics
 from proxy.store.contract import Store, StoreError
 
@@ -18,11 +17,11 @@ class OpsHandlers:
         self._metrics = metrics
         self._draining = draining
 
-    async def healthz(self, context: Context) -> StreamResponse:
+    async def healthz(self, context: Context) -> Response:
         """Answer that the process is alive."""
         return context.json({"status": "ok"})
 
-    async def readyz(self, context: Context) -> StreamResponse:
+    async def readyz(self, context: Context) -> Response:
         """Answer 200 where a paid request could be taken now: the store answers, can write, and no drain has begun; else 503."""
         if self._draining():
             return context.json({"status": "draining"}, status=503)
@@ -33,5 +32,5 @@ class OpsHandlers:
             return context.json({"status": "store unavailable"}, status=503)
         return context.json({"status": "ready"})
 
-    async def metrics(self, context: Context) -> StreamResponse:
+    async def metrics(self, context: Context) -> Response:
         return context.answer(self._metrics.render(), content_type=CONTENT_TYPE)

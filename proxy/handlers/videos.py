@@ -10,8 +10,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from aiohttp.web import StreamResponse
-
 from proxy import ids
 from proxy.clock import Clock
 from proxy.core import fields, videos
@@ -28,6 +26,7 @@ from proxy.core.video_view import created_task, public_status, public_task, task
 from proxy.core.videos import VideoBilling, VideoCall
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
+from proxy.edge.response import Response
 from proxy.idempotency import Idempotency
 from proxy.store.contract import Grant, IdempotencyClaim, NewRequest, Store
 from proxy.video_cancel import VideoCancels
@@ -70,13 +69,13 @@ class VideoHandlers:
 
     # submit
 
-    async def create(self, context: Context) -> StreamResponse:
+    async def create(self, context: Context) -> Response:
         """Record a task, hand it over, and answer with it, also where nobody knows yet whether the upstream has it."""
         context.identify(ids.video_request_id())
         body = await self._bodies.json(context.request)
         return await self._idempotency.once(context, body, lambda claim: self._submit(context, body, claim))
 
-    async def _submit(self, context: Context, body: object, claim: IdempotencyClaim | None) -> StreamResponse:
+    async def _submit(self, context: Context, body: object, claim: IdempotencyClaim | None) -> Response:
         checked = fields.checked_body(body, videos.PUBLISHED_KEYS)
         model = find_model(self._catalog, fields.model_id(checked, videos.DEFAULT_MODEL), Kind.VIDEO)
         context.model = model.id
@@ -134,7 +133,7 @@ class VideoHandlers:
 
     # look
 
-    async def retrieve(self, context: Context) -> StreamResponse:
+    async def retrieve(self, context: Context) -> Response:
         """Answer with a task; with ``?wait=SECONDS``, once its status has changed or the time is up."""
         seconds = _wait_seconds(context)
         task = await self._owned(context)
@@ -152,7 +151,7 @@ class VideoHandlers:
                     await change.wait()
         return await self._owned(context)
 
-    async def list(self, context: Context) -> StreamResponse:
+    async def list(self, context: Context) -> Response:
         """Answer with a page of the account's tasks, newest first."""
         limit = _whole(context, "limit", LIMIT_DEFAULT, 1, LIMIT_MAX)
         offset = _whole(context, "offset", 0, 0, OFFSET_MAX)
@@ -168,7 +167,7 @@ class VideoHandlers:
 
     # cancel
 
-    async def cancel(self, context: Context) -> StreamResponse:
+    async def cancel(self, context: Context) -> Response:
         """Cancel a task that is queued upstream, and answer with it as it is then.
 
         Raises:
@@ -205,7 +204,7 @@ def _wait_seconds(context: Context) -> float:
 
 def _single(context: Context, name: str) -> str | None:
     """Return the one value of a query parameter."""
-    values = context.request.query.getall(name, [])
+    values = context.request.query_values(name)
     if len(values) > 1:
         raise InvalidParameterError(f"'{name}' must be given once", param=name)
     return values[0] if values else None

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp.web import StreamResponse
 
 from proxy.billing import Billing
 from proxy.clock import SystemClock
@@ -24,6 +23,7 @@ from proxy.demo.ark import Send, StandIn, answer_head
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
 from proxy.edge.door import Door
+from proxy.edge.response import Response
 from proxy.handlers.chat import ChatHandlers
 from proxy.idempotency import Idempotency
 from proxy.metrics import Metrics
@@ -33,6 +33,7 @@ from proxy.store.sqlite import open_store
 from proxy.tasks import TaskGroup
 from proxy.upstream.wire import Limits, Wire
 from tests.support.books import assert_books_balance
+from tests.support.entrance import straight_to
 from tests.support.gateway import CONFIG, DEFAULTS
 from tests.support.raw_chat import RawChat, raw_chat
 
@@ -47,7 +48,7 @@ EVERY_TURN_UP_TO = 30
 """Beyond, the steps grow with the turns: how many there are depends on the disk."""
 
 
-Call = Coroutine[Any, Any, StreamResponse]
+Call = Coroutine[Any, Any, Response]
 
 
 class CancelAt:
@@ -59,13 +60,13 @@ class CancelAt:
         self.late = late
         self.awaits = 0
 
-    def __await__(self) -> Generator[Any, Any, StreamResponse]:
+    def __await__(self) -> Generator[Any, Any, Response]:
         step: Callable[[], Any] = lambda: self.call.send(None)  # noqa: E731 - replaced at each step
         while True:
             try:
                 awaited = step()
             except StopIteration as end:
-                response: StreamResponse = end.value
+                response: Response = end.value
                 return response
             self.awaits += 1
             if self.awaits == self.nth:
@@ -105,14 +106,17 @@ class Rig:
     ids: list[str] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
 
-    async def handle(self, context: Context) -> StreamResponse:
+    async def handle(self, context: Context) -> Response:
         context.grant = self.grant
         self.ids.append(context.id)
-        task = asyncio.current_task()
-        assert task is not None
-        self.inside.set_result(task)
         self.call = CancelAt(self.chat.create(context), self.cancel_at, late=self.cancel_late)
-        return await self.call
+        task = asyncio.get_running_loop().create_task(self._answer(self.call))
+        self.inside.set_result(task)
+        return await task
+
+    async def _answer(self, call: CancelAt) -> Response:
+        """Answer in a task of its own, which is done when the call is; the connection's goes on to the next."""
+        return await call
 
 
 @asynccontextmanager
@@ -142,7 +146,7 @@ async def rig(directory: Path, policy: DisconnectPolicy) -> AsyncIterator[Rig]:
         )
         made = Rig(store, settlements, relay, chat, ark, Grant(b"", "", account.id, "acme"))
         asyncio.get_running_loop().set_exception_handler(lambda _loop, fault: made.faults.append(fault))
-        door = Door(made.handle, clock, keepalive_seconds=5, stall_seconds=5)
+        door = Door(straight_to(made.handle, clock), clock, keepalive_seconds=5, stall_seconds=5)
         stack.push_async_callback(door.close)
         listener = socket.create_server(("127.0.0.1", 0))
         (made.origin,) = await door.open([listener])

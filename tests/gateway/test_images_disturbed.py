@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import orjson
 import pytest
-from aiohttp.web import StreamResponse
 
 from proxy.billing import Billing
 from proxy.clock import SystemClock
@@ -22,6 +21,7 @@ from proxy.demo.ark import StandIn
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
 from proxy.edge.door import Door
+from proxy.edge.response import Response
 from proxy.handlers.images import ImageHandlers
 from proxy.idempotency import Idempotency
 from proxy.metrics import Metrics
@@ -31,6 +31,7 @@ from proxy.store.sqlite import open_store
 from proxy.tasks import TaskGroup
 from proxy.upstream.client import ArkClient
 from tests.support.books import assert_books_balance
+from tests.support.entrance import straight_to
 from tests.support.gateway import CONFIG, DEFAULTS
 from tests.support.images import PRICE, PROMPT, ROUTE
 
@@ -57,12 +58,15 @@ class Rig:
     ids: list[str] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
 
-    async def handle(self, context: Context) -> StreamResponse:
+    async def handle(self, context: Context) -> Response:
         context.grant = self.grant
         context.route = ROUTE
-        task = asyncio.current_task()
-        assert task is not None
+        task = asyncio.get_running_loop().create_task(self._answer(context))
         self.inside.set_result(task)
+        return await task
+
+    async def _answer(self, context: Context) -> Response:
+        """Answer in a task of its own, which is done when the call is; the connection's goes on to the next."""
         try:
             return await self.images.create(context)
         finally:
@@ -93,7 +97,7 @@ async def rig(directory: Path, policy: DisconnectPolicy) -> AsyncIterator[Rig]:
         )
         made = Rig(store, settlements, relay, idempotency, images, Grant(b"", "", account.id, "acme"))
         asyncio.get_running_loop().set_exception_handler(lambda _loop, fault: made.faults.append(fault))
-        door = Door(made.handle, clock, keepalive_seconds=5, stall_seconds=5)
+        door = Door(straight_to(made.handle, clock), clock, keepalive_seconds=5, stall_seconds=5)
         stack.push_async_callback(door.close)
         (made.origin,) = await door.open([socket.create_server(("127.0.0.1", 0))])
         yield made

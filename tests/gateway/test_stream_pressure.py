@@ -5,7 +5,7 @@ import gc
 from pathlib import Path
 
 from proxy.demo.ark import LAST_CHUNK, Call, Send, Stream, answer_head, chunk
-from proxy.edge.server import Connection
+from proxy.edge.connection import Connection
 from tests.support.gateway import Bench, bench
 from tests.support.raw_chat import raw_chat
 

@@ -7,34 +7,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from aiohttp.web import StreamResponse
 
 from proxy.clock import SystemClock
 from proxy.config import TcpAddress
 from proxy.core.errors import ModelUnavailableError, RateLimitedError
 from proxy.edge.context import Context
-from proxy.edge.door import Door
+from proxy.edge.door import Door, Entrance
 from proxy.edge.listeners import open_sockets
-from proxy.edge.middleware import Dispatcher, Observer, compose, cross_origin
+from proxy.edge.middleware import Dispatcher, Observer
+from proxy.edge.response import Response
 from proxy.edge.router import Handler, Route, Router
 from proxy.metrics import Metrics
-from proxy.store.contract import Grant
+from tests.support.entrance import Nobody
 from tests.support.gateway import Lines
 from tests.support.raw import connect, request
 
 SECRET = "canary-in-an-exception"
-
-
-@dataclass
-class Nobody:
-    """Access for routes that ask for no key."""
-
-    anonymous: Grant | None = None
-    asked: list[str] = field(default_factory=list)
-
-    def authenticate(self, secret: str) -> Grant | None:
-        self.asked.append(secret)
-        return None
 
 
 @dataclass
@@ -57,10 +45,8 @@ async def serving(handler: Handler) -> AsyncIterator[tuple[str, Lines, Door]]:
     """Serve one handler at ``GET /`` the way the gateway does; yield where, its access log, and the door."""
     clock, log = SystemClock(), Lines()
     router = Router([], (), at_root=[Route("GET", "/", handler, needs_key=False)])
-    observe = Observer(clock, log, Metrics())
-    door = Door(
-        compose((observe, cross_origin), Dispatcher(router, Nobody(), lambda: False)), clock, keepalive_seconds=5, stall_seconds=5
-    )
+    entrance = Entrance(Dispatcher(router, Nobody(), lambda: False), Observer(clock, log, Metrics()), clock)
+    door = Door(entrance, clock, keepalive_seconds=5, stall_seconds=5)
     (address,) = await door.open(open_sockets(TcpAddress("127.0.0.1", 0)))
     try:
         yield address, log, door
@@ -80,7 +66,7 @@ BUGS = [
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: type(bug).__name__)
 async def test_a_bug_is_a_500_that_tells_nothing_and_is_logged(bug: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    async def handler(_: Context) -> StreamResponse:
+    async def handler(_: Context) -> Response:
         raise bug
 
     async with serving(handler) as (origin, log, _), connect(origin) as client:
@@ -98,10 +84,10 @@ async def test_a_bug_is_a_500_that_tells_nothing_and_is_logged(bug: Exception, c
 
 @pytest.mark.parametrize("fault", [ValueError(SECRET), ModelUnavailableError("gone", retry_after_seconds=1)])
 async def test_an_error_after_the_answer_began_breaks_it_off(fault: Exception) -> None:
-    async def handler(context: Context) -> StreamResponse:
-        response = StreamResponse(headers=context.headers)
-        await response.prepare(context.request)
-        await response.write(b"half")
+    async def handler(context: Context) -> Response:
+        context.begin_stream()
+        assert context.connection.transport is not None
+        context.connection.transport.write(b"4\r\nhalf\r\n")
         raise fault
 
     async with serving(handler) as (origin, log, _), connect(origin) as client:
@@ -126,7 +112,7 @@ RETRIES = [
 
 @pytest.mark.parametrize(("seconds", "whole", "milliseconds"), RETRIES)
 async def test_a_limit_tells_when_to_come_back(seconds: float, whole: str, milliseconds: str) -> None:
-    async def handler(_: Context) -> StreamResponse:
+    async def handler(_: Context) -> Response:
         raise RateLimitedError("slowly", retry_after_seconds=seconds, should_retry=False)
 
     async with serving(handler) as (origin, _, _), connect(origin) as client:
@@ -141,7 +127,7 @@ async def test_a_limit_tells_when_to_come_back(seconds: float, whole: str, milli
 async def test_a_client_that_left_is_one_line_with_499(caplog: pytest.LogCaptureFixture) -> None:
     watching = Watching()
 
-    async def handler(context: Context) -> StreamResponse:
+    async def handler(context: Context) -> Response:
         context.connection.watcher = watching
         watching.inside.set()
         await watching.left.wait()
@@ -159,7 +145,7 @@ async def test_a_client_that_left_is_one_line_with_499(caplog: pytest.LogCapture
 
 
 async def test_closing_the_door_waits_for_nobody_who_is_idle() -> None:
-    async def handler(context: Context) -> StreamResponse:
+    async def handler(context: Context) -> Response:
         return context.json({})
 
     async with serving(handler) as (origin, _, door), connect(origin) as client:

@@ -1,0 +1,36 @@
+"""A way in that leads to one handler, whatever is asked: no route, no key."""
+
+from collections.abc import Awaitable
+
+from proxy.clock import Clock
+from proxy.edge.context import Context
+from proxy.edge.door import Entrance
+from proxy.edge.middleware import Dispatcher, Observer
+from proxy.edge.response import Response
+from proxy.edge.router import Handler, Router
+from proxy.metrics import Metrics
+from proxy.store.contract import Grant
+from tests.support.gateway import Lines
+
+
+class Nobody:
+    """Access where no key is asked for."""
+
+    anonymous: Grant | None = None
+
+    def authenticate(self, secret: str) -> Grant | None:
+        raise AssertionError(f"nobody asks for a key: {secret}")
+
+
+class _Straight(Dispatcher):
+    def __init__(self, handler: Handler) -> None:
+        super().__init__(Router([]), Nobody(), lambda: False)
+        self._handler = handler
+
+    def __call__(self, context: Context) -> Awaitable[Response]:
+        return self._handler(context)
+
+
+def straight_to(handler: Handler, clock: Clock) -> Entrance:
+    """Return an entrance that hands every request to this handler."""
+    return Entrance(_Straight(handler), Observer(clock, Lines(), Metrics()), clock)
