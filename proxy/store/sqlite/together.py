@@ -27,9 +27,10 @@ Settling = tuple[str, Settlement, int] | tuple[str, Settlement, int, StoredAnswe
 """The arguments of `ledger.settle`."""
 
 _AVAILABLE = "SELECT balance_nanos - held_nanos FROM accounts WHERE id = ? AND kind = 'customer'"
+# A statement that began with its WITH would have no rowcount in Python 3.11.
 _HOLD = """
-    WITH v (id, amount) AS (VALUES {rows})
-    UPDATE accounts SET held_nanos = held_nanos + v.amount FROM v WHERE accounts.id = v.id"""
+    UPDATE accounts SET held_nanos = held_nanos + v.amount
+    FROM (WITH v (id, amount) AS (VALUES {rows}) SELECT * FROM v) AS v WHERE accounts.id = v.id"""
 _INSERT_REQUESTS = """
     INSERT INTO requests (id, kind, account_id, key_id, model, upstream, upstream_model, stream, hold_nanos, price, created_at_ms,
       claimed)
@@ -41,17 +42,18 @@ _OPEN = """
     SELECT group_concat(id || ' ' || account_id || ' ' || hold_nanos) FROM requests
     WHERE id IN ({rows}) AND settled_at_ms IS NULL AND kind <> 'video' AND NOT claimed"""
 _SETTLE_REQUESTS = """
-    WITH v (id, settled_at_ms, outcome, usage_source, charge_nanos, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens,
-      units, shortfall_nanos, http_status, upstream_id, first_byte_ms, total_ms, note) AS (VALUES {rows})
     UPDATE requests SET settled_at_ms = v.settled_at_ms, outcome = v.outcome, usage_source = v.usage_source,
       charge_nanos = v.charge_nanos, prompt_tokens = v.prompt_tokens, cached_tokens = v.cached_tokens,
       completion_tokens = v.completion_tokens, reasoning_tokens = v.reasoning_tokens, units = v.units,
       shortfall_nanos = v.shortfall_nanos, http_status = v.http_status, upstream_id = v.upstream_id, first_byte_ms = v.first_byte_ms,
       total_ms = v.total_ms, note = v.note
-    FROM v WHERE requests.id = v.id AND requests.settled_at_ms IS NULL"""
+    FROM (WITH v (id, settled_at_ms, outcome, usage_source, charge_nanos, prompt_tokens, cached_tokens, completion_tokens,
+      reasoning_tokens, units, shortfall_nanos, http_status, upstream_id, first_byte_ms, total_ms, note) AS (VALUES {rows})
+      SELECT * FROM v) AS v
+    WHERE requests.id = v.id AND requests.settled_at_ms IS NULL"""
 _END_HOLDS = """
-    WITH v (id, charge, hold) AS (VALUES {rows})
-    UPDATE accounts SET balance_nanos = balance_nanos - v.charge, held_nanos = held_nanos - v.hold FROM v WHERE accounts.id = v.id"""
+    UPDATE accounts SET balance_nanos = balance_nanos - v.charge, held_nanos = held_nanos - v.hold
+    FROM (WITH v (id, charge, hold) AS (VALUES {rows}) SELECT * FROM v) AS v WHERE accounts.id = v.id"""
 
 Row = tuple[object, ...]
 
