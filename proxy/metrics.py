@@ -1,10 +1,20 @@
-"""What is counted, in Prometheus' format. Children of labelled metrics are kept: `labels()` costs about a microsecond."""
+"""What is counted, in Prometheus' format.
 
-from collections.abc import Callable
+What every request counts is kept in plain dicts, of this thread only, and read when somebody scrapes: a counter of prometheus_client's
+takes a lock and three calls, 0.4 µs each and 4 µs a request; these take 0.7 in all.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from proxy.core.money import NANOS_PER_YUAN
 from proxy.core.settlement import Settlement
@@ -32,26 +42,62 @@ class _Children(Generic[M]):
         return child
 
 
+class _Tally(Collector):
+    """A labelled counter: numbers by their label values."""
+
+    def __init__(self, name: str, documentation: str, labels: tuple[str, ...], registry: CollectorRegistry) -> None:
+        self.counts: defaultdict[tuple[str, ...], float] = defaultdict(int)
+        self._described = (name, documentation, labels)
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        name, documentation, labels = self._described
+        family = CounterMetricFamily(name, documentation, labels=labels)
+        for values, count in self.counts.items():
+            family.add_metric(values, count)
+        yield family
+
+
+class _Spread(Collector):
+    """A histogram with at most one label."""
+
+    def __init__(
+        self, name: str, documentation: str, bounds: tuple[float, ...], registry: CollectorRegistry, labels: tuple[str, ...] = ()
+    ) -> None:
+        self._described = (name, documentation, labels)
+        self._bounds = bounds
+        self._counts: dict[str, list[int]] = {}
+        self._sums: defaultdict[str, float] = defaultdict(float)
+        registry.register(self)
+
+    def observe(self, amount: float, label: str = "") -> None:
+        counts = self._counts.get(label)
+        if counts is None:
+            counts = self._counts[label] = [0] * (len(self._bounds) + 1)
+        counts[bisect_left(self._bounds, amount)] += 1
+        self._sums[label] += amount
+
+    def collect(self) -> Iterator[Metric]:
+        name, documentation, labels = self._described
+        family = HistogramMetricFamily(name, documentation, labels=labels)
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        for label, counts in self._counts.items():
+            family.add_metric([label] if labels else [], list(zip(bounds, accumulate(counts), strict=True)), self._sums[label])
+        yield family
+
+
 class Metrics:
     """The catalogue: one registry, made at start, passed to those who count."""
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
-        self._requests = _Children(Counter("llm_proxy_requests", "Requests answered.", ["route", "model", "status"], registry=registry))
-        self._outcomes = _Children(
-            Counter("llm_proxy_outcomes", "Paid requests by how they ended.", ["model", "outcome", "usage"], registry=registry)
-        )
-        self._tokens = _Children(Counter("llm_proxy_tokens", "Tokens charged.", ["model", "direction"], registry=registry))
-        self._charged = _Children(Counter("llm_proxy_charged_yuan", "Charged to customers, in yuan.", ["model"], registry=registry))
-        self._shortfall = _Children(
-            Counter("llm_proxy_shortfall_yuan", "Usage above its hold, never charged, in yuan.", ["model"], registry=registry)
-        )
-        self._first_byte = _Children(
-            Histogram("llm_proxy_first_byte_seconds", "Request to first byte.", ["route"], buckets=_SECONDS, registry=registry)
-        )
-        self._total = _Children(
-            Histogram("llm_proxy_request_seconds", "Request to end of the answer.", ["route"], buckets=_SECONDS, registry=registry)
-        )
+        self._requests = _Tally("llm_proxy_requests", "Requests answered.", ("route", "model", "status"), registry)
+        self._outcomes = _Tally("llm_proxy_outcomes", "Paid requests by how they ended.", ("model", "outcome", "usage"), registry)
+        self._tokens = _Tally("llm_proxy_tokens", "Tokens charged.", ("model", "direction"), registry)
+        self._charged = _Tally("llm_proxy_charged_yuan", "Charged to customers, in yuan.", ("model",), registry)
+        self._shortfall = _Tally("llm_proxy_shortfall_yuan", "Usage above its hold, never charged, in yuan.", ("model",), registry)
+        self._first_byte = _Spread("llm_proxy_first_byte_seconds", "Request to first byte.", _SECONDS, registry, ("route",))
+        self._total = _Spread("llm_proxy_request_seconds", "Request to end of the answer.", _SECONDS, registry, ("route",))
         self._upstream_errors = _Children(
             Counter("llm_proxy_upstream_errors", "Failed calls upstream, by cause.", ["upstream", "cause"], registry=registry)
         )
@@ -64,31 +110,29 @@ class Metrics:
         )
         self.open_streams = Gauge("llm_proxy_open_streams", "Streams being relayed or drained now.", registry=registry)
         self.draining_streams = Gauge("llm_proxy_draining_streams", "Streams read on after their client left.", registry=registry)
-        self._commit_operations = Histogram(
-            "llm_proxy_commit_operations", "Operations in one group commit.", buckets=_COMMIT_OPERATIONS, registry=registry
+        self._commit_operations = _Spread(
+            "llm_proxy_commit_operations", "Operations in one group commit.", _COMMIT_OPERATIONS, registry
         )
-        self._commit_seconds = Histogram(
-            "llm_proxy_commit_seconds", "Duration of one group commit.", buckets=_COMMIT_SECONDS, registry=registry
-        )
+        self._commit_seconds = _Spread("llm_proxy_commit_seconds", "Duration of one group commit.", _COMMIT_SECONDS, registry)
 
     def answered(self, route: str, model: str, status: int, first_byte_seconds: float | None, total_seconds: float) -> None:
         """Count one answer. ``model`` must be of the catalog, or empty: customers must not be able to invent label values."""
-        self._requests(route, model, str(status)).inc()
-        self._total(route).observe(total_seconds)
+        self._requests.counts[route, model, str(status)] += 1
+        self._total.observe(total_seconds, route)
         if first_byte_seconds is not None:
-            self._first_byte(route).observe(first_byte_seconds)
+            self._first_byte.observe(first_byte_seconds, route)
 
     def settled(self, model: str, settlement: Settlement) -> None:
         """Count one settlement, once it is committed."""
         usage = settlement.usage
-        self._outcomes(model, settlement.outcome, settlement.usage_source).inc()
+        self._outcomes.counts[model, settlement.outcome, settlement.usage_source] += 1
         if usage.prompt_tokens:
-            self._tokens(model, "input").inc(usage.prompt_tokens)
-            self._tokens(model, "output").inc(usage.completion_tokens)
+            self._tokens.counts[model, "input"] += usage.prompt_tokens
+            self._tokens.counts[model, "output"] += usage.completion_tokens
         if settlement.charge_nanos:
-            self._charged(model).inc(settlement.charge_nanos / NANOS_PER_YUAN)
+            self._charged.counts[model,] += settlement.charge_nanos / NANOS_PER_YUAN
         if settlement.shortfall_nanos:
-            self._shortfall(model).inc(settlement.shortfall_nanos / NANOS_PER_YUAN)
+            self._shortfall.counts[model,] += settlement.shortfall_nanos / NANOS_PER_YUAN
 
     def video_moved(self, before: str | None, after: str | None) -> None:
         """Count a video task from one state into another; None: it is new, or has ended."""
