@@ -19,7 +19,7 @@ TOKENS_MIN = 1_000
 PROMPT = "{account} {serial:09d}"
 """Thirteen bytes, with an account of three."""
 HOLD_MIN = (13 + 32 + 256) * INPUT + TOKENS_MIN * OUTPUT
-"""The hold of serial 0: thirteen bytes, 32 for a message and 256 for a request, at the input's price; ``max_tokens`` at the output's."""
+"""The hold of serial 0: thirteen bytes, 32 for a message and 256 for a request, at the input's price; then ``max_tokens``."""
 NEVER_ENDS = "999"
 """The account whose streams bring one event, and no other."""
 WORDS = 10

@@ -20,8 +20,8 @@ from tests.support.images import PRICE as IMAGE_PRICE
 from tests.support.videos import SILENT
 
 _RECEIPTS = """
-    SELECT requests.id, requests.kind, accounts.name AS account, requests.hold_nanos, outcome, usage_source, requests.charge_nanos,
-      prompt_tokens, completion_tokens, units, coalesce(video_tasks.upstream_id, requests.upstream_id) AS upstream_id, settled_at_ms, note
+    SELECT requests.id, requests.kind, accounts.name, requests.hold_nanos, outcome, usage_source, requests.charge_nanos,
+      prompt_tokens, completion_tokens, units, coalesce(video_tasks.upstream_id, requests.upstream_id), settled_at_ms, note
     FROM requests JOIN accounts ON accounts.id = requests.account_id LEFT JOIN video_tasks ON video_tasks.id = requests.id"""
 
 
@@ -160,13 +160,17 @@ class Audit:
             if upstream_id not in self._videos.tasks:
                 yield f"{one}: Ark knows no such task"
         for one in found.values():
-            if one.kind == "video" and one.settled_at_ms is not None and one.charge_nanos != (SILENT if one.outcome == "complete" else 0):
+            if (
+                one.kind == "video"
+                and one.settled_at_ms is not None
+                and one.charge_nanos != (SILENT if one.outcome == "complete" else 0)
+            ):
                 yield f"{one}: not what was quoted"
         if all_ended:
-            for task in self._videos.tasks.values():
-                mine = ours.get(task.id)
+            for upstream_id, task in self._videos.tasks.items():
+                mine = ours.get(upstream_id)
                 if mine is None or (mine.outcome == "complete") != (task.status == "succeeded"):
-                    yield f"Ark's {task.id} {task.status}: {mine}"
+                    yield f"Ark's {upstream_id} {task.status}: {mine}"
 
     def _of_hands(self, found: dict[str, Receipt]) -> Iterator[str]:
         hands = self._hands
@@ -191,4 +195,3 @@ def _serial(one: Receipt) -> int:
     serial, rest = divmod(one.hold_nanos - HOLD_MIN, OUTPUT)
     assert rest == 0, one
     return serial
-

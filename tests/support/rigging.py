@@ -21,7 +21,7 @@ from proxy.core import sse, video_task
 from proxy.core.video_task import Pace
 from proxy.edge import connection as edge
 from proxy.handlers import chat
-from proxy.store.sqlite import migrations, store, writer
+from proxy.store.sqlite import migrations, writer
 from proxy.upstream import client, wire
 from proxy.upstream import connection as upstream
 
@@ -43,7 +43,9 @@ POINTS = LIFE + RECOVERY
 _OPERATIONS = {"place_hold": "hold", "settle": "settlement", "place_task": "task", "advance": "step"}
 
 
-def rig(*, die_at: str = "", hits: int = 1, clock_file: str = "", lookup_ms: int = 0, give_up_ms: int = 0, checkpoint_frames: int = 0) -> None:
+def rig(
+    *, die_at: str = "", hits: int = 1, clock_file: str = "", lookup_ms: int = 0, give_up_ms: int = 0, checkpoint_frames: int = 0
+) -> None:
     """Rig this process.
 
     Args:
@@ -72,7 +74,12 @@ def _set_clock(file: Path) -> None:
         def now_ms(self) -> int:
             return super().now_ms() + int(file.read_text())
 
-    process.SystemClock = WrongClock  # type: ignore[misc]
+    _replace(process, "SystemClock", WrongClock)
+
+
+def _replace(owner: Any, name: str, wrapped: Any) -> None:
+    assert hasattr(owner, name), f"{owner} has no {name} any more"
+    setattr(owner, name, wrapped)
 
 
 class _Points:
@@ -116,7 +123,7 @@ class _Points:
                 points.commit("after")
                 return cursor
 
-        sqlite3.connect = functools.partial(sqlite3.connect, factory=Dying)
+        _replace(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Dying))
 
         transact = writer.transact
 
@@ -124,7 +131,7 @@ class _Points:
             self._batch = {_OPERATIONS.get(operation.function.__name__, "") for operation in batch}
             return transact(connection, batch)
 
-        writer.transact = watched
+        _replace(writer, "transact", watched)
         self._around(writer.Writer, "_checkpoint", "checkpoint")
 
     def commit(self, when: str) -> None:
@@ -147,7 +154,7 @@ class _Points:
                 self.sent("creation send after")
             return response
 
-        aiohttp.ClientRequest.send = watched  # type: ignore[method-assign]
+        _replace(aiohttp.ClientRequest, "send", watched)
 
     def _wrap_money(self) -> None:
         feed = sse.Tap.feed
@@ -160,7 +167,7 @@ class _Points:
                 self.passed("stream usage after")
             return passed
 
-        sse.Tap.feed = watched  # type: ignore[method-assign]
+        _replace(sse.Tap, "feed", watched)
         self._around(chat, "parse_usage", "JSON usage")
         self._around(billing.Hold, "settle", "settlement")
         finish = edge.Connection._finish
@@ -173,11 +180,10 @@ class _Points:
             if paid:
                 self.sent("answer after")
 
-        edge.Connection._finish = finished  # type: ignore[method-assign]
+        _replace(edge.Connection, "_finish", finished)
 
     def _wrap_recovery(self) -> None:
         self._around(migrations, "migrate", "opening")
-        assert store.migrations is migrations
         self._async_around(video_desk.VideoDesk, "recover", "video recovery before", "video recovery after")
         recover = billing.Billing.recover
 
@@ -189,7 +195,7 @@ class _Points:
             self.passed("recovery after")
             return recovered
 
-        billing.Billing.recover = watched  # type: ignore[method-assign]
+        _replace(billing.Billing, "recover", watched)
 
     # how
 
@@ -209,7 +215,7 @@ class _Points:
             after()
             return result
 
-        setattr(owner, name, watched)
+        _replace(owner, name, watched)
 
     def _async_around(self, owner: Any, name: str, before: str, after: str) -> None:
         function = getattr(owner, name)
@@ -221,4 +227,4 @@ class _Points:
             self.passed(after)
             return result
 
-        setattr(owner, name, watched)
+        _replace(owner, name, watched)

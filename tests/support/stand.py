@@ -156,8 +156,8 @@ class Stand:
     async def all_videos_ended(self, timeout_seconds: float = 60.0) -> None:
         """Return once no task is open."""
         async with self.gateway.looked_into() as store, asyncio.timeout(timeout_seconds):
-            while await store.open_tasks():
-                await asyncio.sleep(0.05)  # there is no event for it: the file is another process's
+            while await store.open_tasks():  # noqa: ASYNC110  the file is another process's, and has no event
+                await asyncio.sleep(0.05)
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -264,13 +264,15 @@ def _told(answer: bytes) -> int | None:
 
 
 @asynccontextmanager
-async def stand(directory: Path, *, event_seconds: float = 0.0, first_byte_seconds: float = 0.0, **options: Any) -> AsyncIterator[Stand]:
+async def stand(
+    directory: Path, *, event_seconds: float = 0.0, first_byte_seconds: float = 0.0, **options: Any
+) -> AsyncIterator[Stand]:
     """Set everything up; the gateway is started by who asks for it, and what still runs at the end is killed."""
     async with StandIn(Settings(timeline=Timeline(0.02, 0.04)), calls_max=0) as ark:
         gateway = ForkedGateway(directory, ark.base_url, **{**QUICK, **options})
         await gateway.set_up_accounts([*(f"{number:03d}" for number in range(ACCOUNTS)), NEVER_ENDS])
         books = ArkBooks(ark, event_seconds=event_seconds, first_byte_seconds=first_byte_seconds)
         try:
-            yield Stand(ark, gateway, books, random.Random(20251125))
+            yield Stand(ark, gateway, books, random.Random(seed))
         finally:
             await gateway.close()

@@ -1,7 +1,7 @@
 """Gateways in a blink: a process that has imported everything, and forks into `llm-proxy serve` whenever it is told to.
 
 What it forks is the real command line in a process of its own, which a kill -9 ends as it would any other; only the half second of
-importing is saved, which is what makes a thousand deaths affordable. With `rig`, the child first rigs itself: see `tests.support.rigging`.
+importing is saved, which makes a thousand deaths affordable. With `rig`, the child first rigs itself: see `tests.support.rigging`.
 
 One JSON line in, ``{"argv": […], "environment": {…}, "log": PATH, "rig": {…}}``; out comes the child's pid, and when it has ended a
 second line, its status as `waitpid` tells it. One child at a time.
