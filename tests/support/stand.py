@@ -265,7 +265,7 @@ def _told(answer: bytes) -> int | None:
 
 @asynccontextmanager
 async def stand(
-    directory: Path, *, event_seconds: float = 0.0, first_byte_seconds: float = 0.0, **options: Any
+    directory: Path, *, seed: int = 0, event_seconds: float = 0.0, first_byte_seconds: float = 0.0, **options: Any
 ) -> AsyncIterator[Stand]:
     """Set everything up; the gateway is started by who asks for it, and what still runs at the end is killed."""
     async with StandIn(Settings(timeline=Timeline(0.02, 0.04)), calls_max=0) as ark:
