@@ -6,8 +6,9 @@ leaves, nor a cancelled handler, nor SIGTERM can cut; a store that fails is aske
 
 import asyncio
 import logging
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from proxy.clock import Clock
 from proxy.core.catalog import Kind

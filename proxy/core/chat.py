@@ -5,10 +5,10 @@ own serialisation of what was parsed, so that no upstream can read a duplicate o
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from proxy.core.catalog import ChatPrice, Model
 from proxy.core.errors import InvalidJsonError, InvalidMessagesError, InvalidParameterError, MissingModelError
@@ -58,8 +58,7 @@ WHOLE_MAX = 2.0**63
 Body = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class ChatCall:
+class ChatCall(Struct, frozen=True):
     """A checked request, with the figures that bound its price."""
 
     fields: Body

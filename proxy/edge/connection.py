@@ -30,6 +30,8 @@ HEADER_LINE_BYTES_MAX = 16_384
 HEADERS_MAX = 100
 LINGER_SECONDS = 5.0
 """How long the rest of a refused body is read and thrown away, so that the client gets to see the refusal."""
+_JOIN_BYTES_MAX = 65_536
+"""Head and body leave in one piece, unless copying costs more than another piece does."""
 JSON_TYPE = "application/json"
 CROSS_ORIGIN_HEADERS = {
     "Access-Control-Allow-Origin": "*",
@@ -56,12 +58,12 @@ class Request:
 
     @property
     def version_known(self) -> bool:
-        return self.version == HttpVersion11 or self.version == HttpVersion10
+        return self.version is HttpVersion11 or self.version in (HttpVersion11, HttpVersion10)
 
     @property
     def chunked(self) -> bool:
         """Whether an answer without a length can be sent in chunks; to HTTP/1.0 it ends with its connection."""
-        return self.version != HttpVersion10
+        return self.version is HttpVersion11 or self.version != HttpVersion10
 
     @property
     def content_length(self) -> int:
@@ -131,11 +133,21 @@ class Connection(RequestHandler):
             if not isinstance(message, RawRequestMessage):
                 self._refuse(message)
                 break
+            self._request_in_progress = True
             request = Request(message, content, self)
+            self._current_request = request  # type: ignore[assignment]  # of it only `_cancel` is called
             try:
-                response = await self._answered(request)
+                response = await self._answer(request)
             except ConnectionError:
                 break  # the client left, or is to see that its answer broke off
+            except asyncio.CancelledError:
+                self.force_close()
+                raise
+            except Exception:
+                logger.exception("a request failed outside of all that answers failures")
+                break
+            finally:
+                self._end_request()
             self._finish(request, response)
             if self._upgraded:
                 self._decline_upgrade()
@@ -149,26 +161,11 @@ class Connection(RequestHandler):
             if self.transport is not None:
                 self.transport.close()
 
-    async def _answered(self, request: Request) -> Response:
-        """Return the answer to one request; to a bug outside of all that answers bugs as well."""
-        self._request_in_progress = True
-        self._current_request = request  # type: ignore[assignment]  # of it only `_cancel` is called
-        try:
-            return await self._answer(request)
-        except ConnectionError:
-            raise
-        except asyncio.CancelledError:
-            self.force_close()
-            raise
-        except Exception as bug:
-            logger.exception("a request failed outside its handler")
-            request.closing = True
-            raise ConnectionResetError("a bug") from bug
-        finally:
-            self._current_request = None
-            self._request_in_progress = False
-            if self._handler_waiter is not None:
-                self._handler_waiter.set_result(None)
+    def _end_request(self) -> None:
+        self._current_request = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None:
+            self._handler_waiter.set_result(None)
 
     def _take_message(self) -> tuple[Any, StreamReader]:
         message, content = self._messages.popleft()
@@ -180,11 +177,11 @@ class Connection(RequestHandler):
 
     def _finish(self, request: Request, response: Response) -> None:
         """Send a whole answer, or the end of one that has been streamed."""
-        if response.body is not None:
-            headers = response.headers
+        body = response.body
+        if body is not None:
             if response.status != 204:
-                headers = {**headers, "Content-Length": str(len(response.body))}
-            self._send(request, response.status, headers, b"" if request.method == "HEAD" else response.body)
+                response.headers["Content-Length"] = str(len(body))
+            self._send(request, response.status, response.headers, b"" if request.method == "HEAD" else body)
         elif request.chunked and self.transport is not None:
             self.transport.write(b"0\r\n\r\n")
 
@@ -192,14 +189,16 @@ class Connection(RequestHandler):
         if self.transport is None:
             return
         version = "HTTP/1.1"
-        if request.version == HttpVersion10:
+        if not request.chunked:
             version = "HTTP/1.0"
             headers = {**headers, "Connection": "close" if request.closing else "keep-alive"}
         elif request.closing:
             headers = {**headers, "Connection": "close"}
         head = render_head(version, status, headers, self._date.at(self._clock.now_ms()))
-        self.transport.write(head + body if len(body) <= 65_536 else head)
-        if len(body) > 65_536:
+        if len(body) <= _JOIN_BYTES_MAX:
+            self.transport.write(head + body)
+        else:
+            self.transport.write(head)
             self.transport.write(body)
 
     async def _let_finish(self, content: StreamReader) -> None:
