@@ -122,6 +122,21 @@ class Connection(RequestHandler):
 
     async def start(self) -> None:
         """Answer requests until the connection ends. aiohttp's protocol runs this as the connection's task."""
+        try:
+            await self._answer_all()
+        except ConnectionError:
+            pass  # the client left, or is to see that its answer broke off
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        except Exception:
+            logger.exception("a connection failed outside of all that answers failures")
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _answer_all(self) -> None:
         while not self._force_close:
             if not self._messages:
                 self._waiter = self._loop.create_future()
@@ -131,21 +146,10 @@ class Connection(RequestHandler):
                     self._waiter = None
             message, content = self._take_message()
             if not isinstance(message, RawRequestMessage):
-                self._refuse(message)
-                break
-            self._request_in_progress = True
-            request = Request(message, content, self)
-            self._current_request = request  # type: ignore[assignment]  # of it only `_cancel` is called
+                return self._refuse(message)
+            request = self._begin_request(message, content)
             try:
                 response = await self._answer(request)
-            except ConnectionError:
-                break  # the client left, or is to see that its answer broke off
-            except asyncio.CancelledError:
-                self.force_close()
-                raise
-            except Exception:
-                logger.exception("a request failed outside of all that answers failures")
-                break
             finally:
                 self._end_request()
             self._finish(request, response)
@@ -153,13 +157,16 @@ class Connection(RequestHandler):
                 self._decline_upgrade()
             if not content.is_eof() or self._paused:
                 await self._let_finish(content)
-            if request.closing or self._close or self._force_close:
-                break
+            if request.closing or self._close:
+                return None
             self._wait_for_next()
-        if not self._force_close:
-            self._task_handler = None
-            if self.transport is not None:
-                self.transport.close()
+        return None
+
+    def _begin_request(self, message: RawRequestMessage, content: StreamReader) -> Request:
+        self._request_in_progress = True
+        request = Request(message, content, self)
+        self._current_request = request  # type: ignore[assignment]  # of it only `_cancel` is called
+        return request
 
     def _end_request(self) -> None:
         self._current_request = None
