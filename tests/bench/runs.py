@@ -1,0 +1,93 @@
+"""One load on one contender: who spent what while it counted."""
+
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from tests.bench.contenders import Contender
+from tests.bench.jobs import BEGIN, END, Job, Report
+from tests.bench.processes import ROOT, DiedError, Running, stop
+
+WORD_SECONDS = 130.0
+"""Longer than any job opens, counts or runs out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What was seen while it counted. CPU is user and system time, in seconds; a share is of one core."""
+
+    report: Report
+    cpu_seconds: float
+    upstream_share: float
+    load_share: float
+
+    @property
+    def share(self) -> float:
+        return self.cpu_seconds / max(self.report.seconds, 1e-9)
+
+    def cpu_us(self, count: int) -> float:
+        """Return the CPU time of each of so many, in µs."""
+        return self.cpu_seconds * 1e6 / max(1, count)
+
+
+class LoadProcess:
+    """A load under way. Every wait has a limit."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+
+    def until(self, word: str) -> None:
+        """Return when it says so. Raises: DiedError."""
+        said = self._line()
+        if said != word:
+            raise DiedError(f"the load said {said!r} instead of {word}")
+
+    def report(self) -> Report:
+        return msgspec.json.decode(self._line(), type=Report)
+
+    def _line(self) -> str:
+        assert self.running.process.stdout is not None
+        ready, _, _ = select.select([self.running.process.stdout], [], [], WORD_SECONDS)
+        line = self.running.process.stdout.readline().decode().strip() if ready else ""
+        if not line:
+            raise DiedError(f"the load went silent: {self.running.log_tail()}")
+        return line
+
+
+@contextmanager
+def loading(job: Job, directory: Path) -> Iterator[LoadProcess]:
+    """Run a job in a process of its own."""
+    log = directory / "load.log"
+    with log.open("ab") as errors:
+        command = [sys.executable, "-m", "tests.bench.load"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=ROOT)
+    try:
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(job) + b"\n")
+        process.stdin.close()
+        yield LoadProcess(Running("load", process, log))
+    finally:
+        stop(process)
+
+
+def sample(job: Job, contender: Contender, upstream: Running, directory: Path) -> Sample:
+    """Run a job against a contender and return what it cost. Raises: DiedError, with the contender's log where it was the one."""
+    process = contender.process
+    try:
+        with loading(job, directory) as load:
+            watched = (process, upstream, load.running)
+            load.until(BEGIN)
+            before, began = [one.cpu_seconds() for one in watched], time.monotonic()
+            load.until(END)
+            spent, seconds = [one.cpu_seconds() - cpu for one, cpu in zip(watched, before, strict=True)], time.monotonic() - began
+            report = load.report()
+    finally:
+        process.require_alive()
+    return Sample(report, spent[0], spent[1] / seconds, spent[2] / seconds)

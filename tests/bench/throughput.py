@@ -1,0 +1,129 @@
+"""What a request and a chunk cost, and how long they wait: the parts that put every contender under the same load."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from tests.bench.arena import Samples, arena, saturation
+from tests.bench.contenders import Contender
+from tests.bench.jobs import Job
+from tests.bench.options import Options
+from tests.bench.rows import Row, added, paired, percentile
+from tests.bench.runs import Sample
+
+CONNECTIONS = 64
+JSON_SECONDS, STREAM_SECONDS, PACED_SECONDS = 4.0, 5.0, 8.0
+SPARE_SECONDS = 1.0
+"""A stream goes on for so long after the counting, in case that those that began first were early."""
+RATE = 50.0
+PACED_CHUNKS, PACED_CHUNK_MS = 5, 10
+JSON_WITHIN_BARE, WITHIN_BARE, WITHIN_NGINX = 0.7, 0.65, 1.5
+FIRST_MS = {50: 3.0, 99: 10.0}
+"""What the gateway may add to the first chunk, by percentile."""
+
+
+def json_part(options: Options) -> list[Row]:
+    """CPU of a JSON chat request, and how many there are a second, with all connections busy."""
+
+    def job(contender: Contender) -> Job:
+        return Job(kind="json", target=contender.target, connections=CONNECTIONS, seconds=options.seconds(JSON_SECONDS))
+
+    with arena(options) as running:
+        samples = running.rounds(job)
+    cpu = {name: [one.cpu_us(one.report.answers) for one in found] for name, found in samples.items()}
+    return [
+        *_costs("json", "CPU a request", cpu, samples),
+        *figures(samples, "json", "requests a second", "/s", lambda one: one.report.answers / one.report.seconds),
+        *_waits(samples, "json", "request, p50", 50),
+        *_waits(samples, "json", "request, p99", 99),
+        *_ratios("json", "CPU a request", cpu, {"bare aiohttp": JSON_WITHIN_BARE}),
+    ]
+
+
+def stream_part(options: Options) -> list[Row]:
+    """CPU of a streamed chunk, and how long chunks are under way, with all streams open."""
+    streams = options.count(options.streams)
+
+    def job(contender: Contender) -> Job:
+        return stream_job(contender, streams, options.chunk_ms, options.seconds(STREAM_SECONDS))
+
+    with arena(options) as running:
+        samples = running.rounds(job, direct=True)
+    cpu = {name: [one.cpu_us(one.report.chunks) for one in found] for name, found in samples.items() if name != "direct"}
+    return [
+        *_costs("stream", "CPU a chunk", cpu, samples),
+        *figures(samples, "stream", "chunks a second", "/s", lambda one: one.report.chunks / one.report.seconds),
+        *figures(samples, "stream", "core in use", "%", lambda one: one.share * 100),
+        *figures(samples, "stream", "reads of several chunks", "%", lambda one: one.report.joined_share * 100),
+        *delays(samples, "stream"),
+        *_ratios("stream", "CPU a chunk", cpu, {"bare aiohttp": WITHIN_BARE, "nginx": WITHIN_NGINX}),
+    ]
+
+
+def ttfb_part(options: Options) -> list[Row]:
+    """Time to the first chunk of a stream at a fixed rate, whatever is still under way, beside the upstream asked directly."""
+
+    def job(contender: Contender) -> Job:
+        return Job(
+            kind="paced",
+            target=contender.target,
+            connections=CONNECTIONS,
+            seconds=options.seconds(PACED_SECONDS),
+            chunks=PACED_CHUNKS,
+            chunk_ms=PACED_CHUNK_MS,
+            rate=RATE,
+        )
+
+    with arena(options) as running:
+        samples = running.rounds(job, direct=True)
+    rows = [row for percent in FIRST_MS for row in _waits(samples, "ttfb", f"first chunk, p{percent}", percent)]
+    return rows + [row for percent, reach in FIRST_MS.items() for row in _added(samples, percent, reach)]
+
+
+def stream_job(contender: Contender, streams: int, chunk_ms: int, seconds: float) -> Job:
+    """Return a job of streams that all go on for as long as it counts."""
+    job = Job(kind="streams", target=contender.target, connections=streams, seconds=seconds, chunk_ms=chunk_ms)
+    lasts = streams / job.opened_a_second * 1.5 + job.warm_seconds + seconds + SPARE_SECONDS
+    return msgspec.structs.replace(job, chunks=int(lasts * 1000 / chunk_ms))
+
+
+def figures(samples: Samples, part: str, what: str, unit: str, of: Callable[[Sample], float]) -> list[Row]:
+    """Return a row for each contender."""
+    return [Row(part, what, name, unit, tuple(of(one) for one in found)) for name, found in samples.items()]
+
+
+def delays(samples: Samples, part: str) -> list[Row]:
+    """Return how long chunks were under way."""
+    half = figures(samples, part, "chunk under way, p50", "ms", lambda one: percentile(one.report.delays, 50))
+    return half + figures(samples, part, "chunk under way, p99", "ms", lambda one: percentile(one.report.delays, 99))
+
+
+def _waits(samples: Samples, part: str, what: str, percent: float) -> list[Row]:
+    return figures(samples, part, what, "ms", lambda one: percentile(one.report.waits, percent))
+
+
+def _costs(part: str, what: str, cpu: Mapping[str, Sequence[float]], samples: Samples) -> list[Row]:
+    return [Row(part, what, name, "µs", tuple(spent), note=saturation(samples[name])) for name, spent in cpu.items()]
+
+
+def _ratios(part: str, what: str, cpu: Mapping[str, Sequence[float]], reach: Mapping[str, float]) -> list[Row]:
+    """Return the gateway's cost in units of each reference's."""
+    others = {name: paired(cpu["gateway"], theirs) for name, theirs in cpu.items() if name != "gateway"}
+    return [Row(part, what, f"gateway : {name}", "×", ratios, reach.get(name)) for name, ratios in others.items()]
+
+
+def _added(samples: Samples, percent: float, reach: float) -> list[Row]:
+    waits = {name: [percentile(one.report.waits, percent) for one in found] for name, found in samples.items()}
+    return [
+        Row(
+            "ttfb",
+            f"added to the first chunk, p{percent:g}",
+            name,
+            "ms",
+            added(waited, waits["direct"]),
+            reach if name == "gateway" else None,
+            saturation(samples[name]),
+        )
+        for name, waited in waits.items()
+        if name != "direct"
+    ]
