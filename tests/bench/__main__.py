@@ -9,12 +9,14 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.bench.arena import say
+from tests.bench.cliffs import disk_part, large_part, leaving_part, stalled_part
 from tests.bench.footprint import memory_part, start_part, store_part
 from tests.bench.limits import raise_open_files
 from tests.bench.options import Options
 from tests.bench.plot import draw, require_plot
-from tests.bench.processes import DiedError
+from tests.bench.processes import SpoiltError
 from tests.bench.rows import Row
+from tests.bench.scale import accounts_part, ledger_part, streams_part
 from tests.bench.tables import show, write_json
 from tests.bench.throughput import json_part, stream_part, ttfb_part
 
@@ -29,7 +31,10 @@ DESIGN: Mapping[str, Part] = {
     "store": store_part,
 }
 TABLE_COLUMNS = 136
-PARTS: Mapping[str, Part] = {**DESIGN}
+SCALE: Mapping[str, Part] = {"scale-streams": streams_part, "scale-accounts": accounts_part, "scale-ledger": ledger_part}
+CLIFFS: Mapping[str, Part] = {"stalled": stalled_part, "large": large_part, "disk": disk_part, "leaving": leaving_part}
+PARTS: Mapping[str, Part] = {**DESIGN, **SCALE, **CLIFFS}
+GROUPS: Mapping[str, Sequence[str]] = {"design": [*DESIGN], "scale": [*SCALE], "cliffs": [*CLIFFS]}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -38,7 +43,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if asked.plot:
         require_plot()
     raise_open_files()
-    rows, complete = run(asked.parts or list(DESIGN), asked)
+    rows, complete = run(_parts(asked.parts or ["design"]), asked)
     show(rows, _console(asked.json == "-"))
     if asked.json:
         write_json(rows, asked.json)
@@ -56,10 +61,14 @@ def run(parts: Sequence[str], asked: argparse.Namespace) -> tuple[list[Row], boo
             say(f"{part} …")
             try:
                 rows += PARTS[part](_options(asked, Path(directory)))
-            except DiedError as death:
+            except SpoiltError as death:
                 complete = False
                 say(f"{part} could not be finished: {death}")
     return rows, complete
+
+
+def _parts(names: Sequence[str]) -> list[str]:
+    return [part for name in names for part in GROUPS.get(name, [name])]
 
 
 def _console(is_silent: bool) -> Console:
@@ -77,6 +86,8 @@ def _options(asked: argparse.Namespace, directory: Path) -> Options:
         streams=asked.streams,
         chunk_ms=asked.chunk_ms,
         litellm=asked.litellm,
+        alone=asked.alone,
+        **({"rows": tuple(asked.rows)} if asked.rows else {}),
     )
 
 
@@ -89,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="the least load that shows that it works; its figures mean little")
     parser.add_argument("--streams", type=int, default=200, help="of the part stream (200)")
     parser.add_argument("--chunk-ms", type=int, default=10, help="between two chunks of a stream there (10)")
+    parser.add_argument("--rows", type=int, nargs="+", help="lengths of the ledger in scale-ledger, in transfers, ascending")
+    parser.add_argument("--alone", action="store_true", help="the gateway only, without references")
     parser.add_argument("--litellm", type=Path, metavar="DIR", help="measure LiteLLM too; installed into DIR if it is not there")
     parser.add_argument("--directory", type=Path, help="where the store is written, if not in the system's temporary directory")
     parser.add_argument("--json", metavar="FILE", help="write the rows; -: to standard output")

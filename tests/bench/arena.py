@@ -1,14 +1,17 @@
 """Rounds: each contender in turn, again and again, so that what disturbs the machine disturbs all of them alike."""
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 from tests.bench.contenders import Contender, Gateway, references, stand_in
 from tests.bench.jobs import Job
 from tests.bench.litellm import litellm
 from tests.bench.options import Options
-from tests.bench.processes import DiedError
+from tests.bench.processes import SpoiltError
 from tests.bench.runs import Sample, sample
 
 BUSY_SHARE = 0.93
@@ -36,7 +39,7 @@ class Arena:
     def rounds(self, job: Callable[[Contender], Job], *, direct: bool = False, rounds: int | None = None) -> Samples:
         """Run the job on each, a few rounds, each round beginning with another; ``direct``: on the upstream itself too.
 
-        Who dies is told, and left out from then on. Raises: DiedError where that is the gateway.
+        Who dies is told, and left out from then on. Raises: SpoiltError where that is the gateway.
         """
         samples: Samples = {}
         for turn in range(rounds or self.options.rounds):
@@ -49,13 +52,13 @@ class Arena:
         return {name: samples[name] for name in self._names(direct) if name in samples}
 
     def sample(self, job: Job, contender: Contender) -> Sample:
-        """Run one job. Raises: DiedError."""
+        """Run one job. Raises: SpoiltError."""
         return sample(job, contender, self.upstream.process, self.options.directory)
 
     def _sample(self, job: Job, contender: Contender) -> Sample | None:
         try:
             return self.sample(job, contender)
-        except DiedError as death:
+        except SpoiltError as death:
             if contender.name == "gateway":
                 raise
             say(f"left out from here on: {death}")
@@ -67,14 +70,17 @@ class Arena:
 
 
 @contextmanager
-def arena(options: Options, *, alone: bool = False) -> Iterator[Arena]:
-    """Start all that take part, or (``alone``) the upstream and the gateway only."""
-    with stand_in(options.directory) as upstream, references(upstream.target.port, options.directory, alone=alone) as found:
-        if alone or options.litellm is None:
-            yield Arena(options, upstream, found)
-            return
-        with litellm(upstream.target.port, options.directory, options.litellm) as peer:
-            yield Arena(options, upstream, [*found, *([peer] if peer else [])])
+def arena(options: Options, *, alone: bool = False, accounts: int = 1) -> Iterator[Arena]:
+    """Start all that take part, or (``alone``) the upstream and the gateway only, in a directory of their own."""
+    directory = Path(tempfile.mkdtemp(dir=options.directory))
+    is_alone = alone or options.alone
+    with ExitStack() as stack:
+        upstream = stack.enter_context(stand_in(directory))
+        found = stack.enter_context(references(upstream.target.port, directory, alone=is_alone, accounts=accounts))
+        if options.litellm is not None and not is_alone:
+            peer = stack.enter_context(litellm(upstream.target.port, directory, options.litellm))
+            found += [peer] if peer else []
+        yield Arena(replace(options, directory=directory), upstream, found)
 
 
 def saturation(samples: Sequence[Sample]) -> str:

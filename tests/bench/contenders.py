@@ -5,8 +5,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import msgspec
 
 from tests.bench.admin import AdminSocket
 from tests.bench.jobs import Target
@@ -55,6 +57,10 @@ class Gateway(Contender):
     directory: Path = field(default_factory=Path)
 
     @property
+    def store(self) -> Path:
+        return self.directory / "llm-proxy.db"
+
+    @property
     def admin(self) -> AdminSocket:
         return AdminSocket(self.directory / "admin.sock")
 
@@ -75,10 +81,10 @@ def stand_in(directory: Path) -> Iterator[Contender]:
 
 
 @contextmanager
-def references(upstream: int, directory: Path, *, alone: bool = False) -> Iterator[list[Contender]]:
+def references(upstream: int, directory: Path, *, alone: bool = False, accounts: int = 1) -> Iterator[list[Contender]]:
     """Run the gateway and, unless it is to be alone, the bare proxy, and nginx where it is installed, before the upstream's port."""
     with ExitStack() as stack:
-        found: list[Contender] = [stack.enter_context(gateway(upstream, directory))]
+        found: list[Contender] = [stack.enter_context(gateway(upstream, directory, accounts=accounts))]
         if not alone:
             found.append(stack.enter_context(bare(upstream, directory)))
             if shutil.which("nginx"):
@@ -90,18 +96,24 @@ def references(upstream: int, directory: Path, *, alone: bool = False) -> Iterat
 
 @contextmanager
 def gateway(upstream: int, directory: Path, *, accounts: int = 1, wrapper: tuple[str, ...] = ()) -> Iterator[Gateway]:
-    """Run the gateway as in production, with so many accounts, each with a key.
+    """Set a gateway up, with so many accounts and a key for each, and run it as in production.
 
     Args:
         wrapper: a command that runs it, such as strace.
     """
-    port = write_config(upstream, directory)
-    described = Gateway("gateway", Target(port=port), None, directory)
-    command = [*wrapper, *described.command("serve")]
-    with running("gateway", command, directory / "gateway.log", {"ARK_API_KEY": "bench"}) as process:
-        wait_for_port(process, port)
+    described = Gateway("gateway", Target(port=write_config(upstream, directory)), None, directory)
+    with serving(described, wrapper) as running_one:
         keys = tuple(_key(described.admin, f"bench-{number}") for number in range(accounts))
-        yield Gateway("gateway", Target(port=port, keys=keys), process, directory)
+        yield replace(running_one, target=msgspec.structs.replace(running_one.target, keys=keys))
+
+
+@contextmanager
+def serving(set_up: Gateway, wrapper: tuple[str, ...] = ()) -> Iterator[Gateway]:
+    """Run a gateway that is set up."""
+    command = [*wrapper, *set_up.command("serve")]
+    with running("gateway", command, set_up.directory / "gateway.log", {"ARK_API_KEY": "bench"}) as process:
+        wait_for_port(process, set_up.target.port)
+        yield replace(set_up, running=process)
 
 
 def write_config(upstream: int, directory: Path) -> int:

@@ -7,13 +7,12 @@ import orjson
 
 from tests.bench.arena import Arena, arena
 from tests.bench.contenders import Contender, gateway
-from tests.bench.jobs import Job
 from tests.bench.options import Options
-from tests.bench.processes import ROOT
+from tests.bench.processes import ROOT, SpoiltError
 from tests.bench.rows import Row
 from tests.bench.runs import loading
 from tests.bench.startup import start_once
-from tests.bench.throughput import stream_job
+from tests.bench.throughput import json_job, stream_job
 
 OPEN_STREAMS, OPEN_CHUNK_MS, OPEN_SECONDS = 2000, 1000, 2.0
 MEMORY_ROUNDS = 2
@@ -69,16 +68,16 @@ def store_part(options: Options) -> list[Row]:
 
 
 def _memory(running: Arena, contender: Contender, streams: int) -> tuple[int, int]:
-    """Return the proportional set size in KiB, before and with all streams open."""
+    """Return the memory of the process in KiB, before and with all streams open."""
     options = running.options
-    running.sample(Job(kind="json", target=contender.target, connections=1, seconds=options.seconds(1.0)), contender)
-    before = contender.process.memory().pss_kib
-    with loading(stream_job(contender, streams, OPEN_CHUNK_MS, options.seconds(OPEN_SECONDS)), options.directory) as load:
-        load.until("begin")
-        load.until("end")
-        after = contender.process.memory().pss_kib
-        report = load.report()
-    assert not report.failed, f"{contender.name}: {report.failed} of {streams} streams failed"
+    running.sample(json_job(contender.target, options, 1.0, connections=1), contender)
+    before = contender.process.memory().own_kib
+    with loading(stream_job(contender.target, streams, OPEN_CHUNK_MS, options, OPEN_SECONDS), options.directory) as load:
+        spent = load.count(contender.process, running.upstream.process)
+        after = contender.process.memory().own_kib
+        report = load.sample(spent).report
+    if report.failed:
+        raise SpoiltError(f"{contender.name}: {report.failed} of {streams} streams failed")
     return before, after
 
 
@@ -93,13 +92,7 @@ def _commits(running: Arena, connections: int) -> Row:
     """Return how many commits a JSON request takes; its hold and its settlement are two operations."""
     admin = running.gateway.admin
     answered, committed = admin.metric("llm_proxy_outcomes_total"), admin.metric("llm_proxy_commit_operations_count")
-    job = Job(
-        kind="json",
-        target=running.gateway.target,
-        connections=connections,
-        seconds=running.options.seconds(COMMITS_SECONDS),
-    )
-    running.sample(job, running.gateway)
+    running.sample(json_job(running.gateway.target, running.options, COMMITS_SECONDS, connections), running.gateway)
     answered = admin.metric("llm_proxy_outcomes_total") - answered
     committed = admin.metric("llm_proxy_commit_operations_count") - committed
     return Row("store", f"commits a request, {connections} in flight", "gateway", "", (committed / max(1, answered),))

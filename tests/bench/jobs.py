@@ -12,6 +12,8 @@ from tests.bench.upstream import prompt_for
 
 BEGIN, END = "begin", "end"
 MODEL = "doubao-pro-32k"
+LETTER = "字"
+"""Long texts are Chinese, as customers' are: three bytes each, which a parser has to look at."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -32,7 +34,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         connections: how many; with ``paced``, how many there are to choose from.
         seconds: how long to count.
         warm_seconds: before that, once all connections are open.
-        chunks, chunk_ms: of a stream.
+        chunks, chunk_ms, padding_bytes: of a stream.
         rate: streams a second, for ``paced``.
         opened_a_second: so many streams are opened a second, so that opening them is no load of its own.
         stalled: so many of the clients stop reading once their stream has begun.
@@ -48,6 +50,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     warm_seconds: float = 0.5
     chunks: int = 0
     chunk_ms: int = 0
+    padding_bytes: int = 0
     rate: float = 0.0
     opened_a_second: float = 1000.0
     stalled: int = 0
@@ -58,7 +61,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def body(self) -> bytes:
         """Return the request's body."""
-        plan = prompt_for(self.chunks, self.chunk_ms) if self.chunks else "You are a helpful assistant."
+        plan = prompt_for(self.chunks, self.chunk_ms, self.padding_bytes) if self.chunks else "You are a helpful assistant."
         asked: dict[str, object] = {"model": self.target.model, "messages": [_message("system", plan), _message("user", self._asked())]}
         if self.chunks:
             asked |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -67,10 +70,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def _asked(self) -> object:
         if not self.filler_bytes:
             return "Hello, world!"
-        filler = "A" * self.filler_bytes
         if not self.picture:
-            return filler
-        return [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{filler}"}}]
+            return LETTER * (self.filler_bytes // len(LETTER.encode()))
+        return [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'A' * self.filler_bytes}"}}]
 
 
 class Report(msgspec.Struct, kw_only=True):

@@ -1,6 +1,7 @@
 """The load, in a process of its own: reads one job from standard input, prints what it saw. ``python -m tests.bench.load``."""
 
 import asyncio
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ SAMPLED_MAX = 64
 BATCH_SECONDS = 0.02
 OPEN_SECONDS = 60.0
 RUN_OUT_SECONDS = 60.0
+STALLED_RECEIVE_BYTES, INTERNET_SEGMENT_BYTES = 16_384, 1460
 
 C = TypeVar("C", bound=Client)
 
@@ -115,7 +117,17 @@ class Load:
         return clients
 
     async def _connect(self, client: Client) -> None:
-        await asyncio.get_running_loop().create_connection(lambda: client, "127.0.0.1", self._job.target.port)
+        await asyncio.get_running_loop().create_connection(lambda: client, sock=await self._socket())
+
+    async def _socket(self) -> socket.socket:
+        made = socket.socket()
+        made.setblocking(False)
+        if self._job.stalled:
+            # As over the internet: on loopback the kernel keeps megabytes for a client that reads nothing, and hides what we keep.
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, STALLED_RECEIVE_BYTES)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, INTERNET_SEGMENT_BYTES)
+        await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", self._job.target.port))
+        return made
 
     async def _count(self) -> None:
         await asyncio.sleep(self._job.warm_seconds)

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -18,8 +18,8 @@ LOG_TAIL_BYTES = 2000
 ROOT = Path(__file__).parent.parent.parent
 
 
-class DiedError(Exception):
-    """A process ended, or never came up; the message carries the tail of its log."""
+class SpoiltError(Exception):
+    """A measurement is worth nothing: a process ended or never came up (the message has the tail of its log), or requests failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +37,37 @@ class Running:
     def memory(self) -> "Memory":
         """Return what the process and its children have in memory now."""
         found = [_memory(pid) for pid in tree(self.process.pid)]
-        return Memory(sum(one.pss_kib for one in found), sum(one.rss_kib for one in found))
+        return Memory(*(sum(kib) for kib in zip(*(astuple(one) for one in found), strict=True)))
 
     def require_alive(self) -> None:
-        """Raises: DiedError."""
+        """Raises: SpoiltError."""
         if self.process.poll() is not None:
-            raise DiedError(f"{self.name} ended with {self.process.returncode}: {self.log_tail()}")
+            raise SpoiltError(f"{self.name} ended with {self.process.returncode}: {self.log_tail()}")
 
     def log_tail(self) -> str:
         return self.log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip() if self.log.exists() else ""
 
     def first_line(self) -> str:
-        """Return the first line that the process prints. Raises: DiedError."""
+        """Return the first line that the process prints. Raises: SpoiltError."""
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], START_SECONDS)
         line = self.process.stdout.readline().decode().strip() if ready else ""
         if not line:
-            raise DiedError(f"{self.name} said nothing: {self.log_tail()}")
+            raise SpoiltError(f"{self.name} said nothing: {self.log_tail()}")
         return line
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of a process tree, in KiB: `pss_kib` shares out what several processes map, `rss_kib` counts it whole."""
+    """Of a process tree, in KiB.
+
+    `pss_kib` shares out what several processes map, `rss_kib` counts it whole; `own_kib` is what no file backs, and so does not change
+    when another process starts that maps the same libraries.
+    """
 
     pss_kib: int
     rss_kib: int
+    own_kib: int
 
 
 @contextmanager
@@ -106,7 +111,7 @@ def free_port() -> int:
 
 
 def wait_for_port(of: Running, port: int) -> None:
-    """Return once something listens. Raises: DiedError."""
+    """Return once something listens. Raises: SpoiltError."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         of.require_alive()
@@ -114,7 +119,7 @@ def wait_for_port(of: Running, port: int) -> None:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return
         time.sleep(0.02)
-    raise DiedError(f"{of.name} never listened on {port}: {of.log_tail()}")
+    raise SpoiltError(f"{of.name} never listened on {port}: {of.log_tail()}")
 
 
 def tree(pid: int) -> list[int]:
@@ -138,6 +143,6 @@ def _memory(pid: int) -> Memory:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     except OSError:
-        return Memory(0, 0)
+        return Memory(0, 0, 0)
     kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-    return Memory(kib["Pss"], kib["Rss"])
+    return Memory(kib["Pss"], kib["Rss"], kib["Pss_Anon"])

@@ -3,8 +3,7 @@
 import select
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import msgspec
 
 from tests.bench.contenders import Contender
 from tests.bench.jobs import BEGIN, END, Job, Report
-from tests.bench.processes import ROOT, DiedError, Running, stop
+from tests.bench.processes import ROOT, Running, SpoiltError, stop
 
 WORD_SECONDS = 130.0
 """Longer than any job opens, counts or runs out."""
@@ -44,20 +43,31 @@ class LoadProcess:
         self.running = running
 
     def until(self, word: str) -> None:
-        """Return when it says so. Raises: DiedError."""
+        """Return when it says so. Raises: SpoiltError."""
         said = self._line()
         if said != word:
-            raise DiedError(f"the load said {said!r} instead of {word}")
+            raise SpoiltError(f"the load said {said!r} instead of {word}")
 
-    def report(self) -> Report:
-        return msgspec.json.decode(self._line(), type=Report)
+    def count(self, *others: Running) -> list[float]:
+        """Return the CPU seconds of the others, and of the load itself, while it counts. Raises: SpoiltError."""
+        watched = (*others, self.running)
+        self.until(BEGIN)
+        before = [one.cpu_seconds() for one in watched]
+        self.until(END)
+        return [one.cpu_seconds() - cpu for one, cpu in zip(watched, before, strict=True)]
+
+    def sample(self, spent: Sequence[float]) -> Sample:
+        """Return what was seen, once all has run out. ``spent``: of the contender, the upstream and the load, from `count`."""
+        report = msgspec.json.decode(self._line(), type=Report)
+        ours, upstream, load = spent
+        return Sample(report, ours, upstream / report.seconds, load / report.seconds)
 
     def _line(self) -> str:
         assert self.running.process.stdout is not None
         ready, _, _ = select.select([self.running.process.stdout], [], [], WORD_SECONDS)
         line = self.running.process.stdout.readline().decode().strip() if ready else ""
         if not line:
-            raise DiedError(f"the load went silent: {self.running.log_tail()}")
+            raise SpoiltError(f"the load went silent: {self.running.log_tail()}")
         return line
 
 
@@ -78,16 +88,11 @@ def loading(job: Job, directory: Path) -> Iterator[LoadProcess]:
 
 
 def sample(job: Job, contender: Contender, upstream: Running, directory: Path) -> Sample:
-    """Run a job against a contender and return what it cost. Raises: DiedError, with the contender's log where it was the one."""
+    """Run a job against a contender and return what it cost. Raises: SpoiltError, with the contender's log where it was the one."""
     process = contender.process
     try:
         with loading(job, directory) as load:
-            watched = (process, upstream, load.running)
-            load.until(BEGIN)
-            before, began = [one.cpu_seconds() for one in watched], time.monotonic()
-            load.until(END)
-            spent, seconds = [one.cpu_seconds() - cpu for one, cpu in zip(watched, before, strict=True)], time.monotonic() - began
-            report = load.report()
+            spent = load.count(process, upstream)
+            return load.sample(spent)
     finally:
         process.require_alive()
-    return Sample(report, spent[0], spent[1] / seconds, spent[2] / seconds)

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 
 from tests.bench.contenders import Gateway
-from tests.bench.processes import DiedError, Memory, running
+from tests.bench.processes import Memory, SpoiltError, running
 
 READY = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 READY_SECONDS = 120.0
@@ -19,13 +19,13 @@ class Start:
 
 
 def start_once(gateway: Gateway) -> Start:
-    """Start a gateway that is set up and does not run, wait until it is ready, stop it. Raises: DiedError."""
+    """Start a gateway that is set up and does not run, wait until it is ready, stop it. Raises: SpoiltError."""
     began = time.monotonic()
     with running("gateway", gateway.command("serve"), gateway.directory / "start.log", {"ARK_API_KEY": "bench"}) as process:
         while not _is_ready(gateway.target.port):
             process.require_alive()
             if time.monotonic() - began > READY_SECONDS:
-                raise DiedError(f"not ready after {READY_SECONDS:g} s: {process.log_tail()}")
+                raise SpoiltError(f"not ready after {READY_SECONDS:g} s: {process.log_tail()}")
             time.sleep(RETRY_SECONDS)
         return Start(time.monotonic() - began, process.memory())
 

@@ -49,7 +49,7 @@ def _show_part(part: str, rows: Sequence[Row], console: Console) -> None:
 
 
 def _head(row: Row) -> str:
-    return row.who if row.at is None else f"{row.who} {row.at:,.0f}"
+    return row.who if row.at is None else f"{row.at:,.0f}"
 
 
 def _cell(row: Row) -> str:

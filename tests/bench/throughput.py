@@ -6,7 +6,7 @@ import msgspec
 
 from tests.bench.arena import Samples, arena, saturation
 from tests.bench.contenders import Contender
-from tests.bench.jobs import Job
+from tests.bench.jobs import Job, Target
 from tests.bench.options import Options
 from tests.bench.rows import Row, added, paired, percentile
 from tests.bench.runs import Sample
@@ -15,6 +15,7 @@ CONNECTIONS = 64
 JSON_SECONDS, STREAM_SECONDS, PACED_SECONDS = 4.0, 5.0, 8.0
 SPARE_SECONDS = 1.0
 """A stream goes on for so long after the counting, in case that those that began first were early."""
+WARM_SECONDS = 0.5
 RATE = 50.0
 PACED_CHUNKS, PACED_CHUNK_MS = 5, 10
 JSON_WITHIN_BARE, WITHIN_BARE, WITHIN_NGINX = 0.7, 0.65, 1.5
@@ -26,7 +27,7 @@ def json_part(options: Options) -> list[Row]:
     """CPU of a JSON chat request, and how many there are a second, with all connections busy."""
 
     def job(contender: Contender) -> Job:
-        return Job(kind="json", target=contender.target, connections=CONNECTIONS, seconds=options.seconds(JSON_SECONDS))
+        return json_job(contender.target, options, JSON_SECONDS)
 
     with arena(options) as running:
         samples = running.rounds(job)
@@ -45,7 +46,7 @@ def stream_part(options: Options) -> list[Row]:
     streams = options.count(options.streams)
 
     def job(contender: Contender) -> Job:
-        return stream_job(contender, streams, options.chunk_ms, options.seconds(STREAM_SECONDS))
+        return stream_job(contender.target, streams, options.chunk_ms, options, STREAM_SECONDS)
 
     with arena(options) as running:
         samples = running.rounds(job, direct=True)
@@ -69,6 +70,7 @@ def ttfb_part(options: Options) -> list[Row]:
             target=contender.target,
             connections=CONNECTIONS,
             seconds=options.seconds(PACED_SECONDS),
+            warm_seconds=options.seconds(WARM_SECONDS),
             chunks=PACED_CHUNKS,
             chunk_ms=PACED_CHUNK_MS,
             rate=RATE,
@@ -80,11 +82,20 @@ def ttfb_part(options: Options) -> list[Row]:
     return rows + [row for percent, reach in FIRST_MS.items() for row in _added(samples, percent, reach)]
 
 
-def stream_job(contender: Contender, streams: int, chunk_ms: int, seconds: float) -> Job:
-    """Return a job of streams that all go on for as long as it counts."""
-    job = Job(kind="streams", target=contender.target, connections=streams, seconds=seconds, chunk_ms=chunk_ms)
-    lasts = streams / job.opened_a_second * 1.5 + job.warm_seconds + seconds + SPARE_SECONDS
-    return msgspec.structs.replace(job, chunks=int(lasts * 1000 / chunk_ms))
+def json_job(target: Target, options: Options, seconds: float, connections: int = CONNECTIONS) -> Job:
+    """Return a job of JSON chats on so many connections, all busy."""
+    warm_seconds = options.seconds(WARM_SECONDS)
+    return Job(kind="json", target=target, connections=connections, seconds=options.seconds(seconds), warm_seconds=warm_seconds)
+
+
+def stream_job(
+    target: Target, streams: int, chunk_ms: int, options: Options, seconds: float, *, spare_seconds: float = SPARE_SECONDS
+) -> Job:
+    """Return a job of streams that all go on for as long as it counts, and then for the spare seconds."""
+    counted, warm, spare = (options.seconds(some) for some in (seconds, WARM_SECONDS, spare_seconds))
+    job = Job(kind="streams", target=target, connections=streams, seconds=counted, warm_seconds=warm, chunk_ms=chunk_ms)
+    lasts = streams / job.opened_a_second * 1.5 + warm + counted + spare
+    return msgspec.structs.replace(job, chunks=max(2, int(lasts * 1000 / chunk_ms)))
 
 
 def figures(samples: Samples, part: str, what: str, unit: str, of: Callable[[Sample], float]) -> list[Row]:

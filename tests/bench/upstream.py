@@ -1,8 +1,9 @@
 """The stand-in for Ark that benchmarks lean on: pre-rendered bytes over a raw protocol. ``python -m tests.bench.upstream``.
 
-What a request wants stands in its prompt, so that loads of different kinds can run at once: ``chunks=300 ms=10`` asks for a stream of
-300 chunks, one each 10 ms; without it the answer is one JSON object, at once. Each chunk's content is the nanoseconds of the monotonic
-clock when it was written, which all processes of a machine share: whoever reads it knows how long it was under way.
+What a request wants stands in its prompt, so that loads of different kinds can run at once: ``chunks=300 ms=10 bytes=0`` asks for a
+stream of 300 chunks, one each 10 ms, without padding; without such words the answer is one JSON object, at once. Each chunk's content
+begins with the nanoseconds of the monotonic clock when it was written, which all processes of a machine share: whoever reads it knows
+how long it was under way.
 
 `GET /lag` tells, and forgets, how late the pacing has been: an upstream that is late sends bursts, and its figures are worth nothing.
 """
@@ -11,6 +12,7 @@ import asyncio
 import re
 import time
 from collections import deque
+from functools import lru_cache
 from typing import cast
 
 import orjson
@@ -41,11 +43,9 @@ _USAGE = (
 _HEAD = b"HTTP/1.1 200 OK\r\nServer: istio-envoy\r\nDate: Mon, 23 Nov 2026 12:00:00 GMT\r\n"
 _JSON = b"%bContent-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n\r\n%b" % (_HEAD, len(JSON_BODY), JSON_BODY)
 _STREAM_HEAD = _HEAD + b"Content-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
-_SIZE = len(_LEFT) + STAMP_DIGITS + len(_RIGHT)
-_CHUNK_LEFT, _CHUNK_RIGHT = b"%x\r\n%b" % (_SIZE, _LEFT), _RIGHT + b"\r\n"
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_PLAN = re.compile(rb"chunks=(\d+) ms=(\d+)")
+_PLAN = re.compile(rb"chunks=(\d+) ms=(\d+) bytes=(\d+)")
 _PLAN_BYTES = 4096
 """The plan stands in the first message: of a body of 20 MB no more than this is searched."""
 TICK_SECONDS = 0.001
@@ -54,14 +54,16 @@ _GOLDEN = 0.6180339887498949
 """Multiples of it, modulo 1, lie evenly for any count."""
 
 
-def prompt_for(chunks: int, chunk_ms: int) -> str:
+def prompt_for(chunks: int, chunk_ms: int, padding_bytes: int) -> str:
     """Return what to write in a prompt to be answered by such a stream."""
-    return f"chunks={chunks} ms={chunk_ms}"
+    return f"chunks={chunks} ms={chunk_ms} bytes={padding_bytes}"
 
 
-def chunk(now_ns: int) -> bytes:
-    """Return one chunk of chunked coding, an event that says when it was written."""
-    return b"%b%020d%b" % (_CHUNK_LEFT, now_ns, _CHUNK_RIGHT)
+@lru_cache(maxsize=16)
+def frame(padding_bytes: int) -> tuple[bytes, bytes]:
+    """Return what stands left and right of the time stamp in one chunk of chunked coding, which is one event."""
+    right = b"x" * padding_bytes + _RIGHT
+    return b"%x\r\n%b" % (len(_LEFT) + STAMP_DIGITS + len(right), _LEFT), right + b"\r\n"
 
 
 def stream_end(chunks: int) -> bytes:
@@ -78,6 +80,7 @@ class Call(asyncio.Protocol):
         self._missing: int | None = None
         self._left = self._chunks = 0
         self._full = False
+        self._frame = frame(0)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
@@ -111,6 +114,7 @@ class Call(asyncio.Protocol):
             self._transport.write(_JSON)
         else:
             self._chunks = self._left = int(plan[1])
+            self._frame = frame(int(plan[3]))
             self._transport.write(_STREAM_HEAD)
             self.send()
             self._pacer.add(self, int(plan[2]))
@@ -120,7 +124,8 @@ class Call(asyncio.Protocol):
         if self._full:
             return self._left > 0
         self._left -= 1
-        self._transport.write(chunk(time.monotonic_ns()))
+        left, right = self._frame
+        self._transport.write(b"%b%020d%b" % (left, time.monotonic_ns(), right))
         if self._left == 0:
             self._transport.write(stream_end(self._chunks))
         return self._left > 0
