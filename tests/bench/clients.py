@@ -58,10 +58,10 @@ class Client(asyncio.Protocol):
         if not self.gone.done():
             self.gone.set_result(None)
 
-    def ask(self, since: float | None = None) -> None:
-        """Send the request; its answer is waited for since then, by default since now (seconds of `time.monotonic`)."""
+    def ask(self) -> None:
+        """Send the request."""
         self.busy = self._is_first = True
-        self._since = time.monotonic() if since is None else since
+        self._since = time.monotonic()
         self.transport.write(self._asked)
 
     def leave(self) -> None:
@@ -112,9 +112,9 @@ class StreamClient(Client):
         self.again = again
         self.began = False
 
-    def ask(self, since: float | None = None) -> None:
+    def ask(self) -> None:
         self.began = False
-        super().ask(since)
+        super().ask()
 
     def data_received(self, data: bytes) -> None:
         if self._is_first:

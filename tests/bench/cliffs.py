@@ -2,22 +2,21 @@
 
 import shutil
 import time
-from contextlib import ExitStack
 
 import msgspec
 
-from tests.bench.arena import Arena, arena, saturation, say
+from tests.bench.arena import Arena, arena, say
 from tests.bench.contenders import Contender, gateway, stand_in
-from tests.bench.jobs import Job
+from tests.bench.jobs import BEGIN, END, Job, Target
 from tests.bench.options import Options
 from tests.bench.processes import SpoiltError
-from tests.bench.rows import Row, percentile
+from tests.bench.rows import Row
 from tests.bench.runs import Sample, loading, sample
 from tests.bench.throughput import WARM_SECONDS, stream_job
 
 READING, STALLED, READING_CHUNK_MS = 3500, 500, 1000
 STALLED_CHUNK_MS, STALLED_PADDING_BYTES = 100, 4096
-STALL_SECONDS, FILL_SECONDS = 6.0, 6.0
+STALL_SECONDS, FILL_SECONDS, OTHERS_SECONDS = 6.0, 6.0, 40.0
 """A client that reads nothing is sent 40 kB a second: after `FILL_SECONDS` the kernel's buffers are full, and the gateway's fill."""
 KIB_A_STALLED, HURT_MS = 256.0, 5.0
 
@@ -42,8 +41,8 @@ def stalled_part(options: Options) -> list[Row]:
     readers, rows = _stalled_run(options, stalled=False), _stalled_run(options, stalled=True)
     stalled = options.count(STALLED)
     kib = (rows[1] - readers[1]) / stalled
-    calm, hurt = (percentile(one.report.delays, 99) for one in (readers[0], rows[0]))
-    part, note = "cliff: stalled clients", f"{options.count(READING)} read, {stalled} do not. {saturation([rows[0]])}"
+    calm, hurt = (one.report.delays.p99 for one in (readers[0], rows[0]))
+    part, note = "cliff: stalled clients", f"{options.count(READING)} read, {stalled} do not"
     return [
         Row(part, "memory of a stalled client", "gateway", "KiB", (kib,), KIB_A_STALLED, note),
         Row(part, "chunk under way of the others, p99, all reading", "gateway", "ms", (calm,)),
@@ -91,10 +90,10 @@ def disk_part(options: Options) -> list[Row]:
                 chunk_ms=1,
             )
             waits = sample(job, slow, upstream.process, options.directory).report.waits
-            half = (percentile(waits, 50),)
+            half = (waits.p50,)
             rows += [
                 Row("cliff: slow disk", f"first chunk, p50, {connections} in flight", "gateway", "ms", half, reach),
-                Row("cliff: slow disk", f"first chunk, p99, {connections} in flight", "gateway", "ms", (percentile(waits, 99),)),
+                Row("cliff: slow disk", f"first chunk, p99, {connections} in flight", "gateway", "ms", (waits.p99,)),
             ]
     return rows
 
@@ -128,24 +127,36 @@ def leaving_part(options: Options) -> list[Row]:
 
 def _stalled_run(options: Options, *, stalled: bool) -> tuple[Sample, float]:
     """Return what those saw that read, and the gateway's memory in KiB when the others had stopped for a while, or read too."""
-    count = options.count(STALLED)
-    with arena(options, alone=True) as running, ExitStack() as stack:
+    reading, others = options.count(READING), options.count(STALLED)
+    with arena(options, alone=True) as running:
         target = running.gateway.target
-        others = stream_job(target, count, STALLED_CHUNK_MS, options, FILL_SECONDS + STALL_SECONDS + 5.0)
-        others = msgspec.structs.replace(others, stalled=count if stalled else 0, padding_bytes=STALLED_PADDING_BYTES)
-        load = stack.enter_context(loading(others, options.directory))
-        load.until("begin")
-        time.sleep(options.seconds(FILL_SECONDS))
-        readers = stack.enter_context(
-            loading(stream_job(target, options.count(READING), READING_CHUNK_MS, options, STALL_SECONDS), options.directory)
-        )
-        spent = readers.count(running.gateway.process, running.upstream.process)
-        kib = running.gateway.process.memory().own_kib
-        if (still_open := running.gateway.admin.metric("llm_proxy_open_streams")) < count + options.count(READING):
-            raise SpoiltError(f"only {still_open:.0f} streams were still open")
-        seen = readers.sample(spent)
-        load.until("end")
+        job = stream_job(target, reading, READING_CHUNK_MS, options, STALL_SECONDS)
+        with loading(_others(target, others, stalled=stalled), running.options.directory) as load:
+            load.until(BEGIN)
+            time.sleep(options.seconds(FILL_SECONDS))
+            with loading(job, running.options.directory) as readers:
+                spent = readers.count(running.gateway.process, running.upstream.process)
+                kib = running.gateway.process.memory().own_kib
+                still_open = running.gateway.admin.metric("llm_proxy_open_streams")
+                seen = readers.sample(spent)
+    if still_open < reading + others:
+        raise SpoiltError(f"only {still_open:.0f} of {reading + others} streams were still open")
     return seen, kib
+
+
+def _others(target: Target, streams: int, *, stalled: bool) -> Job:
+    """Return the streams of those who stop reading, or do not: they go on until they are ended."""
+    return Job(
+        kind="streams",
+        target=target,
+        connections=streams,
+        seconds=OTHERS_SECONDS,
+        warm_seconds=0.0,
+        chunks=int(OTHERS_SECONDS * 1000 / STALLED_CHUNK_MS),
+        chunk_ms=STALLED_CHUNK_MS,
+        padding_bytes=STALLED_PADDING_BYTES,
+        stalled=streams if stalled else 0,
+    )
 
 
 def _longest(running: Arena, contender: Contender, picture: bool | None) -> float:
@@ -153,7 +164,7 @@ def _longest(running: Arena, contender: Contender, picture: bool | None) -> floa
     options = running.options
     job = stream_job(contender.target, options.count(LARGE_STREAMS), LARGE_CHUNK_MS, options, LARGE_SECONDS)
     if picture is None:
-        return max(running.sample(job, contender).report.delays)
+        return running.sample(job, contender).report.delays.most
     large = Job(
         kind="json",
         target=contender.target,
@@ -165,9 +176,9 @@ def _longest(running: Arena, contender: Contender, picture: bool | None) -> floa
     )
     with loading(job, options.directory) as load, loading(large, options.directory) as beside:
         spent = load.count(contender.process, running.upstream.process)
-        longest = max(load.sample(spent).report.delays)
-        beside.until("begin")
-        beside.until("end")
+        longest = load.sample(spent).report.delays.most
+        beside.until(BEGIN)
+        beside.until(END)
         answered = beside.sample((0.0, 0.0, 0.0)).report
     if answered.failed or not answered.answers:
         raise SpoiltError(f"{contender.name}: of the large requests {answered.failed} failed, {answered.answers} were answered")

@@ -34,10 +34,9 @@ def memory_part(options: Options) -> list[Row]:
                 before, after = _memory(running, contender, streams)
                 idle.setdefault(contender.name, []).append(before / 1024)
                 found.setdefault(contender.name, []).append((after - before) / streams)
-    note = f"{streams} streams"
     rows = [Row("memory", "idle", name, "MiB", tuple(figures)) for name, figures in idle.items()]
     return rows + [
-        Row("memory", "open stream", name, "KiB", tuple(figures), KIB_A_STREAM if name == "gateway" else None, note)
+        Row("memory", "open stream", name, "KiB", tuple(figures), *((KIB_A_STREAM, f"{streams} streams") if name == "gateway" else ()))
         for name, figures in found.items()
     ]
 

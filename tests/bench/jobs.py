@@ -4,6 +4,7 @@ It prints ``begin`` and ``end`` when the seconds that count begin and end, so th
 its report. What comes before and after (connections being opened, streams that run out) counts nowhere.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -75,24 +76,41 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'A' * self.filler_bytes}"}}]
 
 
+class Spread(msgspec.Struct, frozen=True):
+    """How long something took, in ms: half of the times were no longer than `p50`."""
+
+    p50: float
+    p99: float
+    most: float
+
+    @classmethod
+    def of(cls, times: Sequence[float]) -> "Spread":
+        """Sum up: hundreds of thousands of times are too much to tell one by one."""
+        ordered = sorted(times)
+        return cls(*(ordered[min(len(ordered) - 1, int(len(ordered) * part))] for part in (0.5, 0.99, 1.0))) if ordered else NEVER
+
+
+NEVER = Spread(-1.0, -1.0, -1.0)
+
+
 class Report(msgspec.Struct, kw_only=True):
-    """What was counted between begin and end. Times are in ms, in no order.
+    """What was counted between begin and end.
 
     Attributes:
         answers, failed: whole answers with status 200; others, and broken ones.
         chunks, reads, joined: chunks that arrived, reads that they arrived in, and reads that held more than one.
         delays: how long sampled chunks were under way from the stand-in's write.
-        waits: from asking (or from when it was due) to a whole JSON answer, or to the first chunk of a stream.
+        waits: from asking to a whole JSON answer, or to the first chunk of a stream.
     """
 
     seconds: float
-    answers: int = 0
-    failed: int = 0
-    chunks: int = 0
-    reads: int = 0
-    joined: int = 0
-    delays: list[float] = []
-    waits: list[float] = []
+    answers: int
+    failed: int
+    chunks: int
+    reads: int
+    joined: int
+    delays: Spread
+    waits: Spread
 
     @property
     def joined_share(self) -> float:

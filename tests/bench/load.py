@@ -11,7 +11,7 @@ import msgspec
 import uvloop
 
 from tests.bench.clients import Client, JsonClient, StreamClient, Tally, request
-from tests.bench.jobs import BEGIN, END, Job, Report
+from tests.bench.jobs import BEGIN, END, Job, Report, Spread
 from tests.bench.limits import raise_open_files
 
 SAMPLED_MAX = 64
@@ -44,8 +44,8 @@ class Load:
             chunks=tally.chunks,
             reads=tally.reads,
             joined=tally.joined,
-            delays=tally.delays,
-            waits=tally.waits,
+            delays=Spread.of(tally.delays),
+            waits=Spread.of(tally.waits),
         )
 
     async def _json(self) -> None:
@@ -93,12 +93,10 @@ class Load:
         return clients
 
     async def _paced(self) -> None:
-        """Ask at fixed times, each on a connection that is free; waiting counts from when it was due."""
+        """Ask at fixed times, each on a connection that is free: a slow answer delays no later question."""
         clients = await self._open(StreamClient)
-        begin = time.monotonic() + self._job.warm_seconds
         turns = int(self._job.rate * (self._job.warm_seconds + self._job.seconds))
-        counted = asyncio.gather(self._count(), self._ask_on_time(clients, begin - self._job.warm_seconds, turns))
-        await counted
+        await asyncio.gather(self._count(), self._ask_on_time(clients, time.monotonic(), turns))
         await self._run_out(clients)
 
     async def _ask_on_time(self, clients: Sequence[StreamClient], begin: float, turns: int) -> None:
@@ -109,7 +107,7 @@ class Load:
             if free is None:
                 self._tally.failed += 1
             else:
-                free.ask(due)
+                free.ask()
 
     async def _open(self, make: Callable[[bytes, Tally], C]) -> list[C]:
         clients = [make(request(self._job.target, self._body, turn), self._tally) for turn in range(self._job.connections)]

@@ -60,7 +60,7 @@ def _draw_curve(place: Any, rows: Sequence[Row]) -> None:
         line = [(row.at, row.value) for row in rows if row.who == who]
         place.plot(*zip(*line, strict=True), marker="o", label=who)
     place.set_xscale("symlog")
-    place.set_ylim(bottom=0)
+    place.set_ylim(0, 1.15 * max(row.value for row in rows))
     place.set_xlabel(rows[0].who, fontsize=8)
     _draw_reach(place, rows)
 

@@ -64,9 +64,3 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, ...]:
 def added(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, ...]:
     """Return the difference of each round."""
     return tuple(our - their for our, their in zip(ours, theirs, strict=True))
-
-
-def percentile(figures: Sequence[float], percent: float) -> float:
-    """Return the figure that so many percent do not exceed; NaN of none."""
-    ordered = sorted(figures)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else math.nan

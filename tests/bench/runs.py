@@ -58,12 +58,17 @@ class LoadProcess:
 
     def sample(self, spent: Sequence[float]) -> Sample:
         """Return what was seen, once all has run out. ``spent``: of the contender, the upstream and the load, from `count`."""
-        report = msgspec.json.decode(self._line(), type=Report)
+        line = self._line()
+        try:
+            report = msgspec.json.decode(line, type=Report)
+        except msgspec.DecodeError:
+            raise SpoiltError(f"the load said {line[:100]!r} instead of its report: {self.running.log_tail()}") from None
         ours, upstream, load = spent
         return Sample(report, ours, upstream / report.seconds, load / report.seconds)
 
     def _line(self) -> str:
         assert self.running.process.stdout is not None
+        # Unbuffered: what a buffer had read ahead, select would not see.
         ready, _, _ = select.select([self.running.process.stdout], [], [], WORD_SECONDS)
         line = self.running.process.stdout.readline().decode().strip() if ready else ""
         if not line:
@@ -77,7 +82,7 @@ def loading(job: Job, directory: Path) -> Iterator[LoadProcess]:
     log = directory / "load.log"
     with log.open("ab") as errors:
         command = [sys.executable, "-m", "tests.bench.load"]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=ROOT)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=ROOT, bufsize=0)
     try:
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(job) + b"\n")
@@ -92,7 +97,9 @@ def sample(job: Job, contender: Contender, upstream: Running, directory: Path) -
     process = contender.process
     try:
         with loading(job, directory) as load:
-            spent = load.count(process, upstream)
-            return load.sample(spent)
+            seen = load.sample(load.count(process, upstream))
     finally:
         process.require_alive()
+    if not seen.report.answers and not seen.report.chunks:
+        raise SpoiltError(f"{contender.name} answered nothing, {seen.report.failed} requests failed: {process.log_tail()}")
+    return seen

@@ -11,7 +11,7 @@ from tests.bench.arena import Arena, arena, saturation, say
 from tests.bench.contenders import Gateway, gateway, serving, stand_in
 from tests.bench.ledger_rows import extend
 from tests.bench.options import Options
-from tests.bench.rows import Row, paired, percentile
+from tests.bench.rows import Row, paired
 from tests.bench.runs import Sample, loading, sample
 from tests.bench.startup import start_once
 from tests.bench.throughput import json_job, stream_job
@@ -32,17 +32,17 @@ def streams_part(options: Options) -> list[Row]:
     """A fresh gateway for each number of open streams: CPU of a chunk, memory and delay; then CPU of JSON requests beside them."""
     part = "scale: open streams"
     rows: list[Row] = []
-    for streams in map(options.count, STREAMS):
+    for streams in map(options.count, STREAMS[:1] if options.quick else STREAMS):
         with arena(options, alone=True) as running:
             seen = _look(running, streams)
         chunks = seen.chunks
-        note = f"{streams} streams, a chunk each {_chunk_ms(streams)} ms. {saturation([chunks])}"
+        note = "; ".join(filter(None, (f"a chunk each {_chunk_ms(streams)} ms", saturation([chunks]))))
         rows += [
             Row(part, "CPU a chunk", "gateway", "µs", (chunks.cpu_us(chunks.report.chunks),), note=note, at=streams),
             Row(part, "CPU a JSON request beside them", "gateway", "µs", (seen.request_us,), at=streams),
             Row(part, "memory over idle", "gateway", "KiB a stream", (seen.kib,), at=streams),
-            Row(part, "chunk under way, p50", "gateway", "ms", (percentile(chunks.report.delays, 50),), at=streams),
-            Row(part, "chunk under way, p99", "gateway", "ms", (percentile(chunks.report.delays, 99),), at=streams),
+            Row(part, "chunk under way, p50", "gateway", "ms", (chunks.report.delays.p50,), at=streams),
+            Row(part, "chunk under way, p99", "gateway", "ms", (chunks.report.delays.p99,), at=streams),
         ]
     return rows
 
@@ -57,7 +57,7 @@ def accounts_part(options: Options) -> list[Row]:
                 target = msgspec.structs.replace(running.gateway.target, keys=running.gateway.target.keys[:accounts])
                 found[accounts].append(running.sample(json_job(target, options, LEDGER_JSON_SECONDS), running.gateway))
     cpu = {accounts: [one.cpu_us(one.report.answers) for one in samples] for accounts, samples in found.items()}
-    waits = {accounts: [percentile(one.report.waits, 99) for one in samples] for accounts, samples in found.items()}
+    waits = {accounts: [one.report.waits.p99 for one in samples] for accounts, samples in found.items()}
     rows = [Row(part, "CPU a request", "gateway", "µs", tuple(figures), at=at) for at, figures in cpu.items()]
     rows += [Row(part, "request, p99", "gateway", "ms", tuple(figures), at=at) for at, figures in waits.items()]
     one, many = min(ACCOUNTS), max(ACCOUNTS)

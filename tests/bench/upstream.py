@@ -4,18 +4,14 @@ What a request wants stands in its prompt, so that loads of different kinds can 
 stream of 300 chunks, one each 10 ms, without padding; without such words the answer is one JSON object, at once. Each chunk's content
 begins with the nanoseconds of the monotonic clock when it was written, which all processes of a machine share: whoever reads it knows
 how long it was under way.
-
-`GET /lag` tells, and forgets, how late the pacing has been: an upstream that is late sends bursts, and its figures are worth nothing.
 """
 
 import asyncio
 import re
 import time
-from collections import deque
 from functools import lru_cache
 from typing import cast
 
-import orjson
 import uvloop
 
 from tests.bench.limits import raise_open_files
@@ -49,7 +45,6 @@ _PLAN = re.compile(rb"chunks=(\d+) ms=(\d+) bytes=(\d+)")
 _PLAN_BYTES = 4096
 """The plan stands in the first message: of a body of 20 MB no more than this is searched."""
 TICK_SECONDS = 0.001
-_LATE_TICKS_MAX = 100_000
 _GOLDEN = 0.6180339887498949
 """Multiples of it, modulo 1, lie evenly for any count."""
 
@@ -107,10 +102,8 @@ class Call(asyncio.Protocol):
             self._answer(request)
 
     def _answer(self, request: bytes) -> None:
-        if request.startswith(b"GET /lag"):
-            told = orjson.dumps(self._pacer.take_lag())
-            self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(told), told))
-        elif (plan := _PLAN.search(request)) is None:
+        plan = _PLAN.search(request)
+        if plan is None:
             self._transport.write(_JSON)
         else:
             self._chunks = self._left = int(plan[1])
@@ -147,7 +140,6 @@ class Pacer:
         self._added = 0
         self._tick = 0
         self._began = self._loop.time()
-        self._late_ms: deque[float] = deque(maxlen=_LATE_TICKS_MAX)
         self._turn()
 
     def add(self, call: Call, period_ms: int) -> None:
@@ -156,15 +148,8 @@ class Pacer:
         self._added += 1
         wheel[int(self._added * _GOLDEN % 1 * period_ms)].append(call)
 
-    def take_lag(self) -> dict[str, float]:
-        """Return how late the ticks were since this was last asked, in ms."""
-        late = sorted(self._late_ms) or [0.0]
-        self._late_ms.clear()
-        return {"p99_ms": late[len(late) * 99 // 100], "max_ms": late[-1]}
-
     def _turn(self) -> None:
         late = (self._loop.time() - self._began) - self._tick * TICK_SECONDS
-        self._late_ms.append(late * 1000)
         for _ in range(1 + int(late / TICK_SECONDS)):
             self._serve(self._tick)
             self._tick += 1
