@@ -25,32 +25,34 @@ class BodyReader:
         self._seconds = seconds
 
     async def json(self, request: Request) -> Any:
-        """Return the parsed body.
+        """Return the parsed body. Raises: as `read` and `parsed`."""
+        return parsed(self.arrived(request) or await self.read(request))
+
+    def arrived(self, request: Request) -> bytes:
+        """Return the body if all of it is here, in the same packet as its head: no coroutine, no timer. Empty: `read` it.
+
+        Raises:
+            UnsupportedMediaTypeError: the body is compressed.
+            RequestTooLargeError: longer than the limit.
+        """
+        if "Content-Encoding" in request.headers and request.headers["Content-Encoding"].lower() != "identity":
+            raise UnsupportedMediaTypeError("Compressed request bodies are not accepted: leave out Content-Encoding")
+        content = request.content
+        return self._checked(content.read_nowait()) if content.is_eof() else b""
+
+    async def read(self, request: Request) -> bytes:
+        """Return the body as it came.
 
         Raises:
             UnsupportedMediaTypeError: the body is compressed.
             RequestTooLargeError: longer than the limit; said before reading where the length was announced.
             RequestTimeoutError: it did not arrive in time.
-            InvalidJsonError: no JSON, invalid UTF-8, NaN, nested too deeply, or of too many values.
             ConnectionError: the client left.
         """
-        raw = await self.read(request)
-        if len(raw) > LARGE_BYTES:
-            _refuse_crowds(raw)
-        try:
-            return orjson.loads(raw)
-        except orjson.JSONDecodeError as fault:
-            raise InvalidJsonError(f"The request body is not valid JSON: {fault}") from None
-
-    async def read(self, request: Request) -> bytes:
-        """Return the body as it came. Raises: as `json`, without InvalidJsonError."""
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise UnsupportedMediaTypeError("Compressed request bodies are not accepted: leave out Content-Encoding")
+        if here := self.arrived(request):
+            return here
         if request.content_length > self._bytes_max:
             raise self._too_large()
-        content = request.content
-        if content.is_eof():  # one packet, as nearly all are: no timer, no task switch
-            return self._checked(content.read_nowait())
         transport = request.connection.transport
         if request.headers.get("Expect", "").lower() == "100-continue" and transport is not None:
             transport.write(_CONTINUE)
@@ -77,6 +79,20 @@ class BodyReader:
 
     def _too_large(self) -> RequestTooLargeError:
         return RequestTooLargeError(f"The request body is larger than {self._bytes_max} bytes")
+
+
+def parsed(raw: bytes) -> Any:
+    """Return the JSON value of a body.
+
+    Raises:
+        InvalidJsonError: no JSON, invalid UTF-8, NaN, nested too deeply, or of too many values.
+    """
+    if len(raw) > LARGE_BYTES:
+        _refuse_crowds(raw)
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as fault:
+        raise InvalidJsonError(f"The request body is not valid JSON: {fault}") from None
 
 
 def _refuse_crowds(raw: bytes) -> None:
