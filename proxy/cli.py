@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from proxy import __version__, cli_tables
+from proxy import __version__, cli_tables, operation_views
 from proxy.cli_client import perform
-from proxy.clock import SystemClock
+from proxy.clock import SystemClock, iso
 from proxy.config import Config, ConfigError, load
 from proxy.operations import ParameterError
 from proxy.store.contract import StoreError
+from proxy.store.sqlite.restore import restore as put_in_place
 
 REFUSED = 1
 WRONG_USAGE = 2
@@ -216,6 +218,30 @@ def backup(
     if not json:
         typer.echo(f"wrote {answer['destination']}")
     _print_checks(answer, json)
+
+
+@app.command()
+def restore(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="What `backup` wrote.")],
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Put a backup in the store's place, once it is verified; the old store is kept beside it. Stop the gateway first."""
+    path = _load(context, config, require_secrets=False).store.path
+    now = iso(SystemClock().now_ms())
+    try:
+        restored = put_in_place(path, source, when=re.sub(r"[-:]|\.\d+", "", now))  # as in 20261123T080000Z
+    except StoreError as error:
+        _fail(str(error))
+    kept, newest_at = restored.kept, restored.newest_at_ms
+    answer = {
+        "store": str(path),
+        "source": str(source.absolute()),
+        "newest_booking_at": None if newest_at is None else iso(newest_at),
+        "kept": None if kept is None else str(kept),
+    }
+    _print(answer | operation_views.checks(restored.checks), cli_tables.print_restored, json)
 
 
 def _load(context: typer.Context, config: Path | None, *, require_secrets: bool = True) -> Config:

@@ -74,6 +74,15 @@ def print_checks(answer: Answer) -> None:
             _line("       ", offender)
 
 
+def print_restored(answer: Answer) -> None:
+    print_checks(answer)
+    _print_lines({name: answer[name] for name in ("store", "source", "newest_booking_at", "kept") if answer[name] is not None})
+    sys.stderr.write(
+        "What was booked after the newest booking above is not in the store any more, and keys revoked since then work again.\n"
+        "Next: look at `llm-proxy key list` and `llm-proxy account list`, then start the gateway.\n"
+    )
+
+
 def print_config(described: Answer) -> None:
     """Print what `describe` returned."""
     tables = ("upstreams", "models")

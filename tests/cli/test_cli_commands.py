@@ -195,6 +195,47 @@ def test_a_backup_lands_where_it_was_asked_for_and_never_on_a_file(run: Command,
     assert "never written over a file" in again.stderr
 
 
+def test_a_restore_says_what_it_did_and_what_to_do_next(run: Command, tmp_path: Path) -> None:
+    run("account", "create", "acme", "--credit", "5")
+    run("backup", "copies.db")
+    run("account", "credit", "acme", "1")
+
+    told = run("restore", "copies.db")
+    answer = answer_of(run("restore", "copies.db", "--json"))
+
+    assert told.exit_code == 0, told.stderr
+    assert told.stdout.startswith("ok    the file is sound (")
+    assert re.search(rf"^kept +{tmp_path}/llm-proxy\.db\.before-restore-\d{{8}}T\d{{6}}Z$", told.stdout, re.MULTILINE)
+    assert re.search(r"^newest_booking_at +\d{4}-.* UTC$", told.stdout, re.MULTILINE)
+    assert "keys revoked since then work again" in told.stderr
+    assert "start the gateway" in told.stderr
+    assert list(answer) == ["store", "source", "newest_booking_at", "kept", "holds", "checks"]
+    assert (answer["source"], answer["holds"]) == (str(tmp_path / "copies.db"), True)
+    assert answer_of(run("account", "show", "acme", "--json"))["balance"] == "5.00"
+    assert run("ledger", "verify").exit_code == 0
+
+
+def test_two_restores_in_one_second_keep_two_old_stores(run: Command, tmp_path: Path) -> None:
+    run("account", "create", "acme")
+    run("backup", "copies.db")
+
+    kept = {answer_of(run("restore", "copies.db", "--json"))["kept"] for _ in range(3)}
+
+    assert len(kept) == 3
+    assert all(Path(name).exists() for name in kept)
+
+
+async def test_a_restore_while_the_store_is_in_use_is_refused(tmp_path: Path, in_thread: InThread) -> None:
+    store = await open_store(tmp_path / "llm-proxy.db")
+    await in_thread("backup", "copies.db")
+
+    refused = await in_thread("restore", "copies.db")
+
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert re.search(r"in use by another process \(pid \d+, .*: stop it first, nothing was changed\n$", refused.stderr)
+    await store.close()
+
+
 def test_check_config_shows_what_would_run_and_no_secret(run: Command, tmp_path: Path) -> None:
     result = run("check-config", ARK_API_KEY="canary-1234")
     as_json = run("check-config", "--json", ARK_API_KEY="canary-1234")
@@ -254,6 +295,7 @@ def test_without_a_configuration_it_says_where_it_looked(run: Command, config: P
     [
         (("account", "list"), 1, "there is no store at "),
         (("ledger", "verify"), 1, "there is no store at "),
+        (("restore", "missing.db"), 1, "there is no file "),
         (("account", "credit", "nobody", "1"), 1, "there is no account nobody"),
         (("key", "create", "nobody"), 1, "there is no account nobody"),
         (("key", "revoke", "key_none"), 1, "there is no key key_none"),
@@ -283,6 +325,7 @@ def test_a_refusal_is_one_line_on_stderr_and_an_exit_code(run: Command, argv: tu
         ("frobnicate",),
         ("demo", "--port", "70000"),
         ("backup",),
+        ("restore",),
         (),
     ],
 )

@@ -21,7 +21,8 @@ BUSY_SECONDS = 5.0
 STATEMENTS_MAX = 512
 """How many are kept prepared: those of `together` come in as many shapes as they have rows."""
 
-_FATAL = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_CORRUPT", "SQLITE_NOTADB")
+_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_FATAL = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", *_DAMAGED)
 """After a failed fsync the kernel may have dropped the pages and will report success the next time: only a restart is safe."""
 
 
@@ -60,6 +61,11 @@ def connection_to(path: Path, mode: Literal["rw", "ro"]) -> Connection:
 def is_fatal(error: BaseException) -> bool:
     """Return whether the file or the disk can no longer be trusted by this process."""
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", "").startswith(_FATAL)
+
+
+def is_damage(error: BaseException) -> bool:
+    """Return whether it is the file's content that is at fault."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", "").startswith(_DAMAGED)
 
 
 def failure(error: BaseException) -> StoreError:

@@ -10,6 +10,9 @@ from proxy.store.contract import StoreRefusedError, StoreVersionError
 APPLICATION_ID = int.from_bytes(b"LMPP", "big")
 """Set by the first migration; what tells our file from somebody else's."""
 
+RESTORE = "restore from a backup: llm-proxy restore BACKUP"
+"""What to do about a file that is damaged."""
+
 
 def scripts() -> list[str]:
     """Return the migrations in order; script n leads to version n. They are package data, so a wheel carries them."""
@@ -59,7 +62,7 @@ def version_of(connection: sqlite3.Connection, path: Path) -> int:
         (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorname == "SQLITE_NOTADB":
-            raise StoreRefusedError(f"{path} is not an SQLite database") from error
+            raise StoreRefusedError(f"{path} is not an SQLite database: if it was the store, {RESTORE}") from error
         raise
     if application_id == APPLICATION_ID:
         if version > len(scripts()):

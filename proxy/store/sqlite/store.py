@@ -27,9 +27,9 @@ from proxy.store.contract import (
     UsageQuery,
     UsageRow,
 )
-from proxy.store.sqlite import admin, idempotency, ledger, migrations, reads, tasks
+from proxy.store.sqlite import admin, idempotency, ledger, migrations, reads, restore, tasks
 from proxy.store.sqlite.backup import backup
-from proxy.store.sqlite.connection import Connection, connection_to, failure
+from proxy.store.sqlite.connection import Connection, connection_to, failure, is_damage
 from proxy.store.sqlite.lock import FileLock
 from proxy.store.sqlite.verify import verify
 from proxy.store.sqlite.writer import Writer
@@ -61,7 +61,8 @@ async def open_store(
                 return await _open_read_only(opened, path)
             return await _open(opened, path, on_commit, on_corrupt)
         except (sqlite3.Error, OSError) as error:
-            raise StoreRefusedError(f"cannot open {path}: {error}") from error
+            advice = f": {migrations.RESTORE}" if is_damage(error) else ""
+            raise StoreRefusedError(f"cannot open {path}: {error}{advice}") from error
     raise AssertionError("unreachable: the stack swallows nothing")
 
 
@@ -73,6 +74,7 @@ async def _open(
 ) -> "SqliteStore":
     """Read backwards, this is how the store is closed."""
     opened.callback(FileLock(path).release)
+    restore.finish(path)  # one that was cut short
     migrations.create_file(path)
     async with connection_to(path, "ro") as visitor:  # who cannot write cannot touch a file that is not ours to touch
         version = await visitor.run(migrations.version_of, path)
