@@ -127,9 +127,9 @@ class _Points:
 
         transact = writer.transact
 
-        def watched(connection: sqlite3.Connection, batch: Any) -> Exception | None:
+        def watched(connection: sqlite3.Connection, batch: Any, *more: Any) -> Exception | None:
             self._batch = {_OPERATIONS.get(operation.function.__name__, "") for operation in batch}
-            return transact(connection, batch)
+            return transact(connection, batch, *more)
 
         _replace(writer, "transact", watched)
         self._around(writer.Writer, "_checkpoint", "checkpoint")
