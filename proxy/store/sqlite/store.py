@@ -27,7 +27,7 @@ from proxy.store.contract import (
     UsageQuery,
     UsageRow,
 )
-from proxy.store.sqlite import admin, idempotency, ledger, migrations, reads, restore, tasks
+from proxy.store.sqlite import admin, damage, idempotency, ledger, migrations, reads, restore, tasks
 from proxy.store.sqlite.backup import backup
 from proxy.store.sqlite.connection import Connection, connection_to, failure, is_damage
 from proxy.store.sqlite.lock import FileLock
@@ -76,8 +76,11 @@ async def _open(
     opened.callback(FileLock(path).release)
     restore.finish(path)  # one that was cut short
     migrations.create_file(path)
+    was_left_open = damage.require_log(path)
     async with connection_to(path, "ro") as visitor:  # who cannot write cannot touch a file that is not ours to touch
         version = await visitor.run(migrations.version_of, path)
+        if was_left_open:
+            await visitor.run(damage.require_sound, path)
     connection = await opened.enter_async_context(connection_to(path, "rw"))
     await connection.run(migrations.migrate, version)
     reader = await opened.enter_async_context(connection_to(path, "ro"))
