@@ -18,7 +18,7 @@ async def kill_often(directory: Path, faults: Faults, kills: int, seed: int = 0)
             await kill_once(one, faults)
 
         assert await one.start()
-        await one.all_videos_ended()
+        await one.all_ended()
         faults.cost(await one.losses(all_ended=True))
         verified = await one.gateway.run("ledger", "verify")
         assert verified.returncode == 0, verified.stdout + verified.stderr

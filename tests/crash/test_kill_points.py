@@ -66,7 +66,7 @@ async def end_well(one: Stand, faults: Faults) -> None:
     """Start once more, let everything end, and look through all of it."""
     assert await one.start()
     faults.cost(await one.recovered())
-    await one.all_videos_ended()
+    await one.all_ended()
     faults.cost(await one.losses(all_ended=True))
     verified = await one.gateway.run("ledger", "verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr

@@ -17,7 +17,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stan
     async with stand(tmp_path_factory.mktemp("stand")) as one:
         assert await one.start()
         await one.customers(4, calls=25)
-        await one.all_videos_ended()
+        await one.all_ended()
         await one.gateway.kill()
         assert await one.losses(all_ended=False) == []
         yield one

@@ -4,10 +4,11 @@ Every chat costs another sum, and says in its prompt whose it is: ``ACCOUNT SERI
 the gateway's hold names the call too, also where the gateway died before it could learn an id.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.demo.ark import Answer, Call, ChatReply, Hang, Pause, StandIn, Step, answer_sse
+from proxy.demo.ark import Answer, Call, ChatReply, Hang, Pause, StandIn, Step, Wait, answer_sse
 from tests.support.images import PRICE as IMAGE_PRICE
 from tests.support.images import ROUTE as IMAGES
 
@@ -51,11 +52,17 @@ class Image:
 
 
 class ArkBooks:
-    """What one stand-in was asked for, by Ark's ids; its videos it keeps itself (`StandIn.videos`)."""
+    """What one stand-in was asked for, by Ark's ids; its videos it keeps itself (`StandIn.videos`).
+
+    Attributes:
+        gate: while it is clear, Ark takes chats and does not answer them.
+    """
 
     def __init__(self, ark: StandIn, *, event_seconds: float = 0.0, first_byte_seconds: float = 0.0) -> None:
         self.chats: dict[str, Chat] = {}
         self.images: dict[str, Image] = {}
+        self.gate = asyncio.Event()
+        self.gate.set()
         self._ark = ark
         self._first_byte_seconds = first_byte_seconds
         ark.chat.event_seconds = event_seconds
@@ -72,6 +79,8 @@ class ArkBooks:
         reply = ChatReply(said, prompt_tokens=chat.prompt_tokens, completion_tokens=chat.completion_tokens, cuts=False)
         self._ark.chat.enqueue(reply)
         steps = self._ark.chat.answer(call)
+        if not self.gate.is_set():
+            return [Wait(self.gate), *steps]
         return [Pause(self._first_byte_seconds), *steps] if self._first_byte_seconds else steps
 
     def _image(self, call: Call) -> Sequence[Step]:

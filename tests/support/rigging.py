@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from proxy import billing, clock, process, video_desk
+from proxy import app, billing, clock, process, scheduler, video_desk
 from proxy.core import sse, video_task
 from proxy.core.video_task import Pace
 from proxy.edge import connection as edge
@@ -43,28 +43,32 @@ POINTS = LIFE + RECOVERY
 _OPERATIONS = {"place_hold": "hold", "settle": "settlement", "place_task": "task", "advance": "step"}
 
 
-def rig(
-    *, die_at: str = "", hits: int = 1, clock_file: str = "", lookup_ms: int = 0, give_up_ms: int = 0, checkpoint_frames: int = 0
-) -> None:
+def rig(*, die_at: str = "", hits: int = 1, clock_file: str = "", is_hasty: bool = False, checkpoint_frames: int = 0) -> None:
     """Rig this process.
 
     Args:
         die_at: the point, of `POINTS`, and `hits`: at the so many-th time that it comes by.
         clock_file: holds the milliseconds by which the wall clock is wrong; the test writes it at any time.
-        lookup_ms: spacing of looks for lost video submits, which are seconds otherwise; `give_up_ms`: for how long, instead of minutes.
+        is_hasty: waits for moments where the program waits for seconds or minutes: between looks for lost videos, for a task whose
+            work failed, for a settlement that the disk does not take.
         checkpoint_frames: how often the log is checkpointed.
     """
     if clock_file:
         _set_clock(Path(clock_file))
-    if lookup_ms:
-        video_task.LOOKUP_PACE = Pace(first_ms=lookup_ms, longest_ms=2 * lookup_ms)
-    if give_up_ms:
-        video_task.LOOKUP_MS = give_up_ms
+    if is_hasty:
+        _make_haste()
     if checkpoint_frames:
         writer.CHECKPOINT_FRAMES = checkpoint_frames
     if die_at:
         assert die_at in POINTS, die_at
         _Points(die_at, hits).wrap_everything()
+
+
+def _make_haste() -> None:
+    video_task.LOOKUP_PACE = Pace(first_ms=20, longest_ms=40)
+    video_task.LOOKUP_MS = 2_000
+    billing.SETTLE_WAIT_SECONDS = 1.0
+    _replace(app, "DueWork", functools.partial(scheduler.DueWork, rest_seconds=0.2))
 
 
 def _set_clock(file: Path) -> None:

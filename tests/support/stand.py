@@ -35,7 +35,6 @@ ACCOUNTS = 50
 CUSTOMERS = 10
 EACH = parse_yuan("100000")
 """The balance of each: nobody runs out here."""
-LOOKUP_MS, GIVE_UP_MS = 20, 2_000
 CHECKPOINT_FRAMES = 60
 ROOT = Path(__file__).parent.parent.parent
 
@@ -67,6 +66,12 @@ class ForkedGateway(GatewayProcess):
     @property
     def pid(self) -> int:
         return self._pid
+
+    @property
+    def zygote_pid(self) -> int:
+        """The pid of what forks it, once it was launched."""
+        assert self._zygote is not None
+        return self._zygote.pid
 
     async def launch(self) -> None:
         """Fork, and return at once: `ready` waits until it serves."""
@@ -100,10 +105,17 @@ class ForkedGateway(GatewayProcess):
                 return True
         return False
 
+    @property
+    def has_ended(self) -> bool:
+        return self._ended is None or self._ended.done()
+
     async def ended(self) -> int:
         """Return the exit code, minus the signal's number where one ended it."""
         assert self._ended is not None
         return await asyncio.shield(self._ended)
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self._pid, number)
 
     async def kill(self) -> None:
         if self._ended is not None and not self._ended.done():
@@ -138,7 +150,7 @@ class Stand:
 
     async def start(self, **rig: Any) -> bool:
         """Start a gateway, rigged if asked for; return whether it came to serve."""
-        self.gateway.rig = {"lookup_ms": LOOKUP_MS, "give_up_ms": GIVE_UP_MS, "checkpoint_frames": CHECKPOINT_FRAMES, **rig}
+        self.gateway.rig = {"is_hasty": True, "checkpoint_frames": CHECKPOINT_FRAMES, **rig}
         await self.gateway.launch()
         return await self.gateway.ready()
 
@@ -153,10 +165,10 @@ class Stand:
         async with self.gateway.looked_into() as store:
             return [f"{one.id} is still held" for one in await store.open_requests() if one.kind is not Kind.VIDEO]
 
-    async def all_videos_ended(self, timeout_seconds: float = 60.0) -> None:
-        """Return once no task is open."""
+    async def all_ended(self, timeout_seconds: float = 60.0) -> None:
+        """Return once nothing is open, videos and all."""
         async with self.gateway.looked_into() as store, asyncio.timeout(timeout_seconds):
-            while await store.open_tasks():  # noqa: ASYNC110  the file is another process's, and has no event
+            while await store.open_requests():  # noqa: ASYNC110  the file is another process's, and has no event
                 await asyncio.sleep(0.05)
 
     @property
@@ -206,12 +218,36 @@ class Stand:
         messages = [{"role": "user", "content": PROMPT.format(account=account, serial=self._serial)}]
         return {"model": MODEL, "messages": messages, "max_tokens": TOKENS_MIN + self._serial, **fields}
 
-    def _headers(self, account: str) -> dict[str, str]:
+    async def refused(self, session: aiohttp.ClientSession, account: str = "000", *, asks_max: int = 200) -> int:
+        """Ask until a call is refused because the gateway cannot take it, and return how many were taken before."""
+        for taken in range(asks_max):
+            async with session.post("/v1/chat/completions", json=self._body(account), headers=self.headers(account)) as answer:
+                told = await answer.json()
+                if answer.status == 503:
+                    assert (told["error"]["code"], "retry-after" in answer.headers) == ("MODEL_UNAVAILABLE", True)
+                    return taken
+                if answer.status == 500:  # its hold had room, its settlement had not, and is tried on
+                    assert answer.headers["x-should-retry"] == "false"
+                    continue
+                self.hands.whole[answer.headers["x-request-id"]] = _told(await answer.read())
+        raise AssertionError(f"{asks_max} calls were taken")
+
+    async def taken_again(self, session: aiohttp.ClientSession, account: str = "000") -> None:
+        """Ask until a call is answered."""
+        while True:
+            async with session.post("/v1/chat/completions", json=self._body(account), headers=self.headers(account)) as answer:
+                whole = await answer.read()
+                if answer.status == 200:
+                    self.hands.whole[answer.headers["x-request-id"]] = _told(whole)
+                    return
+            await asyncio.sleep(0.05)  # as a customer who was told to come again
+
+    def headers(self, account: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.gateway.keys[account]}"}
 
     async def _chat(self, session: aiohttp.ClientSession, account: str, *, leaves: bool = False, **fields: Any) -> None:
         body = self._body(account, **fields)
-        async with session.post("/v1/chat/completions", json=body, headers=self._headers(account)) as answer:
+        async with session.post("/v1/chat/completions", json=body, headers=self.headers(account)) as answer:
             assert answer.status == 200, await answer.text()
             request_id = answer.headers["x-request-id"]
             self.hands.begun.add(request_id)
@@ -228,7 +264,7 @@ class Stand:
         else:
             body = self._body(account)
             key = f"key-{self._serial}"
-        headers = self._headers(account) | {"Idempotency-Key": key}
+        headers = self.headers(account) | {"Idempotency-Key": key}
         try:
             async with session.post("/v1/chat/completions", json=body, headers=headers) as answer:
                 whole = await answer.read()
@@ -241,13 +277,13 @@ class Stand:
 
     async def _image(self, session: aiohttp.ClientSession, account: str) -> None:
         body = {"prompt": f"{account} a lighthouse", "n": self.chance.randint(1, 2)}
-        async with session.post(f"/v1{IMAGES}", json=body, headers=self._headers(account)) as answer:
+        async with session.post(f"/v1{IMAGES}", json=body, headers=self.headers(account)) as answer:
             told = await answer.json()
             assert answer.status == 200, told
             self.hands.pictures[told["request_id"]] = told["image_urls"]
 
     async def _video(self, session: aiohttp.ClientSession, account: str) -> None:
-        async with session.post(f"/v1{SUBMIT}", json={"prompt": f"{account} waves"}, headers=self._headers(account)) as answer:
+        async with session.post(f"/v1{SUBMIT}", json={"prompt": f"{account} waves"}, headers=self.headers(account)) as answer:
             told = await answer.json()
             assert answer.status == 200, told
             self.hands.videos.add(told["id"])

@@ -83,6 +83,7 @@ async def _open(
             await visitor.run(damage.require_sound, path)
     connection = await opened.enter_async_context(connection_to(path, "rw"))
     await connection.run(migrations.migrate, version)
+    migrations.sync_folder(path.parent)  # SQLite syncs the name of a new log too, and passes over a failure
     reader = await opened.enter_async_context(connection_to(path, "ro"))
     writer = Writer(connection, on_commit=on_commit, on_corrupt=on_corrupt)
     opened.push_async_callback(writer.close)
