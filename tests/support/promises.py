@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
+UPSTREAM_AWAY = "an upstream that cannot be reached, hangs, breaks off or closes idle connections: told, settled, asked once"
+"""What tests in several places prove."""
+CLIENT_AWAY = "a client that leaves, stalls, drips or floods: settled once, bounded in memory, others are served"
+STOPPED = "SIGTERM, with streams under way: finished, or visibly broken and settled; exit status 0"
+
 _COUNTED = pytest.StashKey["Faults"]()
 _KEPT = pytest.StashKey["dict[str, Promise]"]()
 _WIDTH = 104
