@@ -213,7 +213,7 @@ class Stand:
             case "video":
                 await self._video(session, account)
 
-    def _body(self, account: str, **fields: Any) -> dict[str, Any]:
+    def body(self, account: str, **fields: Any) -> dict[str, Any]:
         self._serial += 1
         messages = [{"role": "user", "content": PROMPT.format(account=account, serial=self._serial)}]
         return {"model": MODEL, "messages": messages, "max_tokens": TOKENS_MIN + self._serial, **fields}
@@ -221,7 +221,7 @@ class Stand:
     async def refused(self, session: aiohttp.ClientSession, account: str = "000", *, asks_max: int = 200) -> int:
         """Ask until a call is refused because the gateway cannot take it, and return how many were taken before."""
         for taken in range(asks_max):
-            async with session.post("/v1/chat/completions", json=self._body(account), headers=self.headers(account)) as answer:
+            async with session.post("/v1/chat/completions", json=self.body(account), headers=self.headers(account)) as answer:
                 told = await answer.json()
                 if answer.status == 503:
                     assert (told["error"]["code"], "retry-after" in answer.headers) == ("MODEL_UNAVAILABLE", True)
@@ -235,7 +235,7 @@ class Stand:
     async def taken_again(self, session: aiohttp.ClientSession, account: str = "000") -> None:
         """Ask until a call is answered."""
         while True:
-            async with session.post("/v1/chat/completions", json=self._body(account), headers=self.headers(account)) as answer:
+            async with session.post("/v1/chat/completions", json=self.body(account), headers=self.headers(account)) as answer:
                 whole = await answer.read()
                 if answer.status == 200:
                     self.hands.whole[answer.headers["x-request-id"]] = _told(whole)
@@ -246,7 +246,7 @@ class Stand:
         return {"Authorization": f"Bearer {self.gateway.keys[account]}"}
 
     async def _chat(self, session: aiohttp.ClientSession, account: str, *, leaves: bool = False, **fields: Any) -> None:
-        body = self._body(account, **fields)
+        body = self.body(account, **fields)
         async with session.post("/v1/chat/completions", json=body, headers=self.headers(account)) as answer:
             assert answer.status == 200, await answer.text()
             request_id = answer.headers["x-request-id"]
@@ -262,7 +262,7 @@ class Stand:
         if self._unanswered:
             account, key, body = self._unanswered.pop()
         else:
-            body = self._body(account)
+            body = self.body(account)
             key = f"key-{self._serial}"
         headers = self.headers(account) | {"Idempotency-Key": key}
         try:
