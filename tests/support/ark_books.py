@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.demo.ark import Answer, Call, ChatReply, Hang, Pause, StandIn, Step, Wait, answer_sse
+from proxy.demo.ark import Answer, Ask, Call, ChatReply, Hang, Pause, StandIn, Step, Wait, answer_sse
 from tests.support.images import PRICE as IMAGE_PRICE
 from tests.support.images import ROUTE as IMAGES
 
@@ -56,6 +56,7 @@ class ArkBooks:
 
     Attributes:
         gate: while it is clear, Ark takes chats and does not answer them.
+        hold_back: begin those with one event, and do not go on.
     """
 
     def __init__(self, ark: StandIn, *, event_seconds: float = 0.0, first_byte_seconds: float = 0.0) -> None:
@@ -63,6 +64,7 @@ class ArkBooks:
         self.images: dict[str, Image] = {}
         self.gate = asyncio.Event()
         self.gate.set()
+        self.hold_back = False
         self._ark = ark
         self._first_byte_seconds = first_byte_seconds
         ark.chat.event_seconds = event_seconds
@@ -73,14 +75,16 @@ class ArkBooks:
         account, serial = call.json["messages"][0]["content"].split()
         chat = Chat(call, account, int(serial), 20 + call.number % 53, WORDS + 5 + call.number % 31)
         self.chats[call.request_id] = chat
+        self._ark.changed()  # for those who wait until it stands here
+        begins = [*answer_sse(_EVENT % call.request_id.encode(), end=False), Hang()]
         if account == NEVER_ENDS:
-            return [*answer_sse(_EVENT % call.request_id.encode(), end=False), Hang()]
+            return begins
         said = "word " * WORDS
         reply = ChatReply(said, prompt_tokens=chat.prompt_tokens, completion_tokens=chat.completion_tokens, cuts=False)
         self._ark.chat.enqueue(reply)
         steps = self._ark.chat.answer(call)
         if not self.gate.is_set():
-            return [Wait(self.gate), *steps]
+            return [Wait(self.gate), Ask(lambda _: begins if self.hold_back else steps)]
         return [Pause(self._first_byte_seconds), *steps] if self._first_byte_seconds else steps
 
     def _image(self, call: Call) -> Sequence[Step]:

@@ -39,6 +39,8 @@ RECOVERY = (
 )  # fmt: skip
 """Points that it comes by as it starts, if the last one left something open."""
 POINTS = LIFE + RECOVERY
+MIGRATION = "migration statement"
+"""Before each statement of a migration."""
 
 _OPERATIONS = {"place_hold": "hold", "settle": "settlement", "place_task": "task", "advance": "step"}
 
@@ -50,7 +52,7 @@ def rig(*, die_at: str = "", hits: int = 1, clock_file: str = "", is_hasty: bool
         die_at: the point, of `POINTS`, and `hits`: at the so many-th time that it comes by.
         clock_file: holds the milliseconds by which the wall clock is wrong; the test writes it at any time.
         is_hasty: waits for moments where the program waits for seconds or minutes: between looks for lost videos, for a task whose
-            work failed, for a settlement that the disk does not take.
+            work failed, for a settlement that the disk does not take, between looks at a clock that may have been set.
         checkpoint_frames: how often the log is checkpointed.
     """
     if clock_file:
@@ -60,7 +62,7 @@ def rig(*, die_at: str = "", hits: int = 1, clock_file: str = "", is_hasty: bool
     if checkpoint_frames:
         writer.CHECKPOINT_FRAMES = checkpoint_frames
     if die_at:
-        assert die_at in POINTS, die_at
+        assert die_at in (*POINTS, MIGRATION), die_at
         _Points(die_at, hits).wrap_everything()
 
 
@@ -68,6 +70,7 @@ def _make_haste() -> None:
     video_task.LOOKUP_PACE = Pace(first_ms=20, longest_ms=40)
     video_task.LOOKUP_MS = 2_000
     billing.SETTLE_WAIT_SECONDS = 1.0
+    scheduler.SLEEP_SECONDS_MAX = 0.5
     _replace(app, "DueWork", functools.partial(scheduler.DueWork, rest_seconds=0.2))
 
 
@@ -126,6 +129,11 @@ class _Points:
                 cursor = super().execute(statement)
                 points.commit("after")
                 return cursor
+
+            def executescript(self, script: str) -> sqlite3.Cursor:
+                if points._die_at == MIGRATION:
+                    self.set_trace_callback(lambda _: points.passed(MIGRATION))
+                return super().executescript(script)
 
         _replace(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Dying))
 
