@@ -1,4 +1,4 @@
-"""What can happen to a process: signals under load, a clock that is set, no descriptors, a second gateway, a newer file, a cut migration."""
+"""What can happen to a process: signals under load, a set clock, no descriptors, a second one, a newer file, a cut migration."""
 
 import asyncio
 import os

@@ -62,6 +62,8 @@ def _unreadable(log: Path, index: Path) -> str:
     One commit may stand behind the last frame that can be read: the one that was being written when the power went. Of two, the first
     was durable before the second was begun, and its customers have been told.
     """
+    if not log.exists() or not index.exists():  # a file that is not in the log's mode yet: SQLite has put the log away
+        return ""
     with log.open("rb") as file, index.open("rb") as indexed:
         header = file.read(_HEADER.size)
         if len(header) < _HEADER.size:

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import Literal, TypeVar, TypeVarTuple
 
 from proxy.core.money import Nanos
 from proxy.core.settlement import Settlement
@@ -77,10 +77,12 @@ async def _open(
     restore.finish(path)  # one that was cut short
     migrations.create_file(path)
     was_left_open = damage.require_log(path)
-    async with connection_to(path, "ro") as visitor:  # who cannot write cannot touch a file that is not ours to touch
-        version = await visitor.run(migrations.version_of, path)
-        if was_left_open:
-            await visitor.run(damage.require_sound, path)
+    try:
+        version = await _version(path, "ro", was_left_open=was_left_open)  # who cannot write cannot touch what is not ours to touch
+    except sqlite3.OperationalError as error:
+        if not migrations.was_cut_while_made(path, error):
+            raise
+        version = await _version(path, "rw", was_left_open=was_left_open)
     connection = await opened.enter_async_context(connection_to(path, "rw"))
     await connection.run(migrations.migrate, version)
     migrations.sync_folder(path.parent)  # SQLite syncs the name of a new log too, and passes over a failure
@@ -88,6 +90,14 @@ async def _open(
     writer = Writer(connection, on_commit=on_commit, on_corrupt=on_corrupt)
     opened.push_async_callback(writer.close)
     return SqliteStore(path, writer, reader, opened.pop_all())
+
+
+async def _version(path: Path, mode: Literal["ro", "rw"], *, was_left_open: bool) -> int:
+    async with connection_to(path, mode) as visitor:
+        version = await visitor.run(migrations.version_of, path)
+        if was_left_open:
+            await visitor.run(damage.require_sound, path)
+        return version
 
 
 async def _open_read_only(opened: AsyncExitStack, path: Path) -> "SqliteStore":
