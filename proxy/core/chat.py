@@ -47,6 +47,7 @@ MEDIA_KEYS = frozenset({"image_url", "video_url", "input_audio", "file"})
 NO_TEXT_KEYS = frozenset({"messages", "thinking", "stream_options"})
 """Structured fields that put no text of their own into the prompt, or are measured apart."""
 
+THINKING_KEYS = frozenset({"type"})
 MESSAGE_KEYS = frozenset({"role", "content", "tool_calls"})
 PART_KEYS = MEDIA_KEYS | {"type", "text"}
 
@@ -219,7 +220,7 @@ def _may_think(body: Body) -> bool:
     thinking = body.get("thinking")
     if not isinstance(thinking, dict):
         return True
-    refuse_other_case(thinking, frozenset({"type"}))
+    refuse_other_case(thinking, THINKING_KEYS)
     return thinking.get("type") != "disabled" or body.get("reasoning_effort") is not None
 
 
