@@ -210,7 +210,7 @@ class _Exchange:
             began=True,
             completion_tokens_min=_text_bytes(parsed) // PROMPT_BYTES_PER_TOKEN_MAX if usage is None else 0,
             upstream_id=_id_of(parsed),
-            answer=kept(self._request.claim, 200, raw),
+            answer=None if self._request.claim is None else kept(self._request.claim, 200, raw),
         )
         return self._context.answer(raw)
 
