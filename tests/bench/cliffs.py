@@ -17,6 +17,8 @@ from tests.bench.throughput import WARM_SECONDS, stream_job
 READING, STALLED, READING_CHUNK_MS = 3500, 500, 1000
 STALLED_CHUNK_MS, STALLED_PADDING_BYTES = 100, 4096
 STALL_SECONDS, FILL_SECONDS, OTHERS_SECONDS = 6.0, 6.0, 40.0
+STALLS_A_SECOND = 100.0
+"""One after the other: clients that stall in the same instant fill up in the same instant, and that work is one burst."""
 """A client that reads nothing is sent 40 kB a second: after `FILL_SECONDS` the kernel's buffers are full, and the gateway's fill."""
 KIB_A_STALLED, HURT_MS = 256.0, 5.0
 
@@ -155,6 +157,7 @@ def _others(target: Target, streams: int, *, stalled: bool) -> Job:
         chunks=int(OTHERS_SECONDS * 1000 / STALLED_CHUNK_MS),
         chunk_ms=STALLED_CHUNK_MS,
         padding_bytes=STALLED_PADDING_BYTES,
+        opened_a_second=STALLS_A_SECOND,
         stalled=streams if stalled else 0,
     )
 

@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-STOP_SECONDS = 2.0
+STOP_SECONDS = 1.0
 START_SECONDS = 30.0
 LOG_TAIL_BYTES = 2000
 ROOT = Path(__file__).parent.parent.parent
