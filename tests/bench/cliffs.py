@@ -11,7 +11,7 @@ from tests.bench.jobs import BEGIN, END, Job, Target
 from tests.bench.options import Options
 from tests.bench.processes import SpoiltError
 from tests.bench.rows import Row
-from tests.bench.runs import Sample, loading, sample
+from tests.bench.runs import NOTHING, Sample, loading, sample
 from tests.bench.throughput import WARM_SECONDS, stream_job
 
 READING, STALLED, READING_CHUNK_MS = 3500, 500, 1000
@@ -108,7 +108,8 @@ def leaving_part(options: Options) -> list[Row]:
         job = stream_job(running.gateway.target, streams, LEAVING_CHUNK_MS, options, 1.0, spare_seconds=LEFT_SECONDS)
         job = msgspec.structs.replace(job, leaves=True)
         with loading(job, options.directory) as load:
-            load.count()
+            load.until(BEGIN)
+            load.until(END)
             left = time.monotonic()
             at_once = _settled(running, streams, 1.0)
             settled = _settled(running, streams, SETTLED_SECONDS_MAX)
@@ -182,7 +183,7 @@ def _longest(running: Arena, contender: Contender, picture: bool | None) -> floa
         longest = load.sample(spent).report.delays.most
         beside.until(BEGIN)
         beside.until(END)
-        answered = beside.sample((0.0, 0.0, 0.0)).report
+        answered = beside.sample(NOTHING).report
     if answered.failed or not answered.answers:
         raise SpoiltError(f"{contender.name}: of the large requests {answered.failed} failed, {answered.answers} were answered")
     return longest

@@ -56,7 +56,7 @@ def stream_part(options: Options) -> list[Row]:
     return [
         *_costs("stream", "CPU a chunk", cpu, samples),
         *figures(samples, "stream", "chunks a second", "/s", lambda one: one.report.chunks / one.report.seconds),
-        *figures(samples, "stream", "core in use", "%", lambda one: one.share * 100),
+        *figures({name: samples[name] for name in cpu}, "stream", "core in use", "%", lambda one: one.share * 100),
         *figures(samples, "stream", "reads of several chunks", "%", lambda one: one.report.joined_share * 100),
         *figures(samples, "stream", "chunk under way, p50", "ms", lambda one: one.report.delays.p50),
         *figures(samples, "stream", "chunk under way, p99", "ms", lambda one: one.report.delays.p99),
