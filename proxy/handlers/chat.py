@@ -60,10 +60,12 @@ class ChatHandlers:
     async def create(self, context: Context) -> Response:
         """Answer one chat call, and settle it however it ends."""
         bodies, request = self._bodies, context.request
-        body = parsed(bodies.arrived(request) or await bodies.read(request))
+        body = parsed(here) if (here := bodies.arrived(request)) else await bodies.json(request)
         model = find_model(self._catalog, requested_model(body), Kind.CHAT)
         context.model = model.id
         call = parse_chat_call(body, model)
+        if not here:
+            await bodies.breathe(request)
         if not call.stream and KEY_HEADER in request.headers:
             return await self._idempotency.once(context, body, lambda claim: self._exchange(context, call, model, claim).run())
         del body
@@ -208,7 +210,7 @@ class _Exchange:
             began=True,
             completion_tokens_min=_text_bytes(parsed) // PROMPT_BYTES_PER_TOKEN_MAX if usage is None else 0,
             upstream_id=_id_of(parsed),
-            answer=kept(self._request.claim, 200, raw),
+            answer=None if self._request.claim is None else kept(self._request.claim, 200, raw),
         )
         return self._context.answer(raw)
 

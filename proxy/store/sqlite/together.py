@@ -16,7 +16,7 @@ from itertools import chain
 from proxy.core.catalog import Kind
 from proxy.core.money import NANOS_MAX
 from proxy.core.settlement import Settlement
-from proxy.store.contract import NewRequest
+from proxy.store.contract import NewRequest, StoredAnswer
 from proxy.store.sqlite import ledger
 
 ROWS_MAX = 32
@@ -108,9 +108,8 @@ class OpenHolds:
     def __len__(self) -> int:
         return len(self._holds)
 
-    def place(self, connection: sqlite3.Connection, requests: Iterable[NewRequest], changes: Changes) -> list[bool]:
+    def place(self, connection: sqlite3.Connection, requests: Sequence[NewRequest], changes: Changes) -> list[bool]:
         """Gather the holds that the available balances cover, in their order; return for each request whether it is among them."""
-        requests = list(requests)
         available = _available(connection, {request.account_id for request in requests})
         return [self._place(request, available, changes) for request in requests]
 
@@ -126,8 +125,13 @@ class OpenHolds:
         changes.opened[request.id] = account_id, hold
         return True
 
-    def settle(self, request_id: str, settlement: Settlement, now_ms: int, changes: Changes) -> bool:
-        """Gather one settlement, if its hold is here; return whether it was. A second one of the same request is not gathered."""
+    def settle(
+        self, changes: Changes, request_id: str, settlement: Settlement, now_ms: int, _answer: StoredAnswer | None = None
+    ) -> bool:
+        """Gather one settlement, if its hold is here; return whether it was. A second one of the same request is not gathered.
+
+        Its answer is of no use: a request whose idempotency key would keep it has no hold here.
+        """
         found = self._holds.pop(request_id, None)
         if found is None:
             return False
@@ -145,9 +149,10 @@ class OpenHolds:
         """Remember what is durable. What a failed transaction gathered is forgotten: it will be looked up."""
         self._holds.update(changes.opened)
 
-    def forget(self, request_id: str) -> None:
-        """Leave a request to be looked up: it has been settled by itself."""
+    def forget(self, request_id: str, changes: Changes) -> None:
+        """Leave a request to be looked up: it has been settled by itself, perhaps in the very batch of its hold."""
         self._holds.pop(request_id, None)
+        changes.opened.pop(request_id, None)
 
 
 def _available(connection: sqlite3.Connection, account_ids: Iterable[int]) -> dict[int, int]:

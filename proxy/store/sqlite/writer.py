@@ -12,8 +12,9 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple
+
+from msgspec import Struct
 
 from proxy.store.contract import CommitStats, StoreCorruptError, StoreError, StoreUnavailableError
 from proxy.store.sqlite import ledger
@@ -43,11 +44,11 @@ _OPERATIONS_A_FRAME = 4
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Operation:
+class _Operation(Struct):
     future: asyncio.Future[Any]
     function: Callable[..., Any]
     args: tuple[Any, ...]
+    done: bool = False
     result: Any = None
     error: BaseException | None = None
 
@@ -177,16 +178,17 @@ class Writer:
     # on the loop
 
     def _deliver(self, batch: Sequence[_Operation], stats: CommitStats, error: BaseException | None) -> None:
-        if error is not None or any(isinstance(operation.error, StoreUnavailableError) for operation in batch):
-            self._failures += 1
+        has_failed = error is not None
         for operation in batch:
+            why = operation.error if error is None else failure(error)
+            has_failed = has_failed or isinstance(why, StoreUnavailableError)
             if operation.future.done():  # its caller was cancelled; the write has happened all the same
                 continue
-            why = failure(error) if error is not None else operation.error
-            if why is not None:
-                operation.future.set_exception(why)
-            else:
+            if why is None:
                 operation.future.set_result(operation.result)
+            else:
+                operation.future.set_exception(why)
+        self._failures += has_failed
         if error is not None:
             logger.error("a transaction of %d operations failed: %s", len(batch), error)
         elif self._on_commit is not None:
@@ -206,7 +208,7 @@ def transact(connection: sqlite3.Connection, batch: Sequence[_Operation], open_h
         for operation in _run_together(connection, batch, open_holds, changes):
             _run_in_savepoint(connection, operation)
             if operation.function is ledger.settle:
-                open_holds.forget(operation.args[0])
+                open_holds.forget(operation.args[0], changes)
         connection.execute("COMMIT")
     except Exception as error:  # noqa: BLE001  the writer outlives whatever an operation does; the batch is told
         return _rolled_back(connection, error)
@@ -219,18 +221,14 @@ def _run_together(
 ) -> Sequence[_Operation]:
     """Run the ordinary holds and settlements at once, and return what is left to do; where that fails, all of the batch is."""
     holds = [operation for operation in batch if operation.function is ledger.place_hold]
-    done: set[int] = set()
     try:
         if holds:
-            placed = open_holds.place(connection, (operation.args[0] for operation in holds), changes)
-            done.update(id(operation) for operation, is_placed in zip(holds, placed, strict=True) if is_placed)
+            placed = open_holds.place(connection, [operation.args[0] for operation in holds], changes)
+            for operation, is_placed in zip(holds, placed, strict=True):
+                operation.done = is_placed
         for operation in batch:
-            if operation.function is not ledger.settle:
-                continue
-            request_id, settlement, now_ms = operation.args[:3]
-            if open_holds.settle(request_id, settlement, now_ms, changes):
-                operation.result = True
-                done.add(id(operation))
+            if operation.function is ledger.settle and open_holds.settle(changes, *operation.args):
+                operation.done = operation.result = True
         changes.write(connection)
     except Exception as error:
         if is_fatal(error):
@@ -240,8 +238,10 @@ def _run_together(
             connection.execute("ROLLBACK")
         connection.execute("BEGIN IMMEDIATE")
         changes.opened.clear()
+        for operation in batch:
+            operation.result = None
         return batch
-    return [operation for operation in batch if id(operation) not in done] if len(done) < len(batch) else ()
+    return [operation for operation in batch if not operation.done]
 
 
 def _run_in_savepoint(connection: sqlite3.Connection, operation: _Operation) -> None:
