@@ -9,7 +9,7 @@ from tests.support.promises import Faults
 from tests.support.stand import Stand, stand
 
 CHATS_MAX, SECONDS_MAX = 15, 0.05
-"""A gateway lives until Ark was asked so many times, and then for so long, at random: a slow machine has as much to lose as a fast one."""
+"""A gateway lives until Ark was asked so often, and then for so long, at random: a slow machine has as much to lose as a fast one."""
 PROMISE = "kill -9 at a random moment: no answer without its receipt, none charged twice, no hold stuck"
 
 
