@@ -6,8 +6,9 @@ leaves, nor a cancelled handler, nor SIGTERM can cut; a store that fails is aske
 
 import asyncio
 import logging
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from proxy.clock import Clock
 from proxy.core.catalog import Kind
@@ -52,20 +53,21 @@ def hold_refused(fault: StoreError) -> GatewayError:
 class Hold:
     """A durable hold on an account. It ends by `settle`, once; whoever placed it makes sure of that in a ``finally``."""
 
-    __slots__ = ("_billing", "_durable", "request")
+    __slots__ = ("_billing", "durable", "request")
 
     def __init__(self, billing: "Billing", request: NewRequest) -> None:
         self._billing = billing
-        self._durable: asyncio.Future[None] | None = None
         self.request = request
+        self.durable: asyncio.Future[None] | None = None
+        """Done when the settlement is on the ledger, failed where the store refuses it for `SETTLE_WAIT_SECONDS`; None: not settled."""
 
     def settle(self, settlement: Settlement, answer: StoredAnswer | None = None) -> None:
         """Begin to commit the settlement; only the first call counts. Never waits, so nothing can come between.
 
         The request's idempotency key, where it has one, keeps ``answer`` in the same transaction; without an answer it is free again.
         """
-        if self._durable is None:
-            self._durable = self._billing.commit(self.request, settlement, answer)
+        if self.durable is None:
+            self.durable = self._billing.commit(self.request, settlement, answer)
 
     async def settled(self) -> None:
         """Return when the settlement is durable. Cancelling who waits cancels nothing else.
@@ -73,14 +75,15 @@ class Hold:
         Raises:
             InternalError: the store has refused it for `SETTLE_WAIT_SECONDS`; it is still being tried.
         """
-        assert self._durable is not None
-        await self._durable
+        assert self.durable is not None
+        await self.durable
 
 
 class Billing:
     """Places holds and commits settlements. ``tasks`` is what a drain waits for."""
 
     def __init__(self, store: Store, tasks: TaskGroup, clock: Clock, metrics: Metrics) -> None:
+        self._loop = asyncio.get_running_loop()
         self._store = store
         self._tasks = tasks
         self._clock = clock
@@ -109,7 +112,7 @@ class Billing:
 
         No task, no shield and no timer where the store takes it at once, as it nearly always does: they cost 25 µs a request.
         """
-        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        durable: asyncio.Future[None] = self._loop.create_future()
         stored = self._store.settle(request.id, settlement, self._clock.now_ms(), answer)
         self._tasks.keep(stored)
         stored.add_done_callback(partial(self._stored, request, settlement, answer, durable))
@@ -142,7 +145,7 @@ class Billing:
         self, request: NewRequest, settlement: Settlement, answer: StoredAnswer | None, durable: "asyncio.Future[None]"
     ) -> None:
         """Try until the store takes the settlement; tell who waits for it, once that takes long."""
-        patience = asyncio.get_running_loop().call_later(SETTLE_WAIT_SECONDS, _fail, durable)
+        patience = self._loop.call_later(SETTLE_WAIT_SECONDS, _fail, durable)
         try:
             await self._commit(request, settlement, answer)
         finally:

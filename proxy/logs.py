@@ -55,18 +55,18 @@ class JsonAccessLog:
         self._clock = clock
         self._lines = lines
         self._second = -1
-        self._second_text = ""
+        self._second_text = b""
 
     def write(self, fields: Mapping[str, Field]) -> None:
-        entry = {"time": self._time(), "level": "info", "event": "request", **fields}
-        self._lines.add(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+        line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+        self._lines.add(b'%b%03dZ","level":"info","event":"request",%b' % (*self._begin(), line[1:]))
 
-    def _time(self) -> str:
-        """Return the time as `iso` writes it, worked out once a second."""
+    def _begin(self) -> tuple[bytes, int]:
+        """Return how a line of this second begins, worked out once a second, and the millisecond."""
         second, ms = divmod(self._clock.now_ms(), 1000)
         if second != self._second:
-            self._second, self._second_text = second, iso(second * 1000)[:-4]
-        return f"{self._second_text}{ms:03d}Z"
+            self._second, self._second_text = second, b'{"time":"' + iso(second * 1000)[:-4].encode()
+        return self._second_text, ms
 
 
 class TerminalAccessLog:

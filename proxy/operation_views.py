@@ -4,10 +4,10 @@ The customer reads the formula of a charge too.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import orjson
+from msgspec.structs import asdict
 
 from proxy.clock import iso
 from proxy.core import pricing

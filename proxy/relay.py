@@ -1,13 +1,13 @@
 """The hot path's middle: one call between a client's connection and the upstream's answer, spliced without a task or a queue.
 
 A `Flight` sees everything that can end a call: the upstream's end, a client that leaves, and the end of the process. Its deadline is
-the one `asyncio.timeout` around all awaits upstream; whatever ends the call early reschedules it.
+around all awaits upstream; whatever ends the call early lets it expire.
 """
 
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from proxy.core.settlement import Outcome
 from proxy.core.sse import EventTooLargeError, Tap
@@ -47,6 +47,51 @@ class Client(Protocol):
 
     @property
     def transport(self) -> asyncio.Transport | None: ...
+
+
+class Deadline:
+    """What `asyncio.timeout` does, for awaits that nearly never expire: 0.4 µs each where that takes 1.7.
+
+    Entered by the task that waits. When it expires that task is cancelled, and leaving turns the cancel into a TimeoutError.
+    """
+
+    __slots__ = ("_cancels_before", "_handle", "_has_expired", "_seconds", "_task")
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = None
+        self._handle: asyncio.TimerHandle | None = None
+        self._seconds: float | None = None
+        self._has_expired = False
+        self._cancels_before = 0
+
+    def expire_in(self, seconds: float) -> None:
+        """Set, or set anew, when it expires, counted from now or from when it is entered."""
+        self._seconds = seconds
+        if self._task is not None and not self._has_expired:
+            if self._handle is not None:
+                self._handle.cancel()
+            self._handle = self._task.get_loop().call_later(seconds, self._expire)
+
+    def __enter__(self) -> None:
+        task = self._task = asyncio.current_task()
+        assert task is not None
+        self._cancels_before = task.cancelling()
+        if self._seconds is not None:
+            self.expire_in(self._seconds)
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _: object) -> None:
+        task, self._task = self._task, None
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        if self._has_expired and task is not None and task.uncancel() <= self._cancels_before and kind is asyncio.CancelledError:
+            raise TimeoutError from fault
+
+    def _expire(self) -> None:
+        self._handle = None
+        if self._task is not None:
+            self._has_expired = True
+            self._task.cancel()
 
 
 class Relay:
@@ -141,7 +186,7 @@ class Flight:
         self._done: asyncio.Future[UpstreamFailure | None] | None = None
         self._chunked = True
         self.connection = connection
-        self.deadline = asyncio.timeout(None)
+        self.deadline = Deadline()
         self.cause: Outcome | None = None
         """Why the call was, or will be, ended from this side."""
         self.drains = False
@@ -158,8 +203,7 @@ class Flight:
     def expire(self, cause: Outcome, after_seconds: float) -> None:
         """Let the call's deadline, which runs until it lands, expire in so many seconds."""
         self.cause = cause
-        if not self.deadline.expired():
-            self.deadline.reschedule(asyncio.get_running_loop().time() + after_seconds)
+        self.deadline.expire_in(after_seconds)
 
     # the client's side
 

@@ -43,7 +43,7 @@ def admin_routes(ops: OpsHandlers, admin: AdminHandlers, bodies: BodyReader) -> 
     """Return what the operator's socket answers; whoever may open it is the operator."""
 
     async def operate(context: Context) -> Response:
-        status, answer = await admin.operate(context.tail, await bodies.read(context.request))
+        status, answer = await admin.operate(context.tail, bytes(await bodies.read(context.request)))
         return context.json(answer, status)
 
     return [

@@ -19,16 +19,16 @@ def secret_of(headers: "CIMultiDictProxy[str]") -> str:
         InvalidApiKeyError: the Authorization header has another scheme, or the key cannot be one.
         InvalidParameterError: two credentials in one request; it is not for us to choose whose money it is.
     """
-    bearers = [value for value in headers.getall("Authorization", ()) if value.strip().lower() not in ("", "bearer")]
+    authorizations = headers.getall("Authorization", ())
+    if len(authorizations) == 1 and authorizations[0].startswith("Bearer sk_") and not any(map(headers.__contains__, KEY_HEADERS)):
+        return _bounded(authorizations[0][7:].strip())
+    bearers = [value for value in authorizations if value.strip().lower() not in ("", "bearer")]
     keys = [value.strip() for name in KEY_HEADERS for value in headers.getall(name, ()) if value.strip()]
     if not bearers and not keys:
         raise MissingApiKeyError("No API key: send 'Authorization: Bearer sk_…'")
     if len(bearers) + len(keys) > 1:
         raise InvalidParameterError("More than one credential in one request", param="Authorization" if bearers else KEY_HEADERS[0])
-    secret = keys[0] if keys else _bearer(bearers[0])
-    if len(secret) > SECRET_LENGTH_MAX:
-        raise InvalidApiKeyError("Invalid or revoked API key")
-    return secret
+    return _bounded(keys[0] if keys else _bearer(bearers[0]))
 
 
 def refuse_foreign_page(origin: str | None) -> None:
@@ -47,6 +47,12 @@ def refuse_foreign_page(origin: str | None) -> None:
         host = ""
     if host not in LOCAL_HOSTS and not host.endswith(".localhost"):
         raise InvalidParameterError("A gateway without keys answers no web pages of other machines", param="Origin")
+
+
+def _bounded(secret: str) -> str:
+    if len(secret) > SECRET_LENGTH_MAX:
+        raise InvalidApiKeyError("Invalid or revoked API key")
+    return secret
 
 
 def _bearer(value: str) -> str:

@@ -5,10 +5,10 @@ own serialisation of what was parsed, so that no upstream can read a duplicate o
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from proxy.core.catalog import ChatPrice, Model
 from proxy.core.errors import InvalidJsonError, InvalidMessagesError, InvalidParameterError, MissingModelError
@@ -47,6 +47,7 @@ MEDIA_KEYS = frozenset({"image_url", "video_url", "input_audio", "file"})
 NO_TEXT_KEYS = frozenset({"messages", "thinking", "stream_options"})
 """Structured fields that put no text of their own into the prompt, or are measured apart."""
 
+THINKING_KEYS = frozenset({"type"})
 MESSAGE_KEYS = frozenset({"role", "content", "tool_calls"})
 PART_KEYS = MEDIA_KEYS | {"type", "text"}
 
@@ -58,8 +59,7 @@ WHOLE_MAX = 2.0**63
 Body = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class ChatCall:
+class ChatCall(Struct, frozen=True):
     """A checked request, with the figures that bound its price."""
 
     fields: Body
@@ -93,7 +93,9 @@ def requested_model(body: object) -> str:
     if len(body) > FIELDS_MAX:
         raise InvalidParameterError(f"The request body has more than {FIELDS_MAX} fields")
     refuse_other_case(body, PRICED_KEYS)
-    _refuse_vast_numbers(body)
+    for key, value in body.items():
+        if type(value) is float and abs(value) >= WHOLE_MAX:
+            raise InvalidParameterError(f"The number of {key[:64]!r} is too large", param=key[:64])
     model = body.get("model")
     if model is None or model == "":
         raise MissingModelError("The request body has no 'model'", param="model")
@@ -115,17 +117,11 @@ def parse_chat_call(body: Body, model: Model) -> ChatCall:
         raise InvalidMessagesError("'messages' must be a non-empty array", param="messages")
     if len(messages) > MESSAGES_MAX:
         raise InvalidMessagesError(f"'messages' has more than {MESSAGES_MAX} entries", param="messages")
-    if sum(_parts_of(message) for message in messages) > PARTS_MAX:
-        raise InvalidMessagesError(f"'messages' has more than {PARTS_MAX} parts", param="messages")
     if body.get("service_tier") not in SERVICE_TIERS:
         raise InvalidParameterError("'service_tier' must be 'auto' or 'default' for this model", param="service_tier")
     stream = _flag(body, "stream", "stream")
     include_usage = stream and _include_usage(body)
-    text_bytes = media_tokens = 0
-    for index, message in enumerate(messages):
-        text, media = _measure_message(message, f"messages[{index}]", model)
-        text_bytes += text
-        media_tokens += media
+    text_bytes, media_tokens = _measure_messages(messages, model)
     return ChatCall(
         fields=body,
         stream=stream,
@@ -144,10 +140,10 @@ def upstream_body(call: ChatCall, model: Model) -> bytes:
         InvalidJsonError: nested deeper than can be written again.
     """
     fields = {**call.fields, "model": model.upstream_model}
-    if any(message["role"] == "developer" for message in fields["messages"]):
-        fields["messages"] = [
-            {**message, "role": "system"} if message["role"] == "developer" else message for message in fields["messages"]
-        ]
+    for message in fields["messages"]:
+        if message["role"] == "developer":
+            fields["messages"] = [{**each, "role": "system"} if each["role"] == "developer" else each for each in fields["messages"]]
+            break
     if call.stream:
         fields["stream_options"] = {**(call.fields.get("stream_options") or {}), "include_usage": True}
     return encode(fields)
@@ -174,12 +170,6 @@ def refuse_other_case(body: Mapping[str, object], keys: frozenset[str]) -> None:
     for key in body:
         if key not in keys and (folded := key.casefold()) in keys:
             raise InvalidParameterError(f"Unknown field {key[:64]!r}: did you mean {folded!r}?", param=key[:64])
-
-
-def _refuse_vast_numbers(body: Body) -> None:
-    for key, value in body.items():
-        if type(value) is float and abs(value) >= WHOLE_MAX:
-            raise InvalidParameterError(f"The number of {key[:64]!r} is too large", param=key[:64])
 
 
 def _refuse_messages_in_other_case(keys: Mapping[str, object], known: frozenset[str], where: str) -> None:
@@ -230,8 +220,33 @@ def _may_think(body: Body) -> bool:
     thinking = body.get("thinking")
     if not isinstance(thinking, dict):
         return True
-    refuse_other_case(thinking, frozenset({"type"}))
+    refuse_other_case(thinking, THINKING_KEYS)
     return thinking.get("type") != "disabled" or body.get("reasoning_effort") is not None
+
+
+def _measure_messages(messages: list[Any], model: Model) -> tuple[int, int]:
+    """Check all messages and return their text in bytes and their media in tokens."""
+    text_bytes = media_tokens = 0
+    odd: list[int] = []
+    parts = 0
+    for index, message in enumerate(messages):
+        if type(message) is dict and len(message) == 2 and type(content := message.get("content")) is str and _has_role(message):
+            text_bytes += len(content) if content.isascii() else len(content.encode())
+            continue
+        odd.append(index)
+        parts += _parts_of(message)
+    if parts > PARTS_MAX:
+        raise InvalidMessagesError(f"'messages' has more than {PARTS_MAX} parts", param="messages")
+    for index in odd:
+        text, media = _measure_message(messages[index], f"messages[{index}]", model)
+        text_bytes += text
+        media_tokens += media
+    return text_bytes, media_tokens
+
+
+def _has_role(message: Body) -> bool:
+    role = message.get("role")
+    return type(role) is str and role in ROLES
 
 
 def _parts_of(message: object) -> int:
@@ -243,8 +258,7 @@ def _measure_message(message: object, where: str, model: Model) -> tuple[int, in
     """Check one message and return its text in bytes and its media in tokens."""
     if not isinstance(message, dict):
         raise InvalidMessagesError(f"'{where}' must be an object", param=where)
-    role = message.get("role")
-    if not isinstance(role, str) or role not in ROLES:
+    if not _has_role(message):
         raise InvalidMessagesError(f"'{where}.role' must be one of system, developer, user, assistant, tool", param=f"{where}.role")
     content = message.get("content")
     text = media = 0
@@ -316,7 +330,11 @@ def _check_image(part: Body, place: str) -> None:
 
 def _other_text_bytes(body: Body) -> int:
     """Count what else may end in the prompt: tools, functions, formats, and any structured field that we do not know."""
-    return sum(len(encode(value)) for key, value in body.items() if isinstance(value, (dict, list)) and key not in NO_TEXT_KEYS)
+    size = 0
+    for key, value in body.items():
+        if isinstance(value, (dict, list)) and key not in NO_TEXT_KEYS:
+            size += len(encode(value))
+    return size
 
 
 def _text_of(value: object) -> int:

@@ -4,7 +4,7 @@ The upstream's own usage is charged whatever else went wrong. Where none came, a
 was relayed: content events as completion tokens, a lower bound of the prompt. An answer that failed before it began costs nothing.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from proxy.core.catalog import ChatPrice
 from proxy.core.chat import ChatCall
@@ -13,8 +13,7 @@ from proxy.core.pricing import charge_for_chat, prompt_tokens_min
 from proxy.core.settlement import NO_USAGE, Outcome, Settlement, TokenUsage, UsageSource, capped
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """What was seen of one call."""
 
     outcome: Outcome

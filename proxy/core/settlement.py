@@ -5,8 +5,9 @@ Outcomes, each request exactly one: ``complete`` · ``client_gone`` (the client 
 the request itself) · ``interrupted`` (this process ended or was ended first).
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from proxy.core.money import Nanos
 
@@ -28,8 +29,7 @@ class UsageSource(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class TokenUsage:
+class TokenUsage(Struct, frozen=True):
     """Token counts of one chat call; ``cached_tokens`` are part of the prompt, ``reasoning_tokens`` of the completion."""
 
     prompt_tokens: int
@@ -42,8 +42,7 @@ NO_USAGE = TokenUsage(0, 0)
 _NOTHING = Nanos(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(Struct, frozen=True):
     """The one end of a hold: what is charged (at most the hold; the rest is released) and what the receipt says."""
 
     outcome: Outcome

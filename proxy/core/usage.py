@@ -3,6 +3,8 @@
 An upstream's figures become money, so only what is beyond doubt is taken: a count is a non-negative integer within bounds.
 """
 
+from typing import TypeGuard
+
 from proxy.core.settlement import TokenUsage
 
 TOKENS_MAX = 10**12
@@ -18,20 +20,18 @@ def parse_usage(value: object) -> TokenUsage | None:
     """
     if not isinstance(value, dict):
         return None
-    prompt = _count(value.get("prompt_tokens"))
-    completion = _count(value.get("completion_tokens"))
-    if prompt is None or completion is None:
+    prompt, completion = value.get("prompt_tokens"), value.get("completion_tokens")
+    if not (_is_count(prompt) and _is_count(completion)):
         return None
     cached = _detail(value.get("prompt_tokens_details"), "cached_tokens")
     reasoning = _detail(value.get("completion_tokens_details"), "reasoning_tokens")
     return TokenUsage(prompt, completion, min(cached, prompt), min(reasoning, completion))
 
 
-def _count(value: object) -> int | None:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= TOKENS_MAX:
-        return value
-    return None
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= TOKENS_MAX
 
 
 def _detail(details: object, name: str) -> int:
-    return (_count(details.get(name)) or 0) if isinstance(details, dict) else 0
+    count = details.get(name) if isinstance(details, dict) else 0
+    return count if _is_count(count) else 0

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import structs
+
 from proxy.core import video_error
 from proxy.core.ark_text import CODE_CHARACTERS_MAX, ArkError
 from proxy.core.money import Nanos
@@ -143,7 +145,7 @@ def _refused(task: VideoTask, report: SubmitRefused, moment: _Moment) -> Step:
         note=f"submit refused: {_named(report.error) or report.why}",
     )
     settlement = step.settlement
-    return replace(step, settlement=settlement and replace(settlement, http_status=report.http_status))
+    return replace(step, settlement=settlement and structs.replace(settlement, http_status=report.http_status))
 
 
 def _lose(task: VideoTask, _report: SubmitUnknown | DeadlinePassed, moment: _Moment) -> Step:

@@ -30,6 +30,8 @@ HEADER_LINE_BYTES_MAX = 16_384
 HEADERS_MAX = 100
 LINGER_SECONDS = 5.0
 """How long the rest of a refused body is read and thrown away, so that the client gets to see the refusal."""
+_JOIN_BYTES_MAX = 65_536
+"""Head and body leave in one piece, unless copying costs more than another piece does."""
 JSON_TYPE = "application/json"
 CROSS_ORIGIN_HEADERS = {
     "Access-Control-Allow-Origin": "*",
@@ -56,12 +58,12 @@ class Request:
 
     @property
     def version_known(self) -> bool:
-        return self.version == HttpVersion11 or self.version == HttpVersion10
+        return self.version is HttpVersion11 or self.version in (HttpVersion11, HttpVersion10)
 
     @property
     def chunked(self) -> bool:
         """Whether an answer without a length can be sent in chunks; to HTTP/1.0 it ends with its connection."""
-        return self.version != HttpVersion10
+        return self.version is HttpVersion11 or self.version != HttpVersion10
 
     @property
     def content_length(self) -> int:
@@ -120,6 +122,21 @@ class Connection(RequestHandler):
 
     async def start(self) -> None:
         """Answer requests until the connection ends. aiohttp's protocol runs this as the connection's task."""
+        try:
+            await self._answer_all()
+        except ConnectionError:
+            pass  # the client left, or is to see that its answer broke off
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        except Exception:
+            logger.exception("a connection failed outside of all that answers failures")
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _answer_all(self) -> None:
         while not self._force_close:
             if not self._messages:
                 self._waiter = self._loop.create_future()
@@ -129,46 +146,33 @@ class Connection(RequestHandler):
                     self._waiter = None
             message, content = self._take_message()
             if not isinstance(message, RawRequestMessage):
-                self._refuse(message)
-                break
-            request = Request(message, content, self)
+                return self._refuse(message)
+            request = self._begin_request(message, content)
             try:
-                response = await self._answered(request)
-            except ConnectionError:
-                break  # the client left, or is to see that its answer broke off
+                response = await self._answer(request)
+            finally:
+                self._end_request()
             self._finish(request, response)
             if self._upgraded:
                 self._decline_upgrade()
             if not content.is_eof() or self._paused:
                 await self._let_finish(content)
-            if request.closing or self._close or self._force_close:
-                break
+            if request.closing or self._close:
+                return None
             self._wait_for_next()
-        if not self._force_close:
-            self._task_handler = None
-            if self.transport is not None:
-                self.transport.close()
+        return None
 
-    async def _answered(self, request: Request) -> Response:
-        """Return the answer to one request; to a bug outside of all that answers bugs as well."""
+    def _begin_request(self, message: RawRequestMessage, content: StreamReader) -> Request:
         self._request_in_progress = True
+        request = Request(message, content, self)
         self._current_request = request  # type: ignore[assignment]  # of it only `_cancel` is called
-        try:
-            return await self._answer(request)
-        except ConnectionError:
-            raise
-        except asyncio.CancelledError:
-            self.force_close()
-            raise
-        except Exception as bug:
-            logger.exception("a request failed outside its handler")
-            request.closing = True
-            raise ConnectionResetError("a bug") from bug
-        finally:
-            self._current_request = None
-            self._request_in_progress = False
-            if self._handler_waiter is not None:
-                self._handler_waiter.set_result(None)
+        return request
+
+    def _end_request(self) -> None:
+        self._current_request = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None:
+            self._handler_waiter.set_result(None)
 
     def _take_message(self) -> tuple[Any, StreamReader]:
         message, content = self._messages.popleft()
@@ -180,11 +184,11 @@ class Connection(RequestHandler):
 
     def _finish(self, request: Request, response: Response) -> None:
         """Send a whole answer, or the end of one that has been streamed."""
-        if response.body is not None:
-            headers = response.headers
+        body = response.body
+        if body is not None:
             if response.status != 204:
-                headers = {**headers, "Content-Length": str(len(response.body))}
-            self._send(request, response.status, headers, b"" if request.method == "HEAD" else response.body)
+                response.headers["Content-Length"] = str(len(body))
+            self._send(request, response.status, response.headers, b"" if request.method == "HEAD" else body)
         elif request.chunked and self.transport is not None:
             self.transport.write(b"0\r\n\r\n")
 
@@ -192,14 +196,16 @@ class Connection(RequestHandler):
         if self.transport is None:
             return
         version = "HTTP/1.1"
-        if request.version == HttpVersion10:
+        if not request.chunked:
             version = "HTTP/1.0"
             headers = {**headers, "Connection": "close" if request.closing else "keep-alive"}
         elif request.closing:
             headers = {**headers, "Connection": "close"}
         head = render_head(version, status, headers, self._date.at(self._clock.now_ms()))
-        self.transport.write(head + body if len(body) <= 65_536 else head)
-        if len(body) > 65_536:
+        if len(body) <= _JOIN_BYTES_MAX:
+            self.transport.write(head + body)
+        else:
+            self.transport.write(head)
             self.transport.write(body)
 
     async def _let_finish(self, content: StreamReader) -> None:

@@ -134,19 +134,19 @@ class Dispatcher:
             context.headers.update(CROSS_ORIGIN_HEADERS)
         if not request.version_known:
             raise BadRequestError("HTTP/1.1 and HTTP/1.0 are spoken here")
-        path = origin_form(request.target)
-        if request.method == "OPTIONS":
-            return self._options(context, path)
-        if request.method == "HEAD" and "GET" not in self._router.methods(path):
-            return self._options(context, path)  # nothing to look at, but a probe learns that the path is there, and its methods
-        match = self._router.match(request.method, path)
-        context.route = match.route.path
-        context.tail = match.tail
-        if match.route.needs_key:
+        route = self._router.at(request.method, request.target)
+        if route is None:
+            path = origin_form(request.target)
+            if request.method == "OPTIONS" or (request.method == "HEAD" and "GET" not in self._router.methods(path)):
+                return self._options(context, path)  # of a HEAD a probe learns that the path is there, and its methods
+            match = self._router.match(request.method, path)
+            route, context.tail = match.route, match.tail
+        context.route = route.path
+        if route.needs_key:
             context.grant = self._grant(context)
             if self.draining():
                 raise ModelUnavailableError("The gateway is restarting", retry_after_seconds=1)
-        return match.route.handler(context)
+        return route.handler(context)
 
     def _grant(self, context: Context) -> Grant:
         if (grant := self._access.anonymous) is not None:

@@ -14,7 +14,7 @@ class Response:
 
     __slots__ = ("body", "headers", "status")
 
-    def __init__(self, status: int, headers: Mapping[str, str], body: bytes | None) -> None:
+    def __init__(self, status: int, headers: dict[str, str], body: bytes | None) -> None:
         self.status = status
         self.headers = headers
         self.body = body
@@ -26,12 +26,10 @@ def render_head(version: str, status: int, headers: Mapping[str, str], date: str
     Raises:
         ValueError: a field would end its line. It is not quoted: it may hold anything.
     """
-    lines = [f"{version} {status} {_REASONS.get(status, '')}", f"Server: {SERVER_NAME}", f"Date: {date}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    head = "\r\n".join(lines)
-    if head.count("\n") >= len(lines) or head.count("\r") >= len(lines):
+    fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if fields.count("\n") != len(headers) or fields.count("\r") != len(headers):
         raise ValueError("a header field holds a line break")
-    return head.encode("latin-1") + b"\r\n\r\n"
+    return f"{version} {status} {_REASONS.get(status, '')}\r\nServer: {SERVER_NAME}\r\nDate: {date}\r\n{fields}\r\n".encode("latin-1")
 
 
 class HttpDate:

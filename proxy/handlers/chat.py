@@ -1,6 +1,7 @@
 """``POST /chat/completions``: parse, find the model, hold, ask, relay, settle."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -16,13 +17,13 @@ from proxy.core.pricing import PROMPT_BYTES_PER_TOKEN_MAX, freeze
 from proxy.core.settlement import Outcome, TokenUsage
 from proxy.core.sse import Tap
 from proxy.core.usage import parse_usage
-from proxy.edge.body import BodyReader
+from proxy.edge.body import BodyReader, parsed
 from proxy.edge.context import Context
 from proxy.edge.response import Response
 from proxy.idempotency import HEADER as KEY_HEADER
 from proxy.idempotency import Idempotency, kept
 from proxy.metrics import Metrics
-from proxy.relay import Relay
+from proxy.relay import Flight, Relay
 from proxy.store.contract import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.upstream import ark
 from proxy.upstream.wire import Answer, UpstreamBrokenError, UpstreamFailure, Wire
@@ -50,40 +51,30 @@ class ChatHandlers:
         estimate: bool,
     ) -> None:
         self._catalog = catalog
-        self._wires = wires
-        self._billing = billing
         self._idempotency = idempotency
-        self._relay = relay
         self._bodies = bodies
         self._clock = clock
-        self._metrics = metrics
-        self._estimate = estimate
+        self._parts = _Parts(wires, billing, relay, clock, metrics, estimate)
         self._frozen = {model.id: freeze(model.price) for model in catalog.values()}
 
     async def create(self, context: Context) -> Response:
         """Answer one chat call, and settle it however it ends."""
-        body = await self._bodies.json(context.request)
+        bodies, request = self._bodies, context.request
+        body = parsed(here) if (here := bodies.arrived(request)) else await bodies.json(request)
         model = find_model(self._catalog, requested_model(body), Kind.CHAT)
         context.model = model.id
         call = parse_chat_call(body, model)
-        if not call.stream and KEY_HEADER in context.request.headers:
-            return await self._idempotency.once(context, body, lambda claim: self._answer(context, call, model, claim))
+        if not here:
+            await bodies.breathe(request)
+        if not call.stream and KEY_HEADER in request.headers:
+            return await self._idempotency.once(context, body, lambda claim: self._exchange(context, call, model, claim).run())
         del body
-        return await self._answer(context, call, model)
+        return await self._exchange(context, call, model).run()
 
-    async def _answer(self, context: Context, call: ChatCall, model: Model, claim: IdempotencyClaim | None = None) -> Response:
-        upward = upstream_body(call, model)
-        hold = await self._billing.hold(self._request(context, call, model, claim))
-        exchange = _Exchange(context, model, call, hold, self._relay, self._clock, self._metrics, estimate=self._estimate)
-        try:
-            return await exchange.run(self._wires[model.upstream], upward)
-        finally:
-            exchange.close()
-
-    def _request(self, context: Context, call: ChatCall, model: Model, claim: IdempotencyClaim | None) -> NewRequest:
+    def _exchange(self, context: Context, call: ChatCall, model: Model, claim: IdempotencyClaim | None = None) -> "_Exchange":
         assert context.grant is not None
         assert isinstance(model.price, ChatPrice)
-        return NewRequest(
+        request = NewRequest(
             id=context.id,
             kind=Kind.CHAT,
             account_id=context.grant.account_id,
@@ -97,80 +88,81 @@ class ChatHandlers:
             created_at_ms=self._clock.now_ms(),
             claim=claim,
         )
+        return _Exchange(self._parts, context, model, call, request)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What every exchange works with."""
+
+    wires: Mapping[str, Wire]
+    billing: Billing
+    relay: Relay
+    clock: Clock
+    metrics: Metrics
+    estimate: bool
 
 
 class _Exchange:
     """One call from its hold to its settlement."""
 
-    __slots__ = (
-        "_began", "_call", "_clock", "_context", "_estimate", "_flight", "_hold", "_metrics", "_model", "_price", "_relay", "_response",
-        "_tap",
-    )  # fmt: skip
+    __slots__ = ("_began", "_call", "_context", "_flight", "_hold", "_model", "_parts", "_request", "_response", "_tap")
 
-    def __init__(
-        self,
-        context: Context,
-        model: Model,
-        call: ChatCall,
-        hold: Hold,
-        relay: Relay,
-        clock: Clock,
-        metrics: Metrics,
-        *,
-        estimate: bool,
-    ) -> None:
-        assert isinstance(model.price, ChatPrice)
+    _flight: Flight
+    _hold: Hold
+
+    def __init__(self, parts: _Parts, context: Context, model: Model, call: ChatCall, request: NewRequest) -> None:
+        self._parts = parts
         self._context = context
         self._model = model
-        self._price = model.price
         self._call = call
-        self._hold = hold
-        self._relay = relay
-        self._clock = clock
-        self._metrics = metrics
-        self._estimate = estimate
-        self._flight = relay.depart(context.connection, context.account_id)
+        self._request = request
         self._began = False
         """The upstream's answer has begun, and is none of an error."""
         self._tap: Tap | None = None
         self._response: Response | None = None
 
-    def close(self) -> None:
-        """Leave no hold and no watcher behind, whatever ended the call."""
-        self._relay.land(self._flight)
-        if self._context.settlement is None:
-            self._break_off(Outcome.INTERRUPTED, _restarting(), "the handler was cancelled")
-
-    async def run(self, wire: Wire, upward: bytes) -> Response:
-        """Ask, relay, settle; the answer is complete, or its error raised, once the settlement is durable.
+    async def run(self) -> Response:
+        """Hold, ask, relay, settle; the answer is complete, or its error raised, once the settlement is durable.
 
         Raises:
             GatewayError: what the customer is told instead of an answer.
             ConnectionError: the client left before its answer began; the call is settled.
         """
-        result = await self._relayed(wire, upward)
-        # What happens to the client from here on changes nothing.
-        self._relay.land(self._flight)
-        await self._settled()
-        if self._response is None and self._flight.client_left:
+        context, parts = self._context, self._parts
+        upward = upstream_body(self._call, self._model)
+        self._hold = await parts.billing.hold(self._request)
+        flight = self._flight = parts.relay.depart(context.connection, self._request.account_id)
+        try:
+            try:
+                with flight.deadline:
+                    if flight.ended:
+                        raise TimeoutError  # over before anything was asked
+                    answer = await parts.wires[self._model.upstream].ask(PATH, upward)
+                    del upward
+                    context.first_byte_at = parts.clock.monotonic()
+                    raw = self._at_hand(answer)
+                    result = await self._take(answer) if raw is None else self._whole(raw)
+            except TimeoutError:
+                result = self._ended_here()
+            except UpstreamFailure as failure:
+                result = self._failed(failure)
+            # What happens to the client from here on changes nothing.
+            parts.relay.land(flight)
+            await self._settled()
+        finally:
+            self._close()
+        if self._response is None and flight.client_left:
             raise ConnectionResetError("the client left")
         if isinstance(result, GatewayError):
             raise result
         return result
 
-    async def _relayed(self, wire: Wire, upward: bytes) -> Response | GatewayError:
-        if self._flight.ended:
-            return self._ended_here()
-        try:
-            async with self._flight.deadline:
-                answer = await wire.ask(PATH, upward)
-                del upward
-                self._context.first_byte_at = self._clock.monotonic()
-                return await self._take(answer)
-        except TimeoutError:
-            return self._ended_here()
-        except UpstreamFailure as failure:
-            return self._failed(failure)
+    def _close(self) -> None:
+        """Leave no hold and no watcher behind, whatever ended the call."""
+        self._parts.relay.land(self._flight)
+        if self._context.settlement is None:
+            self._break_off(Outcome.INTERRUPTED, _restarting(), "the handler was cancelled")
 
     async def _settled(self) -> None:
         """Wait for the settlement. A stream has been sent by now, and ends as it should even if its settlement takes longer."""
@@ -179,6 +171,14 @@ class _Exchange:
         except InternalError:
             if self._response is None:
                 raise
+
+    def _at_hand(self, answer: Answer) -> bytes | None:
+        """Return a JSON answer that is here whole, as nearly all are when their head is; None: see what it is, and wait for it."""
+        if self._call.stream or answer.status != 200 or answer.header(b"content-encoding") is not None:
+            return None
+        raw = answer.at_hand()
+        self._began = raw is not None
+        return raw
 
     async def _take(self, answer: Answer) -> Response | GatewayError:
         if answer.status != 200:
@@ -210,7 +210,7 @@ class _Exchange:
             began=True,
             completion_tokens_min=_text_bytes(parsed) // PROMPT_BYTES_PER_TOKEN_MAX if usage is None else 0,
             upstream_id=_id_of(parsed),
-            answer=kept(self._hold.request.claim, 200, raw),
+            answer=None if self._request.claim is None else kept(self._request.claim, 200, raw),
         )
         return self._context.answer(raw)
 
@@ -220,7 +220,7 @@ class _Exchange:
         tap = self._tap = Tap(withhold_usage=not self._call.include_usage)
         self._add_stream_headers()
         response = self._response = self._context.begin_stream()
-        with self._metrics.open_streams.track_inprogress():
+        with self._parts.metrics.open_streams.track_inprogress():
             failure = await self._flight.splice(answer, tap, chunked=self._context.request.chunked)
         self._end_stream(Outcome.UPSTREAM_CUT, "the stream ended without [DONE]" if failure is None else str(failure))
         return response
@@ -253,7 +253,7 @@ class _Exchange:
         self._context.code = error.code
         self._flight.write(b"data: " + orjson.dumps(error.body()) + b"\n\n")
         if outcome in (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_ERROR):
-            self._metrics.upstream_failed(self._model.upstream, outcome)
+            self._parts.metrics.upstream_failed(self._model.upstream, outcome)
         self._settle_stream(outcome, note)
 
     def _settle_stream(self, outcome: Outcome, note: str = "") -> None:
@@ -287,8 +287,8 @@ class _Exchange:
 
     def _refused(self, refusal: ark.Refusal, cause: str = "") -> GatewayError:
         if refusal.outcome is not Outcome.REFUSED:
-            self._metrics.upstream_failed(self._model.upstream, cause or ("operator" if refusal.operator else "error"))
-        error, claim = refusal.error, self._hold.request.claim
+            self._parts.metrics.upstream_failed(self._model.upstream, cause or ("operator" if refusal.operator else "error"))
+        error, claim = refusal.error, self._request.claim
         answer = None if claim is None else kept(claim, error.status, orjson.dumps(error.body()))
         self._settle(refusal.outcome, status=error.status, note=refusal.note, answer=answer)
         return error
@@ -305,7 +305,8 @@ class _Exchange:
         note: str = "",
         answer: StoredAnswer | None = None,
     ) -> None:
-        context = self._context
+        context, price = self._context, self._model.price
+        assert isinstance(price, ChatPrice)
         seen = Seen(
             outcome=outcome,
             usage=usage,
@@ -314,10 +315,10 @@ class _Exchange:
             http_status=0 if self._response is None and self._flight.client_left else status,
             upstream_id=upstream_id,
             first_byte_ms=_ms(context.first_byte_at, context.received_at),
-            total_ms=_ms(self._clock.monotonic(), context.received_at),
+            total_ms=_ms(self._parts.clock.monotonic(), context.received_at),
             note=note,
         )
-        context.settlement = conclude(self._call, self._price, self._hold.request.hold_nanos, seen, estimate=self._estimate)
+        context.settlement = conclude(self._call, price, self._request.hold_nanos, seen, estimate=self._parts.estimate)
         self._hold.settle(context.settlement, answer)
 
 

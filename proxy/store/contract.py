@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from msgspec import Struct
+
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.settlement import Settlement
@@ -150,8 +152,7 @@ class ClaimedKey:
     answer: StoredAnswer | None
 
 
-@dataclass(frozen=True, slots=True)
-class NewRequest:
+class NewRequest(Struct, frozen=True):
     """A paid request before its upstream is asked, with its hold: the worst case of what it may cost."""
 
     id: str

@@ -74,6 +74,13 @@ class Answer:
         """Return the first field of that lower-case name, or None."""
         return self._head.field(name)
 
+    def at_hand(self) -> bytes | None:
+        """Return the body if all of it has come, and take it; None: it is to be waited for, or broken."""
+        if not self._ended or self._failure is not None or self._sink is not None:
+            return None
+        waiting, self._waiting = self._waiting, []
+        return waiting[0][0] if len(waiting) == 1 else b"".join([payload for payload, _ in waiting])
+
     async def read(self, bytes_max: int) -> bytes:
         """Return the whole body. Cancelled, it aborts the answer.
 

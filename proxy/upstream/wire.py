@@ -60,6 +60,8 @@ class Wire:
                 **headers,
             }
         )
+        self._begins: dict[str, bytes] = {}
+        """How a request begins, by its path; the paths are the code's own, so they are few."""
         self._connections: set[Connection] = set()
         self._idle: list[Connection] = []
         self._dialling = 0
@@ -85,12 +87,10 @@ class Wire:
             UpstreamTimeoutError: no connection, or no head, in time.
             UpstreamBrokenError: the connection was cut, or what came is no HTTP.
         """
-        head = b"POST %b HTTP/1.1\r\n%b%bContent-Length: %d\r\n\r\n" % (
-            _line_part(self._path + path),
-            self._fields,
-            _rendered(headers) if headers else b"",
-            len(body),
-        )
+        begin = self._begins.get(path)
+        if begin is None:
+            begin = self._begins[path] = b"POST %b HTTP/1.1\r\n%b" % (_line_part(self._path + path), self._fields)
+        head = b"%b%bContent-Length: %d\r\n\r\n" % (begin, _rendered(headers) if headers else b"", len(body))
         kept = self._kept()
         if kept is not None:
             try:

@@ -29,9 +29,9 @@ async def run(upstream: str) -> None:
         app.router.add_post("/api/v1/chat/completions", forward)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, backlog=4096)
         await site.start()
-        print("http://{}:{}".format(*runner.addresses[0][:2]), flush=True)
+        print(runner.addresses[0][1], flush=True)
         await asyncio.Event().wait()
 
 

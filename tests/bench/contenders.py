@@ -1,51 +1,32 @@
-"""The processes that are measured: the gateway as an operator runs it, a bare aiohttp proxy, and nginx where there is one."""
+"""Who is measured: the gateway as an operator runs it, and references in front of the same upstream."""
 
-import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import orjson
+import msgspec
 
-from tests.bench.load import Target
+from tests.bench.admin import AdminSocket
+from tests.bench.jobs import Target
+from tests.bench.processes import ROOT, Running, free_port, running, wait_for_port
 
-HERE = Path(__file__).parent
-TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-
-GATEWAY = """
-[server]
-listen = ["127.0.0.1:{port}"]
-[store]
-url = "sqlite:bench.db"
-[upstreams.ark]
-base_url = "{upstream}"
-api_key = "env:ARK_API_KEY"
-[[models]]
-id = "doubao-pro-32k"
-kind = "chat"
-upstream = "ark"
-upstream_model = "doubao-seed-2-0-lite-260428"
-request_defaults = {{ thinking = {{ type = "disabled" }} }}
-price = {{ input = "0.8", output = "2.0", cached_input = "0.16" }}
-"""
+UPSTREAM_PATH = "/api/v3/chat/completions"
+CREDIT_YUAN = "100000000"
 
 NGINX = """
-daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log stderr;
-events {{ worker_connections 4096; }}
+daemon off; worker_processes 1; worker_rlimit_nofile 20000; pid {directory}/nginx.pid; error_log stderr error;
+events {{ worker_connections 16384; }}
 http {{
-  access_log {directory}/access.log;
+  access_log {directory}/nginx-access.log; keepalive_requests 100000000; client_max_body_size 64m;
   client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/f;
   uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
-  upstream ark {{ server {upstream}; keepalive 256; }}
+  upstream ark {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 100000000; }}
   server {{
-    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{port} backlog=4096;
     location /api/v1/ {{
       proxy_pass http://ark/api/v3/; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
       proxy_set_header Authorization "Bearer bench"; proxy_set_header Accept-Encoding identity;
@@ -57,112 +38,117 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Contender:
+    """Who answers, and at which address; ``running`` is None of one that is set up and does not run."""
+
     name: str
     target: Target
-    pid: int
+    running: Running | None
 
-    def cpu_seconds(self) -> float:
-        """Return user and system time of the process and its children so far."""
-        pids = [self.pid, *_children(self.pid)]
-        return sum(_cpu_ticks(pid) for pid in pids) / TICKS_PER_SECOND
+    @property
+    def process(self) -> Running:
+        assert self.running is not None, f"{self.name} does not run"
+        return self.running
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway(Contender):
+    """The gateway, with its operator's door."""
+
+    directory: Path = field(default_factory=Path)
+
+    @property
+    def store(self) -> Path:
+        return self.directory / "llm-proxy.db"
+
+    @property
+    def admin(self) -> AdminSocket:
+        return AdminSocket(self.directory / "admin.sock")
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "proxy", "--config", str(self.directory / "config.toml"), *words]
+
+    def ask(self, *words: str, seconds: float = 600) -> str:
+        """Run a command of the command line and return what it prints."""
+        return subprocess.run(self.command(*words), cwd=ROOT, check=True, capture_output=True, text=True, timeout=seconds).stdout
 
 
 @contextmanager
-def stand_in(*options: str) -> Iterator[str]:
-    """Run the stand-in for Ark as a process; yield its base URL."""
-    with _running([sys.executable, "-m", "proxy.demo.ark", "--calls", "0", *options]) as process:
-        yield _first_line(process)
+def stand_in(directory: Path) -> Iterator[Contender]:
+    """Run the upstream."""
+    with running("upstream", [sys.executable, "-m", "tests.bench.upstream"], directory / "upstream.log") as process:
+        port = int(process.first_line())
+        yield Contender("direct", Target(port=port, path=UPSTREAM_PATH), process)
 
 
 @contextmanager
-def contenders(upstream: str, directory: Path) -> Iterator[list[Contender]]:
-    """Run all that there are, in front of one upstream."""
+def references(upstream: int, directory: Path, *, alone: bool = False, accounts: int = 1) -> Iterator[list[Contender]]:
+    """Run the gateway and, unless it is to be alone, the bare proxy, and nginx where it is installed, before the upstream's port."""
     with ExitStack() as stack:
-        found = [stack.enter_context(_gateway(upstream, directory)), stack.enter_context(_bare(upstream))]
-        if shutil.which("nginx"):
-            found.append(stack.enter_context(_nginx(upstream, directory)))
+        found: list[Contender] = [stack.enter_context(gateway(upstream, directory, accounts=accounts))]
+        if not alone:
+            found.append(stack.enter_context(bare(upstream, directory)))
+            if shutil.which("nginx"):
+                found.append(stack.enter_context(nginx(upstream, directory)))
+            else:
+                print("nginx is left out: it is not installed", file=sys.stderr, flush=True)
         yield found
 
 
 @contextmanager
-def _gateway(upstream: str, directory: Path) -> Iterator[Contender]:
-    port = _free_port()
-    config = directory / "config.toml"
-    config.write_text(GATEWAY.format(port=port, upstream=upstream))
-    command = [sys.executable, "-m", "proxy", "--config", str(config)]
-    environment = {**os.environ, "ARK_API_KEY": "bench"}
+def gateway(upstream: int, directory: Path, *, accounts: int = 1, wrapper: tuple[str, ...] = ()) -> Iterator[Gateway]:
+    """Set a gateway up, with so many accounts and a key for each, and run it as in production.
 
-    def tell(*words: str) -> dict[str, str]:
-        done = subprocess.run([*command, *words, "--json"], env=environment, check=True, capture_output=True)
-        answer: dict[str, str] = orjson.loads(done.stdout)
-        return answer
-
-    tell("account", "create", "bench", "--credit", "1000000")
-    key = tell("key", "create", "bench")["key"]
-    log = (directory / "gateway.log").open("wb")
-    with log, _running([*command, "serve"], env=environment, stderr=log) as process:
-        _wait_for_port(port)
-        yield Contender("gateway", Target("127.0.0.1", port, key), process.pid)
+    Args:
+        wrapper: a command that runs it, such as strace.
+    """
+    described = Gateway("gateway", Target(port=write_config(upstream, directory)), None, directory)
+    with serving(described, wrapper) as running_one:
+        keys = tuple(_key(described.admin, f"bench-{number}") for number in range(accounts))
+        yield replace(running_one, target=msgspec.structs.replace(running_one.target, keys=keys))
 
 
 @contextmanager
-def _bare(upstream: str) -> Iterator[Contender]:
-    with _running([sys.executable, str(HERE / "bare_proxy.py"), upstream]) as process:
-        address = urlsplit(_first_line(process))
-        yield Contender("bare aiohttp", Target("127.0.0.1", address.port or 0, "bench"), process.pid)
+def serving(set_up: Gateway, wrapper: tuple[str, ...] = ()) -> Iterator[Gateway]:
+    """Run a gateway that is set up."""
+    command = [*wrapper, *set_up.command("serve")]
+    with running("gateway", command, set_up.directory / "gateway.log", {"ARK_API_KEY": "bench"}) as process:
+        wait_for_port(process, set_up.target.port)
+        yield replace(set_up, running=process)
+
+
+def write_config(upstream: int, directory: Path) -> int:
+    """Write the example's configuration with addresses of this machine; return the port that the gateway will listen on."""
+    port = free_port()
+    text = (ROOT / "config.example.toml").read_text(encoding="utf-8")
+    for old, new in (
+        ("127.0.0.1:8080", f"127.0.0.1:{port}"),
+        ("https://ark.cn-beijing.volces.com/api/v3", f"http://127.0.0.1:{upstream}/api/v3"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    (directory / "config.toml").write_text(text, encoding="utf-8")
+    return port
+
+
+def _key(admin: AdminSocket, account: str) -> str:
+    admin.operate("account.create", account=account, credit=CREDIT_YUAN)
+    return str(admin.operate("key.create", account=account)["key"])
 
 
 @contextmanager
-def _nginx(upstream: str, directory: Path) -> Iterator[Contender]:
-    port = _free_port()
+def bare(upstream: int, directory: Path) -> Iterator[Contender]:
+    """Run a proxy of aiohttp as one would write it on an afternoon."""
+    command = [sys.executable, str(Path(__file__).parent / "bare_proxy.py"), f"http://127.0.0.1:{upstream}/api/v3"]
+    with running("bare aiohttp", command, directory / "bare.log") as process:
+        yield Contender("bare aiohttp", Target(port=int(process.first_line())), process)
+
+
+@contextmanager
+def nginx(upstream: int, directory: Path) -> Iterator[Contender]:
+    """Run nginx with one worker."""
+    port = free_port()
     config = directory / "nginx.conf"
-    config.write_text(NGINX.format(port=port, upstream=urlsplit(upstream).netloc, directory=directory))
-    with _running(["nginx", "-c", str(config), "-e", "stderr"], stderr=subprocess.DEVNULL) as process:
-        _wait_for_port(port)
-        yield Contender("nginx", Target("127.0.0.1", port, "bench"), process.pid)
-
-
-@contextmanager
-def _running(command: list[str], **options: object) -> Iterator["subprocess.Popen[bytes]"]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, **options)  # type: ignore[call-overload]
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(30)
-        process.stdout.close()
-
-
-def _first_line(process: "subprocess.Popen[bytes]") -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().decode().strip()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-        else:
-            return
-
-
-def _children(pid: int) -> list[int]:
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in path.read_text().split()] if path.exists() else []
-
-
-def _cpu_ticks(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+    config.write_text(NGINX.format(port=port, upstream=upstream, directory=directory))
+    with running("nginx", ["nginx", "-c", str(config), "-e", "stderr"], directory / "nginx.log") as process:
+        wait_for_port(process, port)
+        yield Contender("nginx", Target(port=port), process)

@@ -1,64 +1,57 @@
-"""CPU per request and per streamed chunk, beside references that run in the same minute. ``pytest -m bench -s tests/bench``.
+"""The benchmark itself: each part runs, at its smallest, and yields its rows. Nothing is asserted on times: machines are noisy."""
 
-Nothing is asserted on absolute times: machines are noisy. Printed are figures and their ratio to each reference.
-"""
-
-import time
-from collections.abc import Callable, Coroutine
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import orjson
 import pytest
-import uvloop
 
-from tests.bench.contenders import Contender, contenders, stand_in
-from tests.bench.load import run_json, run_streams
+from tests.bench.__main__ import CLIFFS, DESIGN, PARTS, SCALE
+from tests.bench.options import Options
+from tests.bench.rows import Row
 
-pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
-
-ROUNDS = 3
-STREAMS, CHUNKS, CHUNK_MS = 100, 200, 20
-"""Half the streams at half the pace of the target: load, stand-in and contender share two cores here, and where they are busy chunks
-arrive together, which flatters whoever is slower."""
-CONNECTIONS, JSON_SECONDS = 64, 4.0
-MESSAGES = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": "Hello, world!"}]
-ASK = {"model": "doubao-pro-32k", "messages": MESSAGES}
-ASK_JSON = orjson.dumps(ASK)
-ASK_STREAM = orjson.dumps({**ASK, "stream": True, "stream_options": {"include_usage": True}})
-
-Load = Callable[[Contender], Coroutine[Any, Any, int]]
-
-
-def measure(running: list[Contender], load: Load, unit: str, per: int = 1) -> dict[str, float]:
-    """Run the load on each in turn, ROUNDS times; print and return the least CPU µs a unit of each, and the gateway's ratio."""
-    best: dict[str, float] = {}
-    for _ in range(ROUNDS):
-        for contender in running:
-            before, began = contender.cpu_seconds(), time.monotonic()
-            done = uvloop.run(load(contender)) * per
-            spent = (contender.cpu_seconds() - before) * 1e6 / max(1, done)
-            print(f"  {contender.name:<14} {spent:8.1f} µs a {unit}   {done / (time.monotonic() - began):8.0f}/s", flush=True)
-            best[contender.name] = min(spent, best.get(contender.name, spent))
-    for name, figure in best.items():
-        print(f"{name:<14} {figure:8.1f} µs a {unit}   the gateway is {best['gateway'] / figure:.2f} ×")
-    return best
+ROWS = {
+    "json": {"CPU a request", "requests a second"},
+    "stream": {"CPU a chunk", "reads of several chunks", "chunk under way, p99"},
+    "ttfb": {"first chunk, p50", "added to the first chunk, p99"},
+    "memory": {"idle", "open stream"},
+    "start": {"start to ready", "memory when ready, PSS"},
+    "store": {"CPU a hold and settlement", "commits a request, 64 in flight"},
+    "scale-streams": {"CPU a chunk", "CPU a JSON request beside them"},
+    "scale-accounts": {"CPU a request"},
+    "scale-ledger": {"ledger verify", "usage --since 1d", "CPU a JSON request"},
+    "stalled": {"memory of a stalled client", "p99 of the others, worse by"},
+    "large": {"longer beside a picture", "longer beside text"},
+    "leaving": {"left unsettled", "held in the end"},
+}
+"""What there is at least, of all parts but the disk's, which needs strace."""
+LEDGER = (0, 2_000)
 
 
-def test_cpu_per_json_request(tmp_path: Path) -> None:
-    with stand_in() as upstream, contenders(upstream, tmp_path) as running:
-        print(f"\nJSON chat, {CONNECTIONS} connections, {JSON_SECONDS:g} s")
-
-        best = measure(running, lambda one: run_json(one.target, ASK_JSON, b"}", CONNECTIONS, JSON_SECONDS), "request")
-
-    assert min(best.values()) > 0
+def at_its_smallest(part: str, directory: Path) -> list[Row]:
+    """Run a part alone, in a directory whose name is short enough for a unix socket."""
+    place = directory / part
+    place.mkdir()
+    return PARTS[part](Options(place, rounds=1, quick=True, alone=True, rows=LEDGER))
 
 
-def test_cpu_per_streamed_chunk(tmp_path: Path) -> None:
-    options = ("--chunks", str(CHUNKS), "--chunk-chars", "10", "--chunk-ms", str(CHUNK_MS))
-    with stand_in(*options) as upstream, contenders(upstream, tmp_path) as running:
-        print(f"\n{STREAMS} streams of {CHUNKS} chunks, one each {CHUNK_MS} ms")
+@pytest.mark.parametrize("group", [DESIGN, SCALE, CLIFFS], ids=["design", "scale", "cliffs"])
+def test_each_part_yields_its_rows(group: dict[str, Callable[[Options], list[Row]]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    parts = [part for part in group if part in ROWS]
+    directory = tmp_path_factory.mktemp("bench")
 
-        best = measure(running, lambda one: run_streams(one.target, ASK_STREAM, STREAMS), "chunk", CHUNKS)
+    with ThreadPoolExecutor() as pool:  # they wait for most of the time
+        found = dict(zip(parts, pool.map(lambda part: at_its_smallest(part, directory), parts), strict=True))
 
-    assert min(best.values()) > 0
+    assert {part: ROWS[part] - {row.what for row in rows} for part, rows in found.items()} == {part: set() for part in parts}
+    assert all(math.isfinite(row.value) for rows in found.values() for row in rows if not row.is_ratio)
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_runs_with_its_references(part: str, tmp_path: Path) -> None:
+    rows = PARTS[part](Options(tmp_path, rounds=1, quick=True, rows=LEDGER))
+
+    assert all(row.figures for row in rows)

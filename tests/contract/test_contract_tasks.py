@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
@@ -64,7 +65,7 @@ async def test_what_is_due_can_be_asked_for_an_upstream_and_after_a_time(store: 
         ("vreq_3", "ark", 30),
         ("vreq_4", "other", 40),
     ):
-        request = replace(new_video(request_id, account_id=alice.id, hold_nanos=100), upstream=upstream)
+        request = structs.replace(new_video(request_id, account_id=alice.id, hold_nanos=100), upstream=upstream)
         await store.place_task(request, replace(task_of(request), upstream=upstream), due_at_ms)
 
     assert [task.id for task in await store.due_tasks(30, 10)] == ["vreq_1", "vreq_2", "vreq_3"]
@@ -455,7 +456,7 @@ async def test_the_ids_upstream_are_known_by_upstream_and_time(store: Store, ali
         await place(store, alice, f"vreq_{number}", age_ms=age_ms)
         await store.advance_task(f"vreq_{number}", submitted(f"cgt-{number}"), NOW_MS)
     await place(store, alice, "vreq_lost")
-    elsewhere = replace(new_video("vreq_else", account_id=alice.id), upstream="backup")
+    elsewhere = structs.replace(new_video("vreq_else", account_id=alice.id), upstream="backup")
     await store.place_task(elsewhere, task_of(elsewhere), DUE_MS)
     await store.advance_task("vreq_else", submitted("cgt-2"), NOW_MS)  # another upstream may give the same id
 

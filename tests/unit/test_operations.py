@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from proxy.core import pricing
 from proxy.core.catalog import ChatPrice, ChatTier, ImagePrice, Kind, Price, VideoPrice, VideoRate
@@ -75,8 +76,7 @@ async def settled(store: Store, request: NewRequest, **outcome: Any) -> None:
 
 
 def priced(price: Price, **fields: Any) -> NewRequest:
-    request = new_request(**fields)
-    return NewRequest(**{name: getattr(request, name) for name in NewRequest.__slots__} | {"price": pricing.freeze(price)})
+    return structs.replace(new_request(**fields), price=pricing.freeze(price))
 
 
 async def test_an_account_begins_with_its_credit_in_yuan(desk: Desk) -> None:

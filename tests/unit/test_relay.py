@@ -82,7 +82,7 @@ class Call:
 
     async def _fly(self, chunked: bool) -> Any:
         try:
-            async with self.flight.deadline:
+            with self.flight.deadline:
                 return await self.flight.splice(self.answer, self.tap, chunked=chunked)
         finally:
             self.relay.land(self.flight)

@@ -1,8 +1,9 @@
 """Group commit: all that queued while the last transaction ran goes into the next one, each operation in a savepoint.
 
 One fsync then serves them all. An operation's own refusal undoes its savepoint only; a transaction that fails fails each of them.
-Of the kinds that are many, those in one batch run together (`together`), first; the order within a batch is nobody's business, as
-nobody has been told yet that any of it has happened.
+Holds and settlements run together (`together`), and first: the order within a batch is nobody's business, as nobody has been told yet
+that any of it has happened. Holds that find too little money are looked at again, by themselves, when the settlements have released
+theirs.
 """
 
 import asyncio
@@ -10,14 +11,15 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, TypeVarTuple
+
+from msgspec import Struct
 
 from proxy.store.contract import CommitStats, StoreCorruptError, StoreError, StoreUnavailableError
 from proxy.store.sqlite import ledger
 from proxy.store.sqlite.connection import Connection, failure, is_fatal
-from proxy.store.sqlite.together import ALONE, place_holds, settle_all
+from proxy.store.sqlite.together import Changes, OpenHolds
 from proxy.tasks import TaskGroup
 
 T = TypeVar("T")
@@ -26,29 +28,27 @@ Args = TypeVarTuple("Args")
 BATCH_OPERATIONS_MAX = 512
 QUEUE_OPERATIONS_MAX = 65_536
 """Beyond it a write is refused at once: the disk is far behind, and memory is finite."""
+CROWD_OPERATIONS = 8
+"""After a batch of so many, more are on their way: the next one gathers them for a while, unless enough are here already.
+
+At 64 in flight it doubled the batches, from 32 to 62, and saved 25 of 130 µs of CPU a request; a lone request never waits.
+"""
+GATHERED_OPERATIONS = 48
+GATHER_SECONDS = 0.002
 CHECKPOINT_FRAMES = 1000
 """Roughly SQLite's own default, 4 MB of log."""
 _FRAMES_A_COMMIT = 8
 _OPERATIONS_A_FRAME = 4
 """An estimate, as SQLite does not tell: measured are 5 to 7 frames for one operation, 16 to 22 for 32, 50 to 62 for 512."""
 
-Together = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[object]]
-
-TOGETHER: Mapping[Callable[..., Any], Together] = {ledger.place_hold: place_holds, ledger.settle: settle_all}
-"""What runs many operations of one kind at once: their arguments in, their results out, `ALONE` for those it leaves to themselves.
-
-Holds come first: a settlement in the same batch may be that of a hold whose caller has been cancelled meanwhile. Those that find too
-little money are looked at again, alone, when the settlements have released theirs.
-"""
-
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Operation:
+class _Operation(Struct):
     future: asyncio.Future[Any]
     function: Callable[..., Any]
     args: tuple[Any, ...]
+    done: bool = False
     result: Any = None
     error: BaseException | None = None
 
@@ -74,6 +74,7 @@ class Writer:
         self._failures = 0
         self._failures_overcome = 0
         self._frames_since_checkpoint = 0
+        self._open_holds = OpenHolds()
         self._tasks = TaskGroup("store")
         self._tasks.spawn(self._write_until_closed(), "writer", on_death=self._died)
 
@@ -117,13 +118,17 @@ class Writer:
             await self._connection.close()
 
     async def _write_until_closed(self) -> None:
+        batch: list[_Operation] = []
         try:
             while self._refusal is None or self._queue:
-                if self._queue:
-                    await self._connection.run(self._commit, self._take())
-                else:
+                if not self._queue:
                     self._wake.clear()
                     await self._wake.wait()
+                if len(batch) >= CROWD_OPERATIONS and len(self._queue) < GATHERED_OPERATIONS and self._refusal is None:
+                    await asyncio.sleep(GATHER_SECONDS)
+                batch = self._take()
+                if batch:
+                    await self._connection.run(self._commit, batch)
         finally:
             self._refuse(StoreUnavailableError("the store's writer was stopped"))
 
@@ -146,7 +151,7 @@ class Writer:
     def _commit(self, connection: sqlite3.Connection, batch: list[_Operation]) -> None:
         """Run a batch and hand its results to the loop from here, so that no cancel of a task can lose them."""
         started = time.perf_counter()
-        error = self._broken or transact(connection, batch)
+        error = self._broken or transact(connection, batch, self._open_holds)
         stats = CommitStats(len(batch), time.perf_counter() - started)
         self._note_broken(error)
         self._loop.call_soon_threadsafe(self._deliver, batch, stats, error)
@@ -173,16 +178,17 @@ class Writer:
     # on the loop
 
     def _deliver(self, batch: Sequence[_Operation], stats: CommitStats, error: BaseException | None) -> None:
-        if error is not None or any(isinstance(operation.error, StoreUnavailableError) for operation in batch):
-            self._failures += 1
+        has_failed = error is not None
         for operation in batch:
+            why = operation.error if error is None else failure(error)
+            has_failed = has_failed or isinstance(why, StoreUnavailableError)
             if operation.future.done():  # its caller was cancelled; the write has happened all the same
                 continue
-            why = failure(error) if error is not None else operation.error
-            if why is not None:
-                operation.future.set_exception(why)
-            else:
+            if why is None:
                 operation.future.set_result(operation.result)
+            else:
+                operation.future.set_exception(why)
+        self._failures += has_failed
         if error is not None:
             logger.error("a transaction of %d operations failed: %s", len(batch), error)
         elif self._on_commit is not None:
@@ -194,43 +200,48 @@ class Writer:
             self._on_corrupt(error)
 
 
-def transact(connection: sqlite3.Connection, batch: Sequence[_Operation]) -> Exception | None:
+def transact(connection: sqlite3.Connection, batch: Sequence[_Operation], open_holds: OpenHolds) -> Exception | None:
     """Run a batch as one transaction and return why none of it happened, or None; each operation takes its own result or error."""
+    changes = Changes()
     try:
         connection.execute("BEGIN IMMEDIATE")
-        alone = batch
-        for function, run_together in TOGETHER.items():
-            alone = _run_together(connection, function, run_together, alone)
-        for operation in alone:
+        for operation in _run_together(connection, batch, open_holds, changes):
             _run_in_savepoint(connection, operation)
+            if operation.function is ledger.settle:
+                open_holds.forget(operation.args[0], changes)
         connection.execute("COMMIT")
     except Exception as error:  # noqa: BLE001  the writer outlives whatever an operation does; the batch is told
         return _rolled_back(connection, error)
+    open_holds.committed(changes)
     return None
 
 
 def _run_together(
-    connection: sqlite3.Connection, function: Callable[..., Any], run_together: Together, batch: Sequence[_Operation]
+    connection: sqlite3.Connection, batch: Sequence[_Operation], open_holds: OpenHolds, changes: Changes
 ) -> Sequence[_Operation]:
-    """Run those of one kind at once, if they are many; return what is left to do. Where that fails, all are left."""
-    many = [operation for operation in batch if operation.function is function]
-    if len(many) < 2:
-        return batch
-    connection.execute("SAVEPOINT together")
+    """Run the ordinary holds and settlements at once, and return what is left to do; where that fails, all of the batch is."""
+    holds = [operation for operation in batch if operation.function is ledger.place_hold]
     try:
-        results = run_together(connection, [operation.args for operation in many])
+        if holds:
+            placed = open_holds.place(connection, [operation.args[0] for operation in holds], changes)
+            for operation, is_placed in zip(holds, placed, strict=True):
+                operation.done = is_placed
+        for operation in batch:
+            if operation.function is ledger.settle and open_holds.settle(changes, *operation.args):
+                operation.done = operation.result = True
+        changes.write(connection)
     except Exception as error:
-        if not connection.in_transaction or is_fatal(error):
+        if is_fatal(error):
             raise
-        connection.execute("ROLLBACK TO together")
-        results = [ALONE] * len(many)
-    connection.execute("RELEASE together")
-    done = set()
-    for operation, result in zip(many, results, strict=True):
-        if result is not ALONE:
-            operation.result = result
-            done.add(id(operation))
-    return [operation for operation in batch if id(operation) not in done]
+        logger.warning("a batch is run one by one: %s", error)
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        connection.execute("BEGIN IMMEDIATE")
+        changes.opened.clear()
+        for operation in batch:
+            operation.result = None
+        return batch
+    return [operation for operation in batch if not operation.done]
 
 
 def _run_in_savepoint(connection: sqlite3.Connection, operation: _Operation) -> None:

@@ -1,8 +1,7 @@
 """The customer's receipt: how its charge came about, and nothing of the operator's."""
 
-from dataclasses import replace
-
 import orjson
+from msgspec.structs import replace
 
 from proxy.core import pricing
 from proxy.core.catalog import ChatPrice, ChatTier, Kind

@@ -1,0 +1,10 @@
+"""What a process of the harness may open: thousands of streams are thousands of sockets."""
+
+import resource
+
+
+def raise_open_files() -> int:
+    """Raise the soft limit of open files to the hard one and return it. Children inherit it."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
