@@ -256,12 +256,18 @@ HEAVY: dict[str, bytes] = {
 @pytest.mark.parametrize("document", HEAVY.values(), ids=HEAVY.keys())
 async def test_a_heavy_body_holds_the_loop_up_no_longer_than_a_few_times_its_parsing(refusing: Bench, document: bytes) -> None:
     """Parsing is one piece of work that nobody can interrupt; whatever else is done with a body must not add a multiple to it."""
-    reference = seconds_of(lambda: orjson.loads(document))
-    moved = await lag_of(lambda: refusing.ask("/models/" + "x" * 100))  # what this machine adds to anything just now
+    reference = min([seconds_of(lambda: orjson.loads(document)) for _ in range(TRIES)])
+    moved = min([await lag_of(lambda: refusing.ask("/models/" + "x" * 100)) for _ in range(TRIES)])
 
-    lag = await lag_of(lambda: refusing.ask("/chat/completions", document))
+    lag = min([await lag_of(lambda: refusing.ask("/chat/completions", document)) for _ in range(TRIES)])
 
-    assert lag < 10 * reference + 10 * moved + seconds_of(lambda: bytes(document)) * 100, (lag, reference, moved)
+    assert lag < 6 * reference + 10 * moved + COPIES * seconds_of(lambda: bytearray(document)), (lag, reference, moved)
+
+
+TRIES = 5
+"""The quickest counts: whatever else this machine does only adds."""
+COPIES = 20
+"""What a body's bytes go through besides, from the client's buffers to ours: the test's client is on the same loop."""
 
 
 def seconds_of(work: Callable[[], object]) -> float:
