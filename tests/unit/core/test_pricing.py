@@ -19,6 +19,7 @@ FLAT = ChatPrice((tier(None, "0.8", "2.0", "0.16"),))
 TIERED = ChatPrice((tier(32_768, "3.2", "16", "0.64"), tier(131_072, "4.8", "24", "0.96"), tier(None, "9.6", "48", "1.92")))
 FALLING = ChatPrice((tier(100, "5", "10", "5"), tier(None, "1", "2", "1")))
 """Long prompts are cheaper here."""
+RISING = ChatPrice((tier(100, "1", "2", "1"), tier(None, "5", "10", "5")))
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,8 @@ def test_a_charge_is_exact(price: ChatPrice, usage: TokenUsage, nanos: int) -> N
         (TIERED, 32_768, 10, 105_017_600),  # 32,768 × 3,200 + 10 × 16,000: the next tier is out of reach
         (TIERED, 32_769, 10, 157_531_200),  # 32,769 × 4,800 + 10 × 24,000
         (TIERED, 200_000, 10, 1_920_480_000),  # 200,000 × 9,600 + 10 × 48,000
+        (RISING, 100, 10, 120_000),  # 100 × 1,000 + 10 × 2,000: all of it in the lower tier
+        (RISING, 101, 10, 605_000),  # 101 × 5,000 + 10 × 10,000
         (FALLING, 1_000, 10, 5_100_000),  # 1,000 × 5,000 + 10 × 10,000: a short prompt would be dearer a token
     ],
 )
