@@ -76,7 +76,7 @@ def _parts_that_cannot_matter(node: ast.AST) -> list[Any]:
         case ast.FunctionDef() | ast.AsyncFunctionDef():
             return [*node.decorator_list, node.returns, *(arg.annotation for arg in ast.walk(node.args) if isinstance(arg, ast.arg))]
         case ast.ClassDef():
-            return [*node.decorator_list, *node.bases]
+            return [*node.decorator_list, *node.bases, *node.keywords]
         case ast.AnnAssign():
             return [node.annotation]
         case ast.Raise(exc=ast.Call(args=words)):

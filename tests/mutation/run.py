@@ -27,7 +27,7 @@ from tests.mutation.mutants import Mutant, mutants  # noqa: E402  found by the l
 SECONDS_MAX = 120
 """A fault that makes the tests run for longer than this has been noticed."""
 _UNIT = "tests/unit/"
-_MONEY = tuple(_UNIT + f"store/test_store_{name}.py" for name in ("together", "verify", "writer")) + ("tests/contract",)
+_MONEY = (*(f"tests/unit/store/test_store_{name}.py" for name in ("together", "verify", "writer")), "tests/contract")
 _CHAT = ("tests/gateway/test_chat.py", "tests/gateway/test_chat_outcomes.py", "tests/gateway/test_stream_bytes.py")
 
 TARGETS: dict[str, tuple[str, ...]] = {
