@@ -13,6 +13,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.core import images, videos
 from proxy.core.money import parse_yuan
 from proxy.store.sqlite import open_store
 from tests.support.books import assert_books_balance
@@ -156,20 +157,10 @@ FIELDS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         ),
     ),
     "/images/generations": st.fixed_dictionaries(
-        {"prompt": st.text(max_size=30) | JSON},
-        optional=dict.fromkeys(
-            ("model", "n", "size", "image", "watermark", "seed", "response_format", "guidance_scale", "stream",
-             "sequential_image_generation", "optimize_prompt"),
-            JSON,
-        ),
+        {"prompt": st.text(max_size=30) | JSON}, optional=dict.fromkeys([*sorted(images.PUBLISHED_KEYS - {"prompt"}), "watermark", "stream"], JSON)
     ),
     "/videos/generations": st.fixed_dictionaries(
-        {"prompt": st.text(max_size=30) | JSON},
-        optional=dict.fromkeys(
-            ("model", "resolution", "duration", "ratio", "image", "image_url", "first_frame", "last_frame", "generate_audio",
-             "watermark", "seed", "service_tier", "return_last_frame", "camera_fixed", "task_type", "content"),
-            JSON,
-        ),
+        {"prompt": st.text(max_size=30) | JSON}, optional=dict.fromkeys([*sorted(videos.PUBLISHED_KEYS - {"prompt"}), "watermark", "content"], JSON)
     ),
 }  # fmt: skip
 
