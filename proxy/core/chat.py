@@ -129,7 +129,7 @@ def parse_chat_call(body: Body, model: Model) -> ChatCall:
         text_bytes=text_bytes + _other_text_bytes(body),
         messages=len(messages),
         media_tokens=media_tokens,
-        output_tokens_max=_output_tokens_max(body, model) * (_whole(body, "n", CHOICES_MAX) or 1),
+        output_tokens_max=_output_tokens_max(body, model) * ((_whole(body, "n", CHOICES_MAX) or 1) if "n" in body else 1),
     )
 
 
@@ -209,7 +209,7 @@ def _whole(body: Body, key: str, most: int) -> int | None:
 def _output_tokens_max(body: Body, model: Model) -> int:
     """Bound one choice. ``max_tokens`` limits the answer alone, ``max_completion_tokens`` the chain of thought too (Ark, chat page)."""
     answer = _whole(body, "max_tokens", OUTPUT_TOKENS_MAX)
-    everything = _whole(body, "max_completion_tokens", OUTPUT_TOKENS_MAX)
+    everything = _whole(body, "max_completion_tokens", OUTPUT_TOKENS_MAX) if "max_completion_tokens" in body else None
     if everything is not None:
         return max(everything, answer or 0)
     return (answer or model.output_tokens_max) + (model.reasoning_tokens_max if _may_think(body) else 0)

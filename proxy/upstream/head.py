@@ -13,7 +13,7 @@ _HEAD = re.compile(
     rb"(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\r\n\0]*+)*+\r\n\r\n"
 )
 _FRAMING = re.compile(rb"\n(content-length|transfer-encoding|connection):[ \t]*([^\r]*?)[ \t]*\r")
-_LENGTH = re.compile(rb"[0-9]{1,15}")
+_LENGTH_DIGITS_MAX = 15
 _START = b"HTTP/1."
 
 
@@ -66,13 +66,13 @@ class Head:
         """Choose as RFC 9112, 6.3 does, for the answer to a POST."""
         if length is not None and coding is not None:
             raise HeadError("it has both Content-Length and Transfer-Encoding")
-        if length is not None and not _LENGTH.fullmatch(length):
+        if length is not None and not (length.isdigit() and len(length) <= _LENGTH_DIGITS_MAX):
             raise HeadError("its Content-Length is not one number")
         if coding is not None and coding != b"chunked":
             raise HeadError("its Transfer-Encoding is not chunked alone")
         if self.status == 101:
             raise HeadError("it switches protocols, unasked")
-        if self.interim or self.status in (204, 304):
+        if self.status < 200 or self.status in (204, 304):
             return Counted(0)
         if coding is not None:
             return Chunked()

@@ -1,6 +1,7 @@
 """``python -m tests.bench [PART …]``: what the gateway costs beside others under the same load, and whether it is within reach."""
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ DESIGN: Mapping[str, Part] = {
     "store": store_part,
 }
 TABLE_COLUMNS = 136
+TERMINATED = 128 + signal.SIGTERM
 SCALE: Mapping[str, Part] = {"scale-streams": streams_part, "scale-accounts": accounts_part, "scale-ledger": ledger_part}
 CLIFFS: Mapping[str, Part] = {"stalled": stalled_part, "large": large_part, "disk": disk_part, "leaving": leaving_part}
 PARTS: Mapping[str, Part] = {**DESIGN, **SCALE, **CLIFFS}
@@ -43,6 +45,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if asked.plot:
         require_plot()
     raise_open_files()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # an exit stops what was started, and removes the directory
     rows, complete = run(_parts(asked.parts or ["design"]), asked)
     show(rows, _console(asked.json == "-"))
     if asked.json:

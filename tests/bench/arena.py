@@ -18,6 +18,8 @@ BUSY_SHARE = 0.93
 """A process of one thread that needs this much of a core has no more to give."""
 JOINED_SHARE = 0.2
 """Where so many reads hold more than one chunk, somebody is behind: chunks that share a read share its cost."""
+OTHERS_SHARE = 0.3
+"""What else runs on the machine, the kernel's own threads too: more than this, and times are not to be trusted, ratios a little."""
 
 Samples = dict[str, list[Sample]]
 
@@ -39,7 +41,7 @@ class Arena:
     def rounds(self, job: Callable[[Contender], Job], *, direct: bool = False, rounds: int | None = None) -> Samples:
         """Run the job on each, a few rounds, each round beginning with another; ``direct``: on the upstream itself too.
 
-        Who dies is told, and left out from then on. Raises: SpoiltError where that is the gateway.
+        Who dies is told, and left out from then on. Raises: SpoiltError where that is the gateway, or the upstream.
         """
         samples: Samples = {}
         for turn in range(rounds or self.options.rounds):
@@ -59,7 +61,7 @@ class Arena:
         try:
             return self.sample(job, contender)
         except SpoiltError as death:
-            if contender.name == "gateway":
+            if contender in (self.gateway, self.upstream):
                 raise
             say(f"left out from here on: {death}")
             self.contenders.remove(contender)
@@ -88,7 +90,9 @@ def saturation(samples: Sequence[Sample]) -> str:
     worst = max(samples, key=lambda one: one.share)
     failed = sum(one.report.failed for one in samples)
     joined = max(one.report.joined_share for one in samples)
+    others = max(one.others_share for one in samples)
     said = [
+        f"disturbed: others on this machine took {others:.0%} of a core" if others > OTHERS_SHARE else "",
         f"{failed} requests failed" if failed else "",
         f"saturated: {worst.share:.0%} of a core" if worst.report.chunks and worst.share > BUSY_SHARE else "",
         f"behind: {joined:.0%} of the reads held several chunks" if joined > JOINED_SHARE else "",

@@ -11,12 +11,14 @@ from tests.bench.jobs import BEGIN, END, Job, Target
 from tests.bench.options import Options
 from tests.bench.processes import SpoiltError
 from tests.bench.rows import Row
-from tests.bench.runs import Sample, loading, sample
+from tests.bench.runs import NOTHING, Sample, loading, sample
 from tests.bench.throughput import WARM_SECONDS, stream_job
 
 READING, STALLED, READING_CHUNK_MS = 3500, 500, 1000
 STALLED_CHUNK_MS, STALLED_PADDING_BYTES = 100, 4096
 STALL_SECONDS, FILL_SECONDS, OTHERS_SECONDS = 6.0, 6.0, 40.0
+STALLS_A_SECOND = 100.0
+"""One after the other: clients that stall in the same instant fill up in the same instant, and that work is one burst."""
 """A client that reads nothing is sent 40 kB a second: after `FILL_SECONDS` the kernel's buffers are full, and the gateway's fill."""
 KIB_A_STALLED, HURT_MS = 256.0, 5.0
 
@@ -106,7 +108,8 @@ def leaving_part(options: Options) -> list[Row]:
         job = stream_job(running.gateway.target, streams, LEAVING_CHUNK_MS, options, 1.0, spare_seconds=LEFT_SECONDS)
         job = msgspec.structs.replace(job, leaves=True)
         with loading(job, options.directory) as load:
-            load.count()
+            load.until(BEGIN)
+            load.until(END)
             left = time.monotonic()
             at_once = _settled(running, streams, 1.0)
             settled = _settled(running, streams, SETTLED_SECONDS_MAX)
@@ -155,6 +158,7 @@ def _others(target: Target, streams: int, *, stalled: bool) -> Job:
         chunks=int(OTHERS_SECONDS * 1000 / STALLED_CHUNK_MS),
         chunk_ms=STALLED_CHUNK_MS,
         padding_bytes=STALLED_PADDING_BYTES,
+        opened_a_second=STALLS_A_SECOND,
         stalled=streams if stalled else 0,
     )
 
@@ -179,7 +183,7 @@ def _longest(running: Arena, contender: Contender, picture: bool | None) -> floa
         longest = load.sample(spent).report.delays.most
         beside.until(BEGIN)
         beside.until(END)
-        answered = beside.sample((0.0, 0.0, 0.0)).report
+        answered = beside.sample(NOTHING).report
     if answered.failed or not answered.answers:
         raise SpoiltError(f"{contender.name}: of the large requests {answered.failed} failed, {answered.answers} were answered")
     return longest

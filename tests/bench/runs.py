@@ -3,19 +3,32 @@
 import select
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from tests.bench.contenders import Contender
 from tests.bench.jobs import BEGIN, END, Job, Report
-from tests.bench.processes import ROOT, Running, SpoiltError, stop
+from tests.bench.processes import ROOT, Running, SpoiltError, machine_cpu_seconds, stop
 
 WORD_SECONDS = 130.0
 """Longer than any job opens, counts or runs out."""
+
+
+class Spent(NamedTuple):
+    """CPU seconds. The upstream asked directly is no contender, and has spent nothing as one."""
+
+    contender: float
+    upstream: float
+    load: float
+    machine: float
+
+
+NOTHING = Spent(0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +39,7 @@ class Sample:
     cpu_seconds: float
     upstream_share: float
     load_share: float
+    others_share: float
 
     @property
     def share(self) -> float:
@@ -48,23 +62,26 @@ class LoadProcess:
         if said != word:
             raise SpoiltError(f"the load said {said!r} instead of {word}")
 
-    def count(self, *others: Running) -> list[float]:
-        """Return the CPU seconds of the others, and of the load itself, while it counts. Raises: SpoiltError."""
-        watched = (*others, self.running)
+    def count(self, contender: Running, upstream: Running) -> Spent:
+        """Return the CPU seconds of these, of the load itself and of the whole machine, while it counts. Raises: SpoiltError."""
         self.until(BEGIN)
-        before = [one.cpu_seconds() for one in watched]
+        before = self._spent(contender, upstream)
         self.until(END)
-        return [one.cpu_seconds() - cpu for one, cpu in zip(watched, before, strict=True)]
+        return Spent(*(now - cpu for now, cpu in zip(self._spent(contender, upstream), before, strict=True)))
 
-    def sample(self, spent: Sequence[float]) -> Sample:
-        """Return what was seen, once all has run out. ``spent``: of the contender, the upstream and the load, from `count`."""
+    def _spent(self, contender: Running, upstream: Running) -> Spent:
+        watched = (0.0 if contender is upstream else contender.cpu_seconds(), upstream.cpu_seconds(), self.running.cpu_seconds())
+        return Spent(*watched, machine_cpu_seconds())
+
+    def sample(self, spent: Spent) -> Sample:
+        """Return what was seen, once all has run out."""
         line = self._line()
         try:
             report = msgspec.json.decode(line, type=Report)
         except msgspec.DecodeError:
             raise SpoiltError(f"the load said {line[:100]!r} instead of its report: {self.running.log_tail()}") from None
-        ours, upstream, load = spent
-        return Sample(report, ours, upstream / report.seconds, load / report.seconds)
+        others = spent.machine - spent.contender - spent.upstream - spent.load
+        return Sample(report, spent.contender, *(cpu / report.seconds for cpu in (spent.upstream, spent.load, others)))
 
     def _line(self) -> str:
         assert self.running.process.stdout is not None
@@ -98,8 +115,10 @@ def sample(job: Job, contender: Contender, upstream: Running, directory: Path) -
     try:
         with loading(job, directory) as load:
             seen = load.sample(load.count(process, upstream))
-    finally:
-        process.require_alive()
+    except SpoiltError:
+        process.require_alive()  # says more than that the load went silent
+        raise
+    process.require_alive()
     if not seen.report.answers and not seen.report.chunks:
         raise SpoiltError(f"{contender.name} answered nothing, {seen.report.failed} requests failed: {process.log_tail()}")
     return seen

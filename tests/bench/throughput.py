@@ -1,5 +1,6 @@
 """What a request and a chunk cost, and how long they wait: the parts that put every contender under the same load."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -16,6 +17,7 @@ JSON_SECONDS, STREAM_SECONDS, PACED_SECONDS = 4.0, 5.0, 8.0
 SPARE_SECONDS = 1.0
 """A stream goes on for so long after the counting, in case that those that began first were early."""
 WARM_SECONDS = 0.5
+QUICK_CHUNK_MS = 100
 RATE = 50.0
 PACED_CHUNKS, PACED_CHUNK_MS = 5, 10
 JSON_WITHIN_BARE, WITHIN_BARE, WITHIN_NGINX = 0.7, 0.65, 1.5
@@ -54,7 +56,7 @@ def stream_part(options: Options) -> list[Row]:
     return [
         *_costs("stream", "CPU a chunk", cpu, samples),
         *figures(samples, "stream", "chunks a second", "/s", lambda one: one.report.chunks / one.report.seconds),
-        *figures(samples, "stream", "core in use", "%", lambda one: one.share * 100),
+        *figures({name: samples[name] for name in cpu}, "stream", "core in use", "%", lambda one: one.share * 100),
         *figures(samples, "stream", "reads of several chunks", "%", lambda one: one.report.joined_share * 100),
         *figures(samples, "stream", "chunk under way, p50", "ms", lambda one: one.report.delays.p50),
         *figures(samples, "stream", "chunk under way, p99", "ms", lambda one: one.report.delays.p99),
@@ -98,11 +100,11 @@ def stream_job(
 ) -> Job:
     """Return a job of streams that all go on for as long as it counts, and then for the spare seconds."""
     counted, warm, spare = (options.seconds(some) for some in (seconds, WARM_SECONDS, spare_seconds))
-    job = Job(kind="streams", target=target, connections=streams, seconds=counted, warm_seconds=warm, chunk_ms=chunk_ms)
+    pace_ms = min(chunk_ms, QUICK_CHUNK_MS) if options.quick else chunk_ms
+    job = Job(kind="streams", target=target, connections=streams, seconds=counted, warm_seconds=warm, chunk_ms=pace_ms)
     lasts = streams / job.opened_a_second * 1.5 + warm + counted + spare
-    return msgspec.structs.replace(
-        job, chunks=int(lasts * 1000 / chunk_ms) + 2
-    )  # the first leaves at once, the second anywhere in its period
+    # The first chunk leaves at once, the second anywhere in its period.
+    return msgspec.structs.replace(job, chunks=math.ceil(lasts * 1000 / pace_ms) + 2)
 
 
 def figures(samples: Samples, part: str, what: str, unit: str, of: Callable[[Sample], float]) -> list[Row]:

@@ -8,7 +8,7 @@ import pytest
 from proxy.core.settlement import Outcome
 from proxy.core.sse import Tap
 from proxy.metrics import Metrics
-from proxy.relay import DisconnectPolicy, Flight, Relay, Watcher
+from proxy.relay import Deadline, DisconnectPolicy, Flight, Relay, Watcher
 from proxy.upstream.wire import Sink, UpstreamBrokenError
 
 EVENT = b'data: {"choices":[{"delta":{"content":"Hel"}}],"id":"0217","usage":null}\n\n'
@@ -273,3 +273,57 @@ async def test_a_flight_knows_a_client_that_was_lost_before_it_departed() -> Non
     flight: Flight = Relay(drain(), Metrics()).depart(client)
 
     assert (flight.ended, flight.client_left) == (True, True)
+
+
+async def waiting(deadline: Deadline) -> None:
+    with deadline:
+        await asyncio.Event().wait()
+
+
+async def test_a_deadline_that_expires_is_a_timeout() -> None:
+    deadline = Deadline()
+    task = asyncio.get_running_loop().create_task(waiting(deadline))
+    await asyncio.sleep(0)
+
+    deadline.expire_in(60)
+    deadline.expire_in(0)
+
+    with pytest.raises(TimeoutError):
+        await task
+    assert task.cancelling() == 0
+
+
+async def test_a_deadline_that_was_set_before_runs_from_when_it_is_entered() -> None:
+    deadline = Deadline()
+    deadline.expire_in(0)
+
+    with pytest.raises(TimeoutError):
+        await waiting(deadline)
+
+
+@pytest.mark.parametrize("expires", [False, True])
+async def test_a_cancel_is_a_cancel_whether_or_not_the_deadline_expires_with_it(*, expires: bool) -> None:
+    deadline = Deadline()
+    task = asyncio.get_running_loop().create_task(waiting(deadline))
+    await asyncio.sleep(0)
+
+    if expires:
+        deadline.expire_in(0)
+        await asyncio.sleep(0)  # it has expired, and its task has not heard of it yet
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_deadline_that_is_left_in_time_does_nothing_more() -> None:
+    deadline = Deadline()
+
+    with deadline:
+        deadline.expire_in(0)
+    deadline.expire_in(0)
+    await asyncio.sleep(0.01)
+
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0

@@ -173,11 +173,11 @@ def _end_claim(connection: sqlite3.Connection, request_id: str, answer: StoredAn
 def request_values(request: NewRequest) -> tuple[object, ...]:
     """Return the columns of a new request, as `_INSERT_REQUEST` names them.
 
-    Exact types: sqlite3 looks for an adapter for each enum or bool, about 1 µs.
+    Exact types: sqlite3 looks for an adapter for each enum or bool, about 1 µs; and `value` of an enum is a call, `_value_` is not.
     """
     return (
         request.id,
-        request.kind.value,
+        request.kind._value_,
         request.account_id,
         request.key_id or None,
         request.model,
@@ -194,11 +194,26 @@ def request_values(request: NewRequest) -> tuple[object, ...]:
 def settlement_values(settlement: Settlement) -> tuple[object, ...]:
     """Return the columns of `_SETTLE_REQUEST` from the outcome to the note."""
     usage = settlement.usage
-    tokens = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.reasoning_tokens)
-    counts: tuple[int, ...] = (*tokens, settlement.units, settlement.shortfall_nanos)
+    counts: tuple[int, ...] = (
+        usage.prompt_tokens,
+        usage.cached_tokens,
+        usage.completion_tokens,
+        usage.reasoning_tokens,
+        settlement.units,
+        settlement.shortfall_nanos,
+    )
     if max(counts) > COUNT_MAX:
         counts = tuple(min(count, COUNT_MAX) for count in counts)
     if settlement.charge_nanos > NANOS_MAX:
         raise ValueError(f"a charge of {settlement.charge_nanos} is above any hold")
-    answered = (settlement.http_status, settlement.upstream_id, settlement.first_byte_ms, settlement.total_ms, settlement.note)
-    return (settlement.outcome.value, settlement.usage_source.value, settlement.charge_nanos, *counts, *answered)
+    return (
+        settlement.outcome._value_,
+        settlement.usage_source._value_,
+        settlement.charge_nanos,
+        *counts,
+        settlement.http_status,
+        settlement.upstream_id,
+        settlement.first_byte_ms,
+        settlement.total_ms,
+        settlement.note,
+    )
