@@ -157,10 +157,12 @@ FIELDS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         ),
     ),
     "/images/generations": st.fixed_dictionaries(
-        {"prompt": st.text(max_size=30) | JSON}, optional=dict.fromkeys([*sorted(images.PUBLISHED_KEYS - {"prompt"}), "watermark", "stream"], JSON)
+        {"prompt": st.text(max_size=30) | JSON},
+        optional=dict.fromkeys([*sorted(images.PUBLISHED_KEYS - {"prompt"}), "watermark", "stream"], JSON),
     ),
     "/videos/generations": st.fixed_dictionaries(
-        {"prompt": st.text(max_size=30) | JSON}, optional=dict.fromkeys([*sorted(videos.PUBLISHED_KEYS - {"prompt"}), "watermark", "content"], JSON)
+        {"prompt": st.text(max_size=30) | JSON},
+        optional=dict.fromkeys([*sorted(videos.PUBLISHED_KEYS - {"prompt"}), "watermark", "content"], JSON),
     ),
 }  # fmt: skip
 
