@@ -1,7 +1,8 @@
 """All checks in their order, from what everything rests on to what stands in front."""
 
 import asyncio
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from proxy.clock import Clock
@@ -20,15 +21,32 @@ async def examine(path: Path, env: Mapping[str, str], clock: Clock, url: str | N
     """
     found, config = _configuration(path, env)
     if config is not None:
-        found += await asyncio.to_thread(_on_this_machine, config, env)
+        store = config.store.path
         pid = process.running_pid(config)
-        found += [await process.store(config.store.path), await process.gateway(config, pid)]
-        found += await asyncio.to_thread(lambda: [process.descriptors(pid), *process.listeners(config, pid)])
+        found += await _looked("configuration file", lambda: files.secrets(config, env))
+        found += await _looked("store file", lambda: files.store_file(_real(store)))
+        found += await _looked("disk space", lambda: files.disk(_real(store).parent))
+        found += [await process.store(store), await process.gateway(config, pid)]
+        found += await _looked("descriptors", lambda: [process.descriptors(pid)])
+        found += await _looked("address", lambda: process.listeners(config, pid))
         for looks in await asyncio.gather(*(upstream(one, clock, env) for one in config.upstreams.values())):
             found += looks
     if url is not None:
         found += [finding async for finding in front(url)]
     return found
+
+
+async def _looked(check: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """Return what a look at this machine finds, in a thread. What this user may not look at is a finding too."""
+    try:
+        return await asyncio.to_thread(lambda: list(look()))
+    except OSError as error:
+        says = f"{error.filename or 'it'} cannot be looked at: {error.strerror}"
+        return [failed(check, says, "run this as the gateway's user, or as root")]
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
 
 
 def _configuration(path: Path, env: Mapping[str, str]) -> tuple[list[Finding], Config | None]:
@@ -44,8 +62,3 @@ def _configuration(path: Path, env: Mapping[str, str]) -> tuple[list[Finding], C
         except ConfigError:
             return found, None
     return [ok("configuration", f"{path}: {len(config.catalog)} models, {len(config.upstreams)} upstreams")], config
-
-
-def _on_this_machine(config: Config, env: Mapping[str, str]) -> list[Finding]:
-    store = config.store.path.resolve()
-    return [*files.secrets(config, env), *files.store_file(store), *files.disk(store.parent)]

@@ -54,8 +54,12 @@ def _limit_of(pid: int | None) -> tuple[int, str]:
 
 async def store(path: Path) -> Finding:
     """Open the store as a reader does: whose it is, its version, whether it can be read at all."""
-    if not await asyncio.to_thread(path.exists):
+    try:
+        await asyncio.to_thread(path.stat)
+    except FileNotFoundError:
         return ok("store", "none yet")
+    except OSError as error:
+        return failed("store", f"{path} cannot be looked at: {error.strerror}", "run this as the gateway's user, or as root")
     try:
         opened = await open_store(path, read_only=True)
     except StoreRefusedError as error:

@@ -1,6 +1,7 @@
 """`doctor`: each thing that commonly breaks an installation is broken here, named, and told with what to do."""
 
 import asyncio
+import errno
 import resource
 import socket
 from collections.abc import Sequence
@@ -208,6 +209,21 @@ async def test_a_restore_that_was_cut_short_and_a_log_that_grows_are_told(tmp_pa
 
     assert "a restore was cut short" in of(findings, "store file").says
     assert of(findings, "write-ahead log").state == "warning"
+
+
+async def test_what_this_user_may_not_look_at_is_told_and_the_rest_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "store_file", refuse)  # as root, which tests may run as, nothing is refused
+
+    findings = await found(tmp_path)
+
+    assert of(findings, "store file").says == f"{tmp_path}/gateway.db cannot be looked at: Permission denied"
+    assert "as the gateway's user" in of(findings, "store file").advice
+    assert of(findings, "upstream ark").state == "failed"
 
 
 async def test_a_full_disk_and_a_slow_one_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
