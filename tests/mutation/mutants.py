@@ -28,7 +28,7 @@ _SQL_FAULTS = (
     (r"<>", "="), (r">=", ">"), (r"<=", "<"), (r"(?<![<>=])=(?!=)", "<>"), (r"(?<![<>=-])>(?!=)", ">="), (r"<(?![>=])", "<="),
     (r"(?<= )\+(?= )", "-"), (r"(?<= )-(?= )", "+"), (r"\bAND\b", "OR"), (r"\bOR\b(?! IGNORE| REPLACE)", "AND"),
     (r"\bIS NULL\b", "IS NOT NULL"), (r"\bIS NOT NULL\b", "IS NULL"), (r"\bNOT EXISTS\b", "EXISTS"), (r"\bDESC\b", "ASC"),
-    (r"\b0\b", "1"), (r"\b1\b", "2"), (r"\bmin\(", "max("), (r"\bmax\(", "min("),
+    (r"\b0\b", "1"), (r"(?<!SELECT )\b1\b", "2"), (r"\bmin\(", "max("), (r"\bmax\(", "min("),
 )  # fmt: skip
 
 
