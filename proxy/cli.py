@@ -97,6 +97,27 @@ def check_config(context: typer.Context, config: ConfigOption = None, json: Json
     _print(cli_tables.describe(_load(context, config)), cli_tables.print_config, json)
 
 
+@app.command()
+def doctor(
+    context: typer.Context,
+    url: Annotated[
+        str | None, typer.Option("--url", metavar="URL", help="The public base URL: look through what stands in front.")
+    ] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Look for what commonly breaks an installation and say what to do. Spends nothing, changes nothing."""
+    from proxy.doctor.examination import examine  # noqa: PLC0415  aiohttp costs other commands a quarter of a second
+
+    if url is not None and not url.startswith(("http://", "https://")):
+        _fail("--url must begin with https:// or http://", WRONG_USAGE)
+    findings = asyncio.run(examine(_config_path(context, config), os.environ, SystemClock(), url))
+    holds = all(finding.state != "failed" for finding in findings)
+    _print({"holds": holds, "checks": [finding.view() for finding in findings]}, cli_tables.print_findings, json)
+    if not holds:
+        raise typer.Exit(REFUSED)
+
+
 @account_app.command("create")
 def account_create(
     context: typer.Context,
@@ -245,11 +266,15 @@ def restore(
 
 
 def _load(context: typer.Context, config: Path | None, *, require_secrets: bool = True) -> Config:
-    path = config or context.find_root().obj or _default_config()
+    path = _config_path(context, config)
     try:
         return load(path, os.environ, require_secrets=require_secrets)
     except ConfigError as error:
         _fail(str(error))
+
+
+def _config_path(context: typer.Context, config: Path | None) -> Path:
+    return config or context.find_root().obj or _default_config()
 
 
 def _default_config() -> Path:

@@ -74,6 +74,12 @@ def print_checks(answer: Answer) -> None:
             _line("       ", offender)
 
 
+def print_findings(answer: Answer) -> None:
+    for finding in answer["checks"]:
+        advice = f"→ {finding['advice']}" if finding["advice"] else ""
+        _line(f"{finding['state']:<7} ", f"{finding['check']}:", finding["says"], advice)
+
+
 def print_restored(answer: Answer) -> None:
     print_checks(answer)
     _print_lines({name: answer[name] for name in ("store", "source", "newest_booking_at", "kept") if answer[name] is not None})

@@ -219,6 +219,46 @@ async def test_a_second_gateway_on_the_same_store_does_not_start(tmp_path: Path,
     assert f"in use by another process (pid {gateway.pid}" in second.stderr
 
 
+async def test_the_doctor_sees_the_gateway_that_runs_and_its_limits(tmp_path: Path, serve: Serve) -> None:
+    gateway = await serve()
+
+    told = await run(tmp_path, "doctor", "--json")
+
+    checks = {check["check"]: check for check in orjson.loads(told.stdout)["checks"]}
+    assert told.code == 1  # its upstream is not there
+    assert checks["gateway"]["says"] == f"runs (pid {gateway.pid}) and answers the operator"
+    assert checks["address"]["says"] == f"unix:{tmp_path}/api.sock is listened on"
+    assert "for the gateway that runs" in checks["descriptors"]["says"]
+    assert checks["upstream ark"]["state"] == "failed"
+    assert "canary" not in told.stdout + told.stderr
+
+
+async def test_a_restore_beside_a_running_gateway_is_refused_and_after_a_kill_it_is_not(tmp_path: Path, serve: Serve) -> None:
+    gateway = await serve()
+    await run(tmp_path, "account", "create", "acme", "--credit", "1")
+    assert (await run(tmp_path, "backup", "monday.db")).code == 0
+
+    refused = await run(tmp_path, "restore", "monday.db")
+    gateway.kill()
+    await gateway.wait()
+    restored = await run(tmp_path, "restore", "monday.db")
+
+    assert refused.code == 1
+    assert f"in use by another process (pid {gateway.pid}, " in refused.stderr
+    assert restored.code == 0, restored.stderr
+    await serve()
+    assert (await run(tmp_path, "account", "show", "acme", "--json")).answer["balance"] == "1.00"
+
+
+async def test_a_damaged_store_is_refused_at_the_start_with_the_way_back(tmp_path: Path, config: Config) -> None:
+    config.store.path.write_bytes(b"\0" * 8192)
+
+    ended = await run(tmp_path, "serve")
+
+    assert ended.code == 1
+    assert "restore from a backup: llm-proxy restore BACKUP" in ended.stderr
+
+
 def test_an_answer_that_cannot_be_written_is_told_apart_from_a_change_not_made(tmp_path: Path, config: Config) -> None:
     command = [sys.executable, "-m", "proxy", "account", "create", "acme"]
     with Path("/dev/full").open("wb") as full:

@@ -89,6 +89,15 @@ async def test_an_amount_of_nothing_or_beyond_all_bounds_is_refused(store: Store
     await assert_books_balance(store)
 
 
+async def test_a_balance_may_be_as_large_as_any_amount_and_no_larger(store: Store, alice: Account) -> None:
+    full = await store.credit_account("alice", Nanos(NANOS_MAX - 1000), "", NOW_MS)
+
+    assert full.balance_nanos == NANOS_MAX
+    with pytest.raises(StoreRefusedError, match="a balance cannot be above"):
+        await store.credit_account("alice", Nanos(1), "", NOW_MS)
+    await assert_books_balance(store)
+
+
 async def test_an_unknown_account_is_named_in_the_refusal(store: Store) -> None:
     for attempt in (store.credit_account("nobody", Nanos(1), "", NOW_MS), store.create_key("nobody", new_key())):
         with pytest.raises(AccountNotFoundError, match="nobody"):

@@ -56,3 +56,24 @@ def test_nothing_costs_more_than_its_hold_and_the_rest_is_marked(seen: dict[str,
 
     assert settled.charge_nanos == 30_000
     assert settled.shortfall_nanos == (10_000 if "usage" in seen else 80_000 + 2_000 * 10**9 - 30_000)
+
+
+def test_what_nobody_saw_is_nothing() -> None:
+    """The defaults are the case of a call that failed before anything: free, and unanswered."""
+    settled = conclude(CALL, PRICE, Nanos(10**9), Seen(Outcome.UPSTREAM_ERROR), estimate=True)
+    began = conclude(CALL, PRICE, Nanos(10**9), Seen(Outcome.UPSTREAM_CUT, began=True), estimate=True)
+
+    assert (settled.usage_source, settled.charge_nanos, settled.http_status) == (UsageSource.NONE, 0, 0)
+    assert began.usage == TokenUsage(100, 0)
+
+
+def test_a_settlement_says_nothing_that_it_was_not_told() -> None:
+    bare = Settlement(Outcome.REFUSED, UsageSource.NONE, Nanos(0))
+
+    assert (bare.units, bare.shortfall_nanos, bare.http_status, bare.upstream_id, bare.note) == (0, 0, 0, "", "")
+    assert (bare.usage, bare.first_byte_ms, bare.total_ms) == (TokenUsage(0, 0, 0, 0), None, None)
+
+
+def test_outcomes_are_written_as_the_store_and_receipts_have_them() -> None:
+    assert set(Outcome) == {"complete", "client_gone", "upstream_cut", "upstream_error", "refused", "interrupted"}
+    assert set(UsageSource) == {"reported", "estimated", "none"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.core.money import parse_price, parse_token_price, parse_yuan
+from proxy.core.money import NANOS_MAX, format_yuan, parse_price, parse_token_price, parse_yuan
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,45 @@ def test_what_is_no_plain_decimal_is_neither_an_amount_nor_a_price(text: str) ->
 def test_an_amount_that_cannot_be_held_exactly_is_refused(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_yuan(text)
+
+
+def test_the_largest_amount_is_taken_and_two_of_them_fit_the_stores_integers() -> None:
+    assert parse_yuan("4611686018") == 4_611_686_018_000_000_000
+    assert parse_yuan("-4611686018") == -4_611_686_018_000_000_000
+    assert NANOS_MAX + NANOS_MAX - 1 == 2**63 - 1
+    for beyond in ("4611686018.000000001", "4611686019", "-4611686019"):
+        with pytest.raises(ValueError, match="too large an amount"):
+            parse_yuan(beyond)
+
+
+def test_forty_characters_are_a_number_and_one_more_are_none() -> None:
+    assert parse_yuan("0" * 38 + "12") == 12_000_000_000
+    with pytest.raises(ValueError, match="no decimal number"):
+        parse_yuan("0" * 39 + "12")
+
+
+def test_a_price_of_nothing_is_a_price_and_one_below_is_none() -> None:
+    assert (parse_price("0"), parse_price("0.001"), parse_token_price("0.001")) == (0, 1_000_000, 1)
+    with pytest.raises(ValueError, match="cannot be negative"):
+        parse_price("-0.001")
+
+
+@pytest.mark.parametrize(
+    ("nanos", "decimals", "text"),
+    [
+        (0, 2, "0.00"),
+        (0, 0, "0"),
+        (1, 2, "0.000000001"),
+        (-1, 2, "-0.000000001"),
+        (-5_000_000_000, 2, "-5.00"),
+        (-1_500_000_000, 0, "-1.5"),
+        (864_000_000, 4, "0.8640"),
+        (100_000_000_000, 2, "100.00"),
+        (1_000_000_000, 0, "1"),
+        (10_000_000_000, 0, "10"),
+    ],
+)
+def test_an_amount_is_written_exactly(nanos: int, decimals: int, text: str) -> None:
+    assert format_yuan(nanos, decimals) == text
+    if decimals == 2:
+        assert format_yuan(nanos) == text

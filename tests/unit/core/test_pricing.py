@@ -1,10 +1,11 @@
 """Prices and holds, each number worked out by hand."""
 
+import orjson
 import pytest
 
-from proxy.core.catalog import ChatPrice, ChatTier, Kind, Model
+from proxy.core.catalog import ChatPrice, ChatTier, ImagePrice, Kind, Model, VideoPrice, VideoRate
 from proxy.core.chat import ChatCall, parse_chat_call, requested_model
-from proxy.core.money import parse_token_price
+from proxy.core.money import Nanos, parse_token_price
 from proxy.core.pricing import charge_for_chat, explain, freeze, hold_for_chat, prompt_tokens_max, prompt_tokens_min, thaw_chat
 from proxy.core.settlement import TokenUsage, capped
 
@@ -18,6 +19,7 @@ FLAT = ChatPrice((tier(None, "0.8", "2.0", "0.16"),))
 TIERED = ChatPrice((tier(32_768, "3.2", "16", "0.64"), tier(131_072, "4.8", "24", "0.96"), tier(None, "9.6", "48", "1.92")))
 FALLING = ChatPrice((tier(100, "5", "10", "5"), tier(None, "1", "2", "1")))
 """Long prompts are cheaper here."""
+RISING = ChatPrice((tier(100, "1", "2", "1"), tier(None, "5", "10", "5")))
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,8 @@ def test_a_charge_is_exact(price: ChatPrice, usage: TokenUsage, nanos: int) -> N
         (TIERED, 32_768, 10, 105_017_600),  # 32,768 × 3,200 + 10 × 16,000: the next tier is out of reach
         (TIERED, 32_769, 10, 157_531_200),  # 32,769 × 4,800 + 10 × 24,000
         (TIERED, 200_000, 10, 1_920_480_000),  # 200,000 × 9,600 + 10 × 48,000
+        (RISING, 100, 10, 120_000),  # 100 × 1,000 + 10 × 2,000: all of it in the lower tier
+        (RISING, 101, 10, 605_000),  # 101 × 5,000 + 10 × 10,000
         (FALLING, 1_000, 10, 5_100_000),  # 1,000 × 5,000 + 10 × 10,000: a short prompt would be dearer a token
     ],
 )
@@ -95,6 +99,30 @@ def test_a_frozen_price_is_the_same_price(price: ChatPrice) -> None:
 
 def test_a_charge_explains_itself() -> None:
     assert explain(freeze(FLAT), TokenUsage(20, 12), capped(40_000, 50_000)[0]) == "20 × ¥0.8/M + 12 × ¥2/M = ¥0.00004"
+
+
+@pytest.mark.parametrize(
+    ("usage", "charge", "formula"),
+    [
+        (TokenUsage(1000, 10, cached_tokens=600), 436_000, "400 × ¥0.8/M + 600 × ¥0.16/M cached + 10 × ¥2/M = ¥0.000436"),
+        (TokenUsage(1000, 0, cached_tokens=1000), 160_000, "1000 × ¥0.16/M cached = ¥0.00016"),
+        (TokenUsage(0, 0), 0, "0 = ¥0.00"),
+    ],
+)
+def test_a_formula_has_a_term_for_each_kind_of_token_that_there_was(usage: TokenUsage, charge: int, formula: str) -> None:
+    assert explain(freeze(FLAT), usage, capped(charge, charge)[0]) == formula
+
+
+def test_prices_are_frozen_as_receipts_of_old_have_them() -> None:
+    """What stands in a store is read by programs of later: its names are a contract."""
+    video = VideoPrice(VideoRate(Nanos(8_000), Nanos(16_000)), {"1080p": VideoRate(Nanos(9_000), Nanos(18_000))}, 500)
+
+    assert orjson.loads(freeze(FLAT)) == {"tiers": [{"up_to": None, "input": 800, "output": 2000, "cached_input": 160}]}
+    assert orjson.loads(freeze(ImagePrice(Nanos(180_000_000)))) == {"image": 180_000_000}
+    assert orjson.loads(freeze(video)) == {
+        "rates": {"": {"silent": 8_000, "audio": 16_000}, "1080p": {"silent": 9_000, "audio": 18_000}},
+        "flex_permille": 500,
+    }
 
 
 # what a request holds

@@ -469,3 +469,102 @@ def test_even_of_a_garbled_stream_no_splitting_changes_anything(parts: list[byte
     clean = data.draw(st.booleans())
 
     assert run(cut(stream, size), clean=clean) == run([stream], clean=clean)
+
+
+# limits, to the byte
+
+
+@pytest.mark.parametrize("size", [1, 7, 30])
+def test_an_event_that_comes_in_small_pieces_and_never_ends_is_refused_at_the_limit(size: int) -> None:
+    tap = Tap(withhold_usage=False, event_bytes_max=100)
+    pieces = cut(b"data: " + b"x" * 1_000, size)
+    within = 100 // size
+
+    assert [tap.feed(piece) for piece in pieces[:within]] == [b""] * within
+    with pytest.raises(EventTooLargeError):
+        tap.feed(pieces[within])
+
+
+def test_an_unfinished_event_over_the_limit_is_refused_with_the_piece_that_it_comes_in() -> None:
+    tap = Tap(withhold_usage=False, event_bytes_max=100)
+
+    with pytest.raises(EventTooLargeError):
+        tap.feed(b'data: {"choices":[{}]}\n\n' + b"data: " + b"x" * 95)
+    with pytest.raises(EventTooLargeError):  # and nothing after it is followed
+        tap.feed(b'data: {"choices":[{}]}\n\n')
+
+
+def test_an_event_of_exactly_the_limit_passes_whole_or_in_pieces() -> None:
+    event = b'data: {"choices":[{"delta":{"content":"' + b"x" * 53 + b'"}}]}\n\n'
+    assert len(event) == 99
+    for cut_at in (0, 10, 98):
+        tap = Tap(withhold_usage=False, event_bytes_max=99)
+
+        assert tap.feed(event[:cut_at]) + tap.feed(event[cut_at:]) == event
+
+
+def test_the_id_is_that_of_the_first_event_with_data_whatever_comes_later() -> None:
+    tap = Tap(withhold_usage=False)
+
+    tap.feed(b"event: ping\n\n")
+    tap.feed(b'data: {"id":"first","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n')
+    tap.feed(b'data: {"id":"second","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n')
+
+    assert tap.upstream_id == "first"
+
+
+@pytest.mark.parametrize(("length", "kept"), [(200, True), (201, False)])
+def test_an_id_of_more_than_200_characters_is_none(length: int, kept: bool) -> None:
+    tap = Tap(withhold_usage=False)
+
+    tap.feed(b'data: {"id":"%b","choices":[{}]}\n\n' % (b"i" * length))
+
+    assert tap.upstream_id == ("i" * length if kept else "")
+
+
+def test_an_error_that_is_no_object_is_kept_to_2000_characters() -> None:
+    tap = Tap(withhold_usage=False)
+
+    tap.feed(b"event: error\ndata: " + b"x" * 3_000 + b"\n\n")
+
+    assert tap.error == {"message": "x" * 2_000}
+
+
+@pytest.mark.parametrize(("length", "passes"), [(256, True), (257, False)])
+def test_a_comment_of_more_than_256_bytes_is_withheld(length: int, passes: bool) -> None:
+    comment = b": " + b"ok " * 84 + b"o" * (length - 2 - 3 * 84 - 1) + b"\n"
+    assert len(comment) == length
+
+    assert Tap(withhold_usage=False).feed(comment) == (comment if passes else b"")
+
+
+# the fast way
+
+
+PLAIN = b'data: {"choices":[{"delta":{"content":"x"}}],"id":"1"}\n\n'
+
+
+def test_an_ordinary_event_after_done_is_withheld_like_any_other() -> None:
+    tap = Tap(withhold_usage=False)
+
+    passed = [tap.feed(piece) for piece in (PLAIN, b"data: [DONE]\n\n", PLAIN, PLAIN)]
+
+    assert passed == [PLAIN, b"data: [DONE]\n\n", b"", b""]
+    assert tap.content_events == 1
+
+
+def test_an_ordinary_event_never_overtakes_the_beginning_of_the_one_before_it() -> None:
+    tap = Tap(withhold_usage=False)
+    begun = b'data: {"choices":[{"delta":{"content":"y"}}],\n'
+
+    passed = tap.feed(PLAIN) + tap.feed(begun) + tap.feed(b'data: "id":"1"}\n\n') + tap.feed(PLAIN)
+
+    assert passed == PLAIN + begun + b'data: "id":"1"}\n\n' + PLAIN
+
+
+def test_a_tail_holds_back_what_would_be_ordinary_by_itself() -> None:
+    tap = Tap(withhold_usage=False)
+
+    assert tap.feed(PLAIN) == PLAIN
+    assert tap.feed(b"id: 7\n") == b""
+    assert tap.feed(PLAIN) == b"id: 7\n" + PLAIN

@@ -181,3 +181,18 @@ def test_a_batch_writes_what_its_operations_would_have_written_alone(batches: li
                 transact(alone, [made(what, NOW_MS + number)], OpenHolds())
 
         assert rows(together) == rows(alone)
+
+
+def test_a_hold_that_what_is_held_already_leaves_no_room_for_is_refused_without_a_second_try(books: sqlite3.Connection) -> None:
+    open_holds = OpenHolds()
+    said: list[str] = []
+    assert transact(books, [hold("req_first", 900)], open_holds) is None
+    books.set_trace_callback(said.append)
+
+    batch = [hold("req_large", 200), hold("req_small", 50)]
+    assert transact(books, batch, open_holds) is None
+
+    books.set_trace_callback(None)
+    assert [outcome(done) for done in batch] == [InsufficientFundsError, None]
+    assert "ROLLBACK" not in said, "the batch was written, refused by the schema, and begun anew"
+    assert_balanced(books)

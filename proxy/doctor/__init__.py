@@ -1,0 +1,1 @@
+"""`llm-proxy doctor`: what commonly breaks an installation, looked at without spending or changing anything."""

@@ -1,0 +1,64 @@
+"""All checks in their order, from what everything rests on to what stands in front."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from proxy.clock import Clock
+from proxy.config import Config, ConfigError, load
+from proxy.doctor import files, process
+from proxy.doctor.finding import Finding, failed, ok
+from proxy.doctor.front import front
+from proxy.doctor.upstream import upstream
+
+
+async def examine(path: Path, env: Mapping[str, str], clock: Clock, url: str | None = None) -> list[Finding]:
+    """Return what was found, whatever it is: nothing is changed, and nothing spent.
+
+    Args:
+        url: the public base URL, to look at the gateway through what stands in front of it.
+    """
+    found, config = _configuration(path, env)
+    if config is not None:
+        store = config.store.path
+        pid = process.running_pid(config)
+        found += await _looked("configuration file", lambda: files.secrets(config, env))
+        found += await _looked("store file", lambda: files.store_file(_real(store)))
+        found += await _looked("disk space", lambda: files.disk(_real(store).parent))
+        found += [await process.store(store), await process.gateway(config, pid)]
+        found += await _looked("descriptors", lambda: [process.descriptors(pid)])
+        found += await _looked("address", lambda: process.listeners(config, pid))
+        for looks in await asyncio.gather(*(upstream(one, clock, env) for one in config.upstreams.values())):
+            found += looks
+    if url is not None:
+        found += [finding async for finding in front(url)]
+    return found
+
+
+async def _looked(check: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """Return what a look at this machine finds, in a thread. What this user may not look at is a finding too."""
+    try:
+        return await asyncio.to_thread(lambda: list(look()))
+    except OSError as error:
+        says = f"{error.filename or 'it'} cannot be looked at: {error.strerror}"
+        return [failed(check, says, "run this as the gateway's user, or as root")]
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _configuration(path: Path, env: Mapping[str, str]) -> tuple[list[Finding], Config | None]:
+    """Return the configuration, also one that lacks only its secrets: the rest can be looked at all the same."""
+    try:
+        config = load(path, env)
+    except ConfigError as error:
+        found = [
+            failed("configuration", f"{path}: {fault}", "see config.example.toml; llm-proxy check-config") for fault in error.faults
+        ]
+        try:
+            return found, load(path, env, require_secrets=False)
+        except ConfigError:
+            return found, None
+    return [ok("configuration", f"{path}: {len(config.catalog)} models, {len(config.upstreams)} upstreams")], config

@@ -1,0 +1,140 @@
+"""The public address: what a proxy in front of the gateway does to requests and answers, asked without a key that pays.
+
+Whether it holds streams back shows only on a stream, and those cost; here is looked at what goes with it, and the rest is said.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+
+from proxy.doctor.finding import Finding, failed, ok, warning
+
+SECONDS_MAX = 10.0
+HELD_SECONDS = 3.0
+"""An answer that does not need the body, and has not come by then, waits for the body."""
+LARGE_BODY_BYTES = 16 * 2**20
+"""A few pictures. Only announced, never sent."""
+_NO_KEY = "sk_doctor-asks-with-a-key-that-nobody-has"
+_OURS = re.compile(r"req_[0-9a-z]{26,28}")
+_HEALTH = "/healthz"
+_CHAT = "/chat/completions"
+
+
+async def front(url: str) -> AsyncIterator[Finding]:
+    """Look at a gateway by its public base URL, such as ``https://api.example.com/api/v1``."""
+    base = url.rstrip("/")
+    if urlsplit(base).scheme == "http" and urlsplit(base).hostname not in ("localhost", "127.0.0.1", "::1"):
+        yield warning("front", f"{base} is not encrypted: customers' keys can be read on the way", "put TLS in front (https://)")
+    timeout = aiohttp.ClientTimeout(total=SECONDS_MAX)
+    async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
+        try:
+            reached = await _reached(session, base)
+            yield reached
+            if reached.advice:
+                return
+            for look in (_credentials, _compression, _large_bodies, _held_bodies):
+                yield await look(session, base)
+        except TimeoutError:
+            yield failed("front", f"{base} does not answer in {SECONDS_MAX:g} s", "look at the proxy's log: does it reach the gateway?")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            yield failed("front", f"{base} cannot be asked: {str(error) or type(error).__name__}", "look at --url, DNS, and the proxy")
+    yield warning(
+        "front: streams",
+        "whether they are held back shows only on a paid stream",
+        f"look at one: curl -N {base}{_CHAT} …, the pieces must come one by one; nginx: proxy_buffering off",
+    )
+
+
+async def _reached(session: aiohttp.ClientSession, base: str) -> Finding:
+    """Ask twice whether it is alive: it must be the gateway that answers, each time anew."""
+    ids = []
+    for _ in range(2):
+        async with session.get(base + _HEALTH) as answer:
+            body = await answer.read()
+            ids.append(answer.headers.get("x-request-id", ""))
+            if answer.status != 200 or not _OURS.fullmatch(ids[-1]):
+                said = f"{answer.status} without the gateway's x-request-id ({len(body)} bytes)"
+                return failed(
+                    "front", f"{base}{_HEALTH} answers {said}", "does the proxy pass this path to the gateway, and headers back?"
+                )
+            via = answer.headers.get("Server", "")
+    if ids[0] == ids[1]:
+        return failed("front", "gives one answer twice: it caches", "switch caching off for the gateway's paths")
+    return ok("front", f"{base} leads to a gateway" + (f", by way of {via}" if via not in ("", "llm-proxy") else ""))
+
+
+async def _credentials(session: aiohttp.ClientSession, base: str) -> Finding:
+    """Show a key that nobody has: a gateway that calls it unknown has seen it."""
+    async with session.get(base + "/models", headers={"Authorization": f"Bearer {_NO_KEY}"}) as answer:
+        code = _code(await answer.read())
+    if code == "INVALID_API_KEY":
+        return ok("front: keys", "reach the gateway")
+    if code == "MISSING_API_KEY":
+        return failed(
+            "front: keys", "the proxy takes the Authorization header away", "pass it on (nginx does, unless proxy_set_header says else)"
+        )
+    return warning(
+        "front: keys",
+        f"an unknown key is answered with {answer.status} {code}".rstrip(),
+        'is that a sidecar (auth = "none"), or another program?',
+    )
+
+
+async def _compression(session: aiohttp.ClientSession, base: str) -> Finding:
+    async with session.get(base + "/models/public", headers={"Accept-Encoding": "gzip, br, zstd"}) as answer:
+        await answer.read()
+        coding = answer.headers.get("Content-Encoding")
+    if coding:
+        advice = "switch it off for the gateway's paths: what is compressed is held back, streams too (nginx: gzip off)"
+        return warning("front: answers", f"the proxy compresses them ({coding})", advice)
+    return ok("front: answers", "are not compressed")
+
+
+async def _large_bodies(session: aiohttp.ClientSession, base: str) -> Finding:
+    """Announce a large body and send none: the gateway asks for a key first, a proxy with a limit refuses the size."""
+    status, code = await _announce(session, base, LARGE_BODY_BYTES)
+    size = f"{LARGE_BODY_BYTES // 2**20} MiB"
+    if status == 413 and code != "REQUEST_TOO_LARGE":
+        return failed("front: large requests", f"the proxy refuses {size}: pictures would be", "nginx: client_max_body_size 64m")
+    if status == 413:
+        return warning("front: large requests", f"the gateway refuses {size}", "that is server.body_bytes_max; are pictures sent?")
+    return ok("front: large requests", f"of {size} may pass")
+
+
+async def _held_bodies(session: aiohttp.ClientSession, base: str) -> Finding:
+    """Announce a small body and send none: who answers has not waited for it."""
+    status, _ = await _announce(session, base, 1000)
+    if status is None:
+        advice = "nginx: proxy_request_buffering off; it costs time and disk with large pictures"
+        return warning("front: requests", "the proxy holds them back until they are whole", advice)
+    return ok("front: requests", "are passed on as they come")
+
+
+async def _announce(session: aiohttp.ClientSession, base: str, size: int) -> tuple[int | None, str]:
+    """Return status and code of a chat without a key whose body never comes; None where nothing is answered."""
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(HELD_SECONDS * 2)
+
+    try:
+        async with (
+            asyncio.timeout(HELD_SECONDS),
+            session.post(
+                base + _CHAT, data=never(), headers={"Content-Length": str(size), "Content-Type": "application/json"}
+            ) as answer,
+        ):
+            return answer.status, _code(await answer.read())
+    except TimeoutError:
+        return None, ""
+
+
+def _code(body: bytes) -> str:
+    try:
+        return str(orjson.loads(body)["error"]["code"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ""

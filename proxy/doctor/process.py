@@ -1,0 +1,185 @@
+"""The process: whether a gateway runs, whether its addresses are free or its own, and how many connections it may hold."""
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from proxy.config import Address, Config, SystemdAddress, TcpAddress, UnixAddress
+from proxy.doctor.finding import Finding, failed, ok, warning
+from proxy.store.contract import StoreError, StoreRefusedError
+from proxy.store.sqlite import open_store
+from proxy.store.sqlite.lock import is_locked
+
+DESCRIPTORS_MIN = 256
+DESCRIPTORS_COMFORT = 4096
+"""Two a stream: the customer's and the upstream's."""
+CONNECT_SECONDS = 2.0
+
+
+def running_pid(config: Config) -> int | None:
+    """Return the pid of the process that holds the store: 0 where it does not say, None where nobody does."""
+    if not is_locked(config.store.path.resolve()):
+        return None
+    lock = config.store.path.resolve().with_name(config.store.path.resolve().name + ".lock")
+    said = lock.read_text(encoding="ascii", errors="replace").strip()
+    return int(said) if said.isdigit() else 0
+
+
+def descriptors(pid: int | None) -> Finding:
+    """Look at the limit of the gateway that runs, or of this shell, in which `serve` would run."""
+    limit, whose = _limit_of(pid)
+    says = f"{limit} file descriptors for {whose}, two a stream"
+    advice = "raise it: LimitNOFILE=65536 in the unit, or `ulimit -n 65536`"
+    if limit < DESCRIPTORS_MIN:
+        return failed("descriptors", says, advice)
+    return warning("descriptors", says, advice) if limit < DESCRIPTORS_COMFORT else ok("descriptors", says)
+
+
+def _limit_of(pid: int | None) -> tuple[int, str]:
+    if pid:
+        try:
+            lines = Path(f"/proc/{pid}/limits").read_text(encoding="ascii").splitlines()
+            said = next(line.split()[3] for line in lines if line.startswith("Max open files"))
+            return (int(said) if said.isdigit() else 2**31), "the gateway that runs"
+        except (OSError, StopIteration, IndexError):
+            pass  # another user's process, or no /proc: the shell's own limit is better than nothing
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (2**31 if soft == resource.RLIM_INFINITY else soft), "this shell"
+
+
+async def store(path: Path) -> Finding:
+    """Open the store as a reader does: whose it is, its version, whether it can be read at all."""
+    try:
+        await asyncio.to_thread(path.stat)
+    except FileNotFoundError:
+        return ok("store", "none yet")
+    except OSError as error:
+        return failed("store", f"{path} cannot be looked at: {error.strerror}", "run this as the gateway's user, or as root")
+    try:
+        opened = await open_store(path, read_only=True)
+    except StoreRefusedError as error:
+        if "has not been brought up to date" in str(error):
+            return warning("store", "of an older version", "back it up, then start the gateway once, which brings it up to date")
+        return failed("store", str(error), "" if "restore" in str(error) else "restore from a backup: llm-proxy restore BACKUP")
+    try:
+        await opened.ping()
+        accounts = await opened.accounts()
+    except StoreError as error:
+        return failed("store", str(error), "restore from a backup: llm-proxy restore BACKUP")
+    finally:
+        await opened.close()
+    return ok("store", f"{len(accounts)} accounts; whether the books hold: llm-proxy ledger verify")
+
+
+async def gateway(config: Config, pid: int | None) -> Finding:
+    """Tell whether a gateway runs and answers the operator."""
+    door = config.admin.listen
+    if door is None:
+        return ok("gateway", f"runs (pid {pid})" if pid is not None else "does not run")
+    state = await asyncio.to_thread(_knock, door.path)
+    if pid is None and state == "stale":
+        return ok("gateway", f"does not run; {door.path} was left by one that was killed, and the next start replaces it")
+    if pid is None and state == "live":
+        return failed("gateway", f"another program answers at {door.path}", "stop it, or name another admin.listen")
+    if state == "other":
+        return failed("gateway", f"{door.path} is a file that is no socket", "move it away, or name another admin.listen")
+    if pid is None:
+        return ok("gateway", "does not run")
+    if state == "denied":
+        return warning("gateway", f"runs (pid {pid}); this user may not open {door.path}", "run this as the gateway's user, or as root")
+    if state != "live":
+        return warning(
+            "gateway", f"pid {pid} has the store, but nobody answers at {door.path}", "is it another command? else restart it"
+        )
+    return ok("gateway", f"runs (pid {pid}) and answers the operator")
+
+
+def listeners(config: Config, pid: int | None) -> Iterator[Finding]:
+    """Tell of each address whether the gateway could listen there, or listens."""
+    for address in config.server.listen:
+        if isinstance(address, SystemdAddress):
+            yield ok("address", "systemd opens it (llm-proxy.socket)")
+        elif pid is not None:
+            yield _listens(address)
+        else:
+            yield _is_free(address)
+
+
+def _listens(address: Address) -> Finding:
+    if isinstance(address, TcpAddress) and address.port == 0:
+        return ok("address", f"{address}: any free port")
+    state = _knock(address.path) if isinstance(address, UnixAddress) else _dial(address)
+    if state in ("live", "denied"):
+        return ok("address", f"{address} is listened on")
+    return failed("address", f"the gateway runs, but nobody listens on {address}", "was the configuration changed? restart the gateway")
+
+
+def _dial(address: Address) -> str:
+    assert isinstance(address, TcpAddress)
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where to knock at what listens everywhere
+    try:
+        socket.create_connection((everywhere.get(address.host, address.host), address.port), CONNECT_SECONDS).close()
+    except OSError:
+        return "stale"
+    return "live"
+
+
+def _is_free(address: Address) -> Finding:
+    if isinstance(address, UnixAddress):
+        return _is_free_path(address)
+    assert isinstance(address, TcpAddress)
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, place in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(place)
+                probe.listen(1)
+    except OSError as error:
+        return failed("address", f"{address} cannot be listened on: {error.strerror}", _what_to_do(error, address))
+    return ok("address", f"{address} is free")
+
+
+def _what_to_do(error: OSError, address: TcpAddress) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"another program listens there (ss -ltnp 'sport = :{address.port}'): stop it, or name another server.listen"
+    if error.errno == errno.EACCES:
+        return "a port below 1024 needs socket activation (llm-proxy.socket), or a proxy in front"
+    return "name an address of this machine in server.listen"
+
+
+def _is_free_path(address: UnixAddress) -> Finding:
+    state = _knock(address.path)
+    if state == "live":
+        return failed("address", f"another program listens on {address}", "stop it, or name another server.listen")
+    if state == "other":
+        return failed("address", f"{address.path} is a file that is no socket", "move it away, or name another server.listen")
+    if not os.access(next(folder for folder in address.path.parents if folder.exists()), os.W_OK):
+        return failed("address", f"this user may not make {address.path}", "run this as the gateway's user, or give it the folder")
+    return ok(
+        "address", f"{address} is free" + (" (the file of a killed gateway is there, and is replaced)" if state == "stale" else "")
+    )
+
+
+def _knock(path: Path) -> str:
+    """Return who is behind a unix socket: ``live``, ``stale`` (a file only), ``other`` (no socket), ``denied``, ``none``."""
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            return "other"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(CONNECT_SECONDS)
+            probe.connect(str(path))
+    except FileNotFoundError:
+        return "none"
+    except PermissionError:
+        return "denied"
+    except OSError:
+        return "stale"
+    return "live"
