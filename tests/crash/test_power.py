@@ -25,7 +25,7 @@ POWER = "the power goes after any write: no settlement is lost that was acknowle
 BATCHES = 150
 BATCH_MAX = 12
 CHECKPOINT_EVERY = 7
-CUTS, CUTS_LONG = 400, 10_000
+CUTS, CUTS_LONG = 400, 4_000
 FIRST_EVENTS = 100
 
 
@@ -112,7 +112,7 @@ async def test_what_was_acknowledged_outlives_a_lost_power(tmp_path: Path, fault
 @pytest.mark.promise(POWER)
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-async def test_it_outlives_ten_thousand(tmp_path: Path, faults: Faults) -> None:
+async def test_it_outlives_four_thousand(tmp_path: Path, faults: Faults) -> None:
     await cut_often(tmp_path, faults, CUTS_LONG)
 
 
