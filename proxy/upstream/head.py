@@ -83,15 +83,13 @@ class Head:
 class HeadReader:
     """Collects bytes until a final head is whole; interim heads (1xx) are skipped, within the same limit of bytes."""
 
-    __slots__ = ("_bytes_max", "_held")
+    __slots__ = ("_bytes_max", "_held", "begun")
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._held = bytearray()
-
-    @property
-    def begun(self) -> bool:
-        return bool(self._held)
+        self.begun = False
+        """Something of an answer has come, if only an interim head: the request has arrived."""
 
     def feed(self, received: bytes) -> tuple[Head, bytes] | None:
         """Return the head and the bytes after it, or None while it is not whole.
@@ -105,6 +103,7 @@ class HeadReader:
                 return head, received[end + 4 :]
         scan_from = max(0, len(self._held) - 3)
         self._held += received
+        self.begun = True
         while True:
             if not self._held.startswith(_START[: len(self._held)]):
                 raise HeadError("it does not begin like an HTTP/1 answer")
