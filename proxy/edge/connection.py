@@ -154,10 +154,10 @@ class Connection(RequestHandler):
             finally:
                 self._end_request()
             self._finish(request, response)
-            if self._upgraded:
-                self._decline_upgrade()
             if not content.is_eof() or self._paused:
                 await self._let_finish(content)
+            if self._upgraded:
+                self._decline_upgrade()
             if request.closing or self._close:
                 return None
             self._wait_for_next()

@@ -238,6 +238,15 @@ async def test_an_upgrade_is_declined_by_answering(refusing: Bench, protocol: st
     assert (first.status, second.status) == (200, 200)
 
 
+async def test_an_upgrade_that_is_answered_before_its_body_came_is_declined_too(refusing: Bench) -> None:
+    asked = request("POST", "/nowhere", ("Connection", "Upgrade"), ("Upgrade", "websocket"), body=b"hello")
+    async with connect(refusing.origin) as client:
+        first = await client.ask(asked[:-2])
+        second = await client.ask(asked[-2:] + request("GET", PUBLIC))
+
+    assert (first.status, second.status) == (404, 200)
+
+
 @pytest.mark.parametrize("beginning", ["no HTTP\r\n\r\n", f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"])
 async def test_a_refusal_is_not_lost_to_what_the_client_still_sends(refusing: Bench, beginning: str) -> None:
     async with connect(refusing.origin) as client:
