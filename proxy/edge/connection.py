@@ -306,6 +306,8 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._cancel_stall()
         super().connection_lost(exc)
+        if self._arriving is not None and not self._arriving.is_eof():
+            self._arriving.set_exception(ConnectionResetError("the client left"))  # also to who throws it away: it would wait on
         if self.watcher is not None:
             self.watcher.client_lost()
 
