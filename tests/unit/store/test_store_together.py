@@ -196,3 +196,16 @@ def test_a_hold_that_what_is_held_already_leaves_no_room_for_is_refused_without_
     assert [outcome(done) for done in batch] == [InsufficientFundsError, None]
     assert "ROLLBACK" not in said, "the batch was written, refused by the schema, and begun anew"
     assert_balanced(books)
+
+
+def test_holds_of_one_batch_leave_each_other_what_is_left_without_a_second_try(books: sqlite3.Connection) -> None:
+    said: list[str] = []
+    books.set_trace_callback(said.append)
+
+    batch = [hold("req_1", 600), hold("req_2", 600), hold("req_3", 400)]
+    assert transact(books, batch, OpenHolds()) is None
+
+    books.set_trace_callback(None)
+    assert [outcome(done) for done in batch] == [None, InsufficientFundsError, None]
+    assert "ROLLBACK" not in said
+    assert_balanced(books)
