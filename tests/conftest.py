@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from tests.support import promises
 from tests.support.gateway import Bench, bench
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(promises)
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

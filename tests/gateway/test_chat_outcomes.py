@@ -12,6 +12,7 @@ import pytest
 
 from proxy.demo.ark import LAST_CHUNK, Check, Close, Hang, Reset, Send, Step, Wait, answer_json, answer_sse, chunk, error
 from tests.support.gateway import Bench, Reply, bench
+from tests.support.promises import UPSTREAM_AWAY
 from tests.support.raw_chat import RawChat, raw_chat
 
 REPORTED = 40_000
@@ -208,6 +209,7 @@ CUTS: dict[str, list[Step]] = {
 }
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
 async def test_a_stream_that_breaks_shows_it_and_is_charged_by_what_came(tmp_path: Path, cut: list[Step]) -> None:
     async with bench(tmp_path, idle_seconds=0.3) as gateway:
@@ -273,6 +275,7 @@ async def test_one_event_without_end_is_cut_off_and_the_upstream_with_it(gateway
 # upstream_error
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 async def test_an_upstream_that_cannot_be_reached_costs_nothing(gateway: Bench) -> None:
     gateway.ark.stop_listening()
 
@@ -296,6 +299,7 @@ FAILURES: dict[str, list[Step]] = {
 }
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES.keys())
 async def test_an_upstream_that_fails_before_its_answer_costs_nothing(tmp_path: Path, failure: list[Step], stream: bool) -> None:

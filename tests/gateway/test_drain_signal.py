@@ -19,6 +19,7 @@ from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.demo.ark import LAST_CHUNK, Hang, Send, StandIn, Wait, answer_sse, chunk
 from tests.support.books import assert_books_balance
 from tests.support.process import START_SECONDS, GatewayProcess, gateway_process
+from tests.support.promises import STOPPED
 from tests.support.raw_chat import RawChat, raw_chat
 
 EVENT = b'data: {"choices":[{"delta":{"content":"Hel"},"index":0}],"id":"0217","usage":null}\n\n'
@@ -70,6 +71,7 @@ async def refused(origin: str) -> None:
             writer.close()
 
 
+@pytest.mark.promise(STOPPED)
 async def test_streams_finish_before_the_process_ends_and_nobody_new_is_let_in(tmp_path: Path) -> None:
     finish = asyncio.Event()
     async with StandIn() as ark, aiohttp.ClientSession() as session:
@@ -94,6 +96,7 @@ async def test_streams_finish_before_the_process_ends_and_nobody_new_is_let_in(t
             }
 
 
+@pytest.mark.promise(STOPPED)
 @pytest.mark.parametrize("impatient", [False, True], ids=["drain_seconds are over", "a second SIGTERM"])
 async def test_streams_that_do_not_finish_are_cut_and_told_so(tmp_path: Path, impatient: bool) -> None:
     async with StandIn() as ark, streaming(tmp_path, ark, 3, Hang(), drain_seconds=60 if impatient else 0.2) as (gateway, clients):
@@ -117,6 +120,7 @@ async def test_streams_that_do_not_finish_are_cut_and_told_so(tmp_path: Path, im
         assert {call.state for call in ark.calls} == {"closed_by_peer"}
 
 
+@pytest.mark.promise(STOPPED)
 async def test_a_json_call_that_is_cut_is_a_503_and_costs_nothing(tmp_path: Path) -> None:
     async with StandIn() as ark, gateway_process(tmp_path, ark.base_url, balance=BALANCE, drain_seconds=0.2) as gateway:
         await gateway.start()
@@ -131,6 +135,7 @@ async def test_a_json_call_that_is_cut_is_a_503_and_costs_nothing(tmp_path: Path
         assert [(one.outcome, one.charge_nanos) for one in await settlements(gateway)] == [(Outcome.INTERRUPTED, 0)]
 
 
+@pytest.mark.promise(STOPPED)
 async def test_a_stream_without_a_client_is_drained_too_before_the_process_ends(tmp_path: Path) -> None:
     finish = asyncio.Event()
     async with StandIn() as ark:

@@ -10,6 +10,7 @@ import pytest
 
 from proxy.demo.ark import ChatReply, answer_sse
 from tests.support.gateway import Bench, bench
+from tests.support.promises import CLIENT_AWAY
 from tests.support.raw import Raw, connect, request
 
 CHAT = "/api/v1/chat/completions"
@@ -33,6 +34,7 @@ def chat(gateway: Bench, body: bytes = HELLO) -> bytes:
     return request("POST", CHAT, ("Authorization", f"Bearer {gateway.key}"), body=body)
 
 
+@pytest.mark.promise(CLIENT_AWAY)
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_body_that_drips_is_given_up(hasty: Bench, chunked: bool) -> None:
     length = ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", "1000")
@@ -49,6 +51,7 @@ async def test_a_body_that_drips_is_given_up(hasty: Bench, chunked: bool) -> Non
     await hasty.assert_charged(0)
 
 
+@pytest.mark.promise(CLIENT_AWAY)
 async def test_a_head_that_drips_is_cut_off_while_others_are_served(hasty: Bench) -> None:
     async with connect(hasty.origin) as dripping, connect(hasty.origin) as other:
         closing = asyncio.ensure_future(dripping.closed())  # noqa: TID251 - as above
@@ -62,6 +65,7 @@ async def test_a_head_that_drips_is_cut_off_while_others_are_served(hasty: Bench
     assert said == b"", "a head that never came whole was answered"
 
 
+@pytest.mark.promise(CLIENT_AWAY)
 async def test_connections_that_say_nothing_are_closed_and_stop_nobody(hasty: Bench) -> None:
     async with AsyncExitStack() as stack:
         silent: list[Raw] = [await stack.enter_async_context(connect(hasty.origin)) for _ in range(200)]
@@ -84,6 +88,7 @@ async def test_an_idle_connection_is_closed_after_its_answer(hasty: Bench) -> No
     await hasty.assert_charged(2 * CHARGE)
 
 
+@pytest.mark.promise(CLIENT_AWAY)
 async def test_a_client_that_reads_nothing_is_dropped_and_its_usage_is_still_learnt(hasty: Bench) -> None:
     event = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"x" * 32_768)
     usage = b'data: {"choices":[],"usage":{"prompt_tokens":20,"completion_tokens":12,"total_tokens":32}}\n\n'
@@ -98,6 +103,7 @@ async def test_a_client_that_reads_nothing_is_dropped_and_its_usage_is_still_lea
     await hasty.assert_charged(CHARGE)
 
 
+@pytest.mark.promise(CLIENT_AWAY)
 async def test_a_client_that_reads_slowly_gets_all_of_its_answer(hasty: Bench) -> None:
     hasty.ark.chat.reply = ChatReply(content="x" * 12_000_000, cuts=False)
 
@@ -148,6 +154,7 @@ async def test_a_gateway_that_stops_refuses_what_costs_and_says_so_to_probes(gat
     await gateway.assert_charged(CHARGE)
 
 
+@pytest.mark.promise(CLIENT_AWAY)
 async def test_a_storm_of_aborted_connections_leaves_no_trace(gateway: Bench, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     for cut in range(0, 200, 10):

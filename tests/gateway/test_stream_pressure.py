@@ -4,9 +4,12 @@ import asyncio
 import gc
 from pathlib import Path
 
+import pytest
+
 from proxy.demo.ark import LAST_CHUNK, Call, Send, Stream, answer_head, chunk
 from proxy.edge.connection import Connection
 from tests.support.gateway import Bench, bench
+from tests.support.promises import CLIENT_AWAY
 from tests.support.raw_chat import raw_chat
 
 EVENT = b'data: {"choices":[{"delta":{"content":"' + b"x" * 16_000 + b'"},"index":0}],"id":"0217","usage":null}\n\n'
@@ -57,6 +60,7 @@ async def test_a_client_that_stops_reading_pauses_its_upstream_and_goes_on_witho
     await gateway.assert_charged(CHARGE)
 
 
+@pytest.mark.promise(CLIENT_AWAY)
 async def test_a_client_that_never_reads_is_dropped_and_its_call_is_settled(tmp_path: Path) -> None:
     async with bench(tmp_path, server="stall_seconds = 0.3") as gateway:
         pour(gateway)

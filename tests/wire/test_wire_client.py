@@ -20,6 +20,7 @@ from proxy.upstream.wire import (
     Wire,
 )
 from tests.support.origin import Origin, Peer, answering, chunked, cut, serve
+from tests.support.promises import UPSTREAM_AWAY
 
 PAYLOADS = [b"data: %d %b\n\n" % (n, b"x" * (n * 37 % 300)) for n in range(40)]
 BODY = b"".join(PAYLOADS)
@@ -248,6 +249,7 @@ async def test_an_idle_connection_expires() -> None:
         await until(lambda: wire.open_connections == 0)
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 @pytest.mark.parametrize("extra", [b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nbad", b"", b"x"])
 async def test_a_connection_that_gets_bytes_or_eof_while_idle_is_dropped(extra: bytes) -> None:
     go = asyncio.Event()
@@ -305,6 +307,7 @@ async def test_no_more_connections_than_allowed_are_opened() -> None:
 # failures
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 @pytest.mark.parametrize("by_reset", [False, True])
 async def test_a_kept_connection_that_dies_unanswered_is_dialled_again_once(by_reset: bool) -> None:
     asked = []
@@ -325,6 +328,7 @@ async def test_a_kept_connection_that_dies_unanswered_is_dialled_again_once(by_r
         assert len(origin.peers) == 2
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 async def test_the_second_dial_is_the_last() -> None:
     async def dies_on_the_second(peer: Peer) -> None:
         await peer.request()
@@ -342,6 +346,7 @@ async def test_the_second_dial_is_the_last() -> None:
         assert len(origin.peers) == 2
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 @pytest.mark.parametrize("beginning", [b"", b"HTT"])
 async def test_a_new_connection_that_dies_is_not_asked_again(beginning: bytes) -> None:
     async def script(peer: Peer) -> None:
@@ -355,6 +360,7 @@ async def test_a_new_connection_that_dies_is_not_asked_again(beginning: bytes) -
         assert len(origin.peers) == 1
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 async def test_a_kept_connection_that_dies_after_a_byte_is_not_asked_again() -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -370,6 +376,7 @@ async def test_a_kept_connection_that_dies_after_a_byte_is_not_asked_again() -> 
         assert len(origin.peers) == 1
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 @pytest.mark.parametrize("raw", [STREAM[:-1], STREAM[:-5], STREAM[:-9], STREAM[: len(CHUNKED)], COUNTED[:-1]])
 @pytest.mark.parametrize("by_reset", [False, True])
 async def test_a_cut_body_is_broken_after_all_that_came(raw: bytes, by_reset: bool) -> None:
@@ -411,6 +418,7 @@ async def test_a_head_beyond_its_limit_is_broken() -> None:
             await wire.ask("/x", b"{}")
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 async def test_a_port_where_nobody_listens_is_unreachable() -> None:
     async with serve(answering(SMALL)) as origin:
         pass
@@ -420,6 +428,7 @@ async def test_a_port_where_nobody_listens_is_unreachable() -> None:
             await wire.ask("/x", b"{}")
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 async def test_a_name_that_does_not_resolve_is_unreachable() -> None:
     async with serve(answering(SMALL)) as origin, client(origin, base_url="http://no-such-host.invalid") as wire:
         with pytest.raises(UpstreamUnreachableError):
@@ -429,6 +438,7 @@ async def test_a_name_that_does_not_resolve_is_unreachable() -> None:
 # limits of time
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 async def test_an_upstream_that_answers_nothing_runs_into_the_first_byte_limit() -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -442,6 +452,7 @@ async def test_an_upstream_that_answers_nothing_runs_into_the_first_byte_limit()
         assert len(origin.peers) == 1
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 async def test_a_head_that_drips_in_does_not_move_its_limit() -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -457,6 +468,7 @@ async def test_a_head_that_drips_in_does_not_move_its_limit() -> None:
     assert caught.value.phase == "first_byte"
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 async def test_a_body_that_stands_still_runs_into_the_idle_limit() -> None:
     sink = Collected()
 
@@ -491,6 +503,7 @@ async def test_idle_time_does_not_run_while_paused() -> None:
     assert isinstance(sink.ends[0], UpstreamTimeoutError)
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 async def test_tls_that_never_shakes_hands_runs_into_the_connect_limit() -> None:
     async def script(peer: Peer) -> None:
         await peer.left()
@@ -753,6 +766,7 @@ async def test_a_stream_over_tls_is_whole_and_its_connection_kept(certificate: P
             assert len(origin.peers) == 1
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 async def test_a_cut_over_tls_is_broken(certificate: Path) -> None:
     trusting = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
 
@@ -765,6 +779,7 @@ async def test_a_cut_over_tls_is_broken(certificate: Path) -> None:
             await answer.read(len(BODY))
 
 
+@pytest.mark.promise(UPSTREAM_AWAY)
 async def test_a_certificate_that_nobody_vouches_for_is_unreachable(certificate: Path) -> None:
     async with serve_tls(certificate, SMALL) as origin, client(origin, base_url=f"https://localhost:{origin.port}") as wire:
         with pytest.raises(UpstreamUnreachableError, match=r"(?i)certificate"):

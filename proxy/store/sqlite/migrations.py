@@ -10,6 +10,8 @@ from proxy.store.contract import StoreRefusedError, StoreVersionError
 APPLICATION_ID = int.from_bytes(b"LMPP", "big")
 """Set by the first migration; what tells our file from somebody else's."""
 
+FIRST_PAGE_BYTES = 4096
+
 RESTORE = "restore from a backup: llm-proxy restore BACKUP"
 """What to do about a file that is damaged."""
 
@@ -71,6 +73,14 @@ def version_of(connection: sqlite3.Connection, path: Path) -> int:
     if application_id or version or objects:
         raise StoreRefusedError(f"{path} is an SQLite database of another program")
     return 0
+
+
+def was_cut_while_made(path: Path, error: sqlite3.OperationalError) -> bool:
+    """Return whether a file cannot be read because a process ended in the very first write to it: nothing is in it yet.
+
+    To turn an empty file to a log takes one page and its journal, which only who may write can undo.
+    """
+    return error.sqlite_errorname == "SQLITE_READONLY_ROLLBACK" and path.stat().st_size <= FIRST_PAGE_BYTES
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import Literal, TypeVar, TypeVarTuple
 
 from proxy.core.money import Nanos
 from proxy.core.settlement import Settlement
@@ -27,7 +27,7 @@ from proxy.store.contract import (
     UsageQuery,
     UsageRow,
 )
-from proxy.store.sqlite import admin, idempotency, ledger, migrations, reads, restore, tasks
+from proxy.store.sqlite import admin, damage, idempotency, ledger, migrations, reads, restore, tasks
 from proxy.store.sqlite.backup import backup
 from proxy.store.sqlite.connection import Connection, connection_to, failure, is_damage
 from proxy.store.sqlite.lock import FileLock
@@ -76,14 +76,28 @@ async def _open(
     opened.callback(FileLock(path).release)
     restore.finish(path)  # one that was cut short
     migrations.create_file(path)
-    async with connection_to(path, "ro") as visitor:  # who cannot write cannot touch a file that is not ours to touch
-        version = await visitor.run(migrations.version_of, path)
+    was_left_open = damage.require_log(path)
+    try:
+        version = await _version(path, "ro", was_left_open=was_left_open)  # who cannot write cannot touch what is not ours to touch
+    except sqlite3.OperationalError as error:
+        if not migrations.was_cut_while_made(path, error):
+            raise
+        version = await _version(path, "rw", was_left_open=was_left_open)
     connection = await opened.enter_async_context(connection_to(path, "rw"))
     await connection.run(migrations.migrate, version)
+    migrations.sync_folder(path.parent)  # SQLite syncs the name of a new log too, and passes over a failure
     reader = await opened.enter_async_context(connection_to(path, "ro"))
     writer = Writer(connection, on_commit=on_commit, on_corrupt=on_corrupt)
     opened.push_async_callback(writer.close)
     return SqliteStore(path, writer, reader, opened.pop_all())
+
+
+async def _version(path: Path, mode: Literal["ro", "rw"], *, was_left_open: bool) -> int:
+    async with connection_to(path, mode) as visitor:
+        version = await visitor.run(migrations.version_of, path)
+        if was_left_open:
+            await visitor.run(damage.require_sound, path)
+        return version
 
 
 async def _open_read_only(opened: AsyncExitStack, path: Path) -> "SqliteStore":

@@ -1,0 +1,235 @@
+"""Clients that leave at any point, never read, trickle or flood: each call is settled once, memory is bounded, others are served."""
+
+import asyncio
+import re
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+import pytest
+
+from proxy.demo.ark import Stream, answer_sse, chunk
+from tests.support.ark_books import CHATS
+from tests.support.promises import CLIENT_AWAY, Faults
+from tests.support.stand import Stand, stand
+
+TIMES = 5
+"""At each point, by FIN and by RST."""
+SECONDS_MAX = 30.0
+
+
+class Client:
+    """A socket that does what it is told, and nothing by itself."""
+
+    def __init__(self, one: Stand, socket_: socket.socket) -> None:
+        self.one = one
+        self._socket = socket_
+        self._loop = asyncio.get_running_loop()
+
+    def request(self, **fields: object) -> bytes:
+        body = orjson.dumps(self.one.body("007", **fields))
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {self.one.gateway.keys['007']}\r\n"
+        return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+    async def send(self, piece: bytes) -> None:
+        await self._loop.sock_sendall(self._socket, piece)
+
+    async def read_until(self, end: bytes) -> bytes:
+        got = b""
+        async with asyncio.timeout(SECONDS_MAX):
+            while end not in got:
+                piece = await self._loop.sock_recv(self._socket, 65_536)
+                assert piece, got
+                got += piece
+        return got
+
+    async def read(self, count: int) -> bytes:
+        return await self._loop.sock_recv(self._socket, count)
+
+    def half_close(self) -> None:
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def leave(self, *, reset: bool) -> None:
+        if reset:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+
+
+@asynccontextmanager
+async def client(one: Stand) -> AsyncIterator[Client]:
+    url = urlsplit(one.gateway.origin)
+    with socket.socket() as made:
+        made.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(made, (url.hostname, url.port))
+        yield Client(one, made)
+
+
+async def having_connected(_: Client) -> None:
+    return
+
+
+async def within_the_head(who: Client) -> None:
+    await who.send(who.request()[:40])
+
+
+async def within_the_body(who: Client) -> None:
+    await who.send(who.request()[:-20])
+
+
+async def while_the_upstream_works(who: Client) -> None:
+    who.one.books.gate.clear()
+    asked = len(who.one.books.chats)
+    await who.send(who.request(stream=True))
+    await who.one.ark.wait_until(lambda: len(who.one.books.chats) > asked)
+
+
+async def after_the_head(who: Client) -> None:
+    await who.send(who.request(stream=True))
+    await who.read_until(b"\r\n\r\n")
+
+
+async def in_mid_stream(who: Client) -> None:
+    await who.send(who.request(stream=True))
+    await who.read_until(b"word")
+
+
+async def having_read_it_all(who: Client) -> None:
+    await who.send(who.request(stream=True))
+    await who.read_until(b"data: [DONE]\n\n")
+
+
+POINTS: tuple[Callable[[Client], Awaitable[None]], ...] = (
+    having_connected, within_the_head, within_the_body, while_the_upstream_works, after_the_head, in_mid_stream, having_read_it_all,
+)  # fmt: skip
+
+
+@pytest.mark.promise(CLIENT_AWAY)
+async def test_clients_that_leave_at_seven_points_are_each_settled_once(tmp_path: Path, faults: Faults) -> None:
+    async with stand(tmp_path, event_seconds=0.002) as one:
+        assert await one.start()
+        for point in POINTS:
+            for reset in (False, True):
+                for _ in range(TIMES):
+                    async with client(one) as who:
+                        await point(who)
+                        who.leave(reset=reset)
+                    one.books.gate.set()
+                    faults.injected += 1
+        await served(one, faults)
+        # all that began to be answered: 4 points, twice each
+        assert one.outcomes["chat client_gone"] + one.outcomes["chat complete"] >= 4 * 2 * TIMES
+
+
+@pytest.mark.promise(CLIENT_AWAY)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_half_closes_has_left_and_pays_for_what_was_made(tmp_path: Path, faults: Faults, stream: bool) -> None:
+    async with stand(tmp_path, event_seconds=0.002) as one:
+        assert await one.start()
+        for _ in range(TIMES):
+            async with client(one) as who:
+                await who.send(who.request(stream=stream))
+                who.half_close()
+                faults.injected += 1
+        await served(one, faults)
+
+
+async def served(one: Stand, faults: Faults) -> None:
+    """Check that others are served, that everything ends, and the books."""
+    await one.customers(4, calls=3)
+    await one.all_ended()
+    faults.cost(await one.losses(all_ended=True))
+    assert not one.gateway.has_ended
+
+
+# floods and trickles
+
+
+def resident_bytes(one: Stand) -> int:
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{one.gateway.pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+@pytest.mark.promise(CLIENT_AWAY)
+async def test_ten_thousand_pipelined_requests_are_answered_in_bounded_memory_beside_others(tmp_path: Path, faults: Faults) -> None:
+    requests = 10_000
+    async with stand(tmp_path) as one:
+        assert await one.start()
+        await one.customers(4, calls=3)
+        before = resident_bytes(one)
+        url = urlsplit(one.gateway.origin)
+        reader, writer = await asyncio.open_connection(url.hostname, url.port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: gateway\r\n\r\n" * requests)
+        others = asyncio.gather(one.customers(4, calls=3))
+        answered = 0
+        async with asyncio.timeout(SECONDS_MAX):
+            while answered < requests:
+                assert b" 200 " in (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0]
+                answered += 1
+                await reader.readuntil(b"}")
+            await others
+        writer.close()
+
+        faults.injected += requests
+        assert resident_bytes(one) - before < 30_000_000
+        await served(one, faults)
+
+
+@pytest.mark.promise(CLIENT_AWAY)
+async def test_a_thousand_idle_connections_hurt_nobody(tmp_path: Path, faults: Faults) -> None:
+    connections = 1_000
+    async with stand(tmp_path) as one:
+        assert await one.start()
+        await one.customers(4, calls=3)
+        before = resident_bytes(one)
+        url = urlsplit(one.gateway.origin)
+        idle = await asyncio.gather(*(asyncio.open_connection(url.hostname, url.port) for _ in range(connections)))
+
+        await served(one, faults)
+
+        faults.injected += connections
+        assert (resident_bytes(one) - before) / connections < 32 * 1024
+        for _, writer in idle:
+            writer.close()
+
+
+@pytest.mark.promise(CLIENT_AWAY)
+async def test_clients_that_read_a_byte_at_a_time_cost_bounded_memory_and_hurt_nobody(tmp_path: Path, faults: Faults) -> None:
+    """Fifty of them want 16 MiB each: more than all buffers hold."""
+    clients = 50
+    event = b'data: {"choices":[{"delta":{"content":"%b"},"index":0}],"usage":null}\n\n' % (b"x" * 32_000)
+    async with stand(tmp_path, drain_after_seconds=1) as one:
+        assert await one.start()
+        await one.customers(4, calls=3)
+        before = resident_bytes(one)
+        one.ark.forget_scripts()
+        one.ark.enqueue(lambda _: [*answer_sse(event, end=False), Stream(chunk(event) for _ in range(500))], CHATS, times=None)
+        async with asyncio.TaskGroup() as group:
+            stop = asyncio.Event()
+            for _ in range(clients):
+                group.create_task(read_slowly(one, stop))
+            await one.ark.wait_until(lambda: one.ark.open_connections >= clients, SECONDS_MAX)
+            async with aiohttp.ClientSession(one.gateway.origin) as session:
+                for _ in range(20):
+                    async with session.get("/v1/account", headers=one.headers("001")) as answer:
+                        assert answer.status == 200
+            assert (resident_bytes(one) - before) / clients < 2_000_000
+            stop.set()
+        await one.all_ended()
+        faults.injected += clients
+        async with one.gateway.looked_into() as store:
+            faults.cost(f"{check.name}: {check.offenders}" for check in await store.verify() if not check.holds)
+
+
+async def read_slowly(one: Stand, stop: asyncio.Event) -> None:
+    async with client(one) as who:
+        await who.send(who.request(stream=True))
+        while not stop.is_set():
+            await who.read(1)
+            await asyncio.sleep(0.05)  # the slowness itself
+        who.leave(reset=False)

@@ -1,0 +1,242 @@
+"""A gateway that is rigged to die, from the inside, at a named point; or to live by a clock that a test can set.
+
+The points are wrapped around the real functions of the running program, and only in a process that a test has started for it: nothing
+of this stands in the program itself. ``before`` is before the first byte or statement, ``after`` once the call has returned; what is
+handed to the loop to be sent has left by the turn after the next.
+"""
+
+import asyncio
+import functools
+import os
+import signal
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from proxy import app, billing, clock, process, scheduler, video_desk
+from proxy.core import sse, video_task
+from proxy.core.video_task import Pace
+from proxy.edge import connection as edge
+from proxy.handlers import chat
+from proxy.store.sqlite import migrations, writer
+from proxy.upstream import client, wire
+from proxy.upstream import connection as upstream
+
+LIFE = (
+    "hold commit before", "hold commit after", "task commit before", "task commit after", "step commit before", "step commit after",
+    "settlement commit before", "settlement commit after", "chat send before", "chat send after", "creation send before",
+    "creation send after", "first byte before", "first byte after", "creation answer before", "poll answer before",
+    "stream usage before", "stream usage after", "JSON usage before", "JSON usage after", "settlement before", "settlement after",
+    "answer before", "answer after", "checkpoint before", "checkpoint after",
+)  # fmt: skip
+"""Points that a gateway comes by while it serves."""
+RECOVERY = (
+    "opening before", "opening after", "recovery before", "recovery commit before", "recovery commit after", "recovery after",
+    "video recovery before", "video recovery after",
+)  # fmt: skip
+"""Points that it comes by as it starts, if the last one left something open."""
+POINTS = LIFE + RECOVERY
+MIGRATION = "migration statement"
+"""Before each statement of a migration."""
+
+_OPERATIONS = {"place_hold": "hold", "settle": "settlement", "place_task": "task", "advance": "step"}
+
+
+def rig(*, die_at: str = "", hits: int = 1, clock_file: str = "", is_hasty: bool = False, checkpoint_frames: int = 0) -> None:
+    """Rig this process.
+
+    Args:
+        die_at: the point, of `POINTS`, and `hits`: at the so many-th time that it comes by.
+        clock_file: holds the milliseconds by which the wall clock is wrong; the test writes it at any time.
+        is_hasty: waits for moments where the program waits for seconds or minutes: between looks for lost videos, for a task whose
+            work failed, for a settlement that the disk does not take, between looks at a clock that may have been set.
+        checkpoint_frames: how often the log is checkpointed.
+    """
+    if clock_file:
+        _set_clock(Path(clock_file))
+    if is_hasty:
+        _make_haste()
+    if checkpoint_frames:
+        writer.CHECKPOINT_FRAMES = checkpoint_frames
+    if die_at:
+        assert die_at in (*POINTS, MIGRATION), die_at
+        _Points(die_at, hits).wrap_everything()
+
+
+def _make_haste() -> None:
+    video_task.LOOKUP_PACE = Pace(first_ms=20, longest_ms=40)
+    video_task.LOOKUP_MS = 2_000
+    billing.SETTLE_WAIT_SECONDS = 1.0
+    scheduler.SLEEP_SECONDS_MAX = 0.5
+    _replace(app, "DueWork", functools.partial(scheduler.DueWork, rest_seconds=0.2))
+
+
+def _set_clock(file: Path) -> None:
+    class WrongClock(clock.SystemClock):
+        __slots__ = ()
+
+        def now_ms(self) -> int:
+            return super().now_ms() + int(file.read_text())
+
+    _replace(process, "SystemClock", WrongClock)
+
+
+def _replace(owner: Any, name: str, wrapped: Any) -> None:
+    assert hasattr(owner, name), f"{owner} has no {name} any more"
+    setattr(owner, name, wrapped)
+
+
+class _Points:
+    """The one point that is armed."""
+
+    def __init__(self, die_at: str, hits: int) -> None:
+        self._die_at = die_at
+        self._hits = hits
+        self._batch: set[str] = set()
+        """What the transaction under way does."""
+        self._recovers = False
+
+    def passed(self, point: str) -> None:
+        if point == self._die_at:
+            self._hits -= 1
+            if self._hits == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def sent(self, point: str) -> None:
+        """Pass a point once what was written has left: the loop writes at the end of its turn."""
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda: loop.call_soon(self.passed, point))
+
+    def wrap_everything(self) -> None:
+        self._wrap_commits()
+        self._wrap_upstream()
+        self._wrap_money()
+        self._wrap_recovery()
+
+    # what is wrapped
+
+    def _wrap_commits(self) -> None:
+        points = self
+
+        class Dying(sqlite3.Connection):
+            def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
+                if statement != "COMMIT":
+                    return super().execute(statement, *parameters)
+                points.commit("before")
+                cursor = super().execute(statement)
+                points.commit("after")
+                return cursor
+
+            def executescript(self, script: str) -> sqlite3.Cursor:
+                if points._die_at == MIGRATION:
+                    self.set_trace_callback(lambda _: points.passed(MIGRATION))
+                return super().executescript(script)
+
+        _replace(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Dying))
+
+        transact = writer.transact
+
+        def watched(connection: sqlite3.Connection, batch: Any, *more: Any) -> Exception | None:
+            self._batch = {_OPERATIONS.get(operation.function.__name__, "") for operation in batch}
+            return transact(connection, batch, *more)
+
+        _replace(writer, "transact", watched)
+        self._around(writer.Writer, "_checkpoint", "checkpoint")
+
+    def commit(self, when: str) -> None:
+        for operation in self._batch - {""}:
+            name = "recovery" if self._recovers and operation == "settlement" else operation
+            self.passed(f"{name} commit {when}")
+
+    def _wrap_upstream(self) -> None:
+        self._before(upstream.Connection, "_send", "chat send before", sent="chat send after")
+        self._before(upstream.Connection, "_receive_head", "first byte before")
+        self._async_around(wire.Wire, "ask", "", "first byte after")
+        for name in ("create_image", "create_task"):
+            self._async_around(client.ArkClient, name, "creation send before", "creation answer before")
+        self._async_around(client.ArkClient, "get_task", "", "poll answer before")
+        send = aiohttp.ClientRequest.send
+
+        async def watched(request: aiohttp.ClientRequest, *arguments: Any) -> Any:
+            response = await send(request, *arguments)
+            if request.method == "POST":
+                self.sent("creation send after")
+            return response
+
+        _replace(aiohttp.ClientRequest, "send", watched)
+
+    def _wrap_money(self) -> None:
+        feed = sse.Tap.feed
+
+        def watched(tap: sse.Tap, payload: bytes) -> bytes:
+            if b'"usage":{' in payload:
+                self.passed("stream usage before")
+            passed = feed(tap, payload)
+            if tap.usage is not None:
+                self.passed("stream usage after")
+            return passed
+
+        _replace(sse.Tap, "feed", watched)
+        self._around(chat, "parse_usage", "JSON usage")
+        self._around(billing.Hold, "settle", "settlement")
+        finish = edge.Connection._finish
+
+        def finished(connection: edge.Connection, request: edge.Request, response: Any) -> None:
+            paid = request.method == "POST"
+            if paid:
+                self.passed("answer before")
+            finish(connection, request, response)
+            if paid:
+                self.sent("answer after")
+
+        _replace(edge.Connection, "_finish", finished)
+
+    def _wrap_recovery(self) -> None:
+        self._around(migrations, "migrate", "opening")
+        self._async_around(video_desk.VideoDesk, "recover", "video recovery before", "video recovery after")
+        recover = billing.Billing.recover
+
+        async def watched(one: billing.Billing) -> int:
+            self.passed("recovery before")
+            self._recovers = True
+            recovered = await recover(one)
+            self._recovers = False
+            self.passed("recovery after")
+            return recovered
+
+        _replace(billing.Billing, "recover", watched)
+
+    # how
+
+    def _around(self, owner: Any, name: str, point: str) -> None:
+        self._wrap(owner, name, lambda: self.passed(f"{point} before"), lambda: self.passed(f"{point} after"))
+
+    def _before(self, owner: Any, name: str, point: str, *, sent: str = "") -> None:
+        self._wrap(owner, name, lambda: self.passed(point), (lambda: self.sent(sent)) if sent else (lambda: None))
+
+    def _wrap(self, owner: Any, name: str, before: Callable[[], None], after: Callable[[], None]) -> None:
+        function = getattr(owner, name)
+
+        @functools.wraps(function)
+        def watched(*arguments: Any, **named: Any) -> Any:
+            before()
+            result = function(*arguments, **named)
+            after()
+            return result
+
+        _replace(owner, name, watched)
+
+    def _async_around(self, owner: Any, name: str, before: str, after: str) -> None:
+        function = getattr(owner, name)
+
+        @functools.wraps(function)
+        async def watched(*arguments: Any, **named: Any) -> Any:
+            self.passed(before)
+            result = await function(*arguments, **named)
+            self.passed(after)
+            return result
+
+        _replace(owner, name, watched)

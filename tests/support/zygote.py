@@ -1,0 +1,53 @@
+"""Gateways in a blink: a process that has imported everything, and forks into `llm-proxy serve` whenever it is told to.
+
+What it forks is the real command line in a process of its own, which a kill -9 ends as it would any other; only the half second of
+importing is saved, which makes a thousand deaths affordable. With `rig`, the child first rigs itself: see `tests.support.rigging`.
+
+One JSON line in, ``{"argv": […], "environment": {…}, "log": PATH, "rig": {…}}``; out comes the child's pid, and when it has ended a
+second line, its status as `waitpid` tells it. One child at a time.
+"""
+
+import os
+import sys
+from typing import Any
+
+import orjson
+
+import proxy.app
+import proxy.process  # noqa: F401  what takes the time is imported here, once
+from proxy import cli
+from tests.support import rigging
+
+
+def main() -> None:
+    for line in sys.stdin.buffer:
+        order = orjson.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            _become(order)
+        print(pid, flush=True)
+        print(os.waitpid(pid, 0)[1], flush=True)
+
+
+def _become(order: dict[str, Any]) -> None:
+    """Be a gateway, to the end. Nothing of the parent's flow is returned to."""
+    code = 99
+    try:
+        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for descriptor, number in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(descriptor, number)
+        os.environ.update(order["environment"])
+        rigging.rig(**order["rig"])
+        sys.argv = order["argv"]
+        cli.main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
