@@ -248,9 +248,14 @@ def test_a_hold_for_nobody_is_refused_without_a_second_try_of_the_others(books: 
 def test_a_batch_may_be_of_any_number_of_accounts(books: sqlite3.Connection, accounts: int) -> None:
     ids = [admin.create_account(books, f"customer-{number}", cast("Any", BALANCE), NOW_MS).id for number in range(accounts)]
 
+    said: list[str] = []
+    books.set_trace_callback(said.append)
+
     batch = [hold(f"req_{account_id}", 7, account_id) for account_id in ids]
     assert transact(books, batch, OpenHolds()) is None
 
+    books.set_trace_callback(None)
+    assert "ROLLBACK" not in said
     assert [outcome(done) for done in batch] == [None] * accounts
     assert [ledger.account_by_id(books, account_id).held_nanos for account_id in ids] == [7] * accounts
     assert_balanced(books)
