@@ -61,7 +61,7 @@ class Request:
         return self.version is HttpVersion11 or self.version in (HttpVersion11, HttpVersion10)
 
     @property
-    def chunked(self) -> bool:
+    def takes_chunks(self) -> bool:
         """Whether an answer without a length can be sent in chunks; to HTTP/1.0 it ends with its connection."""
         return self.version is HttpVersion11 or self.version != HttpVersion10
 
@@ -112,7 +112,7 @@ class Connection(RequestHandler):
 
     def send_head(self, request: Request, status: int, headers: Mapping[str, str]) -> None:
         """Send the head of an answer whose body its handler sends: in chunks, or up to the end of the connection."""
-        if request.chunked:
+        if request.takes_chunks:
             self._send(request, status, {**headers, "Transfer-Encoding": "chunked"}, b"")
         else:
             request.closing = True
@@ -190,14 +190,14 @@ class Connection(RequestHandler):
             if response.status != 204:
                 response.headers["Content-Length"] = str(len(body))
             self._send(request, response.status, response.headers, b"" if request.method == "HEAD" else body)
-        elif request.chunked and self.transport is not None:
+        elif request.takes_chunks and self.transport is not None:
             self.transport.write(b"0\r\n\r\n")
 
     def _send(self, request: Request, status: int, headers: Mapping[str, str], body: bytes) -> None:
         if self.transport is None:
             return
         version = "HTTP/1.1"
-        if not request.chunked:
+        if not request.takes_chunks:
             version = "HTTP/1.0"
             headers = {**headers, "Connection": "close" if request.closing else "keep-alive"}
         elif request.closing:
