@@ -9,13 +9,20 @@ from typing import Any
 import pytest
 
 from proxy import billing as billing_module
-from proxy.billing import Billing
+from proxy.billing import Billing, hold_refused
 from proxy.clock import SystemClock
-from proxy.core.errors import InsufficientBalanceError, InternalError, ModelUnavailableError
+from proxy.core.errors import IdempotencyConflictError, InsufficientBalanceError, InternalError, ModelUnavailableError
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement
 from proxy.metrics import Metrics
-from proxy.store.contract import Account, StoreUnavailableError
+from proxy.store.contract import (
+    Account,
+    ClaimedKey,
+    IdempotencyClaim,
+    InsufficientFundsError,
+    KeyClaimedError,
+    StoreUnavailableError,
+)
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.store import SqliteStore
 from proxy.tasks import TaskGroup
@@ -204,3 +211,12 @@ async def test_a_start_releases_calls_and_leaves_videos_to_their_tasks(rig: Rig)
     account = await rig.account()
     assert (account.balance_nanos, account.held_nanos) == (1000, 300)
     await assert_books_balance(rig.store)
+
+
+def test_a_refused_hold_is_told_by_what_refused_it() -> None:
+    claimed = ClaimedKey(IdempotencyClaim("order-1", b"\0" * 32), "req_1", None)
+
+    told = [hold_refused(fault) for fault in (InsufficientFundsError(""), KeyClaimedError(claimed), StoreUnavailableError("disk full"))]
+
+    assert [type(error) for error in told] == [InsufficientBalanceError, IdempotencyConflictError, ModelUnavailableError]
+    assert "disk" not in str(told[-1])

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.store.contract import Check, StoreLockedError, StoreRefusedError
-from proxy.store.sqlite import migrations, verify
+from proxy.store.sqlite import damage, migrations, verify
 from proxy.store.sqlite.lock import FileLock, is_locked
 
 _DECIDED = ".restore-"
@@ -122,6 +122,8 @@ def _checked(partial: Path, source: Path) -> tuple[list[Check], int | None]:
         version = migrations.version_of(copy, source)
         if version == 0:
             raise StoreRefusedError(f"{source} holds no store")
+        if copy.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+            _require_whole_log(copy, partial, source)
         migrations.migrate(copy, version)  # the invariants are those of the newest version
         checks = verify.verify(copy)
         (newest_at_ms,) = copy.execute(
@@ -129,6 +131,14 @@ def _checked(partial: Path, source: Path) -> tuple[list[Check], int | None]:
         ).fetchone()
         copy.execute("PRAGMA journal_mode = DELETE")  # one file, complete without a log beside it
     return checks, newest_at_ms or None
+
+
+def _require_whole_log(copy: sqlite3.Connection, partial: Path, source: Path) -> None:
+    """Refuse a source whose log SQLite would pass over in silence: what is behind it would be older books than were kept."""
+    try:
+        damage.require_sound(copy, partial)
+    except StoreRefusedError as error:
+        raise StoreRefusedError(f"{source}, or its {source.name}-wal, is damaged; nothing was changed: name another backup") from error
 
 
 def _give_to_the_owner_of(path: Path, *files: Path) -> None:

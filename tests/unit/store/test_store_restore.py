@@ -73,11 +73,12 @@ def content_of(folder: Path) -> dict[str, bytes]:
 
 
 async def leave_a_log(path: Path) -> None:
-    """Leave the store as a killed process does: its last transaction, ¥2 for alice, in the write-ahead log alone."""
+    """Leave the store as a killed process does: its last transactions, ¥2 for alice, in the write-ahead log alone."""
     script = (
         "import asyncio, os, pathlib, sys\nfrom proxy.store.sqlite import open_store\n"
         "async def go():\n    store = await open_store(pathlib.Path(sys.argv[1]))\n"
-        "    await store.credit_account('alice', 2_000_000_000, '', 1)\n    os._exit(9)\nasyncio.run(go())\n"
+        "    await store.credit_account('alice', 1_500_000_000, '', 1)\n"
+        "    await store.credit_account('alice', 500_000_000, '', 1)\n    os._exit(9)\nasyncio.run(go())\n"
     )
     await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script, str(path)], cwd=ROOT)
     assert path.with_name(path.name + "-wal").stat().st_size > 0
@@ -115,6 +116,22 @@ async def test_what_was_kept_can_be_restored_in_turn_with_its_log(tmp_path: Path
 
     assert await balance_in(tmp_path / "books.db") == 3_000_000_960
     assert kept.read_bytes() == before, "a source is only read"
+
+
+@pytest.mark.parametrize("at", [20, 32 + 24 + 100])  # in the head of the log, and in the page of its first frame
+async def test_a_source_whose_log_cannot_be_read_is_no_older_store_but_none(tmp_path: Path, backup: Path, at: int) -> None:
+    await leave_a_log(tmp_path / "books.db")
+    kept = restore(tmp_path / "books.db", backup, WHEN).kept
+    assert kept is not None
+    log = kept.with_name(kept.name + "-wal")
+    content = bytearray(log.read_bytes())
+    content[at] ^= 1
+    log.write_bytes(content)
+
+    with pytest.raises(StoreRefusedError, match="-wal, is damaged; nothing was changed"):
+        restore(tmp_path / "books.db", kept, "20251124T170000Z")
+
+    assert await balance_in(tmp_path / "books.db") == 960
 
 
 async def test_a_fresh_place_needs_no_old_store(tmp_path: Path, backup: Path) -> None:

@@ -196,3 +196,66 @@ def test_a_hold_that_what_is_held_already_leaves_no_room_for_is_refused_without_
     assert [outcome(done) for done in batch] == [InsufficientFundsError, None]
     assert "ROLLBACK" not in said, "the batch was written, refused by the schema, and begun anew"
     assert_balanced(books)
+
+
+def test_holds_of_one_batch_leave_each_other_what_is_left_without_a_second_try(books: sqlite3.Connection) -> None:
+    said: list[str] = []
+    books.set_trace_callback(said.append)
+
+    batch = [hold("req_1", 600), hold("req_2", 600), hold("req_3", 400)]
+    assert transact(books, batch, OpenHolds()) is None
+
+    books.set_trace_callback(None)
+    assert [outcome(done) for done in batch] == [None, InsufficientFundsError, None]
+    assert "ROLLBACK" not in said
+    assert_balanced(books)
+
+
+def test_what_costs_nothing_and_what_holds_nothing_is_written_with_the_others(books: sqlite3.Connection) -> None:
+    open_holds = OpenHolds()
+    assert transact(books, [hold("req_free", 100), hold("req_of_nothing", 0), hold("req_paid", 100)], open_holds) is None
+    assert len(open_holds) == 3
+    said: list[str] = []
+    books.set_trace_callback(said.append)
+
+    batch = [settle("req_free", 0), settle("req_of_nothing", 0), settle("req_paid", 60)]
+    assert transact(books, batch, open_holds) is None
+
+    books.set_trace_callback(None)
+    assert [done.result for done in batch] == [True] * 3
+    assert not [statement for statement in said if statement.startswith(("ROLLBACK", "SAVEPOINT"))]
+    kinds = books.execute("SELECT kind, amount_nanos FROM transfers WHERE request_id IS NOT NULL ORDER BY id").fetchall()
+    assert kinds == [("hold", 100), ("hold", 100), ("release", 100), ("charge", 60)]
+    assert_balanced(books)
+
+
+@pytest.mark.parametrize("amount", [0, 1])
+def test_a_hold_for_nobody_is_refused_without_a_second_try_of_the_others(books: sqlite3.Connection, amount: int) -> None:
+    said: list[str] = []
+    books.set_trace_callback(said.append)
+
+    batch = [hold("req_nobodys", amount, account_id=99), hold("req_alices", 10)]
+    assert transact(books, batch, OpenHolds()) is None
+
+    books.set_trace_callback(None)
+    assert batch[0].error is not None
+    assert outcome(batch[1]) is None
+    assert "ROLLBACK" not in said
+    assert_balanced(books)
+
+
+@pytest.mark.parametrize("accounts", [ROWS_MAX - 1, ROWS_MAX, ROWS_MAX + 1, 2 * ROWS_MAX + 1])
+def test_a_batch_may_be_of_any_number_of_accounts(books: sqlite3.Connection, accounts: int) -> None:
+    ids = [admin.create_account(books, f"customer-{number}", cast("Any", BALANCE), NOW_MS).id for number in range(accounts)]
+
+    said: list[str] = []
+    books.set_trace_callback(said.append)
+
+    batch = [hold(f"req_{account_id}", 7, account_id) for account_id in ids]
+    assert transact(books, batch, OpenHolds()) is None
+
+    books.set_trace_callback(None)
+    assert "ROLLBACK" not in said
+    assert [outcome(done) for done in batch] == [None] * accounts
+    assert [ledger.account_by_id(books, account_id).held_nanos for account_id in ids] == [7] * accounts
+    assert_balanced(books)
