@@ -66,14 +66,15 @@ class _Spread(Collector):
     ) -> None:
         self._described = (name, documentation, labels)
         self._bounds = bounds
-        self._counts: dict[str, list[int]] = {}
+        self._counts: dict[str, list[int]] = {} if labels else {"": self._zeros()}
+        """By label; without one there is a line before anything was counted, so that a rate has a beginning."""
         self._sums: defaultdict[str, float] = defaultdict(float)
         registry.register(self)
 
     def observe(self, amount: float, label: str = "") -> None:
         counts = self._counts.get(label)
         if counts is None:
-            counts = self._counts[label] = [0] * (len(self._bounds) + 1)
+            counts = self._counts[label] = self._zeros()
         counts[bisect_left(self._bounds, amount)] += 1
         self._sums[label] += amount
 
@@ -84,6 +85,9 @@ class _Spread(Collector):
         for label, counts in self._counts.items():
             family.add_metric([label] if labels else [], list(zip(bounds, accumulate(counts), strict=True)), self._sums[label])
         yield family
+
+    def _zeros(self) -> list[int]:
+        return [0] * (len(self._bounds) + 1)
 
 
 class Metrics:

@@ -268,11 +268,10 @@ def _measure_message(message: object, where: str, model: Model) -> tuple[int, in
         text, media = _measure_parts(content, f"{where}.content", model)
     elif content is not None or not _has_tool_calls(message, where):
         raise InvalidMessagesError(f"'{where}.content' must be a string or a non-empty array of parts", param=f"{where}.content")
-    if len(message) > 2:
-        if len(message) > FIELDS_MAX:
-            raise InvalidMessagesError(f"'{where}' has more than {FIELDS_MAX} fields", param=where)
-        _refuse_messages_in_other_case(message, MESSAGE_KEYS, where)
-        text += sum(_text_of(value) for key, value in message.items() if key not in ("role", "content"))
+    if len(message) > FIELDS_MAX:
+        raise InvalidMessagesError(f"'{where}' has more than {FIELDS_MAX} fields", param=where)
+    _refuse_messages_in_other_case(message, MESSAGE_KEYS, where)
+    text += sum(_text_of(value) for key, value in message.items() if key not in ("role", "content"))
     return text, media
 
 

@@ -61,7 +61,7 @@ class Request:
         return self.version is HttpVersion11 or self.version in (HttpVersion11, HttpVersion10)
 
     @property
-    def chunked(self) -> bool:
+    def takes_chunks(self) -> bool:
         """Whether an answer without a length can be sent in chunks; to HTTP/1.0 it ends with its connection."""
         return self.version is HttpVersion11 or self.version != HttpVersion10
 
@@ -112,7 +112,7 @@ class Connection(RequestHandler):
 
     def send_head(self, request: Request, status: int, headers: Mapping[str, str]) -> None:
         """Send the head of an answer whose body its handler sends: in chunks, or up to the end of the connection."""
-        if request.chunked:
+        if request.takes_chunks:
             self._send(request, status, {**headers, "Transfer-Encoding": "chunked"}, b"")
         else:
             request.closing = True
@@ -146,17 +146,18 @@ class Connection(RequestHandler):
                     self._waiter = None
             message, content = self._take_message()
             if not isinstance(message, RawRequestMessage):
-                return self._refuse(message)
+                self._refuse(message)
+                return await self._linger()
             request = self._begin_request(message, content)
             try:
                 response = await self._answer(request)
             finally:
                 self._end_request()
             self._finish(request, response)
-            if self._upgraded:
-                self._decline_upgrade()
             if not content.is_eof() or self._paused:
                 await self._let_finish(content)
+            if self._upgraded:
+                self._decline_upgrade()
             if request.closing or self._close:
                 return None
             self._wait_for_next()
@@ -189,14 +190,14 @@ class Connection(RequestHandler):
             if response.status != 204:
                 response.headers["Content-Length"] = str(len(body))
             self._send(request, response.status, response.headers, b"" if request.method == "HEAD" else body)
-        elif request.chunked and self.transport is not None:
+        elif request.takes_chunks and self.transport is not None:
             self.transport.write(b"0\r\n\r\n")
 
     def _send(self, request: Request, status: int, headers: Mapping[str, str], body: bytes) -> None:
         if self.transport is None:
             return
         version = "HTTP/1.1"
-        if not request.chunked:
+        if not request.takes_chunks:
             version = "HTTP/1.0"
             headers = {**headers, "Connection": "close" if request.closing else "keep-alive"}
         elif request.closing:
@@ -220,7 +221,26 @@ class Connection(RequestHandler):
         except TimeoutError:
             self._close = True
         except (ConnectionError, GatewayError, HttpProcessingError):
-            self._close = True  # it is gone, or malformed: either way nothing more can be read here
+            await self._linger()  # it is gone, or malformed: either way nothing more can be read here
+
+    async def _linger(self) -> None:
+        """End this side, and throw away what the client still sends: closed at once, it might see a reset instead of the answer.
+
+        RFC 9112, 9.6. It ends as a connection ends that waits for a next request: when it is lost, or the process stops.
+        """
+        self._close = True  # nothing is parsed any more
+        if self.transport is None or self.transport.is_closing():
+            return
+        self.transport.write_eof()
+        self._resume_transport_reading()
+        self._waiter = self._loop.create_future()
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                await self._waiter
+        except TimeoutError:
+            pass
+        finally:
+            self._waiter = None
 
     def _decline_upgrade(self) -> None:
         """Go on in HTTP/1.1 after a request that asked for another protocol: what came behind it is the next one."""
@@ -286,6 +306,8 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._cancel_stall()
         super().connection_lost(exc)
+        if self._arriving is not None and not self._arriving.is_eof():
+            self._arriving.set_exception(ConnectionResetError("the client left"))  # also to who throws it away: it would wait on
         if self.watcher is not None:
             self.watcher.client_lost()
 

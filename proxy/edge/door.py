@@ -47,10 +47,10 @@ class Entrance:
             status = response.status
             return response
         finally:
-            self._observer.record(context, status)
             self._inside -= 1
             if not self._inside:
                 self._empty.set()
+            self._observer.record(context, status)
 
     def __len__(self) -> int:
         return self._inside

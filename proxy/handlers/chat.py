@@ -221,7 +221,7 @@ class _Exchange:
         self._add_stream_headers()
         response = self._response = self._context.begin_stream()
         with self._parts.metrics.open_streams.track_inprogress():
-            failure = await self._flight.splice(answer, tap, chunked=self._context.request.chunked)
+            failure = await self._flight.splice(answer, tap, chunked=self._context.request.takes_chunks)
         self._end_stream(Outcome.UPSTREAM_CUT, "the stream ended without [DONE]" if failure is None else str(failure))
         return response
 

@@ -12,7 +12,7 @@ _HEAD = re.compile(
     rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n\0]*+)?"  # the reason may be missing, with its space or without
     rb"(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\r\n\0]*+)*+\r\n\r\n"
 )
-_FRAMING = re.compile(rb"\n(content-length|transfer-encoding|connection):[ \t]*([^\r]*?)[ \t]*\r")
+_FRAMING = re.compile(rb"\n(content-length|transfer-encoding|connection):([^\r]*)")
 _LENGTH_DIGITS_MAX = 15
 _START = b"HTTP/1."
 
@@ -40,13 +40,14 @@ class Head:
         self._lower = raw.lower()
         self.status = int(match[2])
         length = coding = wish = None
-        for name, value in _FRAMING.findall(self._lower):
+        for name, padded in _FRAMING.findall(self._lower):
+            value = padded.strip(b" \t")
             if name == b"content-length":
                 length = value if length is None else b"two"
             elif name == b"transfer-encoding":
                 coding = value if coding is None else b"two"
             else:
-                wish = value
+                wish = value if wish is None else wish + b"," + value
         self.framing: Framing = self._framed_by(length, coding)
         stays = wish is None or b"close" not in wish if match[1] == b"1" else wish == b"keep-alive"
         self.keep_alive = stays and not self.framing.ends_with_connection()
@@ -82,15 +83,13 @@ class Head:
 class HeadReader:
     """Collects bytes until a final head is whole; interim heads (1xx) are skipped, within the same limit of bytes."""
 
-    __slots__ = ("_bytes_max", "_held")
+    __slots__ = ("_bytes_max", "_held", "begun")
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._held = bytearray()
-
-    @property
-    def begun(self) -> bool:
-        return bool(self._held)
+        self.begun = False
+        """Something of an answer has come, if only an interim head: the request has arrived."""
 
     def feed(self, received: bytes) -> tuple[Head, bytes] | None:
         """Return the head and the bytes after it, or None while it is not whole.
@@ -104,6 +103,7 @@ class HeadReader:
                 return head, received[end + 4 :]
         scan_from = max(0, len(self._held) - 3)
         self._held += received
+        self.begun = True
         while True:
             if not self._held.startswith(_START[: len(self._held)]):
                 raise HeadError("it does not begin like an HTTP/1 answer")

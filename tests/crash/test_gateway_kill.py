@@ -8,7 +8,8 @@ import pytest
 from tests.support.promises import Faults
 from tests.support.stand import Stand, stand
 
-SECONDS_TO_LIVE_MAX = 0.15
+CHATS_MAX, SECONDS_MAX = 15, 0.05
+"""A gateway lives until Ark was asked so often, and then for so long, at random: a slow machine has as much to lose as a fast one."""
 PROMISE = "kill -9 at a random moment: no answer without its receipt, none charged twice, no hold stuck"
 
 
@@ -23,7 +24,8 @@ async def kill_often(directory: Path, faults: Faults, kills: int, seed: int = 0)
         verified = await one.gateway.run("ledger", "verify")
         assert verified.returncode == 0, verified.stdout + verified.stderr
         print(one.outcomes, len(one.books.chats), "chats", len(one.books.images), "pictures", len(one.ark.videos.tasks), "videos")
-        assert len(one.hands.begun) > 10 * kills
+        assert len(one.books.chats) > 5 * kills
+        assert len(one.hands.begun) > kills
         assert one.outcomes.keys() >= {"chat complete", "chat client_gone", "chat interrupted", "image complete", "video complete"}
 
 
@@ -32,7 +34,9 @@ async def kill_once(one: Stand, faults: Faults) -> None:
     assert await one.start()
     faults.cost(await one.recovered())
     customers = asyncio.gather(one.customers())
-    await asyncio.sleep(one.chance.uniform(0, SECONDS_TO_LIVE_MAX))  # the moment is what is random here
+    asked = len(one.books.chats) + one.chance.randrange(CHATS_MAX)
+    await one.ark.wait_until(lambda: len(one.books.chats) >= asked)
+    await asyncio.sleep(one.chance.uniform(0, SECONDS_MAX))  # the moment is what is random here
     await one.gateway.kill()
     await customers
     faults.injected += 1

@@ -238,6 +238,27 @@ async def test_an_upgrade_is_declined_by_answering(refusing: Bench, protocol: st
     assert (first.status, second.status) == (200, 200)
 
 
+async def test_an_upgrade_that_is_answered_before_its_body_came_is_declined_too(refusing: Bench) -> None:
+    asked = request("POST", "/nowhere", ("Connection", "Upgrade"), ("Upgrade", "websocket"), body=b"hello")
+    async with connect(refusing.origin) as client:
+        first = await client.ask(asked[:-2])
+        second = await client.ask(asked[-2:] + request("GET", PUBLIC))
+
+    assert (first.status, second.status) == (404, 200)
+
+
+@pytest.mark.parametrize("beginning", ["no HTTP\r\n\r\n", f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"])
+async def test_a_refusal_is_not_lost_to_what_the_client_still_sends(refusing: Bench, beginning: str) -> None:
+    async with connect(refusing.origin) as client:
+        await client.send(beginning.encode())
+        await client.send(b"zz\r\n" + bytes(1_000_000))
+
+        answer = await client.answer()
+        rest = await client.reader.read()  # a reset would raise
+
+    assert (answer.status, rest) == (400, b"")
+
+
 async def test_connect_finds_nothing(refusing: Bench) -> None:
     async with connect(refusing.origin) as client:
         answer = await client.ask(request("CONNECT", "example.com:443"))

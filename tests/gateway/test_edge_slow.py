@@ -168,3 +168,13 @@ async def test_a_storm_of_aborted_connections_leaves_no_trace(gateway: Bench, ca
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert gateway.key not in caplog.text
     await gateway.assert_charged(CHARGE)
+
+
+async def test_a_client_that_left_is_not_waited_for(hasty: Bench) -> None:
+    async with connect(hasty.origin) as client:
+        answer = await client.ask(request("POST", "/nowhere", ("Content-Length", "1000")))
+        (answering,) = [task for task in asyncio.all_tasks() if "Connection.start" in repr(task)]
+
+    async with asyncio.timeout(2):  # the rest of a refused body is awaited for five seconds
+        await answering
+    assert answer.status == 404

@@ -361,12 +361,13 @@ async def test_a_new_connection_that_dies_is_not_asked_again(beginning: bytes) -
 
 
 @pytest.mark.promise(UPSTREAM_AWAY)
-async def test_a_kept_connection_that_dies_after_a_byte_is_not_asked_again() -> None:
+@pytest.mark.parametrize("beginning", [b"H", b"HTTP/1.1 100 Continue\r\n\r\n"])
+async def test_a_kept_connection_that_dies_after_a_byte_is_not_asked_again(beginning: bytes) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(SMALL)
         await peer.request()
-        await peer.send(b"H")
+        await peer.send(beginning)
 
     async with serve(script) as origin, client(origin) as wire:
         await (await wire.ask("/x", b"{}")).read(2)

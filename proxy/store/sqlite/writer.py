@@ -33,6 +33,8 @@ CROWD_OPERATIONS = 8
 
 At 64 in flight it doubled the batches, from 32 to 62, and saved 25 of 130 µs of CPU a request; a lone request never waits.
 """
+CROWD_SECONDS = 0.05
+"""How long after such a batch it is still a crowd."""
 GATHERED_OPERATIONS = 48
 GATHER_SECONDS = 0.002
 CHECKPOINT_FRAMES = 1000
@@ -119,16 +121,19 @@ class Writer:
 
     async def _write_until_closed(self) -> None:
         batch: list[_Operation] = []
+        ended_at = 0.0
         try:
             while self._refusal is None or self._queue:
                 if not self._queue:
                     self._wake.clear()
                     await self._wake.wait()
-                if len(batch) >= CROWD_OPERATIONS and len(self._queue) < GATHERED_OPERATIONS and self._refusal is None:
+                in_a_crowd = len(batch) >= CROWD_OPERATIONS and self._loop.time() - ended_at < CROWD_SECONDS
+                if in_a_crowd and len(self._queue) < GATHERED_OPERATIONS and self._refusal is None:
                     await asyncio.sleep(GATHER_SECONDS)
                 batch = self._take()
                 if batch:
                     await self._connection.run(self._commit, batch)
+                    ended_at = self._loop.time()
         finally:
             self._refuse(StoreUnavailableError("the store's writer was stopped"))
 

@@ -54,6 +54,7 @@ TEXT = [
     (say([{**PICTURE, "video_url": {"url": "x"}, "file": {}}]), 0, 2_048 + 2 * 32_768),
     # [{"id":"1"}] has 12 bytes
     ({"messages": [*HELLO, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]}, 17, 0),
+    ({"messages": [*HELLO, {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, 17, 0),
     # {"type":"json_object"} has 22 bytes, [{"a":1}] has 9
     ({"messages": HELLO, "response_format": {"type": "json_object"}}, 27, 0),
     ({"messages": HELLO, "tools": [{"a": 1}], "functions": [{"a": 1}]}, 23, 0),
