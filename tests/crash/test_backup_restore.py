@@ -123,6 +123,6 @@ async def test_each_backup_under_load_restores_with_all_that_was_answered_before
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 async def test_a_backup_each_second_for_two_minutes_restores(tmp_path: Path) -> None:
     await back_up_under_load(tmp_path, 120, seconds_between=1.0)
