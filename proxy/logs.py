@@ -33,6 +33,8 @@ class Lines:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._waiting: list[bytes] = []
+        self._is_cut = False
+        """The last write ended within a line."""
 
     def add(self, line: bytes) -> None:
         if not self._waiting:
@@ -41,11 +43,15 @@ class Lines:
 
     def _write(self) -> None:
         lines, self._waiting = b"".join(self._waiting), []
+        if self._is_cut:
+            lines = b"\n" + lines
         try:
-            os.write(self._descriptor, lines)
+            written = os.write(self._descriptor, lines)
         except OSError:
             # A log that cannot be written (full disk, closed pipe) must not fail requests whose money is already on the ledger.
             return
+        # A pipe that is nearly full takes a part. The rest is lost, as so slow a reader must hold nobody up, but no later line with it.
+        self._is_cut = written > 0 and lines[written - 1 : written] != b"\n"
 
 
 class JsonAccessLog:
@@ -98,10 +104,10 @@ class JsonFormatter(logging.Formatter):
             "time": iso(int(record.created * 1000)),
             "level": record.levelname.lower(),
             "event": record.name,
-            "message": record.getMessage(),
+            "message": _told(record.getMessage()),
         }
         if record.exc_info and record.exc_info[0] is not None:
-            entry["exception"] = "".join(traceback.format_exception(*record.exc_info))
+            entry["exception"] = _told("".join(traceback.format_exception(*record.exc_info)))
         return orjson.dumps(entry, default=str).decode()
 
 
@@ -125,3 +131,8 @@ def configure(clock: Clock, stream: TextIO | None = None) -> AccessLog:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     lines = Lines(stream.fileno())
     return TerminalAccessLog(clock, lines) if terminal else JsonAccessLog(clock, lines)
+
+
+def _told(text: str) -> str:
+    """Return text as it can be written: half a surrogate pair, of which a path or a header may consist, is no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,6 +1,7 @@
 """What the gateway says: a line a request, for programs and for eyes, and never at the cost of a request."""
 
 import asyncio
+import fcntl
 import logging
 import os
 from collections.abc import Iterator
@@ -101,3 +102,28 @@ def test_everything_else_is_json_too_with_its_traceback() -> None:
 
     assert (said["level"], said["event"], said["message"]) == ("error", "proxy.x", "request req_1 failed")
     assert "ValueError: broken" in said["exception"]
+
+
+async def test_a_line_that_a_full_pipe_cuts_spoils_no_other(pipe: tuple[int, int]) -> None:
+    os.set_blocking(pipe[1], False)
+    lines = Lines(pipe[1])
+    room = fcntl.fcntl(pipe[1], fcntl.F_GETPIPE_SZ)
+    read = bytearray()
+
+    for _ in range(3):
+        for _ in range(room // 50):
+            lines.add(b"x" * 99 + b"\n")
+        await asyncio.sleep(0)
+        read += os.read(pipe[0], room)
+
+    whole = [line for line in read.split(b"\n") if len(line) == 99]
+    cut = [line for line in read.split(b"\n") if line and len(line) != 99]
+    assert len(whole) > 3 * room // 101
+    assert len(cut) <= 3
+    assert all(len(line) < 99 for line in cut)
+
+
+def test_what_is_no_utf8_is_written_all_the_same() -> None:
+    record = logging.LogRecord("proxy", logging.ERROR, "", 0, "half a pair: %s", ("\ud83d",), None)
+
+    assert orjson.loads(JsonFormatter().format(record))["message"] == "half a pair: \\ud83d"
