@@ -83,6 +83,8 @@ class DueWork(Generic[T]):
         self._tasks = TaskGroup("due")
         self._running: dict[str, bool] = {}
         """What is under way, and whether it was seen to be due meanwhile."""
+        self._ended_since_look: set[str] = set()
+        """What was under way when what is due was last asked for, and is no longer: it may have been read as due all the same."""
         self._resting_until_ms: dict[str, int] = {}
         self._is_full = False
         self._wake = asyncio.Event()
@@ -123,10 +125,13 @@ class DueWork(Generic[T]):
     async def _start_due(self, now_ms: int, work: Callable[[T], Awaitable[None]]) -> None:
         """Start what is due, as far as there is room."""
         # What runs or rests is still due in the store; asked for so many, enough others are among them.
+        self._ended_since_look.clear()
         due = await self._agenda.due(now_ms, self._running_max + len(self._resting_until_ms))
         for item in due:
             if item.id in self._running:
                 self._running[item.id] = True
+            elif item.id in self._ended_since_look:
+                self._wake.set()  # look again: what has just been done may be due no more
             elif item.id not in self._resting_until_ms and len(self._running) < self._running_max:
                 self._running[item.id] = False
                 self._tasks.spawn(self._do(work, item), item.id)
@@ -143,6 +148,7 @@ class DueWork(Generic[T]):
             self._rest(item.id)
         finally:
             was_due_meanwhile = self._running.pop(item.id)
+            self._ended_since_look.add(item.id)
             # Looking costs a page of reading: where there was no room, wait for some more of it.
             if was_due_meanwhile or (self._is_full and len(self._running) <= self._running_max * 3 // 4):
                 self._wake.set()

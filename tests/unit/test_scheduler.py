@@ -26,6 +26,8 @@ class Book:
     due_at_ms: dict[str, int] = field(default_factory=dict)
     looks: int = 0
     fault: Exception | None = None
+    due_read: Callable[[], Awaitable[None]] | None = None
+    """Called when what is due has been read, before the reader has it."""
     once_read: Callable[[], None] | None = None
     """Called when the next due time has been read, before the reader has it."""
 
@@ -35,6 +37,8 @@ class Book:
             raise self.fault
         await asyncio.sleep(0)
         ready = sorted((at, name) for name, at in self.due_at_ms.items() if at <= now_ms)
+        if self.due_read is not None:
+            await self.due_read()
         return [Thing(name) for _, name in ready[:limit]]
 
     async def next_due_at_ms(self, after_ms: int) -> int | None:
@@ -52,6 +56,7 @@ class Workshop:
     book: Book
     due_work: DueWork[Thing]
     deaths: list[BaseException | None]
+    begun: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     running: int = 0
     running_most: int = 0
@@ -73,6 +78,7 @@ class Workshop:
 
     async def work(self, thing: Thing) -> None:
         """Be at work until `hold` is set, then be done with it."""
+        self.begun.append(thing.id)
         self.running += 1
         self.running_most = max(self.running, self.running_most)
         self.note()
@@ -313,3 +319,25 @@ async def test_a_job_runs_every_so_often_and_survives_its_own_failures() -> None
 
     assert runs >= 4
     assert deaths == []
+
+
+async def test_what_ends_while_it_is_read_as_due_is_not_done_again() -> None:
+    async with workshop() as shop:
+        shop.hold.clear()
+        shop.plan("one")
+        await shop.until(lambda: shop.running == 1)
+
+        async def let_it_end() -> None:
+            shop.book.due_read = None
+            shop.hold.set()
+            await shop.until(lambda: shop.done == ["one"])
+            await asyncio.sleep(0)
+
+        shop.book.due_read = let_it_end
+        looks = shop.book.looks
+        shop.plan("two")
+        await shop.until(lambda: "two" in shop.done)
+
+        assert shop.begun == ["one", "two"]
+        assert shop.book.looks > looks
+        assert shop.deaths == []
