@@ -97,7 +97,11 @@ def _options(asked: argparse.Namespace, directory: Path) -> Options:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", choices=[[], *PARTS], help=f"{' '.join(PARTS)}; without any: all but the last two"
+        "parts",
+        nargs="*",
+        metavar="PART",
+        choices=[[], *GROUPS, *PARTS],
+        help="; ".join(f"{group}: {' '.join(parts)}" for group, parts in GROUPS.items()) + "; without any: design",
     )
     parser.add_argument("--rounds", type=int, help="how often each is measured (3, quick: 1)")
     parser.add_argument("--quick", action="store_true", help="the least load that shows that it works; its figures mean little")

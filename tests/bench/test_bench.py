@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.__main__ import PARTS
+from tests.bench.__main__ import CLIFFS, PARTS, SCALE, _parser, _parts
 from tests.bench.options import Options
 from tests.bench.rows import Row
 
@@ -53,3 +53,13 @@ def test_each_part_runs_with_its_references(part: str, tmp_path: Path) -> None:
     rows = PARTS[part](Options(tmp_path, rounds=1, quick=True, rows=LEDGER))
 
     assert all(row.figures for row in rows)
+
+
+def test_every_command_that_the_readme_shows_is_understood() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    shown = [line.partition("#")[0].split() for line in readme.splitlines() if line.startswith(".venv/bin/python -m tests.bench")]
+
+    asked = [_parser().parse_args(words[3:]) for words in shown]
+
+    assert len(asked) > 3
+    assert {part for one in asked for part in _parts(one.parts)} == {*SCALE, *CLIFFS, "json", "stream"}
