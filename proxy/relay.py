@@ -259,8 +259,7 @@ class Flight:
 
     def end(self, failure: UpstreamFailure | None) -> None:
         assert self._tap is not None
-        if self._tap.error is None:
-            self.write(self._tap.finish(clean=failure is None))
+        self.write(self._tap.finish(clean=failure is None))
         self._finish(failure)
 
     def write(self, piece: bytes) -> None:

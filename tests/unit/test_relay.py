@@ -184,6 +184,28 @@ async def test_room_for_a_drain_is_free_again_when_one_has_landed() -> None:
     assert await third.task is None
 
 
+async def test_a_drain_that_lands_twice_frees_its_room_once() -> None:
+    relay = Relay(drain(most=2), Metrics())
+    first, second, third = [await Call(drain(), relay=relay, account=account).begin() for account in (1, 2, 3)]
+    for call in (first, second):
+        call.client.leave()
+        assert call.flight.drains
+
+    first.answer.end()
+    await first.task  # has landed it
+    relay.land(first.flight)
+    third.client.leave()
+    fourth = await Call(drain(), relay=relay, account=4).begin()
+    fourth.client.leave()
+
+    assert third.flight.drains
+    with pytest.raises(TimeoutError):  # the second and the third are still read on: there is no room
+        await fourth.task
+    for call in (second, third):
+        call.answer.end()
+        await call.task
+
+
 async def test_a_cut_ends_all_calls_and_each_keeps_its_own_cause() -> None:
     relay = Relay(drain(), Metrics())
     calls = [await Call(drain(), relay=relay).begin() for _ in range(3)]
