@@ -106,7 +106,7 @@ class Connection(RequestHandler):
         return self.transport is None or self.transport.is_closing()
 
     def close_if_idle(self) -> None:
-        """Close unless a request is being answered or has begun to arrive."""
+        """Close unless a request is being answered. One whose head has not come whole has not begun."""
         if self._waiter is not None and not self._waiter.done():
             self.force_close()  # close() would leave the transport open, and a next request on it unanswered
 

@@ -14,7 +14,7 @@ from proxy.core.money import Nanos
 from proxy.store.contract import CommitStats, InsufficientFundsError, StoreCorruptError, StoreUnavailableError
 from proxy.store.sqlite import SqliteStore, open_store
 from proxy.store.sqlite.connection import Connection, connection_to
-from proxy.store.sqlite.writer import BATCH_OPERATIONS_MAX, Writer
+from proxy.store.sqlite.writer import BATCH_OPERATIONS_MAX, CROWD_OPERATIONS, Writer
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, new_request, settlement
 
@@ -101,6 +101,22 @@ async def test_what_queues_during_a_transaction_goes_into_the_next_one(store: Sq
     await asyncio.gather(first, *later)
 
     assert [commit.operations for commit in commits] == [1, 30]
+    await assert_books_balance(store)
+
+
+@pytest.mark.parametrize(("before", "then"), [(CROWD_OPERATIONS, [2]), (CROWD_OPERATIONS - 1, [1, 1])], ids=["crowd", "few"])
+async def test_after_a_crowd_more_are_gathered_and_otherwise_nobody_waits(
+    store: SqliteStore, commits: list[CommitStats], before: int, then: list[int]
+) -> None:
+    account_id = await alice_id(store)
+    await asyncio.gather(*(store.place_hold(new_request(f"req_{n}", account_id=account_id, hold_nanos=1)) for n in range(before)))
+
+    first = store.place_hold(new_request("req_first", account_id=account_id, hold_nanos=1))
+    for _ in range(5):  # turns in which the writer would have taken it
+        await asyncio.sleep(0)
+    await asyncio.gather(first, store.place_hold(new_request("req_second", account_id=account_id, hold_nanos=1)))
+
+    assert [commit.operations for commit in commits] == [before, *then]
     await assert_books_balance(store)
 
 
