@@ -5,7 +5,6 @@ On a terminal lines are for eyes; otherwise each is one JSON object, ready for j
 
 import asyncio
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Protocol, TextIO
 import orjson
 
 from proxy.clock import Clock, iso
+from proxy.log_output import Write, never_waiting
 
 Field = str | int | float | bool | None
 
@@ -25,30 +25,34 @@ class AccessLog(Protocol):
 
 
 class Lines:
-    """Lines for a descriptor, those of one turn of the loop in one ``write(2)``.
+    """Lines for an output, those of one turn of the loop in one ``write(2)``.
 
     A system call a request would hand the interpreter's lock to the store's thread each time: 44 µs seen under load, instead of 2.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, output: Write) -> None:
+        self._output = output
         self._waiting: list[bytes] = []
         self._is_cut = False
         """The last write ended within a line."""
 
     def add(self, line: bytes) -> None:
         if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._write)
+            asyncio.get_running_loop().call_soon(self._write_waiting)
         self._waiting.append(line)
 
-    def _write(self) -> None:
+    def _write_waiting(self) -> None:
         lines, self._waiting = b"".join(self._waiting), []
+        self.write(lines)
+
+    def write(self, lines: bytes) -> None:
+        """Write whole lines at once, or as much of them as there is room for."""
         if self._is_cut:
             lines = b"\n" + lines
         try:
-            written = os.write(self._descriptor, lines)
+            written = self._output(lines)
         except OSError:
-            # A log that cannot be written (full disk, closed pipe) must not fail requests whose money is already on the ledger.
+            # A log that cannot be written (full disk, closed pipe, no room) must not fail requests whose money is on the ledger.
             return
         # A pipe that is nearly full takes a part. The rest is lost, as so slow a reader must hold nobody up, but no later line with it.
         self._is_cut = written > 0 and lines[written - 1 : written] != b"\n"
@@ -120,16 +124,30 @@ class TerminalFormatter(logging.Formatter):
         return line
 
 
+class LineHandler(logging.Handler):
+    """Hands what is logged to `Lines`: a `StreamHandler` would wait for whoever reads."""
+
+    def __init__(self, lines: Lines) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.write(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+        except Exception:  # noqa: BLE001 - as every handler of the library: what cannot be formatted fails nobody
+            self.handleError(record)
+
+
 def configure(clock: Clock, stream: TextIO | None = None) -> AccessLog:
     """Send all logging to ``stream`` (standard error by default) and return the log of requests."""
     stream = stream or sys.stderr
-    handler = logging.StreamHandler(stream)
+    lines = Lines(never_waiting(stream.fileno()))
+    handler = LineHandler(lines)
     terminal = stream.isatty()
     handler.setFormatter(TerminalFormatter() if terminal else JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("aiosqlite").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    lines = Lines(stream.fileno())
     return TerminalAccessLog(clock, lines) if terminal else JsonAccessLog(clock, lines)
 
 
