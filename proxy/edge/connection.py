@@ -105,6 +105,13 @@ class Connection(RequestHandler):
     def lost(self) -> bool:
         return self.transport is None or self.transport.is_closing()
 
+    def force_close(self) -> None:
+        """Close, also where what has been sent is still on its way."""
+        transport = self.transport
+        super().force_close()
+        if transport is not None:
+            self._see_off(transport)
+
     def close_if_idle(self) -> None:
         """Close unless a request is being answered. One whose head has not come whole has not begun."""
         if self._waiter is not None and not self._waiter.done():
@@ -135,6 +142,7 @@ class Connection(RequestHandler):
             self._task_handler = None
             if self.transport is not None:
                 self.transport.close()
+                self._see_off(self.transport)
 
     async def _answer_all(self) -> None:
         while not self._force_close:
@@ -312,6 +320,20 @@ class Connection(RequestHandler):
             self.watcher.client_lost()
 
     # clients that read nothing
+
+    def _see_off(self, transport: asyncio.Transport) -> None:
+        """End a connection that was closed, should what it still holds not leave: it would wait for its client for ever.
+
+        No stall is watched for below the transport's high-water mark.
+        """
+        if waiting := transport.get_write_buffer_size():
+            self._loop.call_later(self._stall_seconds, self._abort_unless_below, transport, waiting)
+
+    def _abort_unless_below(self, transport: asyncio.Transport, waiting_bytes: int) -> None:
+        if transport.get_write_buffer_size() < waiting_bytes:
+            self._see_off(transport)
+        else:
+            transport.abort()
 
     def _cancel_stall(self) -> None:
         if self._stall_handle is not None:
