@@ -6,6 +6,7 @@ takes 5. Besides it lacks our errors for malformed HTTP, and a deadline for clie
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
@@ -104,6 +105,12 @@ class Connection(RequestHandler):
     @property
     def lost(self) -> bool:
         return self.transport is None or self.transport.is_closing()
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether the client is a process of this machine, as no web page is."""
+        here = None if self.transport is None else self.transport.get_extra_info("socket")
+        return here is not None and here.family == socket.AF_UNIX
 
     def force_close(self) -> None:
         """Close, also where what has been sent is still on its way."""
