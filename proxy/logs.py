@@ -16,6 +16,7 @@ import orjson
 from proxy.clock import Clock, iso
 from proxy.log_output import Write, never_waiting
 
+STANDARD_ERROR = 2
 Field = str | int | float | bool | None
 
 
@@ -141,9 +142,9 @@ class LineHandler(logging.Handler):
 def configure(clock: Clock, stream: TextIO | None = None) -> AccessLog:
     """Send all logging to ``stream`` (standard error by default) and return the log of requests."""
     stream = stream or sys.stderr
-    lines = Lines(never_waiting(stream.fileno()))
+    lines = Lines(never_waiting(STANDARD_ERROR if stream is None else stream.fileno()))
     handler = LineHandler(lines)
-    terminal = stream.isatty()
+    terminal = stream is not None and stream.isatty()  # Python has none where the process was started without
     handler.setFormatter(TerminalFormatter() if terminal else JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("aiosqlite").setLevel(logging.WARNING)

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 
 import uvloop
@@ -22,6 +23,7 @@ GC_ALLOCATIONS = 10_000
 
 def serve(config: Config) -> int:
     """Run the gateway until a signal ends it; return the process's exit code."""
+    _open_standard_descriptors()
     clock = SystemClock()
     access_log = logs.configure(clock)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -44,6 +46,16 @@ async def _serve(config: Config, clock: Clock, access_log: logs.AccessLog) -> in
         return 1
     logger.info("stopped")
     return EXIT_SCHEDULER_FAILED if stop.has_failed else 0
+
+
+def _open_standard_descriptors() -> None:
+    """Let descriptors 0 to 2 lead nowhere where the process was started without them.
+
+    Otherwise sockets and the store's files get these numbers, and whatever a library says to "standard error".
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
 
 
 def heed_signals(stop: StopSignal) -> None:

@@ -75,3 +75,17 @@ async def test_a_log_that_is_read_again_goes_on_with_whole_lines(tmp_path: Path)
     assert code == 0
     assert any(b'"event":"request"' in line for line in lines)
     assert lines[-1].endswith(b'"message":"stopped"}')
+
+
+async def test_a_gateway_without_a_standard_error_starts_and_gives_its_number_to_nothing_else(tmp_path: Path) -> None:
+    async with gateway_process(tmp_path, "http://127.0.0.1:9", balance=parse_yuan("1")) as process:
+        await process.start(under=("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"))
+        assert process.process is not None
+        descriptors = Path(f"/proc/{process.process.pid}/fd")
+
+        # what a library says to descriptor 2 must not end in the store, or be sent to a customer
+        standard = [str((descriptors / str(number)).readlink()) for number in range(3)]
+        code = await process.end_by(signal.SIGTERM)
+
+    assert standard == [os.devnull] * 3
+    assert code == 0
