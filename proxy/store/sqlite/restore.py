@@ -118,10 +118,9 @@ def _decide(path: Path, source: Path, when: str) -> tuple[list[Check], int | Non
 def _verified_copy(source: Path, partial: Path) -> tuple[list[Check], int | None]:
     """Write the copy that will be the store, and check that very copy: the source could change between a look and a copy."""
     log = source.with_name(source.name + "-wal")
-    shutil.copyfile(source, partial)
-    partial.chmod(0o600)
+    _copy(source, partial)
     if log.exists():
-        shutil.copyfile(log, partial.with_name(partial.name + "-wal"))
+        _copy(log, partial.with_name(partial.name + "-wal"))
     try:
         checks, newest_at_ms = _checked(partial, source)
     except sqlite3.DatabaseError as error:
@@ -131,6 +130,12 @@ def _verified_copy(source: Path, partial: Path) -> tuple[list[Check], int | None
         raise StoreRefusedError(f"{source} does not hold ({reasons}); nothing was changed: name another backup")
     _sync(partial)
     return checks, newest_at_ms
+
+
+def _copy(source: Path, copy: Path) -> None:
+    """Copy a file so that only its owner may ever read the copy: a large one takes a while."""
+    os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    shutil.copyfile(source, copy)
 
 
 def _checked(partial: Path, source: Path) -> tuple[list[Check], int | None]:

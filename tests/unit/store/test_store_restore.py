@@ -294,6 +294,26 @@ async def test_whenever_the_process_dies_the_next_start_has_the_old_store_or_the
     assert not [name for name in content_of(tmp_path) if ".restor" in name]
 
 
+async def test_no_copy_can_be_read_by_others_not_even_while_it_is_made(
+    tmp_path: Path, backup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[int] = []
+    copyfile = shutil.copyfile
+
+    def watched(source: Path, copy: Path) -> None:
+        copyfile(source, copy)
+        modes.append(copy.stat().st_mode & 0o777)
+
+    kept = restore(tmp_path / "books.db", backup, WHEN).kept
+    assert kept is not None
+    kept.with_name(kept.name + "-wal").touch()
+    monkeypatch.setattr(shutil, "copyfile", watched)
+    restore(tmp_path / "books.db", kept, "20251124T170000Z")
+
+    assert modes == [0o600, 0o600]  # the database, and its log
+    assert (tmp_path / "books.db").stat().st_mode & 0o777 == 0o600
+
+
 async def test_a_file_that_came_up_in_a_half_done_restore_is_not_overwritten(tmp_path: Path, backup: Path) -> None:
     (tmp_path / "books.db").rename(tmp_path / f"books.db.before-restore-{WHEN}")
     shutil.copyfile(backup, tmp_path / f"books.db.restore-{WHEN}")
