@@ -7,7 +7,7 @@ from pathlib import Path
 
 from proxy.store.contract import Check, StoreRefusedError
 from proxy.store.sqlite import restore, verify
-from proxy.store.sqlite.migrations import create_file, sync_folder
+from proxy.store.sqlite.migrations import sync_folder
 
 
 def backup(connection: sqlite3.Connection, store: Path, destination: Path) -> list[Check]:
@@ -28,7 +28,7 @@ def backup(connection: sqlite3.Connection, store: Path, destination: Path) -> li
     partial = destination.with_name(destination.name + ".partial")
     try:
         partial.unlink(missing_ok=True)  # of a backup that was cut short
-        create_file(partial)
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))  # never through somebody's link
         checks = _copy(connection, partial)
         if not checks[0].holds:
             raise StoreRefusedError(f"the copy is damaged and was not kept: {'; '.join(checks[0].offenders)}")
