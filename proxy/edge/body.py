@@ -5,10 +5,19 @@ from typing import Any
 
 import orjson
 
-from proxy.core.errors import InvalidJsonError, RequestTimeoutError, RequestTooLargeError, UnsupportedMediaTypeError
+from proxy.core.errors import (
+    InvalidJsonError,
+    ModelUnavailableError,
+    RequestTimeoutError,
+    RequestTooLargeError,
+    UnsupportedMediaTypeError,
+)
 from proxy.edge.connection import Request
 
 LARGE_BYTES = 65_536
+LARGE_BODIES = 16
+"""Of the largest size, so much is kept at most of all bodies that are still to come: whoever has a key may send them, with nothing on
+his account, and memory is finite. The first `LARGE_BYTES` of each are not counted, so that ordinary requests find room."""
 STRUCTURES_MAX = 100_000
 VALUES_MAX = 1_000_000
 """In one body: large bodies are large by their pictures. Two million small objects would hold up everybody for seconds, and take 2 GB,
@@ -23,6 +32,8 @@ class BodyReader:
     def __init__(self, *, bytes_max: int, seconds: float) -> None:
         self._bytes_max = bytes_max
         self._seconds = seconds
+        self._large_bytes = 0
+        """Of all that are being read, beyond the first `LARGE_BYTES` of each."""
 
     async def json(self, request: Request) -> Any:
         """Return the parsed body. Raises: as `read` and `parsed`."""
@@ -55,6 +66,7 @@ class BodyReader:
             UnsupportedMediaTypeError: the body is compressed.
             RequestTooLargeError: longer than the limit; said before reading where the length was announced.
             RequestTimeoutError: it did not arrive in time.
+            ModelUnavailableError: too much of other large ones is being read.
             InvalidJsonError: it has too many values, whatever they are.
             ConnectionError: the client left.
         """
@@ -75,11 +87,20 @@ class BodyReader:
         """Collect and count as it comes: at the end, over all of it, either would hold everybody up."""
         body = bytearray()
         crowd = _Crowd()
-        while piece := await request.content.readany():
-            if len(body) + len(piece) > self._bytes_max:
-                raise self._too_large()
-            body += piece
-            crowd.add(piece)
+        counted = 0
+        try:
+            while piece := await request.content.readany():
+                if len(body) + len(piece) > self._bytes_max:
+                    raise self._too_large()
+                body += piece
+                crowd.add(piece)
+                beyond = max(0, len(body) - LARGE_BYTES)
+                self._large_bytes += beyond - counted
+                counted = beyond
+                if counted and self._large_bytes > LARGE_BODIES * self._bytes_max:
+                    raise ModelUnavailableError("Too many large requests are being read just now", retry_after_seconds=1)
+        finally:
+            self._large_bytes -= counted
         return body
 
     def _checked(self, body: bytes) -> bytes:
