@@ -169,6 +169,7 @@ class Flight:
         "_tap",
         "_transport",
         "account_id",
+        "body_bytes",
         "cause",
         "connection",
         "deadline",
@@ -190,6 +191,8 @@ class Flight:
         self.cause: Outcome | None = None
         """Why the call was, or will be, ended from this side."""
         self.drains = False
+        self.body_bytes = 0
+        """What was sent of a stream."""
 
     @property
     def client_left(self) -> bool:
@@ -251,6 +254,7 @@ class Flight:
             return
         if passed and self._transport is not None:
             if framed is not None and passed is payload and self._chunked:
+                self.body_bytes += len(passed)
                 self._transport.write(framed)
             else:
                 self.write(passed)
@@ -265,6 +269,7 @@ class Flight:
     def write(self, piece: bytes) -> None:
         """Send bytes of the body to the client, framed, if it is still there."""
         if piece and self._transport is not None:
+            self.body_bytes += len(piece)
             self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
 
     def _finish(self, failure: UpstreamFailure | None) -> None:

@@ -45,6 +45,8 @@ class Entrance:
             if self._dispatch.draining():
                 request.closing = True
             status = response.status
+            if response.body is not None:
+                context.body_bytes = len(response.body)
             return response
         finally:
             self._inside -= 1

@@ -106,7 +106,7 @@ class _Parts:
 class _Exchange:
     """One call from its hold to its settlement."""
 
-    __slots__ = ("_began", "_call", "_context", "_flight", "_hold", "_model", "_parts", "_request", "_response", "_tap")
+    __slots__ = ("_asked_at", "_began", "_call", "_context", "_flight", "_hold", "_model", "_parts", "_request", "_response", "_tap")
 
     _flight: Flight
     _hold: Hold
@@ -117,6 +117,7 @@ class _Exchange:
         self._model = model
         self._call = call
         self._request = request
+        self._asked_at: float | None = None
         self._began = False
         """The upstream's answer has begun, and is none of an error."""
         self._tap: Tap | None = None
@@ -138,6 +139,7 @@ class _Exchange:
                 with flight.deadline:
                     if flight.ended:
                         raise TimeoutError  # over before anything was asked
+                    self._asked_at = parts.clock.monotonic()
                     answer = await parts.wires[self._model.upstream].ask(PATH, upward)
                     del upward
                     context.first_byte_at = parts.clock.monotonic()
@@ -161,6 +163,7 @@ class _Exchange:
     def _close(self) -> None:
         """Leave no hold and no watcher behind, whatever ended the call."""
         self._parts.relay.land(self._flight)
+        self._context.body_bytes = self._flight.body_bytes
         if self._context.settlement is None:
             self._break_off(Outcome.INTERRUPTED, _restarting(), "the handler was cancelled")
 
@@ -305,8 +308,10 @@ class _Exchange:
         note: str = "",
         answer: StoredAnswer | None = None,
     ) -> None:
-        context, price = self._context, self._model.price
+        context, price, now = self._context, self._model.price, self._parts.clock.monotonic()
         assert isinstance(price, ChatPrice)
+        if self._asked_at is not None:
+            context.upstream_seconds = now - self._asked_at
         seen = Seen(
             outcome=outcome,
             usage=usage,
@@ -315,7 +320,7 @@ class _Exchange:
             http_status=0 if self._response is None and self._flight.client_left else status,
             upstream_id=upstream_id,
             first_byte_ms=_ms(context.first_byte_at, context.received_at),
-            total_ms=_ms(self._parts.clock.monotonic(), context.received_at),
+            total_ms=_ms(now, context.received_at),
             note=note,
         )
         context.settlement = conclude(self._call, price, self._request.hold_nanos, seen, estimate=self._parts.estimate)

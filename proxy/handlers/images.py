@@ -146,12 +146,15 @@ class _Generation:
 
     async def _ask_for_all(self, client: ArkClient, bodies: Sequence[UpstreamBody]) -> None:
         """Fill in the ends, until all are there or the flight's time is up."""
+        asked_at = self._clock.monotonic()
         try:
             with self._flight.deadline:
                 calls = [self._ask(client, index, body) for index, body in enumerate(bodies)]
                 bugs = [fault for fault in await asyncio.gather(*calls, return_exceptions=True) if fault is not None]
         except TimeoutError:
             return
+        finally:
+            self._context.upstream_seconds = self._clock.monotonic() - asked_at
         if bugs:
             raise bugs[0]
 
