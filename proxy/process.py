@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-import os
 import signal
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ from proxy.clock import Clock, SystemClock
 from proxy.config import Config, Source
 from proxy.config_changes import NotReloadedError
 from proxy.edge.listeners import ListenError
+from proxy.hangup import Hangup
 from proxy.reload import Reloader
 from proxy.store.contract import StoreRefusedError, StoreUnavailableError
 from proxy.tasks import TaskGroup
@@ -81,38 +81,9 @@ def heed_signals(stop: StopSignal, reload: Callable[[], None] | None = None) -> 
         loop.add_signal_handler(number, stop.request)
     has_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # it is to outlive its terminal
     if reload is not None:
-        loop.add_signal_handler(signal.SIGHUP, _Hangup(_ignore if has_nohup else stop.request, reload))
+        loop.add_signal_handler(signal.SIGHUP, Hangup(reload if has_nohup else stop.request, reload))
     elif not has_nohup:
         loop.add_signal_handler(signal.SIGHUP, stop.request)
-
-
-class _Hangup:
-    """What SIGHUP means: that the terminal has been closed, which happens once, or that somebody asks for a reload."""
-
-    def __init__(self, on_closed: Callable[[], None], on_reload: Callable[[], None]) -> None:
-        self._on_closed = on_closed
-        self._on_reload = on_reload
-        self._has_terminal = _has_terminal()
-
-    def __call__(self) -> None:
-        if self._has_terminal and not _has_terminal():  # the kernel takes it away before it sends the signal
-            self._has_terminal = False
-            self._on_closed()
-        else:
-            self._on_reload()
-
-
-def _has_terminal() -> bool:
-    """Tell whether this process has a controlling terminal (tty(4): without one, opening ``/dev/tty`` fails)."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
-
-
-def _ignore() -> None:
-    """Do nothing."""
 
 
 def _settle_memory() -> None:
