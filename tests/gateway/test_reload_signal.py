@@ -17,6 +17,7 @@ from proxy.demo.ark import LAST_CHUNK, Hang, Send, StandIn, Wait, answer_sse, ch
 from tests.support.books import assert_books_balance
 from tests.support.gateway import MODEL
 from tests.support.process import GatewayProcess, gateway_process
+from tests.support.promises import RELOADED
 from tests.support.raw_chat import raw_chat
 from tests.support.terminal import terminal
 
@@ -121,6 +122,7 @@ def logged(gateway: GatewayProcess, words: str) -> list[str]:
     return [line["message"] for line in lines if words in line.get("message", "")]
 
 
+@pytest.mark.promise(RELOADED)
 async def test_a_bad_file_under_load_fails_no_request_and_the_log_says_why(tmp_path: Path) -> None:
     async with StandIn() as ark, gateway_process(tmp_path, ark.base_url, balance=BALANCE) as gateway:
         await gateway.start()
@@ -150,6 +152,7 @@ async def test_a_bad_file_under_load_fails_no_request_and_the_log_says_why(tmp_p
         assert {charge for charge, _ in await charges(gateway, loaded.ids)} == {CHEAP}
 
 
+@pytest.mark.promise(RELOADED)
 async def test_prices_that_change_under_load_are_the_old_or_the_new_and_a_held_call_keeps_its_own(tmp_path: Path) -> None:
     finish = asyncio.Event()
     async with StandIn() as ark, gateway_process(tmp_path, ark.base_url, balance=BALANCE) as gateway:
@@ -178,6 +181,26 @@ async def test_prices_that_change_under_load_are_the_old_or_the_new_and_a_held_c
         assert {charge for charge, _ in found.values()} == {CHEAP, DEAR}
         assert len(set(found.values())) == 2  # a charge and the price on its receipt are of one table
         assert len(logged(gateway, 'reloaded: models."doubao-pro-32k".price')) == 21
+
+
+async def test_the_lines_of_requests_are_written_from_level_info_on(tmp_path: Path) -> None:
+    async with StandIn() as ark, gateway_process(tmp_path, ark.base_url, balance=BALANCE) as gateway:
+        info = gateway.config.read_text()
+        gateway.config.write_text(info.replace("[videos]", '[log]\nlevel = "warning"\n[videos]'))
+        await gateway.start()
+        written: list[int] = []
+        with supervised(gateway) as supervisor:
+            for _ in range(2):
+                async with raw_chat(gateway.origin, gateway.key) as client:
+                    assert (await client.head())[0] == 200
+                gateway.config.write_text(info)
+                await supervisor.reload()  # what was written a turn before is there by then
+                written.append(gateway.log.read_text().count('"event":"request"'))
+
+        assert written == [0, 1]
+        assert not logged(gateway, "listening on")
+        assert len(logged(gateway, "reloaded: ")) == 2
+        assert await gateway.end_by(signal.SIGTERM) == 0
 
 
 async def test_systemd_is_told_when_a_reload_begins_and_when_it_has_ended_well_or_not(tmp_path: Path) -> None:
