@@ -12,7 +12,10 @@ PACKAGE = ROOT / "proxy"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"core"}),
     frozenset(
-        {"clock", "config", "config_models", "config_tables", "config_values", "ids", "logs", "metrics", "moments", "systemd", "tasks"}
+        {
+            *("clock", "config", "config_changes", "config_env", "config_models", "config_tables", "config_values", "config_words"),
+            *("ids", "logs", "metrics", "moments", "systemd", "tasks"),
+        }
     ),
     frozenset({"store", "upstream"}),
     frozenset(),

@@ -79,6 +79,10 @@ class Door:
                 self._listening.append(await loop.create_server(self._server, sock=listener))
         return tuple(_shown(listener) for listener in sockets)
 
+    def limit(self, *, keepalive_seconds: float, stall_seconds: float) -> None:
+        """Change how long is waited for clients, also for those that are here."""
+        self._server.limit(keepalive_seconds=keepalive_seconds, stall_seconds=stall_seconds)
+
     def stop_accepting(self) -> None:
         """Close the listening sockets and the connections that wait for a next request."""
         for listening in self._listening:
