@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -28,8 +29,10 @@ def main(
     try:
         parts = with_libraries(python_parts())
         assemble(parts, output)
-    except (BuildError, ImportError) as fault:
+    except BuildError as fault:
         _fail(str(fault))
+    except PackageNotFoundError as fault:
+        _fail(f"{fault.name} is not installed: pip install '.[package]'")
     unpacked = sum(len(part.content) for part in parts.values())
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB; unpacked {unpacked / 1e6:.1f} MB in {len(parts)} files")
     first, later = _starts(output)

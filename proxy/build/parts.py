@@ -19,15 +19,17 @@ import proxy
 LIBRARY = f"lib/python{sys.version_info.major}.{sys.version_info.minor}"
 """Where the interpreter looks for its library, seen from the directory above its own."""
 
-_STDLIB_WITHOUT = {
-    "__pycache__", "dist-packages", "distutils", "ensurepip", "idlelib", "lib-dynload", "lib2to3", "pydoc_data", "site-packages", "test",
-    "tests", "tkinter", "turtle", "turtledemo", "venv",
-}  # fmt: skip
+_STDLIB_WITHOUT = frozenset({
+    "__pycache__", "dist-packages", "distutils", "ensurepip", "idlelib", "lib-dynload", "lib2to3", "pydoc_data", "site-packages",
+    "test", "tests", "tkinter", "turtle", "turtledemo", "venv",
+})  # fmt: skip
 _NATIVE_WITHOUT = ("_ctypes_test", "_curses", "_dbm", "_gdbm", "_test", "_tkinter", "_xx", "nis", "ossaudiodev", "readline", "xx")
 """Modules that the gateway does not use and that would bring libraries with them, or are there to test Python."""
 _NO_USE_AT_RUN_TIME = {".c", ".h", ".pxd", ".pxi", ".pyc", ".pyi", ".pyx", ".typed"}
-_NO_PART = {"proxy/README.md", "proxy/build/__main__.py", "proxy/build/assemble.py", "proxy/build/launcher.c", "proxy/build/native.py",
-            "proxy/build/parts.py"}  # fmt: skip
+_NO_PART = {
+    "proxy/README.md",
+    *(f"proxy/build/{name}" for name in ("__main__.py", "assemble.py", "launcher.c", "native.py", "parts.py")),
+}
 
 _NEVER_COMPARED = (1).to_bytes(4, "little") + bytes(8)
 """PEP 552: a hash of the source stands here, which need not be looked at."""
@@ -65,7 +67,7 @@ def _standard_library() -> Iterator[tuple[Path, str]]:
 
 def _gateway() -> Iterator[tuple[Path, str]]:
     root = Path(proxy.__file__).parent
-    for path in _files(root, {"__pycache__"}):
+    for path in _files(root, frozenset({"__pycache__"})):
         name = f"proxy/{path.relative_to(root).as_posix()}"
         if name not in _NO_PART:
             yield path, name
@@ -108,7 +110,7 @@ def _required(name: str) -> Iterator[str]:
                 raise
 
 
-def _files(root: Path, without: set[str]) -> Iterator[Path]:
+def _files(root: Path, without: frozenset[str]) -> Iterator[Path]:
     for path in sorted(root.iterdir()):
         if path.stem in without or path.name in without:
             continue
