@@ -217,10 +217,10 @@ static int unpack(struct place *place) {
     umask(022);
     char parents[PATH_MAX];
     snprintf(parents, sizeof parents, "%s/", place->path);
-    make_parents(AT_FDCWD, parents);
+    if (!make_parents(AT_FDCWD, parents)) return place->fault = strerror(errno), -1;
     int base = open_place(place);
     if (base < 0) return -1;
-    int lock = openat(base, PREFIX "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int lock = openat(base, ".unpacking.lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     int found = -1;
     if (lock < 0) {
         place->fault = strerror(errno);
@@ -257,7 +257,7 @@ static int list_places(struct place *places) {
     if (cache && *cache) ADD("%.*s", (int)strcspn(cache, ":"), cache);
     if (state && *state) ADD("%.*s", (int)strcspn(state, ":"), state);
     if (user_cache && *user_cache == '/') ADD("%s/llm-proxy", user_cache);
-    else if (home && *home == '/') ADD("%s/.cache/llm-proxy", home);
+    else if (home && *home == '/' && home[1]) ADD("%s/.cache/llm-proxy", home);
     ADD("%s/llm-proxy-%u", temporary && *temporary == '/' ? temporary : "/tmp", (unsigned)geteuid());
 #undef ADD
     return count;
