@@ -44,13 +44,14 @@ class EmptyRoot:
         env: Mapping[str, str] | None = None,
         user: int | None = None,
         shell: str = "",
-        inherited: tuple[int, ...] = (),
+        third: int | None = None,
     ) -> asyncio.subprocess.Process:
         """Start the executable there.
 
         Args:
             env: all of its environment.
             shell: what a shell outside runs before it becomes the executable.
+            third: a descriptor that is passed on as number 3.
         """
         uid = [] if user is None else [f"--userspec={user}:{user}"]
         command = [*self.command, *uid, str(self.path), "/llm-proxy", *words]
@@ -62,7 +63,8 @@ class EmptyRoot:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            pass_fds=inherited,
+            pass_fds=() if third is None else (3,),
+            preexec_fn=None if third is None else lambda: os.dup2(third, 3),
         )
         self.stack.push_async_callback(_end, process)
         return process
