@@ -251,9 +251,10 @@ static int list_places(struct place *places) {
     const char *named = getenv("LLM_PROXY_UNPACK_DIR"), *cache = getenv("CACHE_DIRECTORY"), *state = getenv("STATE_DIRECTORY");
     const char *user_cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME"), *temporary = getenv("TMPDIR");
     int count = 0;
+    /* Of /var and /tmp a hardened service may execute nothing (NoExecPaths=), nor write to /usr: there root unpacks for all. */
 #define ADD(...) snprintf(places[count++].path, PATH_MAX, __VA_ARGS__)
     if (named && *named) return ADD("%s", named), count;
-    ADD("/var/cache/llm-proxy");
+    ADD("/usr/local/lib/llm-proxy");
     if (cache && *cache) ADD("%.*s", (int)strcspn(cache, ":"), cache);
     if (state && *state) ADD("%.*s", (int)strcspn(state, ":"), state);
     if (user_cache && *user_cache == '/') ADD("%s/llm-proxy", user_cache);

@@ -36,7 +36,7 @@ class EmptyRoot:
     @property
     def unpacked(self) -> list[Path]:
         """What is unpacked where root does, or is being so."""
-        return sorted(path for path in (self.path / "var/cache/llm-proxy").glob("unpacked-*") if path.is_dir())
+        return sorted(path for path in (self.path / "usr/local/lib/llm-proxy").glob("unpacked-*") if path.is_dir())
 
     async def start(
         self,

@@ -43,7 +43,7 @@ async def test_the_tour_is_walked_to_its_end(root: EmptyRoot) -> None:
 
     assert (ended.code, ended.stderr) == (0, "")
     assert "All done: the books balance to the nano-yuan." in ended.stdout
-    assert sorted(path.name for path in root.path.iterdir()) == ["llm-proxy", "var"]
+    assert sorted(path.name for path in root.path.iterdir()) == ["llm-proxy", "usr"]
     print(f"\nthe tour, with unpacking: {ended.seconds:.1f} s")
 
 

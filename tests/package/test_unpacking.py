@@ -50,7 +50,7 @@ async def test_what_a_kill_or_a_cleaner_left_is_mended(root: EmptyRoot) -> None:
 
 
 async def test_an_older_version_goes_once_nothing_runs_from_it(root: EmptyRoot) -> None:
-    older = root.path / "var/cache/llm-proxy/unpacked-0123456789abcdef"
+    older = root.path / "usr/local/lib/llm-proxy/unpacked-0123456789abcdef"
     running = older.with_name("unpacked-fedcba9876543210")
     for path in (older, running):
         (path / "bin").mkdir(parents=True)
@@ -73,7 +73,7 @@ async def test_other_users_run_what_root_unpacked(root: EmptyRoot) -> None:
     ended = await root.run("--version", user=NOBODY, env={"HOME": "/nowhere"})
 
     assert ended.stdout == VERSION
-    assert sorted(path.name for path in root.path.iterdir()) == ["llm-proxy", "var"]
+    assert sorted(path.name for path in root.path.iterdir()) == ["llm-proxy", "usr"]
 
 
 async def test_a_service_unpacks_into_its_state_directory(root: EmptyRoot) -> None:
@@ -103,7 +103,7 @@ async def test_where_there_is_no_place_it_says_which_it_tried_and_what_to_do(roo
     assert (ended.code, ended.stdout) == (1, "")
     assert ended.stderr.splitlines() == [
         "llm-proxy: there is no place to unpack this file to, which is done once:",
-        "  /var/cache/llm-proxy: Permission denied",
+        "  /usr/local/lib/llm-proxy: Permission denied",
         "  /tmp/llm-proxy-65534: somebody else could change what is in it (owner, or mode)",
         "Run it once as root (`llm-proxy --version`), or set LLM_PROXY_UNPACK_DIR to a directory of yours.",
     ]
