@@ -251,7 +251,7 @@ static int list_places(struct place *places) {
     const char *named = getenv("LLM_PROXY_UNPACK_DIR"), *cache = getenv("CACHE_DIRECTORY"), *state = getenv("STATE_DIRECTORY");
     const char *user_cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME"), *temporary = getenv("TMPDIR");
     int count = 0;
-    /* Of /var and /tmp a hardened service may execute nothing (NoExecPaths=), nor write to /usr: there root unpacks for all. */
+    /* Root's, for everybody: what a service runs should not be what it can write. */
 #define ADD(...) snprintf(places[count++].path, PATH_MAX, __VA_ARGS__)
     if (named && *named) return ADD("%s", named), count;
     ADD("/usr/local/lib/llm-proxy");
