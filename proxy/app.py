@@ -61,8 +61,6 @@ CUT_SECONDS = 10.0
 SETTLE_SECONDS = 30.0
 """What the store gets for the last settlements; what is then still open is settled at the next start."""
 ADMIN_SOCKET_MODE = 0o600
-SOCKET_MODES = {"keys": 0o666, "none": 0o660}
-"""Of a unix socket for customers. A proxy runs as another user: with keys the key admits, without them the file's group does."""
 SUBMIT_DRAIN_SECONDS = 30.0
 """What submits get whose customers have left; the next start looks for those that are cut."""
 EXIT_STORE_FAILED = 70
@@ -157,7 +155,7 @@ class _Construction:
         public = public_routes(chat=chat, images=images, videos=videos, models=models, account=account)
         router = Router([*public, *probes], PREFIXES, at_root=probes)
         server = self._config.server
-        door, addresses = await self._open_door(router, snapshot, server.listen, mode=SOCKET_MODES[server.auth])
+        door, addresses = await self._open_door(router, snapshot, server.listen, mode=server.socket_mode)
         self._stack.push_async_callback(_drain, door, relay, self._stop, self._live)
         self._stack.callback(door.stop_accepting)
         self._stack.callback(desk.release)

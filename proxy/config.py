@@ -70,6 +70,8 @@ _SECTIONS = (*SECTIONS, "upstreams", "models")
 class ServerConfig:
     listen: tuple[Address, ...]
     auth: Literal["keys", "none"]
+    socket_mode: int
+    """Permissions of a unix socket's file."""
     drain_seconds: float
     """How long a stop waits for the requests in flight."""
     body_bytes_max: int
@@ -213,12 +215,20 @@ def _read_server(value: object, base: Path, faults: Faults) -> ServerConfig | No
     return ServerConfig(
         tuple(listen),
         table.auth,
+        _socket_mode(table),
         table.drain_seconds,
         table.body_bytes_max,
         table.body_seconds,
         table.keepalive_seconds,
         table.stall_seconds,
     )
+
+
+def _socket_mode(table: ServerTable) -> int:
+    """Return who may connect to a unix socket. Proxies run as other users: with keys the key admits them, without keys the group."""
+    if table.socket_mode == "auto":
+        return 0o666 if table.auth == "keys" else 0o660
+    return int(table.socket_mode, 8)
 
 
 def _is_local(address: Address) -> bool:

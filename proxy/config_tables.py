@@ -77,6 +77,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class ServerTable(Table, frozen=True, kw_only=True):
     listen: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=16)] = ("127.0.0.1:8080",)
     auth: Literal["keys", "none"] = "keys"
+    socket_mode: Literal["auto", "0600", "0660", "0666"] = "auto"
     drain_seconds: Grace = 60
     body_bytes_max: Annotated[int, Meta(ge=1024, le=1_073_741_824)] = 67_108_864
     body_seconds: Seconds = 60
