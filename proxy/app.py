@@ -36,10 +36,14 @@ from proxy.jobs import hold_sweep, retention
 from proxy.jobs.hold_sweep import HoldSweep
 from proxy.jobs.retention import Retention
 from proxy.jobs.video_poll import DueVideos, VideoPoll
+from proxy.loop_lag import LoopLag
 from proxy.metrics import Metrics
+from proxy.metrics_families import Labels
+from proxy.metrics_process import watch_process
 from proxy.operations import Desk
+from proxy.readings import Survey, watch_store, watch_upstreams
 from proxy.relay import DisconnectPolicy, Relay
-from proxy.routes import PREFIXES, admin_routes, probe_routes, public_routes
+from proxy.routes import PREFIXES, admin_routes, metrics_routes, probe_routes, public_routes
 from proxy.scheduler import DueWork, Scheduler
 from proxy.snapshot import Snapshot
 from proxy.store.contract import AccountNotFoundError, Grant, Store
@@ -95,6 +99,8 @@ class Gateway:
     addresses: tuple[str, ...]
     """Where it listens: ``http://HOST:PORT`` or ``unix:PATH``."""
     snapshot: Snapshot
+    scraped_at: tuple[str, ...] = ()
+    """Where it shows its metrics beside the admin socket."""
 
 
 @asynccontextmanager
@@ -121,6 +127,8 @@ class _Construction:
         self._stop = stop
         self._stack = stack
         self._metrics = Metrics()
+        self._metrics.expect(config.catalog, config.upstreams)
+        self._doors: dict[str, Door] = {}
         self._bodies = BodyReader(bytes_max=config.server.body_bytes_max, seconds=config.server.body_seconds)
 
     async def gateway(self) -> Gateway:
@@ -132,23 +140,26 @@ class _Construction:
         relay = Relay(_policy(self._config), self._metrics)
         clients = {name: await self._stack.enter_async_context(ArkClient(one)) for name, one in self._config.upstreams.items()}
         idempotency = Idempotency(store, self._clock)
-        chat = self._chat(billing, idempotency, relay)
+        wires = {name: self._wire(one) for name, one in self._config.upstreams.items()}
+        chat = self._chat(billing, idempotency, relay, wires)
         images = self._images(billing, idempotency, relay, clients)
         calls = self._video_calls(clients)
         desk = await self._video_desk(store, calls)
         videos = self._videos(store, desk, calls, idempotency)
-        ops = OpsHandlers(store, self._metrics, self._stop.requested.is_set)
+        self._watch(store, wires, clients)
+        ops = OpsHandlers(store, self._metrics, Survey(self._metrics, store, self._clock), self._stop.requested.is_set)
         await self._open_admin_door(store, snapshot, ops)
+        scraped = await self._open_metrics_door(snapshot, ops)
         models, account, probes = ModelHandlers(self._config.catalog), AccountHandlers(store), probe_routes(ops)
         public = public_routes(chat=chat, images=images, videos=videos, models=models, account=account)
         router = Router([*public, *probes], PREFIXES, at_root=probes)
         server = self._config.server
-        door, addresses = await self._open_door(router, snapshot, server.listen, mode=SOCKET_MODES[server.auth])
+        door, addresses = await self._open_door("public", router, snapshot, server.listen, mode=SOCKET_MODES[server.auth])
         self._stack.push_async_callback(_drain, door, relay, self._stop, server.drain_seconds)
         self._stack.callback(door.stop_accepting)
         self._stack.callback(desk.release)
         self._stack.callback(self._stop.requested.set)
-        return Gateway(store, addresses, snapshot)
+        return Gateway(store, addresses, snapshot, scraped)
 
     # money
 
@@ -181,10 +192,10 @@ class _Construction:
 
     # chat and images
 
-    def _chat(self, billing: Billing, idempotency: Idempotency, relay: Relay) -> ChatHandlers:
+    def _chat(self, billing: Billing, idempotency: Idempotency, relay: Relay, wires: Mapping[str, Wire]) -> ChatHandlers:
         return ChatHandlers(
             catalog=self._config.catalog,
-            wires={name: self._wire(one) for name, one in self._config.upstreams.items()},
+            wires=wires,
             billing=billing,
             idempotency=idempotency,
             relay=relay,
@@ -237,7 +248,7 @@ class _Construction:
         videos, clock, metrics = self._config.videos, self._clock, self._metrics
         upstreams = {*self._config.upstreams, *(task.upstream for task in await store.open_tasks())}
         pace = Pace(round(videos.poll_first_seconds * 1000), round(videos.poll_longest_seconds * 1000))
-        due = {name: DueWork(DueVideos(store, name, metrics, pace), clock) for name in upstreams}
+        due = {name: DueWork(DueVideos(store, name, pace), clock) for name in upstreams}
         desk = VideoDesk(
             store=store,
             calls=calls,
@@ -271,6 +282,25 @@ class _Construction:
             draw_seed=lambda: secrets.randbelow(SEED_MAX + 1),
         )
 
+    # what is seen from outside
+
+    def _watch(self, store: Store, wires: Mapping[str, Wire], clients: Mapping[str, ArkClient]) -> None:
+        """Register everything that a scrape reads where it stands."""
+        metrics = self._metrics
+        watch_process(metrics, self._clock)
+        watch_store(metrics, store, self._config.store.path)
+        watch_upstreams(metrics, wires, clients)
+        metrics.gauge("llm_proxy_draining", "Whether the gateway stops: 1 from the signal on.", self._stop.requested.is_set)
+        metrics.gauges("llm_proxy_client_connections", "Connections of clients.", ("door",), self._connections)
+        metrics.gauges("llm_proxy_requests_in_flight", "Requests being answered.", ("door",), self._in_flight)
+        self._stack.callback(LoopLag(self._clock, metrics.loop_was_late).close)
+
+    def _connections(self) -> dict[Labels, float]:
+        return {(name,): door.connections for name, door in self._doors.items()}
+
+    def _in_flight(self) -> dict[Labels, float]:
+        return {(name,): len(door.entrance) for name, door in self._doors.items()}
+
     # doors
 
     async def _open_admin_door(self, store: Store, snapshot: Snapshot, ops: OpsHandlers) -> None:
@@ -280,15 +310,22 @@ class _Construction:
         self._stack.push_async_callback(operating.drain)
         admin = AdminHandlers(Desk(store, self._clock, on_change=snapshot.refresh), operating)
         router = Router(admin_routes(ops, admin, self._bodies))
-        await self._open_door(router, snapshot, [self._config.admin.listen], mode=ADMIN_SOCKET_MODE)
+        await self._open_door("admin", router, snapshot, [self._config.admin.listen], mode=ADMIN_SOCKET_MODE)
+
+    async def _open_metrics_door(self, snapshot: Snapshot, ops: OpsHandlers) -> tuple[str, ...]:
+        if self._config.admin.metrics_listen is None:
+            return ()
+        _, addresses = await self._open_door("metrics", Router(metrics_routes(ops)), snapshot, [self._config.admin.metrics_listen])
+        return addresses
 
     async def _open_door(
-        self, router: Router, snapshot: Snapshot, addresses: Iterable[Address], *, mode: int
+        self, name: str, router: Router, snapshot: Snapshot, addresses: Iterable[Address], *, mode: int = ADMIN_SOCKET_MODE
     ) -> tuple[Door, tuple[str, ...]]:
         observer = Observer(self._clock, self._access_log, self._metrics)
         entrance = Entrance(Dispatcher(router, snapshot, self._stop.requested.is_set), observer, self._clock)
         server = self._config.server
         door = Door(entrance, self._clock, keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
+        self._doors[name] = door
         self._stack.push_async_callback(door.close)
         opened: list[str] = []
         for address in addresses:

@@ -80,6 +80,7 @@ class StoreTable(Table, frozen=True, kw_only=True):
 
 class AdminTable(Table, frozen=True, kw_only=True):
     listen: Text = "unix:admin.sock"
+    metrics_listen: Text | None = None
 
 
 class UpstreamTable(Table, frozen=True, kw_only=True):

@@ -35,6 +35,8 @@ async def _serve(config: Config, clock: Clock, access_log: logs.AccessLog) -> in
         async with running(config, clock=clock, access_log=access_log, stop=stop) as gateway:
             _settle_memory()
             logger.info("listening on %s", ", ".join(gateway.addresses))
+            if gateway.scraped_at:
+                logger.info("metrics at %s", ", ".join(f"{address}/metrics" for address in gateway.scraped_at))
             systemd.notify("READY=1")
             await stop.requested.wait()
             systemd.notify("STOPPING=1")

@@ -12,7 +12,8 @@ PACKAGE = ROOT / "proxy"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"core"}),
     frozenset(
-        {"clock", "config", "config_models", "config_tables", "config_values", "ids", "logs", "metrics", "moments", "systemd", "tasks"}
+        {"clock", "config", "config_models", "config_tables", "config_values", "ids", "logs", "loop_lag", "metrics", "metrics_families"}
+        | {"metrics_process", "moments", "systemd", "tasks"}
     ),
     frozenset({"store", "upstream"}),
     frozenset(),

@@ -77,6 +77,11 @@ class Door:
                 self._listening.append(await loop.create_server(self._server, sock=listener))
         return tuple(_shown(listener) for listener in sockets)
 
+    @property
+    def connections(self) -> int:
+        """How many clients are connected, idle ones included."""
+        return len(self._server.connections)
+
     def stop_accepting(self) -> None:
         """Close the listening sockets and the connections that wait for a next request."""
         for listening in self._listening:

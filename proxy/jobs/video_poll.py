@@ -30,15 +30,12 @@ class DueVideos:
     Due too is what is due later than anything is ever put off: the clock has been set back. Its look makes it due anew.
     """
 
-    def __init__(self, store: Store, upstream: str, metrics: Metrics, pace: Pace) -> None:
+    def __init__(self, store: Store, upstream: str, pace: Pace) -> None:
         self._store = store
         self._upstream = upstream
-        self._metrics = metrics
         self._ahead_ms_max = longest_delay_ms(pace) + DUE_MARGIN_MS
 
     async def due(self, now_ms: int, limit: int) -> Sequence[VideoTask]:
-        longest_due_ms = await self._store.next_due_at_ms(upstream=self._upstream)
-        self._metrics.video_lag(self._upstream, 0 if longest_due_ms is None else max(0, now_ms - longest_due_ms) / 1000)
         due = await self._store.due_tasks(now_ms, limit, self._upstream)
         ahead_ms = now_ms + self._ahead_ms_max
         return [*due, *await self._store.due_tasks(_EVER, limit - len(due), self._upstream, ahead_ms)] if len(due) < limit else due

@@ -91,6 +91,15 @@ class ArkClient:
     async def __aexit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
 
+    @property
+    def connections(self) -> dict[str, tuple[int, int]]:
+        """Return how many connections carry a call, and how many wait for one: those that ``create``, and those that ``ask``."""
+        return {
+            pool: (len(session.connector._acquired), sum(map(len, session.connector._conns.values())))
+            for pool, session in (("create", self._creating), ("ask", self._asking))
+            if session is not None and session.connector is not None
+        }
+
     async def create_image(self, body: Sequence[Piece]) -> Reply:
         """Ask for an image. The body is JSON, in pieces: those of a large one may be shared by many calls, and are not copied."""
         return await self._ask(self._creating, "POST", IMAGES_PATH, body=body)
