@@ -73,7 +73,7 @@ class Metrics:
         """Count one settlement, once it is committed."""
         usage = settlement.usage
         self._outcomes.counts[_ROUTES[kind], model, settlement.outcome, settlement.usage_source] += 1
-        if usage.prompt_tokens:
+        if usage.prompt_tokens or usage.completion_tokens:
             self._tokens.counts[model, "input"] += usage.prompt_tokens - usage.cached_tokens
             self._tokens.counts[model, "output"] += usage.completion_tokens
             if usage.cached_tokens:

@@ -82,7 +82,7 @@ class Survey:
                 self._census = await self._store.census()
         except (StoreError, TimeoutError) as fault:
             self._census = None
-            logger.warning("a scrape goes without the store: %s", fault or f"no answer within {LOOK_SECONDS_MAX:g} s")
+            logger.warning("a scrape goes without the store: %s", str(fault) or f"no answer within {LOOK_SECONDS_MAX:g} s")
 
     def _held(self) -> dict[Labels, float]:
         return {(): census.held_nanos / NANOS_PER_YUAN} if (census := self._census) else {}
