@@ -26,6 +26,7 @@ _TYPE_WORDS = {
     "int": "an integer",
     "float": "a number",
     "str": "a string",
+    "str | null": "a string",
     "bool": "true or false",
     "array": "an array",
     "object": "a table",
