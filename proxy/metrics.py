@@ -6,13 +6,13 @@ somewhere anyway, such as open connections, is counted by nobody and read at the
 
 from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
 from proxy.core.catalog import Kind
 from proxy.core.money import NANOS_PER_YUAN
 from proxy.core.settlement import Settlement
-from proxy.metrics_families import Labels, Reading, Spread, Tally
+from proxy.metrics_families import Labels, Level, Reading, Spread, Tally
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
@@ -46,8 +46,8 @@ class Metrics:
         self._total = Spread("llm_proxy_request_seconds", "Request to end of the answer.", _SECONDS, registry, ("route",))
         self._upstream_errors = Tally("llm_proxy_upstream_errors", "Failed calls upstream, by cause.", ("upstream", "cause"), registry)
         self._video_polls = Tally("llm_proxy_video_polls", "Questions about video tasks, by result.", ("upstream", "result"), registry)
-        self.open_streams = Gauge("llm_proxy_open_streams", "Streams being relayed or drained now.", registry=registry)
-        self.draining_streams = Gauge("llm_proxy_draining_streams", "Streams read on after their client left.", registry=registry)
+        self.open_streams = self._level("llm_proxy_open_streams", "Streams being relayed or drained now.")
+        self.draining_streams = self._level("llm_proxy_draining_streams", "Streams read on after their client left.")
         self._commit_operations = Spread("llm_proxy_commit_operations", "Operations in one group commit.", _COMMIT_OPERATIONS, registry)
         self._commit_seconds = Spread("llm_proxy_commit_seconds", "Duration of one group commit.", _COMMIT_SECONDS, registry)
         self._lag = Spread("llm_proxy_loop_lag_seconds", "How late the event loop comes to a timer.", _LAG_SECONDS, registry)
@@ -113,6 +113,11 @@ class Metrics:
     def counter(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         """Add a counter that somebody else keeps."""
         Reading(CounterMetricFamily, name, documentation, (), lambda: {(): read()}, self._registry)
+
+    def _level(self, name: str, documentation: str) -> Level:
+        level = Level()
+        self.gauge(name, documentation, lambda: level.value)
+        return level
 
     def render(self) -> bytes:
         """Return the text of `/metrics`."""

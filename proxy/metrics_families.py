@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
+from typing import Self
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -71,6 +72,27 @@ class Spread(Collector):
 
     def _zeros(self) -> list[int]:
         return [0] * (len(self._bounds) + 1)
+
+
+class Level:
+    """How many of something there are just now: ``with`` it around each, or `set` it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def track_inprogress(self) -> Self:
+        return self
+
+    def __enter__(self) -> None:
+        self.value += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.value -= 1
+
+    def set(self, value: int) -> None:
+        self.value = value
 
 
 class Reading(Collector):
