@@ -25,12 +25,14 @@ _MIB = 2**20
 REACHES: Mapping[str, tuple[str, float]] = {
     "RSS": ("MiB", 2.0),
     "PSS": ("MiB", 2.0),
+    "memory of its own": ("MiB", 2.0),
     "file descriptors": ("", 5.0),
     "tasks": ("", 5.0),
     "WAL": ("MiB", 5.0),
     "log a request": ("B", 3.0),
 }
-"""By how much each may grow over the second half, in percent. Descriptors and tasks are as many as clients are in just then."""
+"""By how much each may grow over the second half, in percent. Descriptors and tasks are as many as clients are in just then; what other
+processes map too is in RSS whole and in PSS shared, and not in the memory of its own."""
 
 
 def soak_part(options: Options) -> list[Row]:
@@ -65,6 +67,7 @@ def _looked_at(measured: Gateway, at: int, period: float, began: float) -> dict[
     return {
         "RSS": memory.rss_kib / 1024,
         "PSS": memory.pss_kib / 1024,
+        "memory of its own": memory.own_kib / 1024,
         "file descriptors": fds,
         "tasks": tasks,
         "WAL": wal / _MIB,
@@ -93,7 +96,8 @@ def draw(curves: Sequence[Curve], answered: Mapping[str, int], seen: Sequence[Ma
     console = Console(stderr=True, highlight=False, width=136)
     console.print(table)
     requests = seen[-1]["requests"] - seen[0]["requests"]
-    grown_kib = (seen[-1]["PSS"] - seen[len(seen) // 2]["PSS"]) * 1024
-    later = max(1.0, seen[-1]["requests"] - seen[len(seen) // 2]["requests"])
+    half = seen[len(seen) // 2]
+    grown = (seen[-1]["memory of its own"] - half["memory of its own"]) * _MIB
+    later = max(1.0, seen[-1]["requests"] - half["requests"])
     say(f"{requests:,.0f} requests: " + ", ".join(f"{kind} {count:,}" for kind, count in sorted(answered.items())))
-    say(f"the store's file grew to {seen[-1]['store']:.1f} MiB; PSS by {grown_kib * 1024 / later:.1f} B a request in the second half")
+    say(f"the store's file grew to {seen[-1]['store']:.1f} MiB; memory by {grown / later:.1f} B a request in the second half")
