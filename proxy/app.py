@@ -36,11 +36,15 @@ from proxy.jobs import hold_sweep, retention
 from proxy.jobs.hold_sweep import HoldSweep
 from proxy.jobs.retention import Retention
 from proxy.jobs.video_poll import DueVideos, VideoPoll
+from proxy.loop_lag import LoopLag
 from proxy.metrics import Metrics
+from proxy.metrics_families import Labels
+from proxy.metrics_process import watch_process
 from proxy.operations import Desk
+from proxy.readings import Survey, watch_store, watch_upstreams
 from proxy.relay import Relay
 from proxy.reload import Reloader
-from proxy.routes import PREFIXES, admin_routes, probe_routes, public_routes
+from proxy.routes import PREFIXES, admin_routes, metrics_routes, probe_routes, public_routes
 from proxy.scheduler import DueWork, Scheduler
 from proxy.settings import Live, Settings, settings_of
 from proxy.snapshot import Snapshot
@@ -97,6 +101,8 @@ class Gateway:
     live: Live
     """What it acts by now."""
     reloader: Reloader
+    scraped_at: tuple[str, ...] = ()
+    """Where it shows its metrics beside the admin socket."""
 
 
 @asynccontextmanager
@@ -126,10 +132,11 @@ class _Construction:
         self._stop = stop
         self._stack = stack
         self._metrics = Metrics()
+        self._metrics.expect(config.catalog, config.upstreams)
         self._upstreams = Upstreams(clock)
         self._live = Live(settings_of(config, self._upstreams.take(config.upstreams)))
         self._bodies = BodyReader(self._live)
-        self._doors: list[Door] = []
+        self._doors: dict[str, Door] = {}
         self._due: dict[str, DueWork[VideoTask]] = {}
         """Of each upstream's videos."""
 
@@ -148,24 +155,26 @@ class _Construction:
         self._stack.push_async_callback(calls.close)
         desk, poll_videos = await self._video_desk(store, calls)
         videos = self._videos(store, desk, calls, idempotency)
-        ops = OpsHandlers(store, self._metrics, self._stop.requested.is_set)
+        self._watch(store)
+        ops = OpsHandlers(store, self._metrics, Survey(self._metrics, store, self._clock), self._stop.requested.is_set)
         reloader = self._reloader(source, poll_videos)
         await self._open_admin_door(store, snapshot, ops, reloader)
+        scraped = await self._open_metrics_door(snapshot, ops)
         models, account, probes = ModelHandlers(self._live), AccountHandlers(store), probe_routes(ops)
         public = public_routes(chat=chat, images=images, videos=videos, models=models, account=account)
         router = Router([*public, *probes], PREFIXES, at_root=probes)
         server = self._config.server
-        door, addresses = await self._open_door(router, snapshot, server.listen, mode=server.socket_mode)
+        door, addresses = await self._open_door("public", router, snapshot, server.listen, mode=server.socket_mode)
         self._stack.push_async_callback(_drain, door, relay, self._stop, self._live)
         self._stack.callback(door.stop_accepting)
         self._stack.callback(desk.release)
         self._stack.callback(self._stop.requested.set)
-        return Gateway(store, addresses, snapshot, self._live, reloader)
+        return Gateway(store, addresses, snapshot, self._live, reloader, scraped)
 
     def _reloader(self, source: Source | None, poll_videos: Callable[[Settings], None]) -> Reloader:
         def limit_doors(settings: Settings) -> None:
             server = settings.config.server
-            for door in self._doors:
+            for door in self._doors.values():
                 door.limit(keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
 
         return Reloader(
@@ -173,7 +182,12 @@ class _Construction:
             live=self._live,
             upstreams=self._upstreams,
             is_stopping=self._stop.requested.is_set,
-            on_swap=(limit_doors, poll_videos, lambda settings: logs.set_level(settings.config.log.level)),
+            on_swap=(
+                limit_doors,
+                poll_videos,
+                lambda settings: self._metrics.expect(settings.catalog, settings.upstreams),
+                lambda settings: logs.set_level(settings.config.log.level),
+            ),
         )
 
     # money
@@ -248,7 +262,7 @@ class _Construction:
         )
         self._stack.push_async_callback(_drain_submits, desk)
         names = {*self._live.now.upstreams, *(task.upstream for task in await store.open_tasks())}
-        due.update({name: DueWork(DueVideos(store, name, metrics, self._live), clock) for name in names})
+        due.update({name: DueWork(DueVideos(store, name, self._live), clock) for name in names})
         if lost := await desk.recover():
             logger.warning("looking for %d video submits that the last process left without an answer", lost)
         scheduler = Scheduler(on_death=self._stop.fail)
@@ -259,7 +273,7 @@ class _Construction:
 
         def poll_videos(settings: Settings) -> None:
             for name in settings.upstreams.keys() - due.keys():
-                due[name] = DueWork(DueVideos(store, name, metrics, self._live), clock)
+                due[name] = DueWork(DueVideos(store, name, self._live), clock)
                 scheduler.whenever_due(due[name], poll, f"videos of {name}")
 
         scheduler.every(hold_sweep.EVERY_SECONDS, HoldSweep(store, desk, clock), "hold_sweep")
@@ -278,6 +292,25 @@ class _Construction:
             draw_seed=lambda: secrets.randbelow(SEED_MAX + 1),
         )
 
+    # what is seen from outside
+
+    def _watch(self, store: Store) -> None:
+        """Register everything that a scrape reads where it stands."""
+        metrics = self._metrics
+        watch_process(metrics, self._clock)
+        watch_store(metrics, store, self._config.store.path)
+        watch_upstreams(metrics, self._live)
+        metrics.gauge("llm_proxy_draining", "Whether the gateway stops: 1 from the signal on.", self._stop.requested.is_set)
+        metrics.gauges("llm_proxy_client_connections", "Connections of clients.", ("door",), self._connections)
+        metrics.gauges("llm_proxy_requests_in_flight", "Requests being answered.", ("door",), self._in_flight)
+        self._stack.callback(LoopLag(self._clock, metrics.loop_was_late).close)
+
+    def _connections(self) -> dict[Labels, float]:
+        return {(name,): door.connections for name, door in self._doors.items()}
+
+    def _in_flight(self) -> dict[Labels, float]:
+        return {(name,): len(door.entrance) for name, door in self._doors.items()}
+
     # doors
 
     async def _open_admin_door(self, store: Store, snapshot: Snapshot, ops: OpsHandlers, reloader: Reloader) -> None:
@@ -287,16 +320,22 @@ class _Construction:
         self._stack.push_async_callback(operating.drain)
         admin = AdminHandlers(Desk(store, self._clock, on_change=snapshot.refresh, reloader=reloader), operating)
         router = Router(admin_routes(ops, admin, self._bodies))
-        await self._open_door(router, snapshot, [self._config.admin.listen], mode=ADMIN_SOCKET_MODE)
+        await self._open_door("admin", router, snapshot, [self._config.admin.listen], mode=ADMIN_SOCKET_MODE)
+
+    async def _open_metrics_door(self, snapshot: Snapshot, ops: OpsHandlers) -> tuple[str, ...]:
+        if self._config.admin.metrics_listen is None:
+            return ()
+        _, addresses = await self._open_door("metrics", Router(metrics_routes(ops)), snapshot, [self._config.admin.metrics_listen])
+        return addresses
 
     async def _open_door(
-        self, router: Router, snapshot: Snapshot, addresses: Iterable[Address], *, mode: int
+        self, name: str, router: Router, snapshot: Snapshot, addresses: Iterable[Address], *, mode: int = ADMIN_SOCKET_MODE
     ) -> tuple[Door, tuple[str, ...]]:
         observer = Observer(self._clock, self._access_log, self._metrics)
         entrance = Entrance(Dispatcher(router, snapshot, self._stop.requested.is_set), observer, self._clock)
         server = self._config.server
         door = Door(entrance, self._clock, keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
-        self._doors.append(door)
+        self._doors[name] = door
         self._stack.push_async_callback(door.close)
         opened: list[str] = []
         for address in addresses:

@@ -137,7 +137,7 @@ class Billing:
             _fail(durable)
             return
         if stored.result():
-            self._metrics.settled(request.model, settlement)
+            self._metrics.settled(request.kind, request.model, settlement)
         if not durable.done():
             durable.set_result(None)
 
@@ -164,14 +164,14 @@ class Billing:
             except StoreUnavailableError:
                 continue
             if first:
-                self._metrics.settled(request.model, settlement)
+                self._metrics.settled(request.kind, request.model, settlement)
             return
 
     async def _abandon(self, request: NewRequest) -> None:
         """End a hold that nobody waits for any more, if it was placed: this is queued behind it."""
         try:
             if await self._store.settle(request.id, INTERRUPTED, self._clock.now_ms()):
-                self._metrics.settled(request.model, INTERRUPTED)
+                self._metrics.settled(request.kind, request.model, INTERRUPTED)
         except KeyError:
             return  # nothing was held
         except StoreUnavailableError:

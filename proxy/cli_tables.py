@@ -139,7 +139,7 @@ def describe(config: Config) -> dict[str, Any]:
             "stall_seconds": config.server.stall_seconds,
         },
         "store": {"path": str(config.store.path)},
-        "admin": {"listen": str(config.admin.listen or "off")},
+        "admin": {"listen": str(config.admin.listen or "off"), "metrics_listen": str(config.admin.metrics_listen or "off")},
         "billing": {name: getattr(config.billing, name) for name in config.billing.__struct_fields__},
         "log": {"level": config.log.level},
         "videos": {"poll_seconds": [config.videos.poll_first_seconds, config.videos.poll_longest_seconds]},

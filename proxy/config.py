@@ -38,6 +38,7 @@ from proxy.config_values import (
     parse_address,
     parse_base_url,
     parse_store_url,
+    parse_tcp_address,
     parse_unix_address,
     read_secret,
 )
@@ -91,6 +92,8 @@ class StoreConfig:
 class AdminConfig:
     listen: UnixAddress | None
     """None: there is no admin listener."""
+    metrics_listen: TcpAddress | None = None
+    """Where metrics are shown besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,21 +264,27 @@ def _read_admin(value: object, base: Path, faults: Faults) -> AdminConfig | None
     table = read_table(AdminTable, value, "admin", faults)
     if table is None:
         return None
-    if table.listen == "off":
-        return AdminConfig(None)
+    found = len(faults)
+    listen, metrics_listen = None, None
     try:
-        return AdminConfig(parse_unix_address(table.listen, base))
+        listen = None if table.listen == "off" else parse_unix_address(table.listen, base)
     except ValueError as error:
         faults.add("admin.listen", f'{error}, or "off"' if "must be" in str(error) else str(error))
-        return None
+    try:
+        metrics_listen = None if table.metrics_listen is None else parse_tcp_address(table.metrics_listen)
+    except ValueError as error:
+        faults.add("admin.metrics_listen", str(error))
+    return AdminConfig(listen, metrics_listen) if len(faults) == found else None
 
 
 def _check_doors(server: ServerConfig | None, admin: AdminConfig | None, faults: Faults) -> None:
     """Refuse one socket for customers and the operator: whichever opens second would not start."""
-    if server is None or admin is None or admin.listen is None:
+    if server is None or admin is None:
         return
     for index, address in enumerate(server.listen):
-        if isinstance(address, UnixAddress) and _real(address.path) == _real(admin.listen.path):
+        if isinstance(address, TcpAddress) and address == admin.metrics_listen and address.port:
+            faults.add("admin.metrics_listen", f"{address} is server.listen[{index}] too: customers are not to read it")
+        if admin.listen is not None and isinstance(address, UnixAddress) and _real(address.path) == _real(admin.listen.path):
             faults.add("admin.listen", f"{admin.listen} is server.listen[{index}] too: the operator's door is one of its own")
 
 

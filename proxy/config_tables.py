@@ -30,6 +30,7 @@ _TYPE_WORDS = {
     "int": "an integer",
     "float": "a number",
     "str": "a string",
+    "str | null": "a string",
     "bool": "true or false",
     "array": "an array",
     "object": "a table",
@@ -91,6 +92,7 @@ class StoreTable(Table, frozen=True, kw_only=True):
 
 class AdminTable(Table, frozen=True, kw_only=True):
     listen: Text = "unix:admin.sock"
+    metrics_listen: Text | None = None
 
 
 class UpstreamTable(Table, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """What the gateway says: one line a request, and whatever an operator should know. Never a prompt, never a secret.
 
-On a terminal lines are for eyes; otherwise each is one JSON object, ready for journald or a log shipper.
+On a terminal lines are for eyes; otherwise each is one JSON object, ready for a log shipper; and for the journal it has its priority in
+front, as in ``<4>{"time":…``, which systemd takes off (man 3 sd-daemon), so that `journalctl -p warning` finds what matters.
 """
 
 import asyncio
@@ -18,6 +19,8 @@ import orjson
 from proxy.clock import Clock, iso
 
 Field = str | int | float | bool | None
+
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 
 
 class AccessLog(Protocol):
@@ -62,9 +65,11 @@ class Lines:
 class JsonAccessLog:
     """One JSON object a line."""
 
-    def __init__(self, clock: Clock, lines: Lines) -> None:
+    def __init__(self, clock: Clock, lines: Lines, prefix: bytes = b"") -> None:
+        """Args: prefix: what stands before each object."""
         self._clock = clock
         self._lines = lines
+        self._prefix = prefix
         self._second = -1
         self._second_text = b""
 
@@ -76,7 +81,7 @@ class JsonAccessLog:
         """Return how a line of this second begins, worked out once a second, and the millisecond."""
         second, ms = divmod(self._clock.now_ms(), 1000)
         if second != self._second:
-            self._second, self._second_text = second, b'{"time":"' + iso(second * 1000)[:-4].encode()
+            self._second, self._second_text = second, self._prefix + b'{"time":"' + iso(second * 1000)[:-4].encode()
         return self._second_text, ms
 
 
@@ -116,6 +121,13 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(entry, default=str).decode()
 
 
+class JournalFormatter(JsonFormatter):
+    """The same with its priority in front."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"<{_priority(record.levelno)}>{super().format(record)}"
+
+
 class TerminalFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
@@ -129,14 +141,29 @@ def configure(clock: Clock, stream: TextIO | None = None, *, level: str = "info"
     """Send all logging from ``level`` on to ``stream`` (standard error by default) and return the log of requests."""
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
-    terminal = stream.isatty()
-    handler.setFormatter(TerminalFormatter() if terminal else JsonFormatter())
+    terminal, journal = stream.isatty(), is_journal(stream.fileno(), os.environ)
+    handler.setFormatter(TerminalFormatter() if terminal else JournalFormatter() if journal else JsonFormatter())
     logging.basicConfig(handlers=[handler], force=True)
     set_level(level)
     logging.getLogger("aiosqlite").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     lines = Lines(stream.fileno(), partial(logging.getLogger().isEnabledFor, logging.INFO))
-    return TerminalAccessLog(clock, lines) if terminal else JsonAccessLog(clock, lines)
+    prefix = f"<{_priority(logging.INFO)}>".encode() if journal else b""
+    return TerminalAccessLog(clock, lines) if terminal else JsonAccessLog(clock, lines, prefix)
+
+
+def is_journal(descriptor: int, env: Mapping[str, str]) -> bool:
+    """Return whether a descriptor leads to the journal: ``JOURNAL_STREAM`` names its device and inode (man 5 systemd.exec).
+
+    The variable alone proves nothing: a child inherits it, whatever its own standard error is.
+    """
+    opened = os.fstat(descriptor)
+    return env.get("JOURNAL_STREAM") == f"{opened.st_dev}:{opened.st_ino}"
+
+
+def _priority(level: int) -> int:
+    """Return syslog's number for a level of logging."""
+    return next((priority for least, priority in _PRIORITIES if level >= least), 7)
 
 
 def set_level(level: str) -> None:

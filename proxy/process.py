@@ -43,6 +43,8 @@ async def _serve(config: Config, source: Source, clock: Clock, access_log: logs.
         async with running(config, clock=clock, access_log=access_log, stop=stop, source=source) as gateway:
             _settle_memory()
             logger.info("listening on %s", ", ".join(gateway.addresses))
+            if gateway.scraped_at:
+                logger.info("metrics at %s", ", ".join(f"{address}/metrics" for address in gateway.scraped_at))
             systemd.notify("READY=1")
             reloading.spawn(_reload_at(hangup, gateway.reloader), "at SIGHUP")
             await stop.requested.wait()

@@ -17,6 +17,7 @@ import orjson
 from proxy.billing import HOLD_REFUSALS, RETRY_SECONDS_FIRST, RETRY_SECONDS_MAX, hold_refused
 from proxy.clock import Clock
 from proxy.core import video_task
+from proxy.core.catalog import Kind
 from proxy.core.errors import GatewayError
 from proxy.core.money import format_yuan
 from proxy.core.video_record import TaskState, VideoTask
@@ -120,8 +121,6 @@ class VideoDesk:
     async def recover(self) -> int:
         """Begin to look for the submits that the last process left without an answer, and return how many those are."""
         tasks = await self._store.open_tasks()
-        for task in tasks:
-            self._metrics.video_moved(None, task.state)
         unanswered = [task for task in tasks if task.state is TaskState.SUBMITTING and task.lost_at_ms is None]
         why = SubmitUnknown("the process ended")
         await asyncio.gather(*(self.advance(task.id, why, submit_answer(task)) for task in unanswered))
@@ -178,7 +177,6 @@ class VideoDesk:
             await self._store.place_task(request, task, due_at_ms)
         except HOLD_REFUSALS as fault:
             return hold_refused(fault)
-        self._metrics.video_moved(None, task.state)
         self._expect(task.upstream, due_at_ms)
         return None
 
@@ -203,13 +201,11 @@ class VideoDesk:
             self._expect(task.upstream, step.due_at_ms)
         if step.news:
             logger.warning("video %s: %s", task.id, step.news)
-        if before[-1] is not task.state:
-            self._metrics.video_moved(before[-1], None if task.ended else task.state)
         if public_status(before[-1]) != public_status(task.state):
             for change in self._watchers.get(task.id, ()):
                 change.set()
         if step.settlement is not None:
-            self._metrics.settled(task.model, step.settlement)
+            self._metrics.settled(Kind.VIDEO, task.model, step.settlement)
             seconds = (step.settlement.total_ms or 0) / 1000
             cost, note = format_yuan(step.settlement.charge_nanos, 4), step.settlement.note
             logger.info(

@@ -79,6 +79,11 @@ class Door:
                 self._listening.append(await loop.create_server(self._server, sock=listener))
         return tuple(_shown(listener) for listener in sockets)
 
+    @property
+    def connections(self) -> int:
+        """How many clients are connected, idle ones included."""
+        return len(self._server.connections)
+
     def limit(self, *, keepalive_seconds: float, stall_seconds: float) -> None:
         """Change how long is waited for clients, also for those that are here."""
         self._server.limit(keepalive_seconds=keepalive_seconds, stall_seconds=stall_seconds)

@@ -31,15 +31,12 @@ class DueVideos:
     Due too is what is due later than anything is ever put off: the clock has been set back. Its look makes it due anew.
     """
 
-    def __init__(self, store: Store, upstream: str, metrics: Metrics, live: Live) -> None:
+    def __init__(self, store: Store, upstream: str, live: Live) -> None:
         self._store = store
         self._upstream = upstream
-        self._metrics = metrics
         self._live = live
 
     async def due(self, now_ms: int, limit: int) -> Sequence[VideoTask]:
-        longest_due_ms = await self._store.next_due_at_ms(upstream=self._upstream)
-        self._metrics.video_lag(self._upstream, 0 if longest_due_ms is None else max(0, now_ms - longest_due_ms) / 1000)
         due = await self._store.due_tasks(now_ms, limit, self._upstream)
         ahead_ms = now_ms + longest_delay_ms(self._live.now.pace) + DUE_MARGIN_MS
         return [*due, *await self._store.due_tasks(_EVER, limit - len(due), self._upstream, ahead_ms)] if len(due) < limit else due

@@ -58,6 +58,12 @@ class _Session:
     calls: int = 0
     is_retired: bool = False
 
+    @property
+    def connections(self) -> tuple[int, int]:
+        """How many carry a call, and how many wait for one. aiohttp's connector does not say so in public."""
+        connector = self.http.connector
+        return (0, 0) if connector is None else (len(connector._acquired), sum(map(len, connector._conns.values())))
+
 
 class ArkClient:
     """Connections to one upstream. ``async with`` it, or `open` and `close`.
@@ -112,6 +118,12 @@ class ArkClient:
 
     async def __aexit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
+
+    @property
+    def connections(self) -> dict[str, tuple[int, int]]:
+        """Return how many connections carry a call, and how many wait for one: those that ``create``, and those that ``ask``."""
+        pools = (("create", self._creating), ("ask", self._asking))
+        return {pool: session.connections for pool, session in pools if session is not None}
 
     async def create_image(self, body: Sequence[Piece]) -> Reply:
         """Ask for an image. The body is JSON, in pieces: those of a large one may be shared by many calls, and are not copied."""

@@ -27,7 +27,7 @@ async def test_calls_tokens_money_and_commits_are_counted(gateway: Bench) -> Non
     route, model = 'route="/chat/completions"', 'model="doubao-pro-32k"'
     assert seen[f'llm_proxy_requests_total{{{model},{route},status="200"}}'] == 2
     assert seen[f'llm_proxy_requests_total{{{model},{route},status="400"}}'] == 1
-    assert seen[f'llm_proxy_outcomes_total{{{model},outcome="complete",usage="reported"}}'] == 2
+    assert seen[f'llm_proxy_outcomes_total{{{model},outcome="complete",{route},usage="reported"}}'] == 2
     assert seen[f'llm_proxy_tokens_total{{direction="input",{model}}}'] == 40
     assert seen[f'llm_proxy_tokens_total{{direction="output",{model}}}'] == 24
     assert round(seen[f"llm_proxy_charged_yuan_total{{{model}}}"], 9) == 0.00008  # 2 × ¥0.00004

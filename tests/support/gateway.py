@@ -35,6 +35,7 @@ body_seconds = {body_seconds}
 url = "sqlite:gateway.db"
 [admin]
 listen = "unix:admin.sock"
+{admin}
 [upstreams.ark]
 base_url = "{base_url}"
 api_key = "env:ARK_API_KEY"
@@ -95,6 +96,7 @@ DEFAULTS: Mapping[str, Any] = {
     "drain_seconds": 5,
     "body_seconds": 5,
     "server": "",
+    "admin": "",
     "first_byte_seconds": 5,
     "idle_seconds": 5,
     "upstream": "",
@@ -170,6 +172,7 @@ class Bench:
     log: Lines
     stop: StopSignal
     directory: Path
+    scraped_at: tuple[str, ...] = ()
 
     @property
     def base_url(self) -> str:
@@ -221,7 +224,7 @@ async def bench(directory: Path, *, balance: Nanos = BALANCE, ark: StandIn | Non
         secret, account_id = await _customer(gateway.store, "acme", balance)
         await gateway.snapshot.refresh()
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
-        yield Bench(gateway.addresses[0], secret, account_id, gateway.store, ark, session, log, stop, directory)
+        yield Bench(gateway.addresses[0], secret, account_id, gateway.store, ark, session, log, stop, directory, gateway.scraped_at)
 
 
 async def _customer(store: Store, name: str, balance: Nanos) -> tuple[str, int]:

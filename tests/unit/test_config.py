@@ -127,6 +127,26 @@ def test_the_admin_listener_can_be_left_out(tmp_path: Path) -> None:
     assert load(write(tmp_path, 'admin.listen = "off"\n' + UPSTREAM + CHAT), ENV).admin.listen is None
 
 
+@pytest.mark.parametrize("text", ["127.0.0.1:9464", "[::1]:9464", "metrics.internal:0"])
+def test_metrics_can_have_an_address_of_their_own(tmp_path: Path, text: str) -> None:
+    admin = load(write(tmp_path, f'admin.metrics_listen = "{text}"\n' + UPSTREAM + CHAT), ENV).admin
+
+    assert str(admin.metrics_listen) == text
+    assert admin.listen == UnixAddress(tmp_path / "admin.sock")
+
+
+def test_metrics_have_none_unless_it_is_named(tmp_path: Path) -> None:
+    assert load(write(tmp_path, UPSTREAM + CHAT), ENV).admin.metrics_listen is None
+
+
+def test_customers_are_not_to_read_the_metrics(tmp_path: Path) -> None:
+    head = 'server.listen = ["127.0.0.1:1", "127.0.0.1:2"]\nadmin.metrics_listen = "127.0.0.1:2"\n'
+
+    faults = faults_of(tmp_path, head + UPSTREAM + CHAT)
+
+    assert faults == ("admin.metrics_listen: 127.0.0.1:2 is server.listen[1] too: customers are not to read it",)
+
+
 @pytest.mark.parametrize("listen", ["unix:data/admin.sock", "unix:data/../data/./admin.sock", "unix:link/admin.sock"])
 def test_the_operator_and_the_customers_have_no_door_in_common(tmp_path: Path, listen: str) -> None:
     (tmp_path / "data").mkdir()
@@ -200,6 +220,12 @@ def test_commands_that_ask_no_upstream_do_without_its_key(tmp_path: Path) -> Non
             'store.url = "sqlite:///x.db"',
             'store.url: must be "sqlite:PATH" with the path of a file, relative to this file or absolute',
         ),
+        ('admin.metrics_listen = "unix:m"', 'admin.metrics_listen: must be "HOST:PORT" or "[IPV6]:PORT", not \'unix:m\''),
+        (
+            'admin.metrics_listen = ":9464"',
+            'admin.metrics_listen: names no host: write "0.0.0.0:9464" or "[::]:9464" to listen on every address',
+        ),
+        ("admin.metrics_listen = 9464", "admin.metrics_listen: must be a string, not an integer"),
         ('admin.listen = "127.0.0.1:9"', 'admin.listen: must be "unix:PATH", not \'127.0.0.1:9\', or "off"'),
         ('billing.disconnect = "x"', 'billing.disconnect: must be "drain" or "cancel"'),
         ("videos.poll_seconds = [3]", "videos.poll_seconds: must be an array of length 2, not 1"),

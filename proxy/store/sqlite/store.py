@@ -13,6 +13,8 @@ from proxy.core.video_record import VideoTask
 from proxy.core.video_task import Step
 from proxy.store.contract import (
     Account,
+    Backlog,
+    Census,
     Check,
     ClaimedKey,
     CommitStats,
@@ -205,6 +207,13 @@ class SqliteStore:
 
     async def verify(self) -> list[Check]:
         return await self._read_long(verify)
+
+    async def census(self) -> Census:
+        return await self._read(reads.census)
+
+    @property
+    def backlog(self) -> Backlog:
+        return Backlog(0, 0) if self._writer is None else self._writer.backlog
 
     # the file
 

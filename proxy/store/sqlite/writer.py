@@ -16,7 +16,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from msgspec import Struct
 
-from proxy.store.contract import CommitStats, StoreCorruptError, StoreError, StoreUnavailableError
+from proxy.store.contract import Backlog, CommitStats, StoreCorruptError, StoreError, StoreUnavailableError
 from proxy.store.sqlite import ledger
 from proxy.store.sqlite.connection import Connection, failure, is_fatal
 from proxy.store.sqlite.together import Changes, OpenHolds
@@ -84,6 +84,10 @@ class Writer:
     def refusal(self) -> StoreError | None:
         """Why nothing more is written, or None."""
         return self._refusal
+
+    @property
+    def backlog(self) -> Backlog:
+        return Backlog(len(self._queue), self._failures)
 
     def submit(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> asyncio.Future[T]:
         """Queue an operation; the future resolves with its result once it is durable, or with why it did not happen."""
