@@ -48,7 +48,7 @@ struct entry {
 };
 
 struct place {
-    char path[PATH_MAX + 2];
+    char path[PATH_MAX];
     const char *fault; /* why it cannot be used */
 };
 
