@@ -6,7 +6,6 @@ Each is read at the scrape, and costs nothing between two of them.
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from proxy.clock import Clock
@@ -14,9 +13,8 @@ from proxy.core.money import NANOS_PER_YUAN
 from proxy.core.video_record import TERMINAL, TaskState
 from proxy.metrics import Metrics
 from proxy.metrics_families import Labels
+from proxy.settings import Live
 from proxy.store.contract import Census, Store, StoreError
-from proxy.upstream.client import ArkClient
-from proxy.upstream.wire import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +23,15 @@ LOOK_SECONDS_MAX = 2.0
 _OPEN_STATES = tuple(state for state in TaskState if state not in TERMINAL)
 
 
-def watch_upstreams(metrics: Metrics, wires: Mapping[str, Wire], clients: Mapping[str, ArkClient]) -> None:
+def watch_upstreams(metrics: Metrics, live: Live) -> None:
     """Register the connections to each upstream, by what they are for."""
 
     def read() -> dict[Labels, float]:
         found: dict[Labels, float] = {}
-        for name, wire in wires.items():
-            idle = wire.idle_connections
-            found |= {(name, "chat", "busy"): wire.open_connections - idle, (name, "chat", "idle"): idle}
-        for name, client in clients.items():
-            for pool, (busy, idle) in client.connections.items():
+        for name, upstream in live.now.upstreams.items():
+            idle = upstream.wire.idle_connections
+            found |= {(name, "chat", "busy"): upstream.wire.open_connections - idle, (name, "chat", "idle"): idle}
+            for pool, (busy, idle) in upstream.client.connections.items():
                 found |= {(name, pool, "busy"): busy, (name, pool, "idle"): idle}
         return found
 

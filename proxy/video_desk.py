@@ -22,10 +22,11 @@ from proxy.core.errors import GatewayError
 from proxy.core.money import format_yuan
 from proxy.core.video_record import TaskState, VideoTask
 from proxy.core.video_report import Report, SubmitUnknown
-from proxy.core.video_task import Pace, Step
+from proxy.core.video_task import Step
 from proxy.core.video_view import created_task, public_status
 from proxy.idempotency import kept
 from proxy.metrics import Metrics
+from proxy.settings import Live
 from proxy.store.contract import NewRequest, Store, StoredAnswer, StoreUnavailableError, UpstreamIdTakenError
 from proxy.tasks import TaskGroup
 from proxy.video_calls import Submission, VideoCalls
@@ -53,7 +54,7 @@ class VideoDesk:
         *,
         store: Store,
         calls: VideoCalls,
-        pace: Pace,
+        live: Live,
         clock: Clock,
         metrics: Metrics,
         jitter: Callable[[], float],
@@ -62,7 +63,7 @@ class VideoDesk:
         """Args: jitter: draws from [0, 1); expect: told of each upstream's due time that the store has now."""
         self._store = store
         self._calls = calls
-        self._pace = pace
+        self._live = live
         self._clock = clock
         self._metrics = metrics
         self._jitter = jitter
@@ -92,7 +93,7 @@ class VideoDesk:
 
         def decide(task: VideoTask) -> Step:
             before.append(task.state)
-            return video_task.advance(task, report, now_ms, pace=self._pace, jitter=jitter)
+            return video_task.advance(task, report, now_ms, pace=self._live.now.pace, jitter=jitter)
 
         step = self._store.advance_task(task_id, decide, now_ms, answer)
         step.add_done_callback(partial(self._tell, before))

@@ -105,6 +105,15 @@ class Connection(RequestHandler):
     def lost(self) -> bool:
         return self.transport is None or self.transport.is_closing()
 
+    def limit(self, *, keepalive_seconds: float, stall_seconds: float) -> None:
+        """Wait so long for a next request, from now on, and for a client that reads nothing, from the next time that it does."""
+        self._keepalive_timeout = keepalive_seconds
+        self._stall_seconds = stall_seconds
+        if self._keepalive_handle is not None:
+            self._keepalive_handle.cancel()
+            self._keepalive_handle = None
+            self._wait_for_next()
+
     def close_if_idle(self) -> None:
         """Close unless a request is being answered. One whose head has not come whole has not begun."""
         if self._waiter is not None and not self._waiter.done():

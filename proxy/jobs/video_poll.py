@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from proxy.core.video_answers import find_lost, lone_unmarked, unproven
 from proxy.core.video_record import Next, TaskState, VideoTask
 from proxy.core.video_report import Found, LookupFailed, NotFound, SubmitUnknown
-from proxy.core.video_task import Pace, longest_delay_ms
+from proxy.core.video_task import longest_delay_ms
 from proxy.metrics import Metrics
+from proxy.settings import Live
 from proxy.store.contract import Store, UpstreamIdTakenError
 from proxy.video_calls import VideoCalls
 from proxy.video_desk import VideoDesk
@@ -30,14 +31,14 @@ class DueVideos:
     Due too is what is due later than anything is ever put off: the clock has been set back. Its look makes it due anew.
     """
 
-    def __init__(self, store: Store, upstream: str, pace: Pace) -> None:
+    def __init__(self, store: Store, upstream: str, live: Live) -> None:
         self._store = store
         self._upstream = upstream
-        self._ahead_ms_max = longest_delay_ms(pace) + DUE_MARGIN_MS
+        self._live = live
 
     async def due(self, now_ms: int, limit: int) -> Sequence[VideoTask]:
         due = await self._store.due_tasks(now_ms, limit, self._upstream)
-        ahead_ms = now_ms + self._ahead_ms_max
+        ahead_ms = now_ms + longest_delay_ms(self._live.now.pace) + DUE_MARGIN_MS
         return [*due, *await self._store.due_tasks(_EVER, limit - len(due), self._upstream, ahead_ms)] if len(due) < limit else due
 
     async def next_due_at_ms(self, after_ms: int) -> int | None:

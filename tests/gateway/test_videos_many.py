@@ -11,10 +11,9 @@ import pytest
 
 from proxy import process
 from proxy.clock import SystemClock
-from proxy.config import load
+from proxy.config import Source, load
 from proxy.core.money import Nanos
 from proxy.core.video_report import CancelConfirmed, DeadlinePassed, Polled, PollFailed, PollFailure, Report
-from proxy.core.video_task import Pace
 from proxy.demo.ark import TASKS, Hang, Reset, StandIn, answer_json, known_error
 from proxy.jobs.video_poll import DueVideos, VideoPoll
 from proxy.metrics import Metrics
@@ -23,6 +22,7 @@ from proxy.video_calls import VideoCalls
 from proxy.video_desk import VideoDesk
 from tests.support.books import assert_books_balance
 from tests.support.gateway import BALANCE, CANARY_KEY, CONFIG, DEFAULTS, Bench, Lines
+from tests.support.settings import live
 from tests.support.videos import QUICK, SILENT, creates, ended, quick_bench, stored, submitted
 
 TASK_PATH = TASKS + "/*"
@@ -92,8 +92,8 @@ def desk_of(gateway: Bench) -> VideoDesk:
     metrics = Metrics()
     return VideoDesk(
         store=gateway.store,
-        calls=VideoCalls({}, metrics),
-        pace=Pace(),
+        calls=VideoCalls(live(), metrics),
+        live=live(),
         clock=SystemClock(),
         metrics=metrics,
         jitter=lambda: 0.5,
@@ -155,7 +155,7 @@ async def test_a_task_that_is_gone_upstream_ends_after_three_times(tmp_path: Pat
 async def test_a_task_of_an_upstream_that_is_no_longer_configured_waits(tmp_path: Path) -> None:
     async with quick_bench(tmp_path, poll_seconds="600, 600") as gateway:
         task_id = await submitted(gateway)
-        report = await VideoCalls({}, Metrics()).status(await stored(gateway, task_id))
+        report = await VideoCalls(live(), Metrics()).status(await stored(gateway, task_id))
 
         assert report == PollFailed(PollFailure.TRANSIENT)
         assert (await desk_of(gateway).advance(task_id, report)).task.state == "pending"
@@ -228,6 +228,6 @@ async def test_the_death_of_the_scheduler_ends_the_process(tmp_path: Path, monke
     config = load(tmp_path / "config.toml", {"ARK_API_KEY": CANARY_KEY})
 
     async with asyncio.timeout(20):
-        exit_code = await process._serve(config, SystemClock(), Lines())
+        exit_code = await process._serve(config, Source(config.path, {}), SystemClock(), Lines())
 
     assert exit_code == process.EXIT_SCHEDULER_FAILED != 0

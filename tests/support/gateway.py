@@ -14,7 +14,7 @@ import orjson
 from proxy import ids
 from proxy.app import StopSignal, running
 from proxy.clock import SystemClock
-from proxy.config import load
+from proxy.config import Source
 from proxy.core.money import Nanos, parse_yuan
 from proxy.demo.ark import StandIn
 from proxy.logs import Field
@@ -218,9 +218,9 @@ async def bench(directory: Path, *, balance: Nanos = BALANCE, ark: StandIn | Non
             ark = await stack.enter_async_context(StandIn())
         path = directory / "config.toml"
         path.write_text(CONFIG.format(**{"base_url": ark.base_url, **DEFAULTS, **options}))
-        config = load(path, {"ARK_API_KEY": CANARY_KEY})
+        source = Source(path, {"ARK_API_KEY": CANARY_KEY})
         log, stop = Lines(), StopSignal()
-        gateway = await stack.enter_async_context(running(config, clock=SystemClock(), access_log=log, stop=stop))
+        gateway = await stack.enter_async_context(running(source.read(), clock=SystemClock(), access_log=log, stop=stop, source=source))
         secret, account_id = await _customer(gateway.store, "acme", balance)
         await gateway.snapshot.refresh()
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))

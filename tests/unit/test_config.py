@@ -52,7 +52,7 @@ def test_a_short_file_gets_the_documented_defaults(tmp_path: Path) -> None:
 
     server, ark, billing = config.server, config.upstreams["ark"], config.billing
     assert (server.listen, server.auth) == ((TcpAddress("127.0.0.1", 8080),), "keys")
-    assert (server.drain_seconds, server.body_bytes_max) == (60, 67_108_864)
+    assert (server.socket_mode, server.drain_seconds, server.body_bytes_max) == (0o666, 60, 67_108_864)
     assert (server.body_seconds, server.keepalive_seconds, server.stall_seconds) == (60, 75, 60)
     assert config.store.path == tmp_path / "llm-proxy.db"
     assert config.admin.listen == UnixAddress(tmp_path / "admin.sock")
@@ -195,7 +195,7 @@ def test_commands_that_ask_no_upstream_do_without_its_key(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("head", "fault"),
     [
-        ("typo = 1", "typo: unknown key (known here: server, store, admin, upstreams, billing, videos, models)"),
+        ("typo = 1", "typo: unknown key (known here: server, store, admin, billing, videos, log, upstreams, models)"),
         ('server.listn = ["x"]', "server.listn: unknown key (did you mean listen?)"),
         ("server = 3", "server: must be a table"),
         ('server.listen = "127.0.0.1:1"', "server.listen: must be an array, not a string"),
@@ -207,6 +207,8 @@ def test_commands_that_ask_no_upstream_do_without_its_key(tmp_path: Path) -> Non
             'server.listen[0]: must be "HOST:PORT", "[IPV6]:PORT", "unix:PATH" or "systemd", not \'a:65536\'',
         ),
         ('server.auth = "open"', 'server.auth: must be "keys" or "none"'),
+        ('server.socket_mode = "0777"', 'server.socket_mode: must be "auto" or "0600" or "0660" or "0666"'),
+        ("server.socket_mode = 0o660", 'server.socket_mode: must be "auto" or "0600" or "0660" or "0666"'),
         ("server.drain_seconds = -1", "server.drain_seconds: must be a number of at least 0"),
         ("server.drain_seconds = nan", "server.drain_seconds: must be a number of at least 0"),
         ("server.body_seconds = inf", "server.body_seconds: must be a number of at most 86400"),

@@ -109,6 +109,19 @@ async def test_the_lines_of_one_turn_of_the_loop_leave_together_and_in_order(pip
     assert os.read(pipe[0], 4096) == b"one\ntwo\nthree\n"
 
 
+async def test_lines_that_nobody_wants_are_not_written_until_somebody_does(pipe: tuple[int, int]) -> None:
+    wanted = False
+    lines = Lines(pipe[1], lambda: wanted)
+
+    lines.add(b"unwanted\n")
+    await asyncio.sleep(0)
+    wanted = True
+    lines.add(b"wanted\n")
+    await asyncio.sleep(0)
+
+    assert os.read(pipe[0], 4096) == b"wanted\n"
+
+
 async def test_a_log_that_cannot_be_written_fails_nobody(pipe: tuple[int, int]) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     lines = Lines(full)
