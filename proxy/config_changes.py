@@ -124,7 +124,7 @@ def _parts(table: Any) -> dict[str, object]:
 def _shown(key: str, before: object, after: object) -> tuple[object, object]:
     if isinstance(before, Secret):
         return "set", "changed"
-    if key == "admin.listen":
+    if key in ("admin.listen", "admin.metrics_listen"):
         return in_words(before) or "off", in_words(after) or "off"
     return in_words(before), in_words(after)
 

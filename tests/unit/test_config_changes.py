@@ -54,6 +54,7 @@ OTHER_VALUES: dict[str, tuple[str, Any, Any]] = {
     "server.stall_seconds": ("1", 60, 1),
     "store.url": ('"sqlite:b.db"', "{directory}/llm-proxy.db", "{directory}/b.db"),
     "admin.listen": ('"off"', "unix:{directory}/admin.sock", "off"),
+    "admin.metrics_listen": ('"127.0.0.1:9464"', "off", "127.0.0.1:9464"),
     "billing.disconnect": ('"cancel"', "drain", "cancel"),
     "billing.unknown_usage": ('"free"', "estimate", "free"),
     "billing.video_tokens": ('"usage"', "formula", "usage"),
@@ -62,7 +63,7 @@ OTHER_VALUES: dict[str, tuple[str, Any, Any]] = {
     "videos.poll_seconds": ("[3, 16]", 15, 16),
     "log.level": ('"error"', "info", "error"),
 }
-NEED_A_RESTART = {"server.listen", "server.auth", "store.url", "admin.listen"}
+NEED_A_RESTART = {"server.listen", "server.auth", "store.url", "admin.listen", "admin.metrics_listen"}
 
 
 def all_keys() -> list[str]:
