@@ -4,6 +4,7 @@ What every request counts is kept in plain dicts, of this thread only, and read 
 somewhere anyway, such as open connections, is counted by nobody and read at the scrape (`readings`, `metrics_process`).
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -23,6 +24,22 @@ _ROUTES = {Kind.CHAT: "/chat/completions", Kind.IMAGE: "/images/generations", Ki
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
+class _Sums:
+    """What was settled of one model: one look-up a settlement. Money is in whole nano-yuan, so that no sum is ever rounded."""
+
+    __slots__ = ("cached_tokens", "charged_nanos", "completion_tokens", "prompt_tokens", "shortfall_nanos", "shortfalls", "units")
+
+    def __init__(self) -> None:
+        self.prompt_tokens = self.cached_tokens = self.completion_tokens = self.units = 0
+        self.charged_nanos = self.shortfall_nanos = self.shortfalls = 0
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Return each token once, by its direction."""
+        fresh = self.prompt_tokens - self.cached_tokens
+        return {"input": fresh, "cached": self.cached_tokens, "output": self.completion_tokens}
+
+
 class Metrics:
     """One registry, made at start, passed to those who count."""
 
@@ -32,16 +49,8 @@ class Metrics:
         self._outcomes = Tally(
             "llm_proxy_outcomes", "Paid requests settled, by how they ended.", ("route", "model", "outcome", "usage"), registry
         )
-        self._tokens = Tally(
-            "llm_proxy_tokens", "Tokens of chats: input without what was cached, cached, output.", ("model", "direction"), registry
-        )
-        self._units = Tally("llm_proxy_units", "Images made, or video tokens charged.", ("model",), registry)
-        yuan = NANOS_PER_YUAN
-        self._charged = Tally("llm_proxy_charged_yuan", "Charged to customers, in yuan.", ("model",), registry, divisor=yuan)
-        self._shortfall = Tally(
-            "llm_proxy_shortfall_yuan", "Usage above its hold, never charged, in yuan.", ("model",), registry, divisor=yuan
-        )
-        self._shortfalls = Tally("llm_proxy_shortfalls", "Requests whose usage was above their hold.", ("model",), registry)
+        self._sums: defaultdict[str, _Sums] = defaultdict(_Sums)
+        self._show_sums()
         self._first_byte = Spread("llm_proxy_first_byte_seconds", "Request to first byte.", _SECONDS, registry, ("route",))
         self._total = Spread("llm_proxy_request_seconds", "Request to end of the answer.", _SECONDS, registry, ("route",))
         self._upstream_errors = Tally("llm_proxy_upstream_errors", "Failed calls upstream, by cause.", ("upstream", "cause"), registry)
@@ -55,8 +64,7 @@ class Metrics:
     def expect(self, models: Iterable[str], upstreams: Iterable[str]) -> None:
         """Show zeros for what an alert wants to see the very first time."""
         for model in models:
-            for tally in (self._charged, self._shortfall, self._shortfalls):
-                tally.expect(model)
+            self._sums[model]
         for upstream in upstreams:
             self._upstream_errors.expect(upstream, "operator")
 
@@ -73,18 +81,17 @@ class Metrics:
         """Count one settlement, once it is committed."""
         usage = settlement.usage
         self._outcomes.counts[_ROUTES[kind], model, settlement.outcome, settlement.usage_source] += 1
-        if usage.prompt_tokens or usage.completion_tokens:
-            self._tokens.counts[model, "input"] += usage.prompt_tokens - usage.cached_tokens
-            self._tokens.counts[model, "output"] += usage.completion_tokens
-            if usage.cached_tokens:
-                self._tokens.counts[model, "cached"] += usage.cached_tokens
+        sums = self._sums[model]
+        sums.prompt_tokens += usage.prompt_tokens
+        sums.completion_tokens += usage.completion_tokens
+        sums.charged_nanos += settlement.charge_nanos
+        if usage.cached_tokens:
+            sums.cached_tokens += usage.cached_tokens
         if settlement.units:
-            self._units.counts[model,] += settlement.units
-        if settlement.charge_nanos:
-            self._charged.counts[model,] += settlement.charge_nanos
+            sums.units += settlement.units
         if settlement.shortfall_nanos:
-            self._shortfall.counts[model,] += settlement.shortfall_nanos
-            self._shortfalls.counts[model,] += 1
+            sums.shortfall_nanos += settlement.shortfall_nanos
+            sums.shortfalls += 1
 
     def video_polled(self, upstream: str, result: str) -> None:
         self._video_polls.counts[upstream, result] += 1
@@ -102,6 +109,35 @@ class Metrics:
 
     # what can be read
 
+    def _show_sums(self) -> None:
+        """Register what the sums are of; tokens and units only of models that had any."""
+
+        def each(read: Callable[[_Sums], float]) -> Callable[[], dict[Labels, float]]:
+            return lambda: {(model,): read(sums) for model, sums in self._sums.items()}
+
+        def tokens() -> dict[Labels, float]:
+            return {
+                (model, name): count
+                for model, sums in self._sums.items()
+                if sums.prompt_tokens or sums.completion_tokens
+                for name, count in sums.tokens.items()
+            }
+
+        def units() -> dict[Labels, float]:
+            return {(model,): sums.units for model, sums in self._sums.items() if sums.units}
+
+        described = "Tokens of chats: input without what was cached, cached, output."
+        self._counters("llm_proxy_tokens", described, ("model", "direction"), tokens)
+        self._counters("llm_proxy_units", "Images made, or video tokens charged.", ("model",), units)
+        charged, short = (
+            each(lambda sums: sums.charged_nanos / NANOS_PER_YUAN),
+            each(lambda sums: sums.shortfall_nanos / NANOS_PER_YUAN),
+        )
+        self._counters("llm_proxy_charged_yuan", "Charged to customers, in yuan.", ("model",), charged)
+        self._counters("llm_proxy_shortfall_yuan", "Usage above its hold, never charged, in yuan.", ("model",), short)
+        shortfalls = each(lambda sums: sums.shortfalls)
+        self._counters("llm_proxy_shortfalls", "Requests whose usage was above their hold.", ("model",), shortfalls)
+
     def gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         """Add a gauge that is read when it is scraped."""
         self.gauges(name, documentation, (), lambda: {(): read()})
@@ -112,7 +148,10 @@ class Metrics:
 
     def counter(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         """Add a counter that somebody else keeps."""
-        Reading(CounterMetricFamily, name, documentation, (), lambda: {(): read()}, self._registry)
+        self._counters(name, documentation, (), lambda: {(): read()})
+
+    def _counters(self, name: str, documentation: str, labels: Labels, read: Callable[[], Mapping[Labels, float]]) -> None:
+        Reading(CounterMetricFamily, name, documentation, labels, read, self._registry)
 
     def _level(self, name: str, documentation: str) -> Level:
         level = Level()

@@ -23,11 +23,9 @@ Labels = tuple[str, ...]
 class Tally(Collector):
     """A labelled counter: numbers by their label values. Their values come from the catalog and the code, so there are few."""
 
-    def __init__(self, name: str, documentation: str, labels: Labels, registry: CollectorRegistry, *, divisor: int = 1) -> None:
-        """Args: divisor: of what is counted, what is shown: money is counted in whole nano-yuan, so that no sum is ever rounded."""
+    def __init__(self, name: str, documentation: str, labels: Labels, registry: CollectorRegistry) -> None:
         self.counts: defaultdict[Labels, int] = defaultdict(int)
         self._described = (name, documentation, labels)
-        self._divisor = divisor
         registry.register(self)
 
     def expect(self, *values: str) -> None:
@@ -38,7 +36,7 @@ class Tally(Collector):
         name, documentation, labels = self._described
         family = CounterMetricFamily(name, documentation, labels=labels)
         for values, count in self.counts.items():
-            family.add_metric(values, count / self._divisor)
+            family.add_metric(values, count)
         yield family
 
 
