@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from proxy.app import EXIT_STORE_FAILED
+from proxy.store.sqlite.admission import RESERVE_BYTES
 from tests.support.promises import Faults
 from tests.support.stand import Stand, stand
 from tests.support.strace import injected, needs_strace
@@ -23,7 +24,7 @@ from tests.support.strace import injected, needs_strace
 needs_mount = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
 SECONDS_TO_RECOVER = 30.0
 STREAMS = 10
-DISK_BYTES = 6_000_000
+DISK_BYTES = RESERVE_BYTES + 16_000_000
 FULL = "a disk that is full, read-only or failing: new work is 503, streams end and are settled, reads go on, it recovers by itself"
 FSYNC = "an fsync that fails ends the process and is never tried again: nothing that was acknowledged is lost"
 DAMAGE = "a damaged store is refused at start, and told what to do: a deleted log, flipped bytes in log and pages"
@@ -35,7 +36,7 @@ Breaks = Callable[[Stand], AbstractAsyncContextManager[None]]
 
 
 @asynccontextmanager
-async def full(one: Stand) -> AsyncIterator[None]:
+async def full(one: Stand, *, but_for_bytes: int = 0) -> AsyncIterator[None]:
     """Fill the file system of the store with something else."""
     ballast = one.gateway.directory / "ballast"
     with ballast.open("wb", buffering=0) as file:
@@ -44,6 +45,7 @@ async def full(one: Stand) -> AsyncIterator[None]:
                 pass
         except OSError:
             pass
+        file.truncate(file.tell() - but_for_bytes)
     yield
     ballast.unlink()
 
@@ -108,6 +110,43 @@ async def outlives(directory: Path, faults: Faults, breaks: Breaks) -> None:
 @pytest.mark.promise(FULL)
 async def test_a_full_disk_is_outlived(small_disk: Path, faults: Faults) -> None:
     await outlives(small_disk, faults, full)
+
+
+@needs_mount
+@pytest.mark.promise(FULL)
+async def test_on_a_disk_that_is_nearly_full_what_is_open_is_settled_and_nothing_new_is_taken(small_disk: Path, faults: Faults) -> None:
+    """Holds would still fit, one by one, until the settlements of those before them did not."""
+    async with stand(small_disk) as one:
+        assert await one.start()
+        async with aiohttp.ClientSession(one.gateway.origin) as session, asyncio.TaskGroup() as streams:
+            one.books.gate.clear()
+            for number in range(STREAMS):
+                streams.create_task(one.want(session, "stream with usage", f"{number:03d}"))
+            await one.ark.wait_until(lambda: len(one.books.chats) == STREAMS)
+            async with full(one, but_for_bytes=4_000_000):
+                await ready(session, is_ready=False)
+                for _ in range(3):
+                    assert await one.refused(session) == 0  # none is taken that would then wait for its settlement
+                    faults.injected += 1
+                assert len(one.books.chats) == STREAMS
+                one.books.gate.set()
+                await one.all_ended()
+                faults.cost(await one.losses(all_ended=True))
+                await reads_go_on(one, session)
+            await ready(session, is_ready=True)
+            await one.taken_again(session)
+        faults.cost(await one.losses(all_ended=True))
+        assert one.outcomes == {"chat complete": STREAMS + 1}
+
+
+async def ready(session: aiohttp.ClientSession, *, is_ready: bool) -> None:
+    """Return once ``/readyz`` says so."""
+    async with asyncio.timeout(SECONDS_TO_RECOVER):
+        while True:
+            async with session.get("/readyz") as answer:
+                if (answer.status == 200) is is_ready:
+                    return
+            await asyncio.sleep(0.02)  # the other process has no event for it
 
 
 @needs_strace

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from proxy.store.contract import CommitStats, StoreCorruptError, StoreError, StoreUnavailableError
 from proxy.store.sqlite import ledger
+from proxy.store.sqlite.admission import Admission
 from proxy.store.sqlite.connection import Connection, failure, is_fatal
 from proxy.store.sqlite.together import Changes, OpenHolds
 from proxy.tasks import TaskGroup
@@ -64,8 +65,10 @@ class Writer:
         *,
         on_commit: Callable[[CommitStats], None] | None = None,
         on_corrupt: Callable[[BaseException], None] | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self._connection = connection
+        self._admission = admission
         self._on_commit = on_commit
         self._on_corrupt = on_corrupt
         self._loop = asyncio.get_running_loop()
@@ -194,6 +197,8 @@ class Writer:
             else:
                 operation.future.set_exception(why)
         self._failures += has_failed
+        if self._admission is not None and (has_failed or self._admission.is_owed):
+            _note_settlements(self._admission, batch, error)
         if error is not None:
             logger.error("a transaction of %d operations failed: %s", len(batch), error)
         elif self._on_commit is not None:
@@ -260,6 +265,13 @@ def _run_in_savepoint(connection: sqlite3.Connection, operation: _Operation) -> 
         connection.execute("ROLLBACK TO operation")
         operation.error = failure(error) if isinstance(error, sqlite3.OperationalError) else error
     connection.execute("RELEASE operation")
+
+
+def _note_settlements(admission: Admission, batch: Sequence[_Operation], error: BaseException | None) -> None:
+    for operation in batch:
+        if operation.function is ledger.settle:
+            why = operation.error if error is None else failure(error)
+            (admission.owe if isinstance(why, StoreUnavailableError) else admission.paid)(operation.args[0])
 
 
 def _rewrite_version(connection: sqlite3.Connection) -> None:
