@@ -163,6 +163,8 @@ class Writer:
         stats = CommitStats(len(batch), time.perf_counter() - started)
         self._note_broken(error)
         self._loop.call_soon_threadsafe(self._deliver, batch, stats, error)
+        if error is not None:
+            return  # the log has not grown, and where a disk turned read-only a checkpoint's fsync would end the process, reads and all
         self._frames_since_checkpoint += _FRAMES_A_COMMIT + len(batch) // _OPERATIONS_A_FRAME
         if self._frames_since_checkpoint >= CHECKPOINT_FRAMES:
             self._checkpoint(connection)
