@@ -4,6 +4,8 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
+from contextlib import suppress
 
 import uvloop
 
@@ -33,6 +35,7 @@ async def _serve(config: Config, clock: Clock, access_log: logs.AccessLog) -> in
     heed_signals(stop)
     try:
         async with running(config, clock=clock, access_log=access_log, stop=stop) as gateway:
+            await _make_threads()
             _settle_memory()
             logger.info("listening on %s", ", ".join(gateway.addresses))
             systemd.notify("READY=1")
@@ -53,6 +56,12 @@ def heed_signals(stop: StopSignal) -> None:
         loop.add_signal_handler(number, stop.request)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # started with nohup, it is to outlive its terminal
         loop.add_signal_handler(signal.SIGHUP, stop.request)
+
+
+async def _make_threads() -> None:
+    """Let the loop make the threads that resolve names now: libuv aborts the process where it needs them first when none can be had."""
+    with suppress(socket.gaierror):
+        await asyncio.get_running_loop().getaddrinfo("no-address", None, flags=socket.AI_NUMERICHOST)  # refused before any lookup
 
 
 def _settle_memory() -> None:

@@ -162,7 +162,7 @@ async def test_on_a_disk_that_is_nearly_full_what_is_open_is_settled_and_nothing
                 streams.create_task(one.want(session, "stream with usage", f"{number:03d}"))
             await one.ark.wait_until(lambda: len(one.books.chats) == STREAMS)
             async with full(one, but_for_bytes=4_000_000):
-                await ready(session, is_ready=False)
+                await ready(one, session, is_ready=False)
                 for _ in range(3):
                     assert await one.refused(session) == 0  # none is taken that would then wait for its settlement
                     faults.injected += 1
@@ -171,20 +171,17 @@ async def test_on_a_disk_that_is_nearly_full_what_is_open_is_settled_and_nothing
                 await one.all_ended()
                 faults.cost(await one.losses(all_ended=True))
                 await reads_go_on(one, session)
-            await ready(session, is_ready=True)
+            await ready(one, session, is_ready=True)
             await one.taken_again(session)
         faults.cost(await one.losses(all_ended=True))
         assert one.outcomes == {"chat complete": STREAMS + 1}
 
 
-async def ready(session: aiohttp.ClientSession, *, is_ready: bool) -> None:
+async def ready(one: Stand, session: aiohttp.ClientSession, *, is_ready: bool) -> None:
     """Return once ``/readyz`` says so."""
     async with asyncio.timeout(SECONDS_TO_RECOVER):
-        while True:
-            async with session.get("/readyz") as answer:
-                if (answer.status == 200) is is_ready:
-                    return
-            await asyncio.sleep(0.02)  # the other process has no event for it
+        while (await one.readiness(session) == 200) is not is_ready:  # noqa: ASYNC110  the other process has no event for it
+            await asyncio.sleep(0.02)
 
 
 @needs_strace
@@ -246,7 +243,7 @@ async def test_a_file_system_that_turns_read_only_is_read_on_and_once_it_is_mend
             for _ in range(CHECKPOINT_FRAMES):
                 assert await one.refused(session) == 0
                 faults.injected += 1
-            await ready(session, is_ready=False)
+            await ready(one, session, is_ready=False)
             await reads_go_on(one, session)
             assert not one.gateway.has_ended
             await one.gateway.kill()

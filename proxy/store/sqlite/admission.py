@@ -1,4 +1,4 @@
-"""Whether new paid work is written: not where the end of what is already open might find no room.
+"""Whether new paid work is written: not where the end of what is already open might find no room, nor where a commit stands still.
 
 A hold that still fits on a disk where its settlement does not lets a customer wait for an answer that may not leave. So some room is
 kept for the settlements, and nothing new is taken while one of them waits for the disk.
@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 from pathlib import Path
+from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -15,17 +16,30 @@ RESERVE_BYTES = 32 * 2**20
 """Free bytes that are left to settlements. One takes 28 KiB of log if it is committed alone, 0.5 KiB in a full batch; the log is
 checkpointed, and used again, at about 4 MiB."""
 LOOK_SECONDS = 1.0
+STILL_SECONDS = 5.0
+"""A commit that takes longer stands still: its thread gets no CPU, or its disk hangs. Who came later had better try elsewhere."""
+
+
+class Committing(Protocol):
+    """Who commits."""
+
+    def seconds_under_way(self) -> float:
+        """How long the commit under way has taken so far, or 0."""
+
+    def shed(self, refusal: str) -> None:
+        """Refuse the new paid work that waits behind it."""
 
 
 class Admission:
     """Looks at the file system every so often, on the loop: 2 µs each time, and none a request. `close` it at the end."""
 
-    __slots__ = ("_folder", "_handle", "_loop", "_owed", "_shortage", "refusal")
+    __slots__ = ("_committing", "_folder", "_handle", "_loop", "_owed", "_shortage", "refusal")
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._loop = asyncio.get_running_loop()
         self._handle: asyncio.TimerHandle | None = None
+        self._committing: Committing | None = None
         self._shortage = ""
         self._owed: set[str] = set()
         self.refusal = ""
@@ -36,6 +50,9 @@ class Admission:
     def is_owed(self) -> bool:
         """Whether a settlement failed that has not been written since."""
         return bool(self._owed)
+
+    def watch(self, committing: Committing) -> None:
+        self._committing = committing
 
     def owe(self, request_id: str) -> None:
         """Note a settlement that the disk did not take."""
@@ -52,9 +69,16 @@ class Admission:
             self._handle.cancel()
 
     def _look(self) -> None:
-        self._shortage = _shortage(self._folder)
+        self._shortage = self._standstill() or _shortage(self._folder)
         self._decide()
         self._handle = self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def _standstill(self) -> str:
+        if self._committing is None or (seconds := self._committing.seconds_under_way()) < STILL_SECONDS:
+            return ""
+        refusal = f"a commit has not ended for {seconds:.0f} s"
+        self._committing.shed(refusal)
+        return refusal
 
     def _decide(self) -> None:
         refusal = self._shortage or (f"{len(self._owed)} settlements wait for the disk" if self._owed else "")

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from msgspec import Struct
 
 from proxy.store.contract import CommitStats, StoreCorruptError, StoreError, StoreUnavailableError
-from proxy.store.sqlite import ledger
+from proxy.store.sqlite import ledger, tasks
 from proxy.store.sqlite.admission import Admission
 from proxy.store.sqlite.connection import Connection, failure, is_fatal
 from proxy.store.sqlite.together import Changes, OpenHolds
@@ -44,6 +44,8 @@ _FRAMES_A_COMMIT = 8
 _OPERATIONS_A_FRAME = 4
 """An estimate, as SQLite does not tell: measured are 5 to 7 frames for one operation, 16 to 22 for 32, 50 to 62 for 512."""
 
+_PAID_WORK = (ledger.place_hold, tasks.place_task)
+
 logger = logging.getLogger(__name__)
 
 
@@ -69,10 +71,14 @@ class Writer:
     ) -> None:
         self._connection = connection
         self._admission = admission
+        if admission is not None:
+            admission.watch(self)
         self._on_commit = on_commit
         self._on_corrupt = on_corrupt
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Operation] = deque()
+        self._began_at: float | None = None
+        """When the commit under way was handed to the thread."""
         self._wake = asyncio.Event()
         self._refusal: StoreError | None = None
         self._broken: BaseException | None = None
@@ -99,6 +105,19 @@ class Writer:
             self._queue.append(_Operation(future, function, args))
             self._wake.set()
         return future
+
+    def seconds_under_way(self) -> float:
+        return 0.0 if self._began_at is None else self._loop.time() - self._began_at
+
+    def shed(self, refusal: str) -> None:
+        """Refuse new paid work that no commit has taken yet: of it nothing is written."""
+        waiting, kept = list(self._queue), deque[_Operation]()
+        for operation in waiting:
+            if operation.function not in _PAID_WORK:
+                kept.append(operation)
+            elif not operation.future.done():
+                operation.future.set_exception(StoreUnavailableError(refusal))
+        self._queue = kept
 
     async def prove(self) -> None:
         """Return where nothing failed since a write succeeded; else write now, changing nothing, and return once that is durable.
@@ -135,8 +154,9 @@ class Writer:
                     await asyncio.sleep(GATHER_SECONDS)
                 batch = self._take()
                 if batch:
+                    self._began_at = self._loop.time()
                     await self._connection.run(self._commit, batch)
-                    ended_at = self._loop.time()
+                    self._began_at, ended_at = None, self._loop.time()
         finally:
             self._refuse(StoreUnavailableError("the store's writer was stopped"))
 
