@@ -28,12 +28,6 @@ async def outcome(one: Stand, session: aiohttp.ClientSession, number: int, *, st
         return answer.status
 
 
-async def reads_go_on(one: Stand, session: aiohttp.ClientSession) -> None:
-    for path in ("/v1/account", "/v1/models", "/healthz"):
-        async with session.get(path, headers=one.headers("000")) as answer:
-            assert answer.status == 200, await answer.text()
-
-
 @needs_strace
 @pytest.mark.promise(THREADS)
 async def test_where_no_thread_can_be_made_all_goes_on(tmp_path: Path, faults: Faults) -> None:
@@ -59,7 +53,7 @@ async def test_a_resolver_that_does_not_answer_starves_nobody_else(tmp_path: Pat
             async with asyncio.TaskGroup() as asking:
                 asked = [asking.create_task(outcome(one, session, number % 50)) for number in range(CALLS)]
                 for _ in range(5):
-                    await reads_go_on(one, session)
+                    await one.reads_go_on(session)
             assert {ask.result() for ask in asked} == {503}
             assert one.books.chats == {}
             faults.injected += CALLS
@@ -80,7 +74,7 @@ async def test_a_resolver_that_does_not_answer_starves_nobody_else(tmp_path: Pat
 @pytest.mark.promise(THREADS)
 async def test_while_the_thread_that_commits_gets_nowhere_new_work_is_refused(tmp_path: Path, faults: Faults) -> None:
     async with stand(tmp_path) as one:
-        assert await one.start()
+        assert await one.start(still_seconds=1)
         await one.customers(4, calls=3)
         await one.all_ended()  # no video's step is under way, behind which the first call would be refused
         async with aiohttp.ClientSession(one.gateway.origin, connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -93,7 +87,7 @@ async def test_while_the_thread_that_commits_gets_nowhere_new_work_is_refused(tm
                     await asyncio.sleep(0.02)
                 assert [await outcome(one, session, number) for number in range(10)] == [503] * 10
                 faults.injected += 10
-                await reads_go_on(one, session)
+                await one.reads_go_on(session)
                 assert not first.done()
             async with asyncio.timeout(SECONDS_MAX):
                 await one.taken_again(session)

@@ -246,6 +246,11 @@ class Stand:
                     return
             await asyncio.sleep(0.05)  # as a customer who was told to come again
 
+    async def reads_go_on(self, session: aiohttp.ClientSession) -> None:
+        for path in ("/v1/account", "/v1/models", "/healthz"):
+            async with session.get(path, headers=self.headers("000")) as answer:
+                assert answer.status == 200, await answer.text()
+
     async def readiness(self, session: aiohttp.ClientSession) -> int:
         async with session.get("/readyz") as answer:
             return answer.status
