@@ -4,7 +4,9 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvloop
 
@@ -41,6 +43,7 @@ async def _serve(config: Config, source: Source, clock: Clock, access_log: logs.
     heed_signals(stop, reload=hangup.set)
     try:
         async with running(config, clock=clock, access_log=access_log, stop=stop, source=source) as gateway:
+            await _make_threads()
             _settle_memory()
             logger.info("listening on %s", ", ".join(gateway.addresses))
             if gateway.scraped_at:
@@ -86,6 +89,12 @@ def heed_signals(stop: StopSignal, reload: Callable[[], None] | None = None) -> 
         loop.add_signal_handler(signal.SIGHUP, Hangup(reload if has_nohup else stop.request, reload))
     elif not has_nohup:
         loop.add_signal_handler(signal.SIGHUP, stop.request)
+
+
+async def _make_threads() -> None:
+    """Let the loop make the threads that resolve names now: libuv aborts the process where it needs them first when none can be had."""
+    with suppress(socket.gaierror):
+        await asyncio.get_running_loop().getaddrinfo("no-address", None, flags=socket.AI_NUMERICHOST)  # refused before any lookup
 
 
 def _settle_memory() -> None:
