@@ -7,10 +7,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import msgspec
-
-from proxy.config import Config
+from proxy import config_env
+from proxy.config import Config, base_of, parse
 from proxy.doctor.finding import Finding, failed, ok, warning
 from proxy.store.sqlite import restore
 
@@ -29,7 +29,7 @@ _CONTAINER = "overlay"
 
 def secrets(config: Config, env: Mapping[str, str]) -> Iterator[Finding]:
     """Look at the configuration's file and at the files that it names as secrets."""
-    mode = _mode(config.path)
+    mode = 0 if config.path is None else _mode(config.path)
     if mode & stat.S_IWOTH:
         yield failed("configuration file", f"anybody may write {config.path} ({mode:04o})", f"chmod o-w {config.path}")
     for name, path in _secret_files(config, env).items():
@@ -42,8 +42,9 @@ def secrets(config: Config, env: Mapping[str, str]) -> Iterator[Finding]:
 
 def _secret_files(config: Config, env: Mapping[str, str]) -> dict[str, Path]:
     """Return the secrets' files that are there, by their upstreams. A key in the environment has none."""
-    document = msgspec.toml.decode(config.path.read_bytes())
-    base, found = config.path.absolute().parent, {}
+    document: dict[str, Any] = {} if config.path is None else parse(config.path)
+    config_env.overlay(document, env, is_all=config.path is None)
+    base, found = base_of(config.path), {}
     for name, table in document["upstreams"].items():
         source, _, place = str(table["api_key"]).partition(":")
         folder = base if source == "file" else Path(env.get("CREDENTIALS_DIRECTORY", "/nonexistent"))

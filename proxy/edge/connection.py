@@ -106,6 +106,15 @@ class Connection(RequestHandler):
     def lost(self) -> bool:
         return self.transport is None or self.transport.is_closing()
 
+    def limit(self, *, keepalive_seconds: float, stall_seconds: float) -> None:
+        """Wait so long for a next request, from now on, and for a client that reads nothing, from the next time that it does."""
+        self._keepalive_timeout = keepalive_seconds
+        self._stall_seconds = stall_seconds
+        if self._keepalive_handle is not None:
+            self._keepalive_handle.cancel()
+            self._keepalive_handle = None
+            self._wait_for_next()
+
     @property
     def is_unix(self) -> bool:
         """Whether the client is a process of this machine, as no web page is."""

@@ -262,12 +262,13 @@ async def test_a_break_after_the_usage_is_charged_by_the_usage(gateway: Bench) -
 
     assert DONE not in answer.body
     assert await told(gateway, answer) == ("upstream_cut", "reported", "0.00004")
+    assert [line["bytes"] for line in gateway.log.chats] == [len(answer.body)]
     await gateway.assert_charged(REPORTED)
 
 
 @pytest.mark.parametrize("cut", [*CUTS.values()], ids=[*CUTS.keys()])
 async def test_a_break_makes_the_sdk_raise(tmp_path: Path, cut: list[Step]) -> None:
-    async with bench(tmp_path, idle_seconds=0.3) as gateway:
+    async with bench(tmp_path, idle_seconds=1) as gateway:
         gateway.ark.enqueue([*answer_sse(EVENT, end=False), *cut])
         async with openai.AsyncOpenAI(base_url=gateway.base_url, api_key=gateway.key, max_retries=0) as client:
             stream = await client.chat.completions.create(

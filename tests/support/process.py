@@ -28,7 +28,7 @@ class GatewayProcess:
         self.directory = directory
         self.config = directory / "config.toml"
         self.log = directory / "gateway.log"
-        self.origin = f"http://127.0.0.1:{_free_port()}"
+        self.origin = f"http://127.0.0.1:{free_port()}"
         text = CONFIG.format(**{**DEFAULTS, "base_url": base_url, **options})
         self.config.write_text(text.replace("127.0.0.1:0", self.origin.removeprefix("http://")))
         self.key = ""
@@ -115,7 +115,7 @@ async def gateway_process(directory: Path, base_url: str, *, balance: Nanos, **o
             await gateway.kill()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as asked:
         asked.bind(("127.0.0.1", 0))
         port: int = asked.getsockname()[1]

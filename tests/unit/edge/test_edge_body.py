@@ -9,6 +9,7 @@ import pytest
 from proxy.core.errors import InvalidJsonError, ModelUnavailableError
 from proxy.edge.body import LARGE_BODIES, LARGE_BYTES, BodyReader
 from proxy.edge.connection import Request
+from tests.support.settings import live
 
 
 class Content:
@@ -42,7 +43,7 @@ async def read(raw: bytes) -> tuple[Any, int]:
     half = len(raw) // 2
     content = Content([raw[:half], raw[half:]])
     try:
-        value = await BodyReader(bytes_max=10_000_000, seconds=5).json(request_with(content, len(raw)))
+        value = await BodyReader(live(body_bytes_max=10_000_000, body_seconds=5)).json(request_with(content, len(raw)))
     finally:
         content.counting.cancel()
     return value, content.turns - content.taken_at
@@ -82,7 +83,7 @@ class Unfinished(Content):
 
 async def test_no_more_is_kept_of_large_bodies_that_are_still_to_come_than_of_some_whole_ones() -> None:
     # whoever has a key can send them, with nothing on his account: all together must find room in the memory
-    bodies, end = BodyReader(bytes_max=BODY_BYTES_MAX, seconds=5), asyncio.Event()
+    bodies, end = BodyReader(live(body_bytes_max=BODY_BYTES_MAX, body_seconds=5)), asyncio.Event()
     large = b'"' + b"x" * (BODY_BYTES_MAX - 2) + b'"'
     coming = [Unfinished(large, end) for _ in range(LARGE_BODIES)]
 
