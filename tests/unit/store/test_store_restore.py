@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxy.core.money import Nanos
-from proxy.store.contract import StoreLockedError, StoreRefusedError, StoreVersionError
+from proxy.store.contract import Report, StoreLockedError, StoreRefusedError, StoreVersionError
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.migrations import APPLICATION_ID, scripts
 from proxy.store.sqlite.restore import restore
@@ -250,12 +250,12 @@ async def test_a_backup_of_an_older_version_is_brought_up_to_date_first(tmp_path
 
 
 async def test_a_full_disk_leaves_the_store_as_it_was(tmp_path: Path, backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_room(source: Path, destination: Path) -> None:
-        destination.write_bytes(b"half")
+    def no_room(_source: Path, partial: Path, _report: Report | None) -> None:
+        partial.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     before = content_of(tmp_path)
-    monkeypatch.setattr(shutil, "copyfile", no_room)
+    monkeypatch.setattr("proxy.store.sqlite.restore._copy", no_room)
 
     with pytest.raises(StoreRefusedError, match="No space left on device; the store is as it was"):
         restore(tmp_path / "books.db", backup, WHEN)
