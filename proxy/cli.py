@@ -5,18 +5,20 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from proxy import __version__, cli_tables, operation_views
+from proxy import __version__, cli_retention, cli_tables, operation_views
 from proxy.cli_client import perform
+from proxy.cli_progress import bar
 from proxy.clock import SystemClock, iso
 from proxy.config import Config, ConfigError, load
+from proxy.core.keeping import REQUEST_DAYS_MAX, REQUEST_DAYS_MIN
 from proxy.operations import ParameterError
-from proxy.store.contract import StoreError
+from proxy.store.contract import Report, StoreError
 from proxy.store.sqlite.restore import restore as put_in_place
 
 REFUSED = 1
@@ -224,7 +226,9 @@ def receipt(
 @ledger_app.command("verify")
 def ledger_verify(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Check every invariant of the books; exit 1 where one does not hold."""
-    _print_checks(_perform(context, config, "ledger.verify"), json)
+    with bar(wanted=not json) as report:
+        answer = _perform(context, config, "ledger.verify", report=report)
+    _print_checks(answer, json)
 
 
 @app.command()
@@ -235,7 +239,8 @@ def backup(
     json: JsonOption = False,
 ) -> None:
     """Write a consistent copy of the store, also while the gateway runs, and verify it."""
-    answer = _perform(context, config, "backup", destination=str(destination.absolute()))
+    with bar(wanted=not json) as report:
+        answer = _perform(context, config, "backup", report=report, destination=str(destination.absolute()))
     if not json:
         typer.echo(f"wrote {answer['destination']}")
     _print_checks(answer, json)
@@ -252,7 +257,8 @@ def restore(
     path = _load(context, config, require_secrets=False).store.path
     now = iso(SystemClock().now_ms())
     try:
-        restored = put_in_place(path, source, when=re.sub(r"[-:]|\.\d+", "", now))  # as in 20261123T080000Z
+        with bar(wanted=not json) as report:
+            restored = put_in_place(path, source, re.sub(r"[-:]|\.\d+", "", now), report)  # as in 20261123T080000Z
     except StoreError as error:
         _fail(str(error))
     kept, newest_at = restored.kept, restored.newest_at_ms
@@ -263,6 +269,33 @@ def restore(
         "kept": None if kept is None else str(kept),
     }
     _print(answer | operation_views.checks(restored.checks), cli_tables.print_restored, json)
+
+
+@app.command()
+def retention(
+    context: typer.Context,
+    days: Annotated[
+        int | None,
+        typer.Option(
+            "--days",
+            metavar="N",
+            min=REQUEST_DAYS_MIN,
+            max=REQUEST_DAYS_MAX,
+            help="Keep so many days. Default: retention.request_days.",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many requests there are.")] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Fold requests older than so many days into daily sums and delete them, also while the gateway runs. Ctrl-C stops it safely."""
+    loaded = _load(context, config, require_secrets=False)
+    kept = days or loaded.retention.request_days
+    if not kept:
+        _fail(cli_retention.NOTHING_SET, WRONG_USAGE)
+    with _refusals(), bar(wanted=not json) as report:
+        answer = cli_retention.retention(loaded, SystemClock(), kept, report, is_rehearsal=dry_run)
+    _print(answer, cli_tables.print_retention, json)
 
 
 def _load(context: typer.Context, config: Path | None, *, require_secrets: bool = True) -> Config:
@@ -287,11 +320,20 @@ def _default_config() -> Path:
     return found
 
 
-def _perform(context: typer.Context, config: Path | None, operation: str, **parameters: Any) -> dict[str, Any]:
+def _perform(
+    context: typer.Context, config: Path | None, operation: str, report: Report | None = None, **parameters: Any
+) -> dict[str, Any]:
     """Return the answer of an operation, or exit with the reason on one line of stderr."""
     loaded = _load(context, config, require_secrets=False)
+    with _refusals():
+        return asyncio.run(perform(loaded, SystemClock(), operation, parameters, report))
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Exit with the reason on one line of stderr where an operation is refused."""
     try:
-        return asyncio.run(perform(loaded, SystemClock(), operation, parameters))
+        yield
     except ParameterError as error:
         _fail(str(error), WRONG_USAGE)
     except (StoreError, OSError) as error:

@@ -16,7 +16,7 @@ import orjson
 from proxy.clock import Clock
 from proxy.config import Config
 from proxy.operations import Answer, Desk, Operation, ParameterError, prepare
-from proxy.store.contract import StoreError, StoreLockedError, StoreRefusedError, StoreUnavailableError
+from proxy.store.contract import Report, StoreError, StoreLockedError, StoreRefusedError, StoreUnavailableError
 from proxy.store.sqlite import open_store
 
 LOCK_WAIT_SECONDS = 5.0
@@ -29,8 +29,8 @@ _NOBODY = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK)
 """No socket file, one that a dead process left behind, or a file that is something else."""
 
 
-async def perform(config: Config, clock: Clock, name: str, parameters: Mapping[str, Any]) -> Answer:
-    """Carry out an operation and return its answer.
+async def perform(config: Config, clock: Clock, name: str, parameters: Mapping[str, Any], report: Report | None = None) -> Answer:
+    """Carry out an operation and return its answer; one that only reads tells how far it has come.
 
     Raises:
         ParameterError: before anything is touched.
@@ -38,7 +38,7 @@ async def perform(config: Config, clock: Clock, name: str, parameters: Mapping[s
     """
     operation = prepare(name, parameters)
     if not operation.changes:
-        return await _at_own_desk(config, clock, operation, read_only=True)
+        return await _at_own_desk(config, clock, operation, read_only=True, report=report)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + LOCK_WAIT_SECONDS
     while True:
@@ -53,11 +53,11 @@ async def perform(config: Config, clock: Clock, name: str, parameters: Mapping[s
         await asyncio.sleep(_RETRY_SECONDS)
 
 
-async def _at_own_desk(config: Config, clock: Clock, operation: Operation, *, read_only: bool) -> Answer:
+async def _at_own_desk(config: Config, clock: Clock, operation: Operation, *, read_only: bool, report: Report | None = None) -> Answer:
     async with AsyncExitStack() as opened:
         store = await open_store(config.store.path, read_only=read_only)
         opened.push_async_callback(store.close)
-        return await operation.run(Desk(store, clock))
+        return await operation.run(Desk(store, clock, report=report))
 
 
 async def _through_gateway(config: Config, name: str, parameters: Mapping[str, Any]) -> Answer | None:

@@ -19,6 +19,7 @@ from proxy.config_tables import (
     BillingConfig,
     ConfigError,
     Faults,
+    RetentionConfig,
     ServerTable,
     StoreTable,
     UpstreamTable,
@@ -39,6 +40,7 @@ from proxy.config_values import (
     read_secret,
 )
 from proxy.core.catalog import Catalog
+from proxy.core.keeping import REQUEST_DAYS_MIN
 
 __all__ = [
     "Address",
@@ -46,6 +48,7 @@ __all__ = [
     "BillingConfig",
     "Config",
     "ConfigError",
+    "RetentionConfig",
     "Secret",
     "ServerConfig",
     "StoreConfig",
@@ -58,7 +61,7 @@ __all__ = [
 ]
 
 _FILE_BYTES_MAX = 4_194_304
-_SECTIONS = ("server", "store", "admin", "upstreams", "billing", "videos", "models")
+_SECTIONS = ("server", "store", "admin", "upstreams", "billing", "videos", "retention", "models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,7 @@ class Config:
     upstreams: Mapping[str, UpstreamConfig]
     billing: BillingConfig
     videos: VideosConfig
+    retention: RetentionConfig
     catalog: Catalog
 
 
@@ -139,12 +143,15 @@ def load(path: Path, env: Mapping[str, str], *, require_secrets: bool = True) ->
     upstreams = _read_upstreams(document.get("upstreams"), base, env if require_secrets else None, faults)
     billing = read_table(BillingConfig, document.get("billing", {}), "billing", faults)
     videos = _read_videos(document.get("videos", {}), faults)
+    retention = read_table(RetentionConfig, document.get("retention", {}), "retention", faults)
+    if retention is not None and 0 < retention.request_days < REQUEST_DAYS_MIN:
+        faults.add("retention.request_days", f"must be 0 (for ever) or at least {REQUEST_DAYS_MIN}")
     _check_doors(server, admin, faults)
     catalog = read_catalog(document.get("models"), upstreams, faults)
-    if faults or server is None or store is None or admin is None or billing is None or videos is None:
+    if faults or server is None or store is None or admin is None or billing is None or videos is None or retention is None:
         raise ConfigError(path, faults)
     ready = {name: upstream for name, upstream in upstreams.items() if upstream is not None}
-    return Config(path, server, store, admin, MappingProxyType(ready), billing, videos, catalog)
+    return Config(path, server, store, admin, MappingProxyType(ready), billing, videos, retention, catalog)
 
 
 def _parse(path: Path) -> dict[str, object]:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from proxy.core.keeping import REQUEST_DAYS_MAX
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -106,6 +108,13 @@ class BillingConfig(Table, frozen=True, kw_only=True):
 
 class VideosTable(Table, frozen=True, kw_only=True):
     poll_seconds: tuple[Seconds, Seconds] = (3, 15)
+
+
+class RetentionConfig(Table, frozen=True, kw_only=True):
+    """What is forgotten. The file's table and the program's value are the same thing."""
+
+    request_days: Annotated[int, Meta(ge=0, le=REQUEST_DAYS_MAX)] = 0
+    """How many whole days receipts and video tasks are kept; 0: for ever."""
 
 
 class ModelTable(Table, frozen=True, kw_only=True):

@@ -28,7 +28,6 @@ CLAIM_LIFE_MS = 24 * 3_600_000
 """How long an idempotency key belongs to its request; longer where the request is not settled by then."""
 FORGET_CLAIMS_MAX = 10_000
 """As many claims are deleted a call: the writer serves the hot path."""
-DAY_MS = 86_400_000
 FOLD_REQUESTS_MAX = 200
 """As many requests are folded a call, for the same reason."""
 
@@ -213,8 +212,8 @@ class FoldedRequest:
 class UsageQuery:
     """Which settled requests to sum: by time of creation, ``since`` inclusive, ``until`` exclusive.
 
-    Folded requests count at the beginning of their UTC day: a period that begins or ends in the midst of one has all of them or none, and
-    the sums of adjoining periods are those of the whole.
+    Folded requests count at the beginning of their UTC day: a period that begins or ends in the midst of one has all of them or none,
+    and the sums of adjoining periods are those of the whole.
     """
 
     by: Literal["model", "key", "day"] = "model"
@@ -338,6 +337,9 @@ class Store(Protocol):
 
     async def old_requests(self, before_ms: int) -> dict[int, int]:
         """Return how many requests `fold_requests` could fold, by account; accounts without any are left out."""
+
+    async def accounts_to_fold(self, before_ms: int) -> list[int]:
+        """Return the accounts that have such requests. Cheap where there are none."""
 
     def fold_requests(self, account_id: int, before_ms: int) -> Future[int]:
         """Put an account's oldest requests into the sums of their days and delete them, their tasks too, `FOLD_REQUESTS_MAX` at most.

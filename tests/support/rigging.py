@@ -16,11 +16,14 @@ from typing import Any
 
 import aiohttp
 
-from proxy import app, billing, clock, process, scheduler, video_desk
+from proxy import app, billing, clock, folding, process, scheduler, video_desk
 from proxy.core import sse, video_task
 from proxy.core.video_task import Pace
 from proxy.edge import connection as edge
 from proxy.handlers import chat
+from proxy.jobs import folding as old_requests
+from proxy.jobs import retention as old_claims
+from proxy.store.sqlite import folding as store_folding
 from proxy.store.sqlite import migrations, writer
 from proxy.upstream import client, wire
 from proxy.upstream import connection as upstream
@@ -39,10 +42,12 @@ RECOVERY = (
 )  # fmt: skip
 """Points that it comes by as it starts, if the last one left something open."""
 POINTS = LIFE + RECOVERY
+FOLDING = ("fold commit before", "fold commit after")
+"""Points that it comes by where requests have grown old."""
 MIGRATION = "migration statement"
 """Before each statement of a migration."""
 
-_OPERATIONS = {"place_hold": "hold", "settle": "settlement", "place_task": "task", "advance": "step"}
+_OPERATIONS = {"place_hold": "hold", "settle": "settlement", "place_task": "task", "advance": "step", "_fold": "fold"}
 
 
 def rig(*, die_at: str = "", hits: int = 1, clock_file: str = "", is_hasty: bool = False, checkpoint_frames: int = 0) -> None:
@@ -52,7 +57,7 @@ def rig(*, die_at: str = "", hits: int = 1, clock_file: str = "", is_hasty: bool
         die_at: the point, of `POINTS`, and `hits`: at the so many-th time that it comes by.
         clock_file: holds the milliseconds by which the wall clock is wrong; the test writes it at any time.
         is_hasty: waits for moments where the program waits for seconds or minutes: between looks for lost videos, for a task whose
-            work failed, for a settlement that the disk does not take, between looks at a clock that may have been set.
+            work failed, for a settlement that the disk does not take, for what has grown old, between looks at a clock that may have been set.
         checkpoint_frames: how often the log is checkpointed.
     """
     if clock_file:
@@ -62,7 +67,7 @@ def rig(*, die_at: str = "", hits: int = 1, clock_file: str = "", is_hasty: bool
     if checkpoint_frames:
         writer.CHECKPOINT_FRAMES = checkpoint_frames
     if die_at:
-        assert die_at in (*POINTS, MIGRATION), die_at
+        assert die_at in (*POINTS, *FOLDING, MIGRATION), die_at
         _Points(die_at, hits).wrap_everything()
 
 
@@ -70,6 +75,8 @@ def _make_haste() -> None:
     video_task.LOOKUP_PACE = Pace(first_ms=20, longest_ms=40)
     video_task.LOOKUP_MS = 2_000
     billing.SETTLE_WAIT_SECONDS = 1.0
+    old_claims.EVERY_SECONDS = old_requests.EVERY_SECONDS = 0.05
+    folding.FOLD_REQUESTS_MAX = store_folding.FOLD_REQUESTS_MAX = 5
     scheduler.SLEEP_SECONDS_MAX = 0.5
     _replace(app, "DueWork", functools.partial(scheduler.DueWork, rest_seconds=0.2))
 

@@ -175,7 +175,7 @@ def test_commands_that_ask_no_upstream_do_without_its_key(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("head", "fault"),
     [
-        ("typo = 1", "typo: unknown key (known here: server, store, admin, upstreams, billing, videos, models)"),
+        ("typo = 1", "typo: unknown key (known here: server, store, admin, upstreams, billing, videos, retention, models)"),
         ('server.listn = ["x"]', "server.listn: unknown key (did you mean listen?)"),
         ("server = 3", "server: must be a table"),
         ('server.listen = "127.0.0.1:1"', "server.listen: must be an array, not a string"),

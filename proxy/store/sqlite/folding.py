@@ -1,16 +1,17 @@
 """Old requests, folded into daily sums. Functions of a connection.
 
-A slice is one transaction: its requests are in the sums and gone, or in neither. Their transfers stay, so that the ledger goes on saying
-what each of them was charged, and `verify` can hold the sums against it. Nothing is folded that something may still ask for: a hold that
-is open, a task that goes on, an answer that a key keeps.
+A slice is one transaction: its requests are in the sums and gone, or neither. Their transfers stay, so that the ledger goes on saying
+what each of them was charged, and `verify` can hold the sums against it. Nothing is folded that something may still ask for: a hold
+that is open, a task that goes on, an answer that a key keeps.
 """
 
 import sqlite3
 
 import orjson
 
+from proxy.core.keeping import DAY_MS
 from proxy.core.money import Nanos
-from proxy.store.contract import DAY_MS, FOLD_REQUESTS_MAX, FoldedRequest
+from proxy.store.contract import FOLD_REQUESTS_MAX, FoldedRequest
 
 _FOLDABLE = """
     requests.created_at_ms < ? AND settled_at_ms IS NOT NULL
@@ -38,6 +39,15 @@ def old_requests(connection: sqlite3.Connection, before_ms: int) -> dict[int, in
         (before_ms,),
     )
     return dict(rows.fetchall())
+
+
+def accounts_to_fold(connection: sqlite3.Connection, before_ms: int) -> list[int]:
+    """Return the accounts of those requests: a look into the index for each account."""
+    rows = connection.execute(
+        f"SELECT id FROM accounts WHERE EXISTS (SELECT 1 FROM requests WHERE account_id = accounts.id AND {_FOLDABLE}) ORDER BY id",  # noqa: S608
+        (before_ms,),
+    )
+    return [account_id for (account_id,) in rows]
 
 
 def fold(connection: sqlite3.Connection, account_id: int, before_ms: int) -> int:

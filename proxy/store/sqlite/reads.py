@@ -3,9 +3,10 @@
 import sqlite3
 
 from proxy.core.catalog import Kind
+from proxy.core.keeping import DAY_MS
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource
-from proxy.store.contract import DAY_MS, IdempotencyClaim, NewRequest, OpenRequest, Receipt, UsageQuery, UsageRow
+from proxy.store.contract import IdempotencyClaim, NewRequest, OpenRequest, Receipt, UsageQuery, UsageRow
 from proxy.store.sqlite import ledger
 
 _GROUPS = {
@@ -77,7 +78,8 @@ def usage(connection: sqlite3.Connection, query: UsageQuery) -> list[UsageRow]:
     # CROSS JOIN fixes the order: account by account, each a range of the index on (account, time).
     rows = connection.execute(
         f"""SELECT account, of, sum(requests), {", ".join(f"sum({name})" for name in _SUMMED)}, sum(estimated) FROM (
-              SELECT accounts.name AS account, {of_request} AS of, count(*) AS requests, {sums}, sum(usage_source = 'estimated') AS estimated
+              SELECT accounts.name AS account, {of_request} AS of, count(*) AS requests, {sums},
+                sum(usage_source = 'estimated') AS estimated
               FROM accounts CROSS JOIN requests ON requests.account_id = accounts.id
                 AND requests.created_at_ms >= :since AND requests.created_at_ms < :until
               WHERE settled_at_ms IS NOT NULL AND {whose} GROUP BY 1, 2

@@ -171,6 +171,9 @@ class SqliteStore:
     async def old_requests(self, before_ms: int) -> dict[int, int]:
         return await self._read_long(folding.old_requests, before_ms)
 
+    async def accounts_to_fold(self, before_ms: int) -> list[int]:
+        return await self._read(folding.accounts_to_fold, before_ms)
+
     def fold_requests(self, account_id: int, before_ms: int) -> asyncio.Future[int]:
         return self._write(self._fold, account_id, before_ms)
 

@@ -4,6 +4,7 @@ Each invariant is a query for the rows that break it and one for its figures; al
 """
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -227,20 +228,27 @@ _INVARIANTS = (
         figures="SELECT coalesce(sum(requests), 0), count(*), coalesce(sum(charge_nanos), 0) FROM request_days",
         say="{} requests in {} sums, ¥{} charged",
         yuan=(2,),
-        offenders="""SELECT 'account ' || account_id || ', ' || date(day * 86400, 'unixepoch') || ': the daily sums have ' || sum(holds)
-                       || ' holds of ' || sum(hold_nanos) || ' and ' || sum(charges) || ' charges of ' || sum(charge_nanos)
-                       || ' more than transfers without a request'
-                     FROM (SELECT * FROM daily UNION ALL
-                       SELECT account_id, day, -holds, -hold_nanos, -charges, -charge_nanos FROM folded)
+        offenders="""SELECT 'account ' || account_id || ', ' || date(day * 86400, 'unixepoch') || ': the daily sums say '
+                       || sum(holds) || ' holds of ' || sum(hold_nanos) || ' and ' || sum(charges) || ' charges of '
+                       || sum(charge_nanos)
+                       || ', transfers without a request ' || sum(its_holds) || ' of ' || sum(its_hold_nanos) || ' and '
+                       || sum(its_charges) || ' of ' || sum(its_charge_nanos)
+                     FROM (SELECT *, 0 AS its_holds, 0 AS its_hold_nanos, 0 AS its_charges, 0 AS its_charge_nanos FROM daily
+                       UNION ALL SELECT account_id, day, 0, 0, 0, 0, holds, hold_nanos, charges, charge_nanos FROM folded)
                      GROUP BY account_id, day
-                     HAVING sum(holds) <> 0 OR sum(hold_nanos) <> 0 OR sum(charges) <> 0 OR sum(charge_nanos) <> 0""",
+                     HAVING sum(holds) <> sum(its_holds) OR sum(hold_nanos) <> sum(its_hold_nanos)
+                       OR sum(charges) <> sum(its_charges) OR sum(charge_nanos) <> sum(its_charge_nanos)""",
     ),
 )
 
 
 def verify(connection: sqlite3.Connection, report: Report | None = None) -> list[Check]:
     """Return the result of every check, the file's own structure first."""
-    checks = [_soundness, _references, *(partial(_check, invariant=invariant) for invariant in _INVARIANTS)]
+    checks: list[Callable[[sqlite3.Connection], Check]] = [
+        _soundness,
+        _references,
+        *(partial(_check, invariant=invariant) for invariant in _INVARIANTS),
+    ]
     results: list[Check] = []
     connection.execute("BEGIN")
     try:

@@ -29,3 +29,10 @@ CREATE TABLE request_days (
 PRAGMA writable_schema = ON;
 UPDATE sqlite_schema SET sql = replace(sql, 'TEXT    REFERENCES requests (id)', 'TEXT') WHERE type = 'table' AND name = 'transfers';
 PRAGMA writable_schema = RESET;
+
+-- What the foreign key did for requests: none goes but into a sum.
+CREATE TRIGGER requests_only_folded BEFORE DELETE ON requests
+WHEN OLD.settled_at_ms IS NULL OR NOT EXISTS (
+  SELECT 1 FROM request_days WHERE account_id = OLD.account_id AND day = OLD.created_at_ms / 86400000
+    AND key_id = coalesce(OLD.key_id, '') AND model = OLD.model AND kind = OLD.kind)
+BEGIN SELECT RAISE(ABORT, 'requests are folded into daily sums, or stay'); END;
