@@ -12,14 +12,14 @@ import pytest
 from proxy.core.keeping import DAY_MS
 from proxy.store.contract import Store, UsageQuery
 from proxy.store.sqlite import open_store
-from tests.crash.test_store_crash import COMMON, run_until_killed
 from tests.support.books import assert_books_balance
+from tests.support.killed import COMMON, run_until_killed
 from tests.support.promises import Faults
 from tests.support.rigging import FOLDING
 from tests.support.stand import Stand, stand
 
 PROMISE = "kill -9 while old requests are folded: every sum is what it was, the books hold, and it goes on where it was"
-KEEP = {"billing": "[retention]\nrequest_days = 8"}
+KEEP = "[retention]\nrequest_days = 8"
 
 FOLDER = (
     COMMON
@@ -106,7 +106,7 @@ async def test_a_kill_at_a_random_moment_of_folding_loses_no_request_and_counts_
 async def test_a_gateway_that_dies_at_a_commit_of_a_fold_goes_on_at_its_next_start(tmp_path: Path, faults: Faults) -> None:
     clock = tmp_path / "clock"
     clock.write_text("0")
-    async with stand(tmp_path, **KEEP) as one:
+    async with stand(tmp_path, billing=KEEP) as one:
         assert await one.start(clock_file=str(clock))
         await one.customers(calls=8)
         await one.all_ended()
