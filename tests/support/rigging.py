@@ -57,7 +57,7 @@ def rig(*, die_at: str = "", hits: int = 1, clock_file: str = "", is_hasty: bool
         die_at: the point, of `POINTS`, and `hits`: at the so many-th time that it comes by.
         clock_file: holds the milliseconds by which the wall clock is wrong; the test writes it at any time.
         is_hasty: waits for moments where the program waits for seconds or minutes: between looks for lost videos, for a task whose
-            work failed, for a settlement that the disk does not take, between looks at a clock that may have been set, and between looks
+            work failed, for a settlement that the disk does not take, between looks at a clock that may have been set, between looks
             for what has grown old, which is folded in small slices.
         checkpoint_frames: how often the log is checkpointed.
     """
