@@ -28,7 +28,7 @@ CLAIM_LIFE_MS = 24 * 3_600_000
 """How long an idempotency key belongs to its request; longer where the request is not settled by then."""
 FORGET_CLAIMS_MAX = 10_000
 """As many claims are deleted a call: the writer serves the hot path."""
-FOLD_REQUESTS_MAX = 200
+FOLD_REQUESTS_MAX = 100
 """As many requests are folded a call, for the same reason."""
 
 
