@@ -298,6 +298,28 @@ def retention(
     _print(answer, cli_tables.print_retention, json)
 
 
+@app.command()
+def top(
+    context: typer.Context,
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and exit.")] = False,
+    every: Annotated[float, typer.Option("--every", metavar="SECONDS", min=0.1, max=3600, help="Between two looks.")] = 2.0,
+    config: ConfigOption = None,
+    json: Annotated[bool, typer.Option("--json", help="Print a line of JSON each time; with --once, one document.")] = False,
+) -> None:
+    """Watch the gateway live: streams, requests, tokens, money, upstreams, store. q quits."""
+    listen = _load(context, config, require_secrets=False).admin.listen
+    if listen is None:
+        _fail('admin.listen is "off": give the gateway an admin socket, as it is asked there')
+    from proxy.top.run import Asked, NoAnswerError, run  # noqa: PLC0415  aiohttp and rich cost other commands half a second
+
+    try:
+        asyncio.run(run(Asked(listen, every, once, json), SystemClock()))
+    except NoAnswerError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        _print({}, lambda _: None, json=False)
+
+
 def _load(context: typer.Context, config: Path | None, *, require_secrets: bool = True) -> Config:
     path = _config_path(context, config)
     try:

@@ -19,7 +19,20 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"edge"}),
     frozenset({"handlers", "jobs"}),
     frozenset(
-        {"__main__", "app", "cli", "cli_client", "cli_progress", "cli_retention", "cli_tables", "demo", "doctor", "process", "routes"}
+        {
+            "__main__",
+            "app",
+            "cli",
+            "cli_client",
+            "cli_progress",
+            "cli_retention",
+            "cli_tables",
+            "demo",
+            "doctor",
+            "process",
+            "routes",
+            "top",
+        }
     ),
 )
 """From the bottom up, by the first name below `proxy`. What is not named is layer 3: relay, billing, snapshot, scheduler …"""
