@@ -88,7 +88,7 @@ def print_findings(answer: Answer) -> None:
 
 
 def print_retention(answer: Answer) -> None:
-    _print_lines({name: answer[name] for name in ("before", "accounts", "requests", "folded") if name in answer})
+    _print_lines({name: answer[name] for name in ("kept_from_at", "accounts", "requests", "folded") if name in answer})
 
 
 def print_restored(answer: Answer) -> None:

@@ -244,7 +244,7 @@ class RetentionLook(Operation, frozen=True, kw_only=True):
     async def run(self, desk: Desk) -> Answer:
         before_ms = keep_from_ms(desk.clock.now_ms(), self.days)
         counts = await desk.store.old_requests(before_ms)
-        return {"before": iso(before_ms), "accounts": len(counts), "requests": sum(counts.values())}
+        return {"kept_from_at": iso(before_ms), "accounts": len(counts), "requests": sum(counts.values())}
 
 
 class RetentionFold(Operation, frozen=True, kw_only=True):
@@ -257,7 +257,7 @@ class RetentionFold(Operation, frozen=True, kw_only=True):
     async def run(self, desk: Desk) -> Answer:
         before_ms = keep_from_ms(desk.clock.now_ms(), self.days)
         folded, is_done = await fold(desk.store, before_ms, FOLD_SECONDS, rest=REST if desk.serves else 0.0)
-        return {"before": iso(before_ms), "folded": folded, "done": is_done}
+        return {"kept_from_at": iso(before_ms), "folded": folded, "done": is_done}
 
 
 OPERATIONS: Mapping[str, type[Operation]] = {

@@ -18,22 +18,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(),
     frozenset({"edge"}),
     frozenset({"handlers", "jobs"}),
-    frozenset(
-        {
-            "__main__",
-            "app",
-            "cli",
-            "cli_client",
-            "cli_progress",
-            "cli_retention",
-            "cli_tables",
-            "demo",
-            "doctor",
-            "process",
-            "routes",
-            "top",
-        }
-    ),
+    frozenset({"__main__", "app", "cli", "cli_client", "cli_tables", "demo", "doctor", "process", "routes"})
+    | {"cli_completion", "cli_examples", "cli_hints", "cli_progress", "cli_retention", "top"},
 )
 """From the bottom up, by the first name below `proxy`. What is not named is layer 3: relay, billing, snapshot, scheduler …"""
 

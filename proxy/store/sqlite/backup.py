@@ -22,6 +22,8 @@ def backup(connection: sqlite3.Connection, destination: Path, report: Report | N
     """
     if destination.exists():
         raise StoreRefusedError(f"{destination} exists: a backup is never written over a file")
+    if not destination.parent.is_dir():
+        raise StoreRefusedError(f"cannot write {destination}: there is no folder {destination.parent}")
     partial = destination.with_name(destination.name + ".partial")
     try:
         partial.unlink(missing_ok=True)  # of a backup that was cut short
