@@ -21,7 +21,8 @@ from proxy.clock import SystemClock, iso
 from proxy.config import Config, ConfigError, load
 from proxy.core.keeping import REQUEST_DAYS_MIN
 from proxy.operations import ParameterError
-from proxy.store.contract import Report, StoreError
+from proxy.store.contract import StoreError
+from proxy.store.progress import Report
 from proxy.store.sqlite.restore import restore as put_in_place
 
 REFUSED = 1

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from proxy.store.contract import Progress, Report
+from proxy.store.progress import Progress, Report
 
 
 @contextmanager

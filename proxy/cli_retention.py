@@ -7,7 +7,7 @@ from proxy.cli_client import perform
 from proxy.clock import Clock
 from proxy.config import Config
 from proxy.operations import Answer
-from proxy.store.contract import Progress, Report
+from proxy.store.progress import Progress, Report
 
 NOTHING_SET = "retention.request_days is 0, so requests are kept for ever: set it, or name a number of days with --days"
 

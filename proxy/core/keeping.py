@@ -1,4 +1,8 @@
-"""How long requests are kept: whole UTC days, in unix milliseconds. Pure."""
+"""How long requests are kept, and what is left of one that is not: whole UTC days, in unix milliseconds. Pure."""
+
+from dataclasses import dataclass
+
+from proxy.core.money import Nanos
 
 DAY_MS = 86_400_000
 
@@ -7,6 +11,19 @@ REQUEST_DAYS_MIN = 8
 younger than that may be forgotten. An idempotency key lives for one day."""
 
 REQUEST_DAYS_MAX = 36_500
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedRequest:
+    """What the ledger knows of a request that is part of a daily sum now."""
+
+    id: str
+    account_id: int
+    account: str
+    day_ms: int
+    """The beginning of its UTC day."""
+    hold_nanos: Nanos
+    charge_nanos: Nanos
 
 
 def keep_from_ms(now_ms: int, days: int) -> int:

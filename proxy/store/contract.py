@@ -19,10 +19,12 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from proxy.core.catalog import Kind
+from proxy.core.keeping import FoldedRequest
 from proxy.core.money import Nanos
 from proxy.core.settlement import Settlement
 from proxy.core.video_record import VideoTask
 from proxy.core.video_task import Step
+from proxy.store.progress import Report
 
 CLAIM_LIFE_MS = 24 * 3_600_000
 """How long an idempotency key belongs to its request; longer where the request is not settled by then."""
@@ -196,19 +198,6 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
-class FoldedRequest:
-    """What the ledger knows of a request that is part of a daily sum now."""
-
-    id: str
-    account_id: int
-    account: str
-    day_ms: int
-    """The beginning of its UTC day."""
-    hold_nanos: Nanos
-    charge_nanos: Nanos
-
-
-@dataclass(frozen=True, slots=True)
 class UsageQuery:
     """Which settled requests to sum: by time of creation, ``since`` inclusive, ``until`` exclusive.
 
@@ -250,20 +239,6 @@ class Check:
     @property
     def holds(self) -> bool:
         return not self.offenders
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a long piece of work has come, such as 1,200 of 40,000 pages."""
-
-    stage: str
-    """What is counted, in words for a terminal: ``pages copied``."""
-    done: int
-    total: int
-
-
-Report = Callable[[Progress], None]
-"""Told of progress, on whichever thread does the work."""
 
 
 @dataclass(frozen=True, slots=True)

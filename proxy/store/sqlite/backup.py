@@ -5,7 +5,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from proxy.store.contract import Check, Progress, Report, StoreRefusedError
+from proxy.store.contract import Check, StoreRefusedError
+from proxy.store.progress import Progress, Report
 from proxy.store.sqlite import verify
 from proxy.store.sqlite.migrations import create_file, sync_folder
 

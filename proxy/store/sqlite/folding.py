@@ -9,9 +9,9 @@ import sqlite3
 
 import orjson
 
-from proxy.core.keeping import DAY_MS
+from proxy.core.keeping import DAY_MS, FoldedRequest
 from proxy.core.money import Nanos
-from proxy.store.contract import FOLD_REQUESTS_MAX, FoldedRequest
+from proxy.store.contract import FOLD_REQUESTS_MAX
 
 _FOLDABLE = """
     requests.created_at_ms < ? AND settled_at_ms IS NOT NULL

@@ -15,7 +15,8 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.store.contract import Check, Progress, Report, StoreLockedError, StoreRefusedError
+from proxy.store.contract import Check, StoreLockedError, StoreRefusedError
+from proxy.store.progress import Progress, Report
 from proxy.store.sqlite import damage, migrations, verify
 from proxy.store.sqlite.lock import FileLock, is_locked
 

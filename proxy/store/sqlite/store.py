@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Literal, TypeVar, TypeVarTuple
 
+from proxy.core.keeping import FoldedRequest
 from proxy.core.money import Nanos
 from proxy.core.settlement import Settlement
 from proxy.core.video_record import VideoTask
@@ -16,19 +17,18 @@ from proxy.store.contract import (
     Check,
     ClaimedKey,
     CommitStats,
-    FoldedRequest,
     Grant,
     Key,
     NewKey,
     NewRequest,
     OpenRequest,
     Receipt,
-    Report,
     StoredAnswer,
     StoreRefusedError,
     UsageQuery,
     UsageRow,
 )
+from proxy.store.progress import Report
 from proxy.store.sqlite import admin, damage, folding, idempotency, ledger, migrations, reads, restore, tasks
 from proxy.store.sqlite.backup import backup
 from proxy.store.sqlite.connection import Connection, connection_to, failure, is_damage

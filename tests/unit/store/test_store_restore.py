@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from proxy.core.money import Nanos
-from proxy.store.contract import Report, StoreLockedError, StoreRefusedError, StoreVersionError
+from proxy.store.contract import StoreLockedError, StoreRefusedError, StoreVersionError
+from proxy.store.progress import Report
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.migrations import APPLICATION_ID, scripts
 from proxy.store.sqlite.restore import restore
