@@ -193,6 +193,8 @@ def test_commands_that_ask_no_upstream_do_without_its_key(tmp_path: Path) -> Non
         ("server.body_seconds = 0", "server.body_seconds: must be a number over 0"),
         ("server.body_bytes_max = 1.5", "server.body_bytes_max: must be an integer, not a float"),
         ("server.keepalive_seconds = true", "server.keepalive_seconds: must be a number, not true or false"),
+        ("retention.request_days = 7", "retention.request_days: must be 0 (for ever) or at least 8"),
+        ("retention.request_days = -1", "retention.request_days: must be an integer of at least 0"),
         ('store.url = "postgres://db/x"', "store.url: the store 'postgres' is not known: only \"sqlite:PATH\" is"),
         (
             'store.url = "sqlite:///x.db"',
