@@ -32,7 +32,8 @@ from proxy.handlers.models import ModelHandlers
 from proxy.handlers.ops import OpsHandlers
 from proxy.handlers.videos import VideoHandlers
 from proxy.idempotency import Idempotency
-from proxy.jobs import hold_sweep, retention
+from proxy.jobs import folding, hold_sweep, retention
+from proxy.jobs.folding import Folding
 from proxy.jobs.hold_sweep import HoldSweep
 from proxy.jobs.retention import Retention
 from proxy.jobs.video_poll import DueVideos, VideoPoll
@@ -278,6 +279,7 @@ class _Construction:
 
         scheduler.every(hold_sweep.EVERY_SECONDS, HoldSweep(store, desk, clock), "hold_sweep")
         scheduler.every(retention.EVERY_SECONDS, Retention(store, clock), "retention")
+        scheduler.every(folding.EVERY_SECONDS, Folding(store, clock, self._live), "folding")
         return desk, poll_videos
 
     def _videos(self, store: Store, desk: VideoDesk, calls: VideoCalls, idempotency: Idempotency) -> VideoHandlers:

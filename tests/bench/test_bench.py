@@ -19,6 +19,7 @@ ROWS = {
     "scale-accounts": {"CPU a request"},
     "store": {"CPU a hold and settlement", "commits a request, 64 in flight"},
     "memory": {"idle, backed by no file", "open stream"},
+    "folding": {"beside retention: log, at most", "beside retention: requests folded", "beside verify: request, p99"},
     "leaving": {"left unsettled", "held in the end"},
     "stream": {"CPU a chunk", "reads of several chunks", "chunk under way, p99"},
     "ttfb": {"first chunk, p50", "added to the first chunk, p99"},

@@ -260,7 +260,8 @@ def test_check_config_names_every_fault_on_a_line_of_stderr(run: Command, config
 
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.splitlines() == [
-        "config.toml: upstreams.ark.api_key: the environment variable ARK_API_KEY is not set",
+        "config.toml: upstreams.ark.api_key: the environment variable ARK_API_KEY is not set: "
+        'export it, or name a "file:PATH" or "credential:NAME"',
         "config.toml: models[1] \"pictures\".price.image: more than 3 decimals: '0.1234'",
     ]
 

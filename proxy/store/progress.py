@@ -1,0 +1,18 @@
+"""How far a long piece of the store's work has come, for whoever looks at it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a long piece of work has come, such as 1,200 of 40,000 pages."""
+
+    stage: str
+    """What is counted, in words for a terminal: ``pages copied``."""
+    done: int
+    total: int
+
+
+Report = Callable[[Progress], None]
+"""Told of progress, on whichever thread does the work."""
