@@ -14,7 +14,7 @@ STEP_PAGES = 4096
 """Between two reports: 16 MB."""
 
 
-def backup(connection: sqlite3.Connection, destination: Path, report: Report | None = None) -> list[Check]:
+def backup(connection: sqlite3.Connection, report: Report | None, destination: Path) -> list[Check]:
     """Write ``destination`` by way of ``<destination>.partial`` and return the checks of the copy.
 
     Books that do not balance are copied as they are, and the checks say so; a copy that SQLite finds damaged is refused.
