@@ -14,5 +14,9 @@ class Progress:
     total: int
 
 
+class GivenUpError(Exception):
+    """Raised in a long piece of work by whom it tells of its progress: nobody waits for it any more."""
+
+
 Report = Callable[[Progress], None]
 """Told of progress, on whichever thread does the work."""

@@ -64,4 +64,4 @@ def test_every_command_that_the_readme_shows_is_understood() -> None:
     asked = [_parser().parse_args(words[3:]) for words in shown]
 
     assert len(asked) > 3
-    assert {part for one in asked for part in _parts(one.parts)} == {*SCALE, *CLIFFS, "soak", "json", "stream"}
+    assert {part for one in asked for part in _parts(one.parts)} == {*SCALE, *CLIFFS, "soak", "folding", "json", "stream"}

@@ -259,9 +259,9 @@ def test_check_config_names_every_fault_on_a_line_of_stderr(run: Command, config
     result = run("check-config")
 
     assert (result.exit_code, result.stdout) == (1, "")
+    advice = 'export it, or name a "file:PATH" or "credential:NAME"'
     assert result.stderr.splitlines() == [
-        "config.toml: upstreams.ark.api_key: the environment variable ARK_API_KEY is not set: "
-        'export it, or name a "file:PATH" or "credential:NAME"',
+        f"config.toml: upstreams.ark.api_key: the environment variable ARK_API_KEY is not set: {advice}",
         "config.toml: models[1] \"pictures\".price.image: more than 3 decimals: '0.1234'",
     ]
 
@@ -310,12 +310,14 @@ def test_without_a_configuration_it_says_where_it_looked(run: Command, config: P
         (("demo", "--real"), 2, "--real needs ARK_API_KEY to be set"),
     ],
 )
-def test_a_refusal_is_one_line_on_stderr_and_an_exit_code(run: Command, argv: tuple[str, ...], code: int, reason: str) -> None:
+def test_a_refusal_is_a_line_on_stderr_with_advice_on_the_next_and_an_exit_code(
+    run: Command, argv: tuple[str, ...], code: int, reason: str
+) -> None:
     result = run(*argv)
 
     assert (result.exit_code, result.stdout) == (code, "")
     assert result.stderr.startswith(reason)
-    assert result.stderr.count("\n") == 1
+    assert [line[:2] for line in result.stderr.splitlines()[1:]] in ([], ["→ "])
 
 
 @pytest.mark.parametrize(

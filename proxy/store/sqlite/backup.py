@@ -14,7 +14,7 @@ STEP_PAGES = 4096
 """Between two reports: 16 MB."""
 
 
-def backup(connection: sqlite3.Connection, store: Path, destination: Path, report: Report | None = None) -> list[Check]:
+def backup(connection: sqlite3.Connection, report: Report | None, store: Path, destination: Path) -> list[Check]:
     """Write ``destination`` by way of ``<destination>.partial`` and return the checks of the copy.
 
     ``store``: the file that ``connection`` reads.

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -33,7 +34,7 @@ from proxy.store.contract import (
     UsageQuery,
     UsageRow,
 )
-from proxy.store.progress import Report
+from proxy.store.progress import GivenUpError, Progress, Report
 from proxy.store.sqlite import admin, damage, folding, idempotency, ledger, migrations, reads, restore, tasks
 from proxy.store.sqlite.admission import Admission
 from proxy.store.sqlite.backup import backup
@@ -243,7 +244,7 @@ class SqliteStore:
         return await self._read_long(reads.usage, query)
 
     async def verify(self, report: Report | None = None) -> list[Check]:
-        return await self._read_long(verify, report)
+        return await self._read_telling(verify, report)
 
     async def census(self) -> Census:
         return await self._read(reads.census)
@@ -264,7 +265,7 @@ class SqliteStore:
         await self._read(reads.ping)
 
     async def backup(self, destination: Path, report: Report | None = None) -> list[Check]:
-        return await self._read_long(backup, self.path, destination, report)
+        return await self._read_telling(backup, report, self.path, destination)
 
     async def close(self) -> None:
         await self._opened.aclose()
@@ -289,6 +290,24 @@ class SqliteStore:
         """Read for seconds, on a connection of its own, so that short reads do not wait; one at a time."""
         async with self._one_long_read, connection_to(self.path, "ro") as connection:
             return await _told(connection, function, *args)
+
+    async def _read_telling(self, function: Callable[[sqlite3.Connection, Report, *Args], T], report: Report | None, *args: *Args) -> T:
+        """Read as above and tell how far it is; whoever gives up, by Ctrl-C say, need not wait for the end of it."""
+        is_given_up = threading.Event()
+
+        def tell(progress: Progress) -> None:
+            if is_given_up.is_set():
+                raise GivenUpError
+            if report is not None:
+                report(progress)
+
+        async with self._one_long_read, connection_to(self.path, "ro") as connection:
+            try:
+                return await _told(connection, function, tell, *args)
+            except asyncio.CancelledError:
+                is_given_up.set()
+                await connection.interrupt()  # what it does now; what it does next, `tell` stops
+                raise
 
 
 def _failed(why: StoreError) -> asyncio.Future[Any]:

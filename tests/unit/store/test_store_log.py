@@ -11,6 +11,7 @@ from proxy.core.money import Nanos
 from proxy.store.progress import Progress
 from proxy.store.sqlite import backup, migrations, open_store, writer
 from proxy.store.sqlite.store import SqliteStore
+from proxy.tasks import TaskGroup
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, new_request, settlement
 
@@ -93,4 +94,29 @@ async def test_a_fold_brings_the_next_checkpoint_nearer(tmp_path: Path, monkeypa
 
     await store.ping()
     assert len(checkpoints) == before + 1
+    await store.close()
+
+
+async def test_who_gives_up_on_an_audit_need_not_wait_for_its_end(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "books.db")
+    loop, has_begun = asyncio.get_running_loop(), asyncio.Event()
+    told: list[Progress] = []
+
+    def tell(progress: Progress) -> None:
+        told.append(progress)
+        loop.call_soon_threadsafe(has_begun.set)
+        if len(told) == 2:
+            asyncio.run_coroutine_threadsafe(given_up.wait(), loop).result()
+
+    given_up = asyncio.Event()
+    audit = TaskGroup("test").spawn(store.verify(tell), "audit")
+    await has_begun.wait()
+
+    audit.cancel()
+    loop.call_later(0, given_up.set)
+    with pytest.raises(asyncio.CancelledError):
+        await audit
+
+    assert len(told) <= 2
+    await assert_books_balance(store)  # the next one is not held up
     await store.close()
