@@ -77,6 +77,8 @@ class StopSignal:
         self.requested = asyncio.Event()
         self.impatient = asyncio.Event()
         self.has_failed = False
+        self.refusing = asyncio.Event()
+        """Set once the last newcomers have been heard: whoever asks now, on a connection that has not closed yet, is sent away."""
         """Whether the gateway stops of itself, because a part of it that must never end has ended."""
 
     def request(self) -> None:
@@ -332,7 +334,11 @@ class _Construction:
         self, name: str, router: Router, snapshot: Snapshot, addresses: Iterable[Address], *, mode: int = ADMIN_SOCKET_MODE
     ) -> tuple[Door, tuple[str, ...]]:
         observer = Observer(self._clock, self._access_log, self._metrics)
-        entrance = Entrance(Dispatcher(router, snapshot, self._stop.requested.is_set), observer, self._clock)
+        entrance = Entrance(
+            Dispatcher(router, snapshot, draining=self._stop.requested.is_set, refusing=self._stop.refusing.is_set),
+            observer,
+            self._clock,
+        )
         server = self._config.server
         door = Door(entrance, self._clock, keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
         self._doors[name] = door
@@ -379,3 +385,6 @@ def _die(fault: BaseException) -> None:
     logger.critical("the store failed and must not be written any more: %s", fault)
     logging.shutdown()
     os._exit(EXIT_STORE_FAILED)
+            await door.hear_newcomers()
+            stop.refusing.set()
+    stop.refusing.set()
