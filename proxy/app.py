@@ -48,7 +48,7 @@ from proxy.routes import PREFIXES, admin_routes, metrics_routes, probe_routes, p
 from proxy.scheduler import DueWork, Scheduler
 from proxy.settings import Live, Settings, settings_of
 from proxy.snapshot import Snapshot
-from proxy.store.contract import AccountNotFoundError, Grant, Store
+from proxy.store.contract import AccountNotFoundError, Grant, Store, StoreRefusedError
 from proxy.store.sqlite import open_store
 from proxy.tasks import TaskGroup, first_of
 from proxy.upstreams import Upstreams
@@ -159,6 +159,7 @@ class _Construction:
         videos = self._videos(store, desk, calls, idempotency)
         self._watch(store)
         ops = OpsHandlers(store, self._metrics, Survey(self._metrics, store, self._clock), self._stop.requested.is_set)
+        await _require_balanced(store)
         reloader = self._reloader(source, poll_videos)
         await self._open_admin_door(store, snapshot, ops, reloader)
         scraped = await self._open_metrics_door(snapshot, ops)
@@ -364,6 +365,16 @@ async def _drain(door: Door, relay: Relay, bodies: BodyReader, stop: StopSignal,
         async with asyncio.timeout(drain_seconds):
             await first_of(door.entrance.wait_empty(), stop.impatient.wait())
     except TimeoutError:
+async def _require_balanced(store: Store) -> None:
+    """Let nobody in where the books of what is open do not hold: what is booked on top of them would be wrong too.
+
+    Raises: StoreRefusedError.
+    """
+    faults = [f"{check.name}: {'; '.join(check.offenders)}" for check in await store.verify_open() if not check.holds]
+    if faults:
+        raise StoreRefusedError(f"the books do not hold, {', '.join(faults)}: `llm-proxy ledger verify` says more; restore a backup")
+
+
         logger.warning("drain: %d requests are still under way after %g s", len(door.entrance), drain_seconds)
     relay.cut()
     bodies.cut()

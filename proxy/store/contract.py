@@ -387,6 +387,9 @@ class Store(Protocol):
     async def verify(self) -> list[Check]:
         """Check every invariant on one snapshot of the file."""
 
+    async def verify_open(self) -> list[Check]:
+        """Check what a start can: the accounts and what is open, however long the ledger is."""
+
     async def census(self) -> Census:
         """Return what is open now, in a time that grows with that alone, not with the ledger."""
 

@@ -36,7 +36,7 @@ from proxy.store.sqlite.admission import Admission
 from proxy.store.sqlite.backup import backup
 from proxy.store.sqlite.connection import Connection, connection_to, failure, is_damage
 from proxy.store.sqlite.lock import FileLock
-from proxy.store.sqlite.verify import verify
+from proxy.store.sqlite.verify import verify, verify_open
 from proxy.store.sqlite.writer import Writer
 
 T = TypeVar("T")
@@ -215,6 +215,9 @@ class SqliteStore:
 
     async def verify(self) -> list[Check]:
         return await self._read_long(verify)
+
+    async def verify_open(self) -> list[Check]:
+        return await self._read(verify_open)
 
     async def census(self) -> Census:
         return await self._read(reads.census)
