@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from proxy import logs
+from proxy import logs, systemd
 from proxy.billing import Billing
 from proxy.clock import Clock
 from proxy.config import Address, Config, Source, UnixAddress
@@ -55,6 +55,7 @@ from proxy.upstreams import Upstreams
 from proxy.video_calls import VideoCalls
 from proxy.video_cancel import VideoCancels
 from proxy.video_desk import VideoDesk
+from proxy.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +77,9 @@ class StopSignal:
     def __init__(self) -> None:
         self.requested = asyncio.Event()
         self.impatient = asyncio.Event()
-        self.has_failed = False
         self.refusing = asyncio.Event()
         """Set once the last newcomers have been heard: whoever asks now, on a connection that has not closed yet, is sent away."""
+        self.has_failed = False
         """Whether the gateway stops of itself, because a part of it that must never end has ended."""
 
     def request(self) -> None:
@@ -135,6 +136,7 @@ class _Construction:
         self._stack = stack
         self._metrics = Metrics()
         self._metrics.expect(config.catalog, config.upstreams)
+        self._scheduler = Scheduler(on_death=stop.fail)
         self._upstreams = Upstreams(clock)
         self._live = Live(settings_of(config, self._upstreams.take(config.upstreams)))
         self._bodies = BodyReader(self._live)
@@ -157,9 +159,9 @@ class _Construction:
         self._stack.push_async_callback(calls.close)
         desk, poll_videos = await self._video_desk(store, calls)
         videos = self._videos(store, desk, calls, idempotency)
+        await _require_balanced(store)
         self._watch(store)
         ops = OpsHandlers(store, self._metrics, Survey(self._metrics, store, self._clock), self._stop.requested.is_set)
-        await _require_balanced(store)
         reloader = self._reloader(source, poll_videos)
         await self._open_admin_door(store, snapshot, ops, reloader)
         scraped = await self._open_metrics_door(snapshot, ops)
@@ -201,7 +203,17 @@ class _Construction:
             self._config.store.path, on_commit=lambda commit: metrics.committed(commit.operations, commit.seconds), on_corrupt=_die
         )
         self._stack.push_async_callback(store.close)
+        self._feed_watchdog(store)
         return store
+
+    def _feed_watchdog(self, store: Store) -> None:
+        """Let systemd have its signs of life, where it wants them, to the end of a drain and of the settlements after it."""
+        if (period_seconds := systemd.watchdog_seconds()) is None:
+            return
+        parts = {"the store's writer": store.turn, "the scheduler": self._scheduler.turn}
+        watchdog = Watchdog(period_seconds, parts, beat=lambda: systemd.notify("WATCHDOG=1"))
+        self._stack.push_async_callback(watchdog.close)
+        watchdog.start()
 
     async def _billing(self, store: Store) -> Billing:
         settlements = TaskGroup("settlement")
@@ -268,7 +280,7 @@ class _Construction:
         due.update({name: DueWork(DueVideos(store, name, self._live), clock) for name in names})
         if lost := await desk.recover():
             logger.warning("looking for %d video submits that the last process left without an answer", lost)
-        scheduler = Scheduler(on_death=self._stop.fail)
+        scheduler = self._scheduler
         self._stack.push_async_callback(scheduler.close)
         poll = VideoPoll(store, desk, calls, metrics)
         for name, due_work in due.items():
@@ -353,18 +365,6 @@ class _Construction:
         return door, tuple(opened)
 
 
-async def _drain_submits(desk: VideoDesk) -> None:
-    if left := await desk.drain(SUBMIT_DRAIN_SECONDS):
-        logger.warning("%d video submits or cancels were not answered in time; the next start looks after their tasks", left)
-
-
-async def _drain(door: Door, relay: Relay, bodies: BodyReader, stop: StopSignal, live: Live) -> None:
-    """Wait for what is under way: until it is done, the time is up, or a second signal; then cut it."""
-    drain_seconds = live.now.config.server.drain_seconds
-    try:
-        async with asyncio.timeout(drain_seconds):
-            await first_of(door.entrance.wait_empty(), stop.impatient.wait())
-    except TimeoutError:
 async def _require_balanced(store: Store) -> None:
     """Let nobody in where the books of what is open do not hold: what is booked on top of them would be wrong too.
 
@@ -375,7 +375,22 @@ async def _require_balanced(store: Store) -> None:
         raise StoreRefusedError(f"the books do not hold, {', '.join(faults)}: `llm-proxy ledger verify` says more; restore a backup")
 
 
+async def _drain_submits(desk: VideoDesk) -> None:
+    if left := await desk.drain(SUBMIT_DRAIN_SECONDS):
+        logger.warning("%d video submits or cancels were not answered in time; the next start looks after their tasks", left)
+
+
+async def _drain(door: Door, relay: Relay, bodies: BodyReader, stop: StopSignal, live: Live) -> None:
+    """Wait for what is under way: until it is done, the time is up, or a second signal; then cut it."""
+    drain_seconds = live.now.config.server.drain_seconds
+    try:
+        async with asyncio.timeout(drain_seconds):
+            await door.hear_newcomers()
+            stop.refusing.set()
+            await first_of(door.entrance.wait_empty(), stop.impatient.wait())
+    except TimeoutError:
         logger.warning("drain: %d requests are still under way after %g s", len(door.entrance), drain_seconds)
+    stop.refusing.set()
     relay.cut()
     bodies.cut()
     try:
@@ -396,6 +411,3 @@ def _die(fault: BaseException) -> None:
     logger.critical("the store failed and must not be written any more: %s", fault)
     logging.shutdown()
     os._exit(EXIT_STORE_FAILED)
-            await door.hear_newcomers()
-            stop.refusing.set()
-    stop.refusing.set()

@@ -402,6 +402,9 @@ class Store(Protocol):
     async def ping(self) -> None:
         """Return if the store answers; raise StoreError otherwise."""
 
+    async def turn(self) -> None:
+        """Return once whoever writes has had a turn, whatever it then said; not while it is stuck. Nothing is written."""
+
     async def backup(self, destination: Path) -> list[Check]:
         """Write a consistent copy while running, never over an existing file, and return its own `verify`."""
 

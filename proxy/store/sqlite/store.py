@@ -237,6 +237,10 @@ class SqliteStore:
             await self._writer.prove()
         await self._read(reads.ping)
 
+    async def turn(self) -> None:
+        if self._writer is not None:
+            await self._writer.turn()
+
     async def backup(self, destination: Path) -> list[Check]:
         return await self._read_long(backup, destination)
 
