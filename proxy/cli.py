@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from proxy.clock import SystemClock, iso
 from proxy.config import Config, ConfigError, Source, load
 from proxy.config_env import stands_for_keys
 from proxy.operations import ParameterError
+from proxy.rotation import Rotation, RotationError, compact
 from proxy.store.contract import StoreError
 from proxy.store.sqlite.restore import restore as put_in_place
 
@@ -256,15 +256,35 @@ def ledger_verify(context: typer.Context, config: ConfigOption = None, json: Jso
 @app.command()
 def backup(
     context: typer.Context,
-    destination: Annotated[Path, typer.Argument(metavar="DEST")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A new file; with --keep a directory.")],
+    keep: Annotated[
+        int | None, typer.Option("--keep", min=1, metavar="N", help="Name the copy by its time, in the directory DEST, and keep N.")
+    ] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write a consistent copy of the store, also while the gateway runs, and verify it."""
-    answer = _perform(context, config, "backup", destination=str(destination.absolute()))
+    destination = destination.absolute()
+    if keep is None:
+        answer = _perform(context, config, "backup", destination=str(destination))
+    else:
+        answer = _rotate(destination, keep, lambda copy: _perform(context, config, "backup", destination=str(copy)))
     if not json:
         typer.echo(f"wrote {answer['destination']}")
+        for name in answer.get("removed", ()):
+            typer.echo(f"removed {name}")
     _print_checks(answer, json)
+
+
+def _rotate(directory: Path, keep: int, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Back up into a directory and remove what is there too much, unless the books of the new copy do not hold."""
+    try:
+        with Rotation(directory) as rotation:
+            copy = rotation.path(SystemClock().now_ms())
+            answer = write(copy)
+            return answer | {"removed": rotation.prune(keep, copy) if answer["holds"] else []}
+    except RotationError as error:
+        _fail(str(error))
 
 
 @app.command()
@@ -276,9 +296,8 @@ def restore(
 ) -> None:
     """Put a backup in the store's place, once it is verified; the old store is kept beside it. Stop the gateway first."""
     path = _load(context, config, require_secrets=False).store.path
-    now = iso(SystemClock().now_ms())
     try:
-        restored = put_in_place(path, source, when=re.sub(r"[-:]|\.\d+", "", now))  # as in 20261123T080000Z
+        restored = put_in_place(path, source, when=compact(SystemClock().now_ms()))
     except StoreError as error:
         _fail(str(error))
     kept, newest_at = restored.kept, restored.newest_at_ms
