@@ -4,6 +4,7 @@ import asyncio
 import faulthandler
 import gc
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -33,6 +34,7 @@ def serve(config: Config, source: Source) -> int:
 
     Args: source: what ``config`` was read from, and a reload reads again.
     """
+    _open_standard_descriptors()
     faulthandler.enable()  # systemd ends a process that hangs by SIGABRT: the log then shows where each thread stood
     clock = SystemClock()
     access_log = logs.configure(clock, level=config.log.level)
@@ -61,6 +63,16 @@ async def _serve(config: Config, source: Source, clock: Clock, access_log: logs.
         return 1
     logger.info("stopped")
     return EXIT_SCHEDULER_FAILED if stop.has_failed else 0
+
+
+def _open_standard_descriptors() -> None:
+    """Let descriptors 0 to 2 lead nowhere where the process was started without them.
+
+    Otherwise sockets and the store's files get these numbers, and whatever a library says to "standard error".
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
 
 
 async def _reload_at(hangup: asyncio.Event, reloader: Reloader) -> None:

@@ -1,6 +1,7 @@
 """The store over SQLite: each operation of the contract, sent to the writer's or a reader's thread."""
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -38,6 +39,8 @@ from proxy.store.sqlite.connection import Connection, connection_to, failure, is
 from proxy.store.sqlite.lock import FileLock
 from proxy.store.sqlite.verify import verify, verify_open
 from proxy.store.sqlite.writer import Writer
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -79,7 +82,8 @@ async def _open(
 ) -> "SqliteStore":
     """Read backwards, this is how the store is closed."""
     opened.callback(FileLock(path).release)
-    restore.finish(path)  # one that was cut short
+    if (kept := restore.finish(path)) is not None:
+        logger.warning("a restore that was cut short is finished: the store that was there before is kept as %s", kept)
     migrations.create_file(path)
     was_left_open = damage.require_log(path)
     try:
@@ -242,7 +246,7 @@ class SqliteStore:
             await self._writer.turn()
 
     async def backup(self, destination: Path) -> list[Check]:
-        return await self._read_long(backup, destination)
+        return await self._read_long(backup, self.path, destination)
 
     async def close(self) -> None:
         await self._opened.aclose()
