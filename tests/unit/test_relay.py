@@ -171,7 +171,7 @@ async def test_a_call_that_is_not_to_be_drained_ends_at_once(policy: BillingConf
 
 
 async def test_a_call_that_nothing_stops_upstream_is_waited_for_only_so_long() -> None:
-    relay = Relay(drain(seconds=0, most=0), Metrics())
+    relay = Relay(live(billing=drain(seconds=0, most=0)), Metrics())
     client = Client()
     flight = relay.depart(client, 1, stoppable=False)
     task = asyncio.get_running_loop().create_task(waiting(flight.deadline))
@@ -186,7 +186,7 @@ async def test_a_call_that_nothing_stops_upstream_is_waited_for_only_so_long() -
 
 async def test_streams_that_are_read_on_are_counted_for_who_scrapes() -> None:
     metrics = Metrics()
-    relay = Relay(drain(), metrics)
+    relay = Relay(live(billing=drain()), metrics)
     call = await Call(drain(), relay=relay).begin()
     counted = []
 
