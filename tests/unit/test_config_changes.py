@@ -23,6 +23,8 @@ FILE = """
 {videos}
 [log]
 {log}
+[retention]
+{retention}
 [upstreams.ark]
 {ark}
 [[models]]
