@@ -3,39 +3,44 @@
 import asyncio
 import contextlib
 import os
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from proxy import __version__, cli_tables, operation_views
+from proxy import __version__, cli_retention, cli_tables, operation_views
 from proxy.cli_client import ask_gateway, perform
+from proxy.cli_completion import DEFAULT_CONFIGS, account_names, existing_config, key_ids, read_account_names
+from proxy.cli_examples import examples
+from proxy.cli_hints import hint
+from proxy.cli_progress import bar
 from proxy.clock import SystemClock, iso
 from proxy.config import Config, ConfigError, Source, load
 from proxy.config_env import stands_for_keys
+from proxy.core.keeping import REQUEST_DAYS_MIN
 from proxy.operations import ParameterError
+from proxy.rotation import Rotation, RotationError, compact
 from proxy.store.contract import StoreError
+from proxy.store.progress import Report
 from proxy.store.sqlite.restore import restore as put_in_place
 
 REFUSED = 1
 WRONG_USAGE = 2
 BAD_CONFIGURATION = 78
 """EX_CONFIG of sysexits.h: `serve` will not start by being started again. systemd is told not to (RestartPreventExitStatus=)."""
-_DEFAULT_CONFIGS = (Path("config.toml"), Path("/etc/llm-proxy/config.toml"))
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Default: $LLM_PROXY_CONFIG, ./config.toml, /etc/llm-proxy/config.toml.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", autocompletion=account_names)]
 
 app = typer.Typer(
     help="An OpenAI-compatible gateway in front of Volcengine Ark that bills every token exactly once.",
+    epilog=examples(""),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -72,7 +77,7 @@ def options(
     context.obj = config
 
 
-@app.command()
+@app.command(epilog=examples("serve"))
 def serve(context: typer.Context, config: ConfigOption = None) -> None:
     """Run the gateway until SIGTERM or Ctrl-C. SIGHUP reloads the configuration. Exits 78 where that is faulty."""
     from proxy.process import serve as run_gateway  # noqa: PLC0415  the gateway's imports cost other commands half a second
@@ -85,7 +90,7 @@ def serve(context: typer.Context, config: ConfigOption = None) -> None:
     raise typer.Exit(run_gateway(loaded, source))
 
 
-@app.command()
+@app.command(epilog=examples("demo"))
 def demo(
     once: Annotated[bool, typer.Option("--once", help="Run the whole tour and exit.")] = False,
     port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: any free port.")] = 0,
@@ -99,7 +104,7 @@ def demo(
     raise typer.Exit(show(once=once, port=port, real=real))
 
 
-@app.command("check-config")
+@app.command("check-config", epilog=examples("check-config"))
 def check_config(
     context: typer.Context,
     diff: Annotated[bool, typer.Option("--diff", help="Show what a reload would change in the gateway that runs.")] = False,
@@ -116,14 +121,14 @@ def check_config(
     _print(answer, lambda it: cli_tables.print_reload(it, "a reload would change"), json)
 
 
-@app.command()
+@app.command(epilog=examples("reload"))
 def reload(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Put the changed configuration in force in the gateway that runs, as SIGHUP does. A faulty one changes nothing."""
     answer = _ask_gateway(context, config, "reload")
     _print(answer, lambda it: cli_tables.print_reload(it, "in force now"), json)
 
 
-@app.command()
+@app.command(epilog=examples("doctor"))
 def doctor(
     context: typer.Context,
     url: Annotated[
@@ -144,10 +149,10 @@ def doctor(
         raise typer.Exit(REFUSED)
 
 
-@account_app.command("create")
+@account_app.command("create", epilog=examples("account create"))
 def account_create(
     context: typer.Context,
-    name: NameArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
     credit: Annotated[str, typer.Option("--credit", metavar="YUAN", help="Money to begin with.")] = "0",
     config: ConfigOption = None,
     json: JsonOption = False,
@@ -157,19 +162,23 @@ def account_create(
     _print(answer, cli_tables.print_account, json)
 
 
-@account_app.command("list")
+@account_app.command("list", epilog=examples("account list"))
 def account_list(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
     """List all accounts with what they have."""
     _print(_perform(context, config, "account.list"), cli_tables.print_accounts, json)
 
 
-@account_app.command("show")
+@account_app.command("show", epilog=examples("account show"))
 def account_show(context: typer.Context, name: NameArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show an account and its keys."""
     _print(_perform(context, config, "account.show", account=name), cli_tables.print_account, json)
 
 
-@account_app.command("credit", context_settings={"ignore_unknown_options": True})  # so that -5.00 is an amount
+@account_app.command(
+    "credit",
+    epilog=examples("account credit"),
+    context_settings={"ignore_unknown_options": True},  # so that -5.00 is an amount
+)
 def account_credit(
     context: typer.Context,
     name: NameArgument,
@@ -183,10 +192,10 @@ def account_credit(
     _print(answer, cli_tables.print_account, json)
 
 
-@key_app.command("create")
+@key_app.command("create", epilog=examples("key create"))
 def key_create(
     context: typer.Context,
-    account: Annotated[str, typer.Argument(metavar="ACCOUNT")],
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", autocompletion=account_names)],
     name: Annotated[str, typer.Option("--name", metavar="TEXT", help="To tell it from others.")] = "",
     config: ConfigOption = None,
     json: JsonOption = False,
@@ -195,10 +204,10 @@ def key_create(
     _print(_perform(context, config, "key.create", account=account, label=name), cli_tables.print_new_key, json)
 
 
-@key_app.command("list")
+@key_app.command("list", epilog=examples("key list"))
 def key_list(
     context: typer.Context,
-    account: Annotated[str | None, typer.Argument(metavar="[ACCOUNT]")] = None,
+    account: Annotated[str | None, typer.Argument(metavar="[ACCOUNT]", autocompletion=account_names)] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -206,10 +215,10 @@ def key_list(
     _print(_perform(context, config, "key.list", account=account), cli_tables.print_keys, json)
 
 
-@key_app.command("revoke")
+@key_app.command("revoke", epilog=examples("key revoke"))
 def key_revoke(
     context: typer.Context,
-    key_id: Annotated[str, typer.Argument(metavar="ID")],
+    key_id: Annotated[str, typer.Argument(metavar="ID", autocompletion=key_ids)],
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -218,10 +227,10 @@ def key_revoke(
     _print(answer, lambda key: cli_tables.print_keys({"keys": [key]}), json)
 
 
-@app.command()
+@app.command(epilog=examples("usage"))
 def usage(
     context: typer.Context,
-    account: Annotated[str | None, typer.Option("--account", metavar="NAME")] = None,
+    account: Annotated[str | None, typer.Option("--account", metavar="NAME", autocompletion=account_names)] = None,
     since: Annotated[str | None, typer.Option("--since", metavar="WHEN", help="2026-11-23, an ISO time, or 7d, 24h ago. UTC.")] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="WHEN", help="Up to, not including.")] = None,
     by: Annotated[Literal["model", "key", "day"], typer.Option("--by")] = "model",
@@ -236,7 +245,7 @@ def usage(
     _print(answer, cli_tables.print_usage_csv if csv else cli_tables.print_usage, json)
 
 
-@app.command()
+@app.command(epilog=examples("receipt"))
 def receipt(
     context: typer.Context,
     request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID")],
@@ -247,27 +256,51 @@ def receipt(
     _print(_perform(context, config, "receipt", id=request_id), cli_tables.print_receipt, json)
 
 
-@ledger_app.command("verify")
+@ledger_app.command("verify", epilog=examples("ledger verify"))
 def ledger_verify(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Check every invariant of the books; exit 1 where one does not hold."""
-    _print_checks(_perform(context, config, "ledger.verify"), json)
+    with bar(wanted=not json) as report:
+        answer = _perform(context, config, "ledger.verify", report=report)
+    _print_checks(answer, json)
 
 
-@app.command()
+@app.command(epilog=examples("backup"))
 def backup(
     context: typer.Context,
-    destination: Annotated[Path, typer.Argument(metavar="DEST")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A new file; with --keep a directory.")],
+    keep: Annotated[
+        int | None, typer.Option("--keep", min=1, metavar="N", help="Name the copy by its time, in the directory DEST, and keep N.")
+    ] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write a consistent copy of the store, also while the gateway runs, and verify it."""
-    answer = _perform(context, config, "backup", destination=str(destination.absolute()))
+    destination = destination.absolute()
+    with bar(wanted=not json) as report:
+
+        def write(copy: Path) -> dict[str, Any]:
+            return _perform(context, config, "backup", report=report, destination=str(copy))
+
+        answer = write(destination) if keep is None else _rotate(destination, keep, write)
     if not json:
         typer.echo(f"wrote {answer['destination']}")
+        for name in answer.get("removed", ()):
+            typer.echo(f"removed {name}")
     _print_checks(answer, json)
 
 
-@app.command()
+def _rotate(directory: Path, keep: int, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Back up into a directory and remove what is there too much, unless the books of the new copy do not hold."""
+    try:
+        with Rotation(directory) as rotation:
+            copy = rotation.path(SystemClock().now_ms())
+            answer = write(copy)
+            return answer | {"removed": rotation.prune(keep, copy) if answer["holds"] else []}
+    except RotationError as error:
+        _fail(str(error))
+
+
+@app.command(epilog=examples("restore"))
 def restore(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="What `backup` wrote.")],
@@ -275,12 +308,10 @@ def restore(
     json: JsonOption = False,
 ) -> None:
     """Put a backup in the store's place, once it is verified; the old store is kept beside it. Stop the gateway first."""
-    path = _load(context, config, require_secrets=False).store.path
-    now = iso(SystemClock().now_ms())
-    try:
-        restored = put_in_place(path, source, when=re.sub(r"[-:]|\.\d+", "", now))  # as in 20261123T080000Z
-    except StoreError as error:
-        _fail(str(error))
+    loaded = _load(context, config, require_secrets=False)
+    path = loaded.store.path
+    with _refusals(loaded.path), bar(wanted=not json) as report:
+        restored = put_in_place(path, source, compact(SystemClock().now_ms()), report)
     kept, newest_at = restored.kept, restored.newest_at_ms
     answer = {
         "store": str(path),
@@ -289,6 +320,55 @@ def restore(
         "kept": None if kept is None else str(kept),
     }
     _print(answer | operation_views.checks(restored.checks), cli_tables.print_restored, json)
+
+
+@app.command(epilog=examples("retention"))
+def retention(
+    context: typer.Context,
+    days: Annotated[
+        int | None,
+        typer.Option(
+            "--days",
+            metavar="N",
+            help=f"Keep so many days, at least {REQUEST_DAYS_MIN}. Default: retention.request_days.",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many requests there are.")] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Fold requests older than so many days into daily sums and delete them, also while the gateway runs. Ctrl-C stops it safely."""
+    loaded = _load(context, config, require_secrets=False)
+    kept = loaded.retention.request_days if days is None else days
+    if days is not None and days < REQUEST_DAYS_MIN:
+        _fail(f"--days must be at least {REQUEST_DAYS_MIN}: a video may still be asked for after a week", WRONG_USAGE)
+    if not kept:
+        _fail(cli_retention.NOTHING_SET, WRONG_USAGE)
+    with _refusals(loaded.path), bar(wanted=not json) as report:
+        answer = cli_retention.retention(loaded, SystemClock(), kept, report, is_rehearsal=dry_run)
+    _print(answer, cli_tables.print_retention, json)
+
+
+@app.command(epilog=examples("top"))
+def top(
+    context: typer.Context,
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and exit.")] = False,
+    every: Annotated[float, typer.Option("--every", metavar="SECONDS", min=0.1, max=3600, help="Between two looks.")] = 2.0,
+    config: ConfigOption = None,
+    json: Annotated[bool, typer.Option("--json", help="Print a line of JSON each time; with --once, one document.")] = False,
+) -> None:
+    """Watch the gateway live: streams, requests, tokens, money, upstreams, store. q quits."""
+    listen = _load(context, config, require_secrets=False).admin.listen
+    if listen is None:
+        _fail('admin.listen is "off": give the gateway an admin socket, as it is asked there')
+    from proxy.top.run import Asked, NoAnswerError, run  # noqa: PLC0415  aiohttp and rich cost other commands half a second
+
+    try:
+        asyncio.run(run(Asked(listen, every, once, json), SystemClock()))
+    except NoAnswerError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        _print({}, lambda _: None, json=False)
 
 
 def _load(context: typer.Context, config: Path | None, *, require_secrets: bool = True) -> Config:
@@ -305,24 +385,34 @@ def _config_path(context: typer.Context, config: Path | None, *, code: int = REF
 
 
 def _default_config(code: int) -> Path | None:
-    if named := os.environ.get("LLM_PROXY_CONFIG"):
-        return Path(named)
-    found = next((path for path in _DEFAULT_CONFIGS if path.exists()), None)
+    found = existing_config(os.environ)
     if found is None and not stands_for_keys(os.environ):
-        places = " or ".join(map(str, _DEFAULT_CONFIGS))
-        _fail(f"no configuration: $LLM_PROXY_CONFIG is not set and there is no {places}; use --config FILE or LLM_PROXY_… keys", code)
+        places = " or ".join(map(str, DEFAULT_CONFIGS))
+        _fail(
+            f"no configuration: $LLM_PROXY_CONFIG is not set and there is no {places}; use --config FILE or LLM_PROXY_… keys, "
+            "or copy config.example.toml to config.toml and edit it",
+            code,
+        )
     return found
 
 
-def _perform(context: typer.Context, config: Path | None, operation: str, **parameters: Any) -> dict[str, Any]:
+def _perform(
+    context: typer.Context, config: Path | None, operation: str, report: Report | None = None, **parameters: Any
+) -> dict[str, Any]:
     """Return the answer of an operation, or exit with the reason on one line of stderr."""
     loaded = _load(context, config, require_secrets=False)
+    with _refusals(loaded.path):
+        return asyncio.run(perform(loaded, SystemClock(), operation, parameters, report))
+
+
+@contextlib.contextmanager
+def _refusals(config: Path | None) -> Iterator[None]:
+    """Exit with the reason on one line of stderr where an operation is refused, and what to do about it on the next."""
     try:
-        return asyncio.run(perform(loaded, SystemClock(), operation, parameters))
-    except ParameterError as error:
-        _fail(str(error), WRONG_USAGE)
-    except (StoreError, OSError) as error:
-        _fail(str(error))
+        yield
+    except (ParameterError, StoreError, OSError) as error:
+        advice = hint(str(error), lambda: read_account_names(config))
+        _fail(f"{error}\n→ {advice}" if advice else str(error), WRONG_USAGE if isinstance(error, ParameterError) else REFUSED)
 
 
 def _ask_gateway(context: typer.Context, config: Path | None, operation: str, **parameters: Any) -> dict[str, Any]:

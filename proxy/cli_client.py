@@ -17,6 +17,7 @@ from proxy.clock import Clock
 from proxy.config import Config
 from proxy.operations import Answer, Desk, Operation, ParameterError, prepare
 from proxy.store.contract import StoreError, StoreLockedError, StoreRefusedError, StoreUnavailableError
+from proxy.store.progress import Report
 from proxy.store.sqlite import open_store
 
 LOCK_WAIT_SECONDS = 5.0
@@ -29,8 +30,8 @@ _NOBODY = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK)
 """No socket file, one that a dead process left behind, or a file that is something else."""
 
 
-async def perform(config: Config, clock: Clock, name: str, parameters: Mapping[str, Any]) -> Answer:
-    """Carry out an operation and return its answer.
+async def perform(config: Config, clock: Clock, name: str, parameters: Mapping[str, Any], report: Report | None = None) -> Answer:
+    """Carry out an operation and return its answer; one that only reads tells how far it has come.
 
     Raises:
         ParameterError: before anything is touched.
@@ -38,7 +39,7 @@ async def perform(config: Config, clock: Clock, name: str, parameters: Mapping[s
     """
     operation = prepare(name, parameters)
     if not operation.changes:
-        return await _at_own_desk(config, clock, operation, read_only=True)
+        return await _at_own_desk(config, clock, operation, read_only=True, report=report)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + LOCK_WAIT_SECONDS
     while True:
@@ -71,11 +72,11 @@ async def ask_gateway(config: Config, name: str, parameters: Mapping[str, Any]) 
     return answer
 
 
-async def _at_own_desk(config: Config, clock: Clock, operation: Operation, *, read_only: bool) -> Answer:
+async def _at_own_desk(config: Config, clock: Clock, operation: Operation, *, read_only: bool, report: Report | None = None) -> Answer:
     async with AsyncExitStack() as opened:
         store = await open_store(config.store.path, read_only=read_only)
         opened.push_async_callback(store.close)
-        return await operation.run(Desk(store, clock))
+        return await operation.run(Desk(store, clock, report=report))
 
 
 async def _through_gateway(config: Config, name: str, parameters: Mapping[str, Any], doubt: str = _DOUBT) -> Answer | None:

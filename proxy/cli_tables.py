@@ -47,6 +47,7 @@ def print_usage(answer: Answer) -> None:
     columns = ("account", answer["by"], *_USAGE_COLUMNS)
     total = {"account": "total", answer["by"]: ""} | answer["total"]
     _print_table(columns, [*answer["rows"], total], right=_USAGE_COLUMNS)
+    _note_days_not_cut(answer)
 
 
 def print_usage_csv(answer: Answer) -> None:
@@ -55,6 +56,12 @@ def print_usage_csv(answer: Answer) -> None:
     writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(answer["rows"])
+    _note_days_not_cut(answer)
+
+
+def _note_days_not_cut(answer: Answer) -> None:
+    for day in answer.get("days_not_cut", ()):
+        sys.stderr.write(f"Of {day} there are daily sums: they count whole if the period includes its 00:00 UTC, else not at all.\n")
 
 
 def print_receipt(answer: Answer) -> None:
@@ -78,6 +85,10 @@ def print_findings(answer: Answer) -> None:
     for finding in answer["checks"]:
         advice = f"→ {finding['advice']}" if finding["advice"] else ""
         _line(f"{finding['state']:<7} ", f"{finding['check']}:", finding["says"], advice)
+
+
+def print_retention(answer: Answer) -> None:
+    _print_lines({name: answer[name] for name in ("kept_from_at", "accounts", "requests", "folded") if name in answer})
 
 
 def print_restored(answer: Answer) -> None:
@@ -142,6 +153,7 @@ def describe(config: Config) -> dict[str, Any]:
         "admin": {"listen": str(config.admin.listen or "off"), "metrics_listen": str(config.admin.metrics_listen or "off")},
         "billing": {name: getattr(config.billing, name) for name in config.billing.__struct_fields__},
         "log": {"level": config.log.level},
+        "retention": {"request_days": config.retention.request_days},
         "videos": {"poll_seconds": [config.videos.poll_first_seconds, config.videos.poll_longest_seconds]},
         "upstreams": [
             {"name": upstream.name, "base_url": upstream.base_url, "api_key": "set" if upstream.api_key else "missing"}

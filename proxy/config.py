@@ -22,6 +22,7 @@ from proxy.config_tables import (
     ConfigError,
     Faults,
     LogConfig,
+    RetentionConfig,
     ServerTable,
     StoreTable,
     UpstreamTable,
@@ -43,6 +44,7 @@ from proxy.config_values import (
     read_secret,
 )
 from proxy.core.catalog import Catalog
+from proxy.core.keeping import REQUEST_DAYS_MIN
 
 __all__ = [
     "Address",
@@ -51,6 +53,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "LogConfig",
+    "RetentionConfig",
     "Secret",
     "ServerConfig",
     "Source",
@@ -129,6 +132,7 @@ class Config:
     billing: BillingConfig
     videos: VideosConfig
     log: LogConfig
+    retention: RetentionConfig
     catalog: Catalog
 
 
@@ -172,12 +176,13 @@ def load(path: Path | None, env: Mapping[str, str], *, require_secrets: bool = T
     billing = read_table(BillingConfig, document.get("billing", {}), "billing", faults)
     videos = _read_videos(document.get("videos", {}), faults)
     log = read_table(LogConfig, document.get("log", {}), "log", faults)
+    retention = _read_retention(document.get("retention", {}), faults)
     _check_doors(server, admin, faults)
     catalog = read_catalog(document.get("models"), upstreams, faults)
-    if faults or server is None or store is None or admin is None or billing is None or videos is None or log is None:
+    if faults or not (server and store and admin and billing and videos and log and retention):
         raise ConfigError(path, faults)
     ready = {name: upstream for name, upstream in upstreams.items() if upstream is not None}
-    return Config(path, tuple(variables), server, store, admin, MappingProxyType(ready), billing, videos, log, catalog)
+    return Config(path, tuple(variables), server, store, admin, MappingProxyType(ready), billing, videos, log, retention, catalog)
 
 
 def parse(path: Path) -> dict[str, object]:
@@ -275,6 +280,13 @@ def _read_admin(value: object, base: Path, faults: Faults) -> AdminConfig | None
     except ValueError as error:
         faults.add("admin.metrics_listen", str(error))
     return AdminConfig(listen, metrics_listen) if len(faults) == found else None
+
+
+def _read_retention(value: object, faults: Faults) -> RetentionConfig | None:
+    table = read_table(RetentionConfig, value, "retention", faults)
+    if table is not None and 0 < table.request_days < REQUEST_DAYS_MIN:
+        faults.add("retention.request_days", f"must be 0 (for ever) or at least {REQUEST_DAYS_MIN}")
+    return table
 
 
 def _check_doors(server: ServerConfig | None, admin: AdminConfig | None, faults: Faults) -> None:

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from proxy.core.keeping import REQUEST_DAYS_MAX
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 VARIABLE_PREFIX = "LLM_PROXY_"
@@ -128,6 +130,13 @@ class LogConfig(Table, frozen=True, kw_only=True):
     """The least that is written; requests are at info."""
 
 
+class RetentionConfig(Table, frozen=True, kw_only=True):
+    """What is forgotten. The file's table and the program's value are the same thing."""
+
+    request_days: Annotated[int, Meta(ge=0, le=REQUEST_DAYS_MAX)] = 0
+    """How many whole days receipts and video tasks are kept; 0: for ever."""
+
+
 class ModelTable(Table, frozen=True, kw_only=True):
     id: Annotated[str, Meta(min_length=1, max_length=128)]
     kind: Literal["chat", "image", "video"]
@@ -178,6 +187,7 @@ SECTIONS: Mapping[str, type[Table]] = MappingProxyType(
         "billing": BillingConfig,
         "videos": VideosTable,
         "log": LogConfig,
+        "retention": RetentionConfig,
     }
 )
 """The tables that there is one of, by their names; besides them there are upstreams and models."""

@@ -166,7 +166,7 @@ def _is_loopback_ip(host: str) -> bool:
 
 def _from_env(name: str, env: Mapping[str, str]) -> str:
     if name not in env:
-        raise ValueError(f"the environment variable {name} is not set")
+        raise ValueError(f'the environment variable {name} is not set: export it, or name a "file:PATH" or "credential:NAME"')
     return env[name]
 
 

@@ -3,6 +3,7 @@
 The customer reads the formula of a charge too.
 """
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from msgspec.structs import asdict
 from proxy.clock import iso
 from proxy.core import pricing
 from proxy.core.catalog import Kind
+from proxy.core.keeping import DAY_MS, FoldedRequest
 from proxy.core.money import format_yuan
 from proxy.core.settlement import Settlement
 from proxy.store.contract import Account, Check, Key, NewRequest, Receipt, UsageQuery, UsageRow
@@ -42,8 +44,12 @@ def key(row: Key) -> dict[str, Any]:
     }
 
 
-def usage(query: UsageQuery, rows: Sequence[UsageRow]) -> dict[str, Any]:
-    """Return the rows, each with its group under the name of what was grouped by, and their total."""
+def usage(query: UsageQuery, rows: Sequence[UsageRow], folded_at_ms: Sequence[int] = ()) -> dict[str, Any]:
+    """Return the rows, each with its group under the name of what was grouped by, and their total.
+
+    Args:
+        folded_at_ms: bounds of the period that cut through a day of which there are daily sums: they are named.
+    """
     return {
         "by": query.by,
         "since": _iso(query.since_ms),
@@ -51,7 +57,18 @@ def usage(query: UsageQuery, rows: Sequence[UsageRow]) -> dict[str, Any]:
         "currency": "CNY",
         "rows": [{"account": row.account, query.by: row.group} | _sums([row]) for row in rows],
         "total": _sums(rows),
+        "days_not_cut": [iso(at_ms)[:10] for at_ms in folded_at_ms],
     }
+
+
+def folded(row: FoldedRequest) -> str:
+    """Return what is left to say of a request whose receipt is gone."""
+    day = iso(row.day_ms)[:10]
+    return (
+        f"request {row.id} of account {row.account} was folded into the daily sums of {day}, its receipt is gone: "
+        f"¥{format_yuan(row.hold_nanos)} held, ¥{format_yuan(row.charge_nanos)} charged. "
+        f"See `llm-proxy usage --account {shlex.quote(row.account)} --since {day} --until {iso(row.day_ms + DAY_MS)[:10]}`"
+    )
 
 
 def checks(rows: Sequence[Check]) -> dict[str, Any]:

@@ -12,14 +12,19 @@ import msgspec
 from msgspec import Meta
 
 from proxy import ids, operation_views
-from proxy.clock import Clock
+from proxy.clock import Clock, iso
 from proxy.config_changes import NotReloadedError, Reloaded
+from proxy.core.keeping import DAY_MS, REQUEST_DAYS_MAX, REQUEST_DAYS_MIN, keep_from_ms
 from proxy.core.money import Nanos, parse_yuan
+from proxy.folding import REST, fold
 from proxy.moments import parse_moment
 from proxy.store.contract import NewKey, Store, StoreError, StoreRefusedError, UsageQuery
+from proxy.store.progress import Report
 
 AccountName = Annotated[str, Meta(min_length=1, max_length=100)]
 Label = Annotated[str, Meta(max_length=200)]
+RequestDays = Annotated[int, Meta(ge=REQUEST_DAYS_MIN, le=REQUEST_DAYS_MAX)]
+FOLD_SECONDS = 1.0
 Answer: TypeAlias = dict[str, Any]
 
 
@@ -52,15 +57,23 @@ class Desk:
         clock: Clock,
         on_change: Callable[[], Awaitable[None]] | None = None,
         reloader: Reloader | None = None,
+        report: Report | None = None,
     ) -> None:
         self.store = store
         self.clock = clock
         self.reloader = reloader
+        self.report = report
+        """Whom to tell how far a long operation has come."""
         self._on_change = on_change
 
     async def run(self, name: str, parameters: object) -> Answer:
         """Carry out an operation by name. Raises: ParameterError, StoreError."""
         return await prepare(name, parameters).run(self)
+
+    @property
+    def serves(self) -> bool:
+        """Whether this is the desk of a running gateway, which has others to serve."""
+        return self._on_change is not None
 
     async def changed(self) -> None:
         """Return once the running gateway, if there is one, acts on the change.
@@ -198,7 +211,8 @@ class Usage(Operation, frozen=True, kw_only=True):
         if since_ms is not None and until_ms is not None and since_ms > until_ms:  # an age and a date can be compared only now
             raise ParameterError("since: is after until")
         query = UsageQuery(self.by, self.account, since_ms, until_ms)
-        return operation_views.usage(query, await desk.store.usage(query))
+        folded = [at_ms for at_ms in (since_ms, until_ms) if at_ms and at_ms % DAY_MS and await desk.store.has_daily_sums(at_ms)]
+        return operation_views.usage(query, await desk.store.usage(query), folded)
 
 
 class ShowReceipt(Operation, frozen=True, kw_only=True):
@@ -208,7 +222,8 @@ class ShowReceipt(Operation, frozen=True, kw_only=True):
     async def run(self, desk: Desk) -> Answer:
         found = await desk.store.receipt(self.id)
         if found is None:
-            raise StoreRefusedError(f"there is no request {self.id}")
+            folded = await desk.store.folded(self.id)
+            raise StoreRefusedError(f"there is no request {self.id}" if folded is None else operation_views.folded(folded))
         return operation_views.receipt(found[0])
 
 
@@ -216,7 +231,7 @@ class LedgerVerify(Operation, frozen=True, kw_only=True):
     name: ClassVar = "ledger.verify"
 
     async def run(self, desk: Desk) -> Answer:
-        return operation_views.checks(await desk.store.verify())
+        return operation_views.checks(await desk.store.verify(desk.report))
 
 
 class Backup(Operation, frozen=True, kw_only=True):
@@ -227,7 +242,7 @@ class Backup(Operation, frozen=True, kw_only=True):
         _check_path("destination", self.destination)
 
     async def run(self, desk: Desk) -> Answer:
-        checks = await desk.store.backup(Path(self.destination))
+        checks = await desk.store.backup(Path(self.destination), desk.report)
         return {"destination": self.destination} | operation_views.checks(checks)
 
 
@@ -259,6 +274,31 @@ class Reload(Operation, frozen=True, kw_only=True):
         return reloaded.view()
 
 
+class RetentionLook(Operation, frozen=True, kw_only=True):
+    """Count the requests that are older than so many days."""
+
+    name: ClassVar = "retention.look"
+    days: RequestDays
+
+    async def run(self, desk: Desk) -> Answer:
+        before_ms = keep_from_ms(desk.clock.now_ms(), self.days)
+        counts = await desk.store.old_requests(before_ms)
+        return {"kept_from_at": iso(before_ms), "accounts": len(counts), "requests": sum(counts.values())}
+
+
+class RetentionFold(Operation, frozen=True, kw_only=True):
+    """Fold some of them, for `FOLD_SECONDS` at most: whoever asks asks again until it is done, and sees how far it has come."""
+
+    name: ClassVar = "retention.fold"
+    changes: ClassVar = True
+    days: RequestDays
+
+    async def run(self, desk: Desk) -> Answer:
+        before_ms = keep_from_ms(desk.clock.now_ms(), self.days)
+        folded, is_done = await fold(desk.store, before_ms, FOLD_SECONDS, rest=REST if desk.serves else 0.0)
+        return {"kept_from_at": iso(before_ms), "folded": folded, "done": is_done}
+
+
 OPERATIONS: Mapping[str, type[Operation]] = {
     operation.name: operation
     for operation in (
@@ -274,6 +314,8 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         LedgerVerify,
         Backup,
         Reload,
+        RetentionLook,
+        RetentionFold,
     )
 }
 

@@ -105,6 +105,11 @@ class Connection(RequestHandler):
     def lost(self) -> bool:
         return self.transport is None or self.transport.is_closing()
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it has yet to send its first request."""
+        return self._request_count == 0 and not self.lost
+
     def limit(self, *, keepalive_seconds: float, stall_seconds: float) -> None:
         """Wait so long for a next request, from now on, and for a client that reads nothing, from the next time that it does."""
         self._keepalive_timeout = keepalive_seconds

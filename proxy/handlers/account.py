@@ -31,9 +31,18 @@ class AccountHandlers:
     async def usage(self, context: Context) -> Response:
         """Answer with a request's receipt. Another account's request is, to the byte, an unknown one."""
         found = await self._store.receipt(context.tail)
+        if found is None:
+            await self._refuse_folded(context)
         if found is None or found[1] != context.account_id:
             raise NotFoundError("There is no such request")
         return context.json(receipt(found[0]))
+
+    async def _refuse_folded(self, context: Context) -> None:
+        """Raises: NotFoundError where the request is one of this account's whose receipt is no longer kept."""
+        folded = await self._store.folded(context.tail)
+        if folded is not None and folded.account_id == context.account_id:
+            day, cost = iso(folded.day_ms)[:10], format_yuan(folded.charge_nanos)
+            raise NotFoundError(f"The receipt of this request of {day} is no longer kept. It cost {cost} CNY")
 
 
 def receipt(receipt: Receipt) -> dict[str, Any]:

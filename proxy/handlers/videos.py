@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from proxy import ids
-from proxy.clock import Clock
+from proxy.clock import Clock, iso
 from proxy.core import fields, videos
 from proxy.core.catalog import Kind, Model, VideoPrice, find_model
 from proxy.core.errors import (
@@ -158,6 +158,10 @@ class VideoHandlers:
     async def _owned(self, context: Context) -> VideoTask:
         """Return the task that the path names. Another account's is, to the byte, an unknown one."""
         task = await self._store.task(context.tail)
+        if task is None:
+            folded = await self._store.folded(context.tail)
+            if folded is not None and folded.account_id == context.account_id:
+                raise TaskNotFoundError(f"This task of {iso(folded.day_ms)[:10]} is no longer kept")
         if task is None or task.account_id != context.account_id:
             raise TaskNotFoundError("There is no such task")
         context.model = task.model if task.model in self._live.now.catalog else ""

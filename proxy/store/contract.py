@@ -7,7 +7,7 @@ coroutines on a snapshot of what is committed. Amounts are nano-yuan, times are 
 Invariants (`verify` checks each): Σ transfers = 0 · balance = credits - debits per account · held = Σ open holds · available ≥ 0 ·
 each settled request has exactly one charge or release, none above its hold · no open hold without a live request or task · no finished
 request or task without its settlement, and the other way round · a video costs what its task says · no charge without a request ·
-each idempotency key is its request's.
+each idempotency key is its request's · what was folded is in the daily sums, once.
 """
 
 from asyncio import Future
@@ -19,15 +19,19 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from proxy.core.catalog import Kind
+from proxy.core.keeping import FoldedRequest
 from proxy.core.money import Nanos
 from proxy.core.settlement import Settlement
 from proxy.core.video_record import TaskState, VideoTask
 from proxy.core.video_task import Step
+from proxy.store.progress import Report
 
 CLAIM_LIFE_MS = 24 * 3_600_000
 """How long an idempotency key belongs to its request; longer where the request is not settled by then."""
 FORGET_CLAIMS_MAX = 10_000
 """As many claims are deleted a call: the writer serves the hot path."""
+FOLD_REQUESTS_MAX = 100
+"""As many requests are folded a call, for the same reason."""
 
 
 class StoreError(Exception):
@@ -195,7 +199,11 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class UsageQuery:
-    """Which settled requests to sum: by time of creation, ``since`` inclusive, ``until`` exclusive."""
+    """Which settled requests to sum: by time of creation, ``since`` inclusive, ``until`` exclusive.
+
+    Folded requests count at the beginning of their UTC day: a period that begins or ends in the midst of one has all of them or none,
+    and the sums of adjoining periods are those of the whole.
+    """
 
     by: Literal["model", "key", "day"] = "model"
     account: str | None = None
@@ -330,6 +338,28 @@ class Store(Protocol):
     def forget_claims(self, now_ms: int) -> Future[int]:
         """Delete the idempotency keys that are free again, the oldest first, `FORGET_CLAIMS_MAX` at most; return how many."""
 
+    # retention
+
+    async def old_requests(self, before_ms: int) -> dict[int, int]:
+        """Return how many requests `fold_requests` could fold, by account; accounts without any are left out."""
+
+    async def accounts_to_fold(self, before_ms: int) -> list[int]:
+        """Return the accounts that have such requests. Cheap where there are none."""
+
+    def fold_requests(self, account_id: int, before_ms: int) -> Future[int]:
+        """Put an account's oldest requests into the sums of their days and delete them, their tasks too, `FOLD_REQUESTS_MAX` at most.
+
+        Only what is settled, created before ``before_ms``, and owned by no idempotency key. `usage` says the same before and after.
+
+        Raises: ValueError where ``before_ms`` is not the beginning of a UTC day.
+        """
+
+    async def folded(self, request_id: str) -> FoldedRequest | None:
+        """Return what is known of a request that was folded; None for any other, and for one that had no hold."""
+
+    async def has_daily_sums(self, at_ms: int) -> bool:
+        """Return whether any request of that UTC day has been folded."""
+
     # video tasks
 
     def place_task(self, request: NewRequest, task: VideoTask, due_at_ms: int) -> Future[None]:
@@ -384,8 +414,11 @@ class Store(Protocol):
     async def usage(self, query: UsageQuery) -> list[UsageRow]:
         """Raises: AccountNotFoundError."""
 
-    async def verify(self) -> list[Check]:
+    async def verify(self, report: Report | None = None) -> list[Check]:
         """Check every invariant on one snapshot of the file."""
+
+    async def verify_open(self) -> list[Check]:
+        """Check what a start can: the accounts and what is open, however long the ledger is."""
 
     async def census(self) -> Census:
         """Return what is open now, in a time that grows with that alone, not with the ledger."""
@@ -399,7 +432,10 @@ class Store(Protocol):
     async def ping(self) -> None:
         """Return if the store answers; raise StoreError otherwise."""
 
-    async def backup(self, destination: Path) -> list[Check]:
+    async def turn(self) -> None:
+        """Return once whoever writes has had a turn, whatever it then said; not while it is stuck. Nothing is written."""
+
+    async def backup(self, destination: Path, report: Report | None = None) -> list[Check]:
         """Write a consistent copy while running, never over an existing file, and return its own `verify`."""
 
     async def close(self) -> None:

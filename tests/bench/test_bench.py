@@ -19,6 +19,7 @@ ROWS = {
     "scale-accounts": {"CPU a request"},
     "store": {"CPU a hold and settlement", "commits a request, 64 in flight"},
     "memory": {"idle, backed by no file", "open stream"},
+    "folding": {"beside retention: log, at most", "beside retention: requests folded", "beside verify: request, p99"},
     "leaving": {"left unsettled", "held in the end"},
     "stream": {"CPU a chunk", "reads of several chunks", "chunk under way, p99"},
     "ttfb": {"first chunk, p50", "added to the first chunk, p99"},
@@ -63,4 +64,4 @@ def test_every_command_that_the_readme_shows_is_understood() -> None:
     asked = [_parser().parse_args(words[3:]) for words in shown]
 
     assert len(asked) > 3
-    assert {part for one in asked for part in _parts(one.parts)} == {*SCALE, *CLIFFS, "soak", "json", "stream"}
+    assert {part for one in asked for part in _parts(one.parts)} == {*SCALE, *CLIFFS, "soak", "folding", "json", "stream"}

@@ -183,6 +183,40 @@ async def test_books_that_do_not_hold_are_told_row_by_row_and_fail_the_command(t
     assert not orjson.loads(answer.stdout)["holds"]
 
 
+def test_backups_with_keep_are_named_by_their_time_and_rotate(run: Command, tmp_path: Path) -> None:
+    run("account", "create", "acme", "--credit", "12")
+    old = tmp_path / "copies" / "llm-proxy-20200101T000000Z.db"
+    older = tmp_path / "copies" / "llm-proxy-20190101T000000Z.db"
+    old.parent.mkdir()
+    for path in (old, older):
+        path.write_bytes(b"books of another year")
+
+    written = run("backup", "--keep", "2", "copies")
+
+    (new,) = set((tmp_path / "copies").iterdir()) - {old}
+    assert written.exit_code == 0
+    assert written.stdout.startswith(f"wrote {new}\nremoved {older}\n")
+    assert re.fullmatch(r"llm-proxy-\d{8}T\d{6}Z\.db", new.name)
+    assert old.exists()
+
+
+def test_a_copy_whose_books_do_not_hold_drives_no_other_out(run: Command, tmp_path: Path) -> None:
+    run("account", "create", "acme", "--credit", "12")
+    with sqlite3.connect(tmp_path / "llm-proxy.db") as books:
+        books.execute("UPDATE accounts SET balance_nanos = balance_nanos + 1 WHERE kind = 'customer'")
+    books.close()
+    good = tmp_path / "copies" / "llm-proxy-20200101T000000Z.db"
+    good.parent.mkdir()
+    good.write_bytes(b"good books")
+
+    written = run("backup", "--keep", "1", "copies")
+
+    assert written.exit_code == 1
+    assert "the books do not hold" in written.stderr
+    assert len(list(good.parent.iterdir())) == 2
+    assert good.exists()
+
+
 def test_a_backup_lands_where_it_was_asked_for_and_never_on_a_file(run: Command, tmp_path: Path) -> None:
     run("account", "create", "acme")
 
@@ -259,8 +293,9 @@ def test_check_config_names_every_fault_on_a_line_of_stderr(run: Command, config
     result = run("check-config")
 
     assert (result.exit_code, result.stdout) == (1, "")
+    advice = 'export it, or name a "file:PATH" or "credential:NAME"'
     assert result.stderr.splitlines() == [
-        "config.toml: upstreams.ark.api_key: the environment variable ARK_API_KEY is not set",
+        f"config.toml: upstreams.ark.api_key: the environment variable ARK_API_KEY is not set: {advice}",
         "config.toml: models[1] \"pictures\".price.image: more than 3 decimals: '0.1234'",
     ]
 
@@ -309,12 +344,14 @@ def test_without_a_configuration_it_says_where_it_looked(run: Command, config: P
         (("demo", "--real"), 2, "--real needs ARK_API_KEY to be set"),
     ],
 )
-def test_a_refusal_is_one_line_on_stderr_and_an_exit_code(run: Command, argv: tuple[str, ...], code: int, reason: str) -> None:
+def test_a_refusal_is_a_line_on_stderr_with_advice_on_the_next_and_an_exit_code(
+    run: Command, argv: tuple[str, ...], code: int, reason: str
+) -> None:
     result = run(*argv)
 
     assert (result.exit_code, result.stdout) == (code, "")
     assert result.stderr.startswith(reason)
-    assert result.stderr.count("\n") == 1
+    assert [line[:2] for line in result.stderr.splitlines()[1:]] in ([], ["→ "])
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ async def test_a_refusal_of_the_running_gateway_reads_like_one_of_the_command(tm
 
     refused = await run(tmp_path, "key", "create", "nobody")
 
-    assert refused == Ended(1, "", "there is no account nobody\n")
+    assert refused == Ended(1, "", "there is no account nobody\n→ `llm-proxy account list` shows all accounts\n")
 
 
 async def test_after_a_kill_the_socket_file_that_is_left_confuses_nobody(tmp_path: Path, serve: Serve) -> None:

@@ -16,12 +16,15 @@ from typing import Any
 
 import aiohttp
 
-from proxy import app, billing, clock, process, scheduler, video_desk
+from proxy import app, billing, clock, folding, process, scheduler, video_desk
 from proxy.core import sse, video_task
 from proxy.core.video_task import Pace
 from proxy.edge import connection as edge
 from proxy.handlers import chat
+from proxy.jobs import folding as old_requests
+from proxy.jobs import retention as old_claims
 from proxy.store.sqlite import admission, migrations, writer
+from proxy.store.sqlite import folding as store_folding
 from proxy.upstream import client, wire
 from proxy.upstream import connection as upstream
 
@@ -39,10 +42,12 @@ RECOVERY = (
 )  # fmt: skip
 """Points that it comes by as it starts, if the last one left something open."""
 POINTS = LIFE + RECOVERY
+FOLDING = ("fold commit before", "fold commit after")
+"""Points that it comes by where requests have grown old."""
 MIGRATION = "migration statement"
 """Before each statement of a migration."""
 
-_OPERATIONS = {"place_hold": "hold", "settle": "settlement", "place_task": "task", "advance": "step"}
+_OPERATIONS = {"place_hold": "hold", "settle": "settlement", "place_task": "task", "advance": "step", "_fold": "fold"}
 
 
 def rig(
@@ -60,7 +65,8 @@ def rig(
         die_at: the point, of `POINTS`, and `hits`: at the so many-th time that it comes by.
         clock_file: holds the milliseconds by which the wall clock is wrong; the test writes it at any time.
         is_hasty: waits for moments where the program waits for seconds or minutes: between looks for lost videos, for a task whose
-            work failed, for a settlement that the disk does not take, between looks at a clock that may have been set, or at the disk.
+            work failed, for a settlement that the disk does not take, between looks at a clock that may have been set, or at the disk,
+            or for what has grown old, which is folded in small slices.
         checkpoint_frames: how often the log is checkpointed.
         still_seconds: how long a commit may take before it stands still.
     """
@@ -73,7 +79,7 @@ def rig(
     if checkpoint_frames:
         writer.CHECKPOINT_FRAMES = checkpoint_frames
     if die_at:
-        assert die_at in (*POINTS, MIGRATION), die_at
+        assert die_at in (*POINTS, *FOLDING, MIGRATION), die_at
         _Points(die_at, hits).wrap_everything()
 
 
@@ -82,6 +88,9 @@ def _make_haste() -> None:
     video_task.LOOKUP_MS = 2_000
     billing.SETTLE_WAIT_SECONDS = 1.0
     admission.LOOK_SECONDS = 0.1
+    old_claims.EVERY_SECONDS = old_requests.EVERY_SECONDS = 0.05
+    for slices in (folding, store_folding):
+        _replace(slices, "FOLD_REQUESTS_MAX", 5)
     scheduler.SLEEP_SECONDS_MAX = 0.5
     _replace(app, "DueWork", functools.partial(scheduler.DueWork, rest_seconds=0.2))
 

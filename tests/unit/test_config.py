@@ -195,7 +195,7 @@ def test_commands_that_ask_no_upstream_do_without_its_key(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("head", "fault"),
     [
-        ("typo = 1", "typo: unknown key (known here: server, store, admin, billing, videos, log, upstreams, models)"),
+        ("typo = 1", "typo: unknown key (known here: server, store, admin, billing, videos, log, retention, upstreams, models)"),
         ('server.listn = ["x"]', "server.listn: unknown key (did you mean listen?)"),
         ("server = 3", "server: must be a table"),
         ('server.listen = "127.0.0.1:1"', "server.listen: must be an array, not a string"),
@@ -215,6 +215,8 @@ def test_commands_that_ask_no_upstream_do_without_its_key(tmp_path: Path) -> Non
         ("server.body_seconds = 0", "server.body_seconds: must be a number over 0"),
         ("server.body_bytes_max = 1.5", "server.body_bytes_max: must be an integer, not a float"),
         ("server.keepalive_seconds = true", "server.keepalive_seconds: must be a number, not true or false"),
+        ("retention.request_days = 7", "retention.request_days: must be 0 (for ever) or at least 8"),
+        ("retention.request_days = -1", "retention.request_days: must be an integer of at least 0"),
         ('store.url = "postgres://db/x"', "store.url: the store 'postgres' is not known: only \"sqlite:PATH\" is"),
         (
             'store.url = "sqlite:///x.db"',

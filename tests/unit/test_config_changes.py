@@ -23,6 +23,8 @@ FILE = """
 {videos}
 [log]
 {log}
+[retention]
+{retention}
 [upstreams.ark]
 {ark}
 [[models]]
@@ -63,6 +65,7 @@ OTHER_VALUES: dict[str, tuple[str, Any, Any]] = {
     "billing.drains_max": ("1", 200, 1),
     "videos.poll_seconds": ("[3, 16]", 15, 16),
     "log.level": ('"error"', "info", "error"),
+    "retention.request_days": ("90", 0, 90),
 }
 NEED_A_RESTART = {"server.listen", "server.auth", "server.socket_mode", "store.url", "admin.listen", "admin.metrics_listen"}
 FOLLOWS = {"server.auth": ["server.socket_mode"]}

@@ -225,6 +225,7 @@ def test_exactly_the_operations_that_write_are_for_the_process_that_holds_the_st
         "account.credit",
         "key.create",
         "key.revoke",
+        "retention.fold",
     }
 
 

@@ -62,10 +62,10 @@ def record(connection: sqlite3.Connection, request: NewRequest) -> None:
         connection.execute(_INSERT_REQUEST, request_values(request))
         if claim is not None:
             idempotency.take(connection, request, claim)
+        if hold:
+            _transfer(connection, "hold", request.account_id, REVENUE_ID, hold, request.id, "", request.created_at_ms)
     except sqlite3.IntegrityError as error:
         raise ValueError(f"request {request.id} cannot be recorded: {error}") from error
-    if hold:
-        _transfer(connection, "hold", request.account_id, REVENUE_ID, hold, request.id, "", request.created_at_ms)
 
 
 def settle(

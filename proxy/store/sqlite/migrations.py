@@ -12,6 +12,8 @@ APPLICATION_ID = int.from_bytes(b"LMPP", "big")
 
 FIRST_PAGE_BYTES = 4096
 
+LOG_BYTES_KEPT = 67_108_864
+
 RESTORE = "restore from a backup: llm-proxy restore BACKUP"
 """What to do about a file that is damaged."""
 
@@ -98,3 +100,5 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     # The writer checkpoints by hand: SQLite's automatic checkpoint hides its errors, a failed fsync among them.
     connection.execute("PRAGMA wal_autocheckpoint = 0")
+    # What a long reader let the log grow to is given back when the log begins anew.
+    connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_KEPT}").fetchall()

@@ -3,6 +3,7 @@
 import sqlite3
 
 from proxy.core.catalog import Kind
+from proxy.core.keeping import DAY_MS
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource
 from proxy.core.video_record import TaskState
@@ -10,10 +11,12 @@ from proxy.store.contract import Census, IdempotencyClaim, NewRequest, OpenReque
 from proxy.store.sqlite import ledger
 
 _GROUPS = {
-    "model": "requests.model",
-    "key": "coalesce(requests.key_id, '')",
-    "day": "date(requests.created_at_ms / 1000, 'unixepoch')",
+    "model": ("requests.model", "request_days.model"),
+    "key": ("coalesce(requests.key_id, '')", "request_days.key_id"),
+    "day": ("date(requests.created_at_ms / 1000, 'unixepoch')", "date(request_days.day * 86400, 'unixepoch')"),
 }
+"""Of a request, and of a daily sum."""
+_SUMMED = ("prompt_tokens", "cached_tokens", "completion_tokens", "units", "charge_nanos", "shortfall_nanos")
 _TIME_MAX_MS = 2**62
 
 _RECEIPT = """
@@ -77,24 +80,36 @@ def receipt(connection: sqlite3.Connection, request_id: str) -> tuple[Receipt, i
 
 
 def usage(connection: sqlite3.Connection, query: UsageQuery) -> list[UsageRow]:
-    """Return the sums of what was settled, by account and group. Raises: AccountNotFoundError."""
+    """Return the sums of what was settled, folded or not, by account and group. Raises: AccountNotFoundError."""
     since_ms = 0 if query.since_ms is None else query.since_ms
     until_ms = _TIME_MAX_MS if query.until_ms is None else query.until_ms
-    if query.account is None:
-        whose, parameters = "accounts.kind = 'customer'", [since_ms, until_ms]
-    else:
-        whose, parameters = "accounts.id = ?", [since_ms, until_ms, ledger.account_by_name(connection, query.account).id]
+    parameters = {"since": since_ms, "until": until_ms, "first": _day_from(since_ms), "end": _day_from(until_ms), "account": 0}
+    whose = "accounts.kind = 'customer'"
+    if query.account is not None:
+        whose, parameters["account"] = "accounts.id = :account", ledger.account_by_name(connection, query.account).id
+    of_request, of_day = _GROUPS[query.by]
+    sums = ", ".join(f"sum({name}) AS {name}" for name in _SUMMED)
     # CROSS JOIN fixes the order: account by account, each a range of the index on (account, time).
     rows = connection.execute(
-        f"""SELECT accounts.name, {_GROUPS[query.by]}, count(*), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens),
-              sum(units), sum(charge_nanos), sum(shortfall_nanos), sum(usage_source = 'estimated')
-            FROM accounts CROSS JOIN requests ON requests.account_id = accounts.id
-              AND requests.created_at_ms >= ? AND requests.created_at_ms < ?
-            WHERE settled_at_ms IS NOT NULL AND {whose}
-            GROUP BY 1, 2 ORDER BY 1, 2""",  # noqa: S608  the group is one of three constants
+        f"""SELECT account, of, sum(requests), {", ".join(f"sum({name})" for name in _SUMMED)}, sum(estimated) FROM (
+              SELECT accounts.name AS account, {of_request} AS of, count(*) AS requests, {sums},
+                sum(usage_source = 'estimated') AS estimated
+              FROM accounts CROSS JOIN requests ON requests.account_id = accounts.id
+                AND requests.created_at_ms >= :since AND requests.created_at_ms < :until
+              WHERE settled_at_ms IS NOT NULL AND {whose} GROUP BY 1, 2
+              UNION ALL
+              SELECT accounts.name, {of_day}, sum(requests), {sums}, sum(estimated)
+              FROM accounts CROSS JOIN request_days ON request_days.account_id = accounts.id AND day >= :first AND day < :end
+              WHERE {whose} GROUP BY 1, 2)
+            GROUP BY 1, 2 ORDER BY 1, 2""",  # noqa: S608  the groups are constants
         parameters,
     )
     return [UsageRow(*row) for row in rows]
+
+
+def _day_from(at_ms: int) -> int:
+    """Return the first UTC day that begins at this time or later."""
+    return -(-at_ms // DAY_MS)
 
 
 def _settlement(

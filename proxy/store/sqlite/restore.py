@@ -9,7 +9,6 @@ The old files are renamed, never deleted.
 import glob
 import os
 import re
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.store.contract import Check, StoreLockedError, StoreRefusedError
+from proxy.store.progress import Progress, Report
 from proxy.store.sqlite import damage, migrations, verify
 from proxy.store.sqlite.lock import FileLock, is_locked
 
@@ -28,6 +28,9 @@ _DECIDED_NAME = re.compile(re.escape(_DECIDED) + r"[0-9]{8}T[0-9]{6}Z(?:\.[0-9]{
 """Exactly what `restore` writes: somebody's ``store.db.restore-point`` is a copy that was kept, and nothing was decided by it."""
 _OWN_NAME = re.compile(r"-(?:wal|shm|journal)|\.lock|\.(?:restor|before-restore-).*")
 
+_STEP_BYTES = 1_048_576
+"""Copied between two reports."""
+
 
 @dataclass(frozen=True, slots=True)
 class Restored:
@@ -38,7 +41,7 @@ class Restored:
     checks: list[Check]
 
 
-def restore(path: Path, source: Path, when: str) -> Restored:
+def restore(path: Path, source: Path, when: str, report: Report | None = None) -> Restored:
     """Put a verified copy of ``source`` in the place of the store at ``path``.
 
     Args:
@@ -55,7 +58,7 @@ def restore(path: Path, source: Path, when: str) -> Restored:
     with _locked(path):
         try:
             finish(path)
-            checks, newest_at_ms = _decide(path, source, when)
+            checks, newest_at_ms = _decide(path, source, when, report)
         except (OSError, sqlite3.Error) as error:
             raise StoreRefusedError(f"cannot restore {source}: {error}; the store is as it was") from error
         try:
@@ -104,25 +107,25 @@ def _check_source(source: Path, path: Path) -> None:
         raise StoreRefusedError(f"{source} was cut off in mid-change, its {source.name}-journal says: name another backup")
 
 
-def _decide(path: Path, source: Path, when: str) -> tuple[list[Check], int | None]:
+def _decide(path: Path, source: Path, when: str, report: Report | None) -> tuple[list[Check], int | None]:
     """Make the verified copy and give it its name: from here on the restore holds, whatever happens."""
     partial = path.with_name(f"{path.name}.restoring")
     with _unlinked_at_the_end(partial):
-        checks, newest_at_ms = _verified_copy(source, partial)
+        checks, newest_at_ms = _verified_copy(source, partial, report)
         _give_to_the_owner_of(path, partial, path.with_name(f"{path.name}.lock"))
         partial.rename(path.with_name(f"{path.name}{_DECIDED}{_unused(path, when)}"))
         migrations.sync_folder(path.parent)
     return checks, newest_at_ms
 
 
-def _verified_copy(source: Path, partial: Path) -> tuple[list[Check], int | None]:
+def _verified_copy(source: Path, partial: Path, report: Report | None) -> tuple[list[Check], int | None]:
     """Write the copy that will be the store, and check that very copy: the source could change between a look and a copy."""
     log = source.with_name(source.name + "-wal")
-    _copy(source, partial)
+    _copy(source, partial, report)
     if log.exists():
-        _copy(log, partial.with_name(partial.name + "-wal"))
+        _copy(log, partial.with_name(partial.name + "-wal"), None)
     try:
-        checks, newest_at_ms = _checked(partial, source)
+        checks, newest_at_ms = _checked(partial, source, report)
     except sqlite3.DatabaseError as error:
         raise StoreRefusedError(f"{source} is damaged: {error}; nothing was changed: name another backup") from error
     if broken := [check for check in checks if not check.holds]:
@@ -132,13 +135,7 @@ def _verified_copy(source: Path, partial: Path) -> tuple[list[Check], int | None
     return checks, newest_at_ms
 
 
-def _copy(source: Path, copy: Path) -> None:
-    """Copy a file so that only its owner may ever read the copy: a large one takes a while."""
-    os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    shutil.copyfile(source, copy)
-
-
-def _checked(partial: Path, source: Path) -> tuple[list[Check], int | None]:
+def _checked(partial: Path, source: Path, report: Report | None) -> tuple[list[Check], int | None]:
     with closing(sqlite3.connect(partial, isolation_level=None)) as copy:
         version = migrations.version_of(copy, source)
         if version == 0:
@@ -146,12 +143,23 @@ def _checked(partial: Path, source: Path) -> tuple[list[Check], int | None]:
         if copy.execute("PRAGMA journal_mode").fetchone() == ("wal",):
             _require_whole_log(copy, partial, source)
         migrations.migrate(copy, version)  # the invariants are those of the newest version
-        checks = verify.verify(copy)
+        checks = verify.verify(copy, report)
         (newest_at_ms,) = copy.execute(
             "SELECT max((SELECT coalesce(max(created_at_ms), 0) FROM transfers), (SELECT max(created_at_ms) FROM accounts))"
         ).fetchone()
         copy.execute("PRAGMA journal_mode = DELETE")  # one file, complete without a log beside it
     return checks, newest_at_ms or None
+
+
+def _copy(source: Path, partial: Path, report: Report | None) -> None:
+    """Copy a file so that only its owner may ever read the copy: a large one takes a while."""
+    created = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    with source.open("rb") as read, os.fdopen(created, "wb") as written:
+        total = os.fstat(read.fileno()).st_size
+        while piece := read.read(_STEP_BYTES):
+            written.write(piece)
+            if report is not None:
+                report(Progress("bytes copied", written.tell(), total))
 
 
 def _require_whole_log(copy: sqlite3.Connection, partial: Path, source: Path) -> None:

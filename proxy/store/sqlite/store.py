@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Literal, TypeVar, TypeVarTuple
 
+from proxy.core.keeping import FoldedRequest
 from proxy.core.money import Nanos
 from proxy.core.settlement import Settlement
 from proxy.core.video_record import VideoTask
@@ -32,12 +34,13 @@ from proxy.store.contract import (
     UsageQuery,
     UsageRow,
 )
-from proxy.store.sqlite import admin, damage, idempotency, ledger, migrations, reads, restore, tasks
+from proxy.store.progress import GivenUpError, Progress, Report
+from proxy.store.sqlite import admin, damage, folding, idempotency, ledger, migrations, reads, restore, tasks
 from proxy.store.sqlite.admission import Admission
 from proxy.store.sqlite.backup import backup
 from proxy.store.sqlite.connection import Connection, connection_to, failure, is_damage
 from proxy.store.sqlite.lock import FileLock
-from proxy.store.sqlite.verify import verify
+from proxy.store.sqlite.verify import verify, verify_open
 from proxy.store.sqlite.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -178,6 +181,29 @@ class SqliteStore:
     def forget_claims(self, now_ms: int) -> asyncio.Future[int]:
         return self._write(idempotency.forget, now_ms)
 
+    # retention
+
+    async def old_requests(self, before_ms: int) -> dict[int, int]:
+        return await self._read_long(folding.old_requests, before_ms)
+
+    async def accounts_to_fold(self, before_ms: int) -> list[int]:
+        return await self._read(folding.accounts_to_fold, before_ms)
+
+    def fold_requests(self, account_id: int, before_ms: int) -> asyncio.Future[int]:
+        return self._write(self._fold, account_id, before_ms)
+
+    def _fold(self, connection: sqlite3.Connection, account_id: int, before_ms: int) -> int:
+        folded = folding.fold(connection, account_id, before_ms)
+        if self._writer is not None:
+            self._writer.count_frames(folded)
+        return folded
+
+    async def folded(self, request_id: str) -> FoldedRequest | None:
+        return await self._read(folding.folded, request_id)
+
+    async def has_daily_sums(self, at_ms: int) -> bool:
+        return await self._read(folding.has_daily_sums, at_ms)
+
     # video tasks
 
     def place_task(self, request: NewRequest, task: VideoTask, due_at_ms: int) -> asyncio.Future[None]:
@@ -217,8 +243,11 @@ class SqliteStore:
     async def usage(self, query: UsageQuery) -> list[UsageRow]:
         return await self._read_long(reads.usage, query)
 
-    async def verify(self) -> list[Check]:
-        return await self._read_long(verify)
+    async def verify(self, report: Report | None = None) -> list[Check]:
+        return await self._read_telling(verify, report)
+
+    async def verify_open(self) -> list[Check]:
+        return await self._read(verify_open)
 
     async def census(self) -> Census:
         return await self._read(reads.census)
@@ -238,8 +267,12 @@ class SqliteStore:
             await self._writer.prove()
         await self._read(reads.ping)
 
-    async def backup(self, destination: Path) -> list[Check]:
-        return await self._read_long(backup, self.path, destination)
+    async def turn(self) -> None:
+        if self._writer is not None:
+            await self._writer.turn()
+
+    async def backup(self, destination: Path, report: Report | None = None) -> list[Check]:
+        return await self._read_telling(backup, report, self.path, destination)
 
     async def close(self) -> None:
         await self._opened.aclose()
@@ -264,6 +297,24 @@ class SqliteStore:
         """Read for seconds, on a connection of its own, so that short reads do not wait; one at a time."""
         async with self._one_long_read, connection_to(self.path, "ro") as connection:
             return await _told(connection, function, *args)
+
+    async def _read_telling(self, function: Callable[[sqlite3.Connection, Report, *Args], T], report: Report | None, *args: *Args) -> T:
+        """Read as above and tell how far it is; whoever gives up, by Ctrl-C say, need not wait for the end of it."""
+        is_given_up = threading.Event()
+
+        def tell(progress: Progress) -> None:
+            if is_given_up.is_set():
+                raise GivenUpError
+            if report is not None:
+                report(progress)
+
+        async with self._one_long_read, connection_to(self.path, "ro") as connection:
+            try:
+                return await _told(connection, function, tell, *args)
+            except asyncio.CancelledError:
+                is_given_up.set()
+                await connection.interrupt()  # what it does now; what it does next, `tell` stops
+                raise
 
 
 def _failed(why: StoreError) -> asyncio.Future[Any]:

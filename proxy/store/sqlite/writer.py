@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, TypeVarTuple
 
 from msgspec import Struct
@@ -110,6 +111,17 @@ class Writer:
             self._wake.set()
         return future
 
+    async def turn(self) -> None:
+        """Return once the writer has had a turn on its thread: an empty transaction, which writes nothing; before all that is queued.
+
+        It came by also where the transaction was refused. Where the writer takes nothing more, or is stuck, this does not return.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._queue.appendleft(_Operation(future, _nothing, ()))  # a long queue is work, not death
+        self._wake.set()
+        with suppress(StoreError):
+            await future
+
     def seconds_under_way(self) -> float:
         return 0.0 if self._began_at is None else self._loop.time() - self._began_at
 
@@ -132,6 +144,10 @@ class Writer:
         if failures > self._failures_overcome:
             await self.submit(_rewrite_version)
             self._failures_overcome = max(self._failures_overcome, failures)
+
+    def count_frames(self, frames: int) -> None:
+        """Let the next checkpoint come earlier: an operation, on the connection's thread, fills more of the log than others do."""
+        self._frames_since_checkpoint += frames
 
     async def close(self) -> None:
         """Refuse new operations and commit those that are queued, also where the writer's task was cancelled; then checkpoint."""
@@ -291,6 +307,10 @@ def _run_in_savepoint(connection: sqlite3.Connection, operation: _Operation) -> 
         connection.execute("ROLLBACK TO operation")
         operation.error = failure(error) if isinstance(error, sqlite3.OperationalError) else error
     connection.execute("RELEASE operation")
+
+
+def _nothing(_: sqlite3.Connection) -> None:
+    """Be an operation that changes nothing."""
 
 
 def _note_settlements(admission: Admission, batch: Sequence[_Operation], error: BaseException | None) -> None:

@@ -14,19 +14,10 @@ from proxy.core.video_record import TaskState
 from proxy.store.contract import StoredAnswer
 from proxy.store.sqlite import open_store
 from tests.support.books import assert_books_balance
+from tests.support.killed import COMMON, run_until_killed
 from tests.support.store import NOW_MS
 
 ROOT = Path(__file__).parents[3]
-
-COMMON = """
-import asyncio, pathlib, sys
-from proxy.core.money import Nanos
-from proxy.store.contract import StoreCorruptError, StoreUnavailableError
-from proxy.store.sqlite import open_store
-from tests.support.store import NOW_MS, new_request, settlement
-
-path, round_ = pathlib.Path(sys.argv[1]), sys.argv[2]
-"""
 
 WRITER = (
     COMMON
@@ -98,25 +89,13 @@ asyncio.run(write_for_ever())
 )
 
 
-def run_until_killed(path: Path, round_: int, lines: int, script: str = WRITER) -> list[str]:
-    """Return what the writer acknowledged; it is killed after so many lines, wherever it then is."""
-    command = [sys.executable, "-c", script, str(path), str(round_)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stdout is not None
-        acknowledged = [process.stdout.readline() for _ in range(lines)]
-        process.kill()
-        acknowledged += process.stdout.readlines()
-    assert process.returncode == -9
-    return [line.strip() for line in acknowledged if line.endswith("\n")]
-
-
 async def test_whatever_was_acknowledged_before_a_kill_is_there_after_it(tmp_path: Path) -> None:
     path = tmp_path / "books.db"
     chance = random.Random(20251124)
     acknowledged: list[str] = []
 
     for round_ in range(10):
-        acknowledged += await asyncio.to_thread(run_until_killed, path, round_, chance.randint(1, 150))
+        acknowledged += await asyncio.to_thread(run_until_killed, path, round_, chance.randint(1, 150), WRITER)
 
         # A look from beside, with the log as the kill left it, and then a writer that recovers.
         reader = await open_store(path, read_only=True)

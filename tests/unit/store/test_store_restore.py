@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from proxy.core.money import Nanos
 from proxy.store.contract import StoreLockedError, StoreRefusedError, StoreVersionError
+from proxy.store.progress import Report
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.migrations import APPLICATION_ID, scripts
 from proxy.store.sqlite.restore import restore
@@ -250,12 +252,12 @@ async def test_a_backup_of_an_older_version_is_brought_up_to_date_first(tmp_path
 
 
 async def test_a_full_disk_leaves_the_store_as_it_was(tmp_path: Path, backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_room(source: Path, destination: Path) -> None:
-        destination.write_bytes(b"half")
+    def no_room(_source: Path, partial: Path, _report: Report | None) -> None:
+        partial.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     before = content_of(tmp_path)
-    monkeypatch.setattr(shutil, "copyfile", no_room)
+    monkeypatch.setattr("proxy.store.sqlite.restore._copy", no_room)
 
     with pytest.raises(StoreRefusedError, match="No space left on device; the store is as it was"):
         restore(tmp_path / "books.db", backup, WHEN)
@@ -298,16 +300,17 @@ async def test_no_copy_can_be_read_by_others_not_even_while_it_is_made(
     tmp_path: Path, backup: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modes: list[int] = []
-    copyfile = shutil.copyfile
+    fdopen = os.fdopen
 
-    def watched(source: Path, copy: Path) -> None:
-        copyfile(source, copy)
-        modes.append(copy.stat().st_mode & 0o777)
+    def watched(descriptor: int, mode: str) -> IO[bytes]:
+        modes.append(os.fstat(descriptor).st_mode & 0o777)
+        opened: IO[bytes] = fdopen(descriptor, mode)
+        return opened
 
     kept = restore(tmp_path / "books.db", backup, WHEN).kept
     assert kept is not None
     kept.with_name(kept.name + "-wal").touch()
-    monkeypatch.setattr(shutil, "copyfile", watched)
+    monkeypatch.setattr(os, "fdopen", watched)
     restore(tmp_path / "books.db", kept, "20251124T170000Z")
 
     assert modes == [0o600, 0o600]  # the database, and its log

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.core.keeping import DAY_MS
 from proxy.core.money import Nanos
 from proxy.store.sqlite import SqliteStore, open_store
 from proxy.store.sqlite.verify import OFFENDERS_MAX
@@ -17,6 +18,7 @@ UNGUARDED = """
     PRAGMA ignore_check_constraints = ON;
     DROP TRIGGER transfers_no_update;
     DROP TRIGGER transfers_no_delete;
+    DROP TRIGGER requests_only_folded;
 """
 
 
@@ -132,7 +134,7 @@ async def offenders(store: SqliteStore) -> dict[str, list[str]]:
             "request charged: charge of 30, but not settled",
         ),
         (
-            "DELETE FROM requests WHERE id = 'charged'",
+            "DELETE FROM requests WHERE id = 'charged'; DELETE FROM transfers WHERE kind = 'hold' AND request_id = 'charged'",
             "no charge without a request",
             "charge 5 of 30 from account 3: request charged is missing",
         ),
@@ -142,9 +144,17 @@ async def offenders(store: SqliteStore) -> dict[str, list[str]]:
             "charge 5 of 30 from account 3: request charged is of account 4",
         ),
         (
-            "DELETE FROM requests WHERE id = 'open'",
+            "UPDATE transfers SET debit_id = 9 WHERE id = 4",
             "every reference leads to a row",
-            "transfers row 4: refers to a row of requests that is missing",
+            "transfers row 4: refers to a row of accounts that is missing",
+        ),
+        (
+            "DELETE FROM requests WHERE id = 'charged'",
+            "what was folded is in the daily sums",
+            (
+                "account 3, 2025-11-24: the daily sums say 0 holds of 0 and 0 charges of 0, "
+                "transfers without a request 1 of 100 and 1 of 30"
+            ),
         ),
     ],
 )
@@ -154,6 +164,52 @@ async def test_tampering_is_found_and_named(store: SqliteStore, tmp_path: Path, 
     tamper(tmp_path / "books.db", script)
 
     assert offender in (await offenders(store))[check]
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (
+            "UPDATE request_days SET charge_nanos = 29",
+            "2 holds of 200 and 1 charges of 29, transfers without a request 2 of 200 and 1 of 30",
+        ),
+        ("UPDATE request_days SET holds = 1", "1 holds of 200 and 1 charges of 30, transfers without a request 2 of 200 and 1 of 30"),
+        ("UPDATE request_days SET charges = 2", "2 holds of 200 and 2 charges of 30, transfers without a request 2 of 200 and 1 of 30"),
+        (
+            "UPDATE request_days SET hold_nanos = 201",
+            "2 holds of 201 and 1 charges of 30, transfers without a request 2 of 200 and 1 of 30",
+        ),
+        ("DELETE FROM request_days", "0 holds of 0 and 0 charges of 0, transfers without a request 2 of 200 and 1 of 30"),
+        (
+            "UPDATE transfers SET amount_nanos = 29 WHERE kind = 'charge'",
+            "2 holds of 200 and 1 charges of 30, transfers without a request 2 of 200 and 1 of 29",
+        ),
+        (
+            "DELETE FROM transfers WHERE request_id = 'charged'",
+            "2 holds of 200 and 1 charges of 30, transfers without a request 1 of 100 and 0 of 0",
+        ),
+        (
+            "UPDATE transfers SET kind = 'release' WHERE kind = 'charge'",
+            "2 holds of 200 and 1 charges of 30, transfers without a request 2 of 200 and 0 of 0",
+        ),
+    ],
+)
+async def test_a_daily_sum_is_held_against_the_ledger(store: SqliteStore, tmp_path: Path, script: str, said: str) -> None:
+    assert await store.fold_requests(3, (NOW_MS // DAY_MS + 1) * DAY_MS) == 2
+    await assert_books_balance(store)
+
+    tamper(tmp_path / "books.db", script)
+
+    found = await offenders(store)
+    assert found["what was folded is in the daily sums"] == [f"account 3, 2025-11-24: the daily sums say {said}"]
+
+
+async def test_a_charge_of_somebody_elses_folded_request_is_found(store: SqliteStore, tmp_path: Path) -> None:
+    await store.fold_requests(3, (NOW_MS // DAY_MS + 1) * DAY_MS)
+
+    tamper(tmp_path / "books.db", "UPDATE transfers SET debit_id = 4 WHERE kind = 'charge'")
+
+    assert (await offenders(store))["no charge without a request"] == ["charge 5 of 30 from account 4: request charged is of account 3"]
 
 
 async def test_a_second_charge_of_a_request_cannot_even_be_written(store: SqliteStore, tmp_path: Path) -> None:
@@ -209,6 +265,47 @@ async def test_the_file_itself_refuses_what_would_break_the_books(store: SqliteS
         await store._writer.submit(lambda connection: connection.execute(statement).fetchall())
 
     await assert_books_balance(store)
+
+
+@pytest.mark.parametrize(
+    ("script", "check", "offender"),
+    [
+        (
+            "UPDATE accounts SET held_nanos = 971 WHERE id = 3",
+            "available is never negative",
+            "account alice: balance 970, held 971",
+        ),
+        (
+            "UPDATE accounts SET held_nanos = 99 WHERE id = 3",
+            "held = sum of open holds",
+            "account alice: held 99, its open requests say 100",
+        ),
+        (
+            "DELETE FROM transfers WHERE request_id = 'open'",
+            "each open request has its hold, and no end",
+            "request open: hold 100, its transfers say nothing",
+        ),
+        (
+            """INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, created_at_ms)
+               VALUES ('release', 3, 2, 100, 'open', 0)""",
+            "each open request has its hold, and no end",
+            "request open: hold 100, its transfers say 100 and release",
+        ),
+        (
+            "UPDATE requests SET kind = 'video' WHERE id = 'open'",
+            "each open video has a task that goes on",
+            "video open: its task has never been",
+        ),
+    ],
+)
+async def test_a_start_finds_what_is_wrong_with_what_is_open(
+    store: SqliteStore, tmp_path: Path, script: str, check: str, offender: str
+) -> None:
+    assert all(one.holds for one in await store.verify_open())
+
+    tamper(tmp_path / "books.db", script)
+
+    assert offender in {one.name: list(one.offenders) for one in await store.verify_open()}[check]
 
 
 async def test_a_long_list_of_offenders_is_cut_and_counted(store: SqliteStore, tmp_path: Path) -> None:

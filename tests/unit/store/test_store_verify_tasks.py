@@ -39,7 +39,9 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 def tamper(path: Path, script: str) -> None:
     with closing(sqlite3.connect(path)) as connection:  # foreign keys are off unless asked for
-        connection.executescript("PRAGMA ignore_check_constraints = ON; DROP TRIGGER transfers_no_delete;" + script)
+        connection.executescript(
+            "PRAGMA ignore_check_constraints = ON; DROP TRIGGER transfers_no_delete; DROP TRIGGER requests_only_folded;" + script
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,66 @@
+"""What a shell completes: names of accounts and ids of keys, read from the store of the configuration in use.
+
+A completion prints nothing but its words and never fails: without a configuration or a store there is nothing to complete.
+"""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from proxy.cli_client import perform
+from proxy.clock import SystemClock
+from proxy.config import ConfigError, load
+from proxy.config_env import stands_for_keys
+from proxy.store.contract import StoreError
+
+DEFAULT_CONFIGS = (Path("config.toml"), Path("/etc/llm-proxy/config.toml"))
+
+
+def existing_config(env: Mapping[str, str]) -> Path | None:
+    """Return the configuration that is used where none is named: that of the environment, or the first that is there."""
+    if named := env.get("LLM_PROXY_CONFIG"):
+        return Path(named)
+    return next((path for path in DEFAULT_CONFIGS if path.exists()), None)
+
+
+def account_names(context: typer.Context, incomplete: str) -> list[str]:
+    return [name for name in read_account_names(_config_of(context)) if name.startswith(incomplete)]
+
+
+def key_ids(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Return the ids of live keys, each with whose it is."""
+    keys = _read(_config_of(context), "key.list").get("keys", ())
+    return [
+        (key["id"], f"{key['account']} {key['name']}".strip())
+        for key in keys
+        if not key["revoked_at"] and key["id"].startswith(incomplete)
+    ]
+
+
+def read_account_names(config: Path | None) -> list[str]:
+    """Return the names of all accounts; none where they cannot be read."""
+    return [account["name"] for account in _read(config, "account.list").get("accounts", ())]
+
+
+def _config_of(context: typer.Context) -> Path | None:
+    """Return the configuration that the words so far name: the callbacks of a command line that is still typed have not run."""
+    link: Any = context
+    while link is not None:
+        if named := link.params.get("config"):
+            return Path(named)
+        link = link.parent
+    return existing_config(os.environ)
+
+
+def _read(config: Path | None, operation: str) -> dict[str, Any]:
+    if config is None and not stands_for_keys(os.environ):
+        return {}
+    try:
+        loaded = load(config, os.environ, require_secrets=False)
+        return asyncio.run(perform(loaded, SystemClock(), operation, {}))
+    except (ConfigError, StoreError, OSError):
+        return {}

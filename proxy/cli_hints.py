@@ -1,0 +1,45 @@
+"""What to do next, after a refusal: one line for the operator, by what the refusal says.
+
+Refusals come from the store, from operations and over the admin socket, as text; here it is recognised by how it begins.
+"""
+
+import difflib
+import re
+import shlex
+from collections.abc import Callable, Sequence
+
+Names = Callable[[], Sequence[str]]
+"""Returns the accounts there are; asked only where it matters."""
+
+_HINTS = (
+    (r"there is an account (?P<name>.+) already", "to add money: `llm-proxy account credit {name} AMOUNT`"),
+    (r"there is no key ", "`llm-proxy key list` shows all keys with their ids"),
+    (
+        r"there is no store at ",
+        "`llm-proxy serve` makes it, or the first `llm-proxy account create NAME`; if there should be one, look at store.url",
+    ),
+    (r"there is no request ", "its id is in the x-request-id of its answer, and in the log"),
+    (r"(?P<file>.+) exists: a backup is never", 'name another file, such as "{file}.$(date +%Y%m%d-%H%M%S)"'),
+    (r"(?:amount|credit): no decimal number", "write yuan with a point and no unit, such as 12.50"),
+    (r"account (?P<name>.+) has ¥\S+ available, ¥\S+ cannot", "`llm-proxy account show {name}` says what is held by calls under way"),
+    (r"there is no file ", "name what `llm-proxy backup` wrote"),
+)
+
+
+def hint(refusal: str, names: Names = lambda: ()) -> str:
+    """Return what to do about a refusal, or nothing where it says so itself."""
+    if found := re.match(r"there is no account (.+)", refusal):
+        return _other_account(found[1], names())
+    for pattern, advice in _HINTS:
+        if found := re.match(pattern, refusal):
+            return advice.format(**{name: _quoted(name, text) for name, text in found.groupdict().items()})
+    return ""
+
+
+def _other_account(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return (f"did you mean {near[0]}? " if near else "") + "`llm-proxy account list` shows all accounts"
+
+
+def _quoted(name: str, text: str) -> str:
+    return text if name == "file" else shlex.quote(text)

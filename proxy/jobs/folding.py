@@ -1,0 +1,28 @@
+"""Folds the requests that are older than the operator keeps them into daily sums."""
+
+import logging
+
+from proxy.clock import Clock
+from proxy.core.keeping import keep_from_ms
+from proxy.folding import fold
+from proxy.settings import Live
+from proxy.store.contract import Store
+
+logger = logging.getLogger(__name__)
+
+EVERY_SECONDS = 600.0
+
+
+class Folding:
+    def __init__(self, store: Store, clock: Clock, live: Live) -> None:
+        self._store = store
+        self._clock = clock
+        self._live = live
+
+    async def __call__(self) -> None:
+        days = self._live.now.config.retention.request_days
+        if not days:
+            return
+        folded, _ = await fold(self._store, keep_from_ms(self._clock.now_ms(), days))
+        if folded:
+            logger.info("folded %d requests older than %d days into daily sums", folded, days)

@@ -1,0 +1,96 @@
+"""Old requests, folded into daily sums. Functions of a connection.
+
+A slice is one transaction: its requests are in the sums and gone, or neither. Their transfers stay, so that the ledger goes on saying
+what each of them was charged, and `verify` can hold the sums against it. Nothing is folded that something may still ask for: a hold
+that is open, a task that goes on, an answer that a key keeps.
+"""
+
+import sqlite3
+
+import orjson
+
+from proxy.core.keeping import DAY_MS, FoldedRequest
+from proxy.core.money import Nanos
+from proxy.store.contract import FOLD_REQUESTS_MAX
+
+_FOLDABLE = """
+    requests.created_at_ms < ? AND settled_at_ms IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM idempotency WHERE request_id = requests.id)
+    AND NOT EXISTS (SELECT 1 FROM video_tasks WHERE video_tasks.id = requests.id AND ended_at_ms IS NULL)"""
+_SUMS = (
+    "requests", "estimated", "holds", "hold_nanos", "charges", "charge_nanos", "shortfall_nanos", "prompt_tokens", "cached_tokens",
+    "completion_tokens", "reasoning_tokens", "units",
+)  # fmt: skip
+_CHOSEN = "requests.rowid IN (SELECT value FROM json_each(?))"
+_ADD = f"""
+    INSERT INTO request_days (account_id, day, key_id, model, kind, {", ".join(_SUMS)})
+    SELECT account_id, created_at_ms / {DAY_MS}, coalesce(key_id, ''), model, kind, count(*), sum(usage_source = 'estimated'),
+      sum(hold_nanos > 0), sum(hold_nanos), sum(charge_nanos > 0), sum(charge_nanos), sum(shortfall_nanos), sum(prompt_tokens),
+      sum(cached_tokens), sum(completion_tokens), sum(reasoning_tokens), sum(units)
+    FROM requests WHERE {_CHOSEN} GROUP BY 1, 2, 3, 4, 5
+    ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _SUMS)}"""  # noqa: S608
+
+
+def old_requests(connection: sqlite3.Connection, before_ms: int) -> dict[int, int]:
+    """Return how many requests could be folded, by account; accounts without any are left out."""
+    rows = connection.execute(
+        f"""SELECT accounts.id, count(*) FROM accounts CROSS JOIN requests ON requests.account_id = accounts.id AND {_FOLDABLE}
+            GROUP BY accounts.id""",  # noqa: S608
+        (before_ms,),
+    )
+    return dict(rows.fetchall())
+
+
+def accounts_to_fold(connection: sqlite3.Connection, before_ms: int) -> list[int]:
+    """Return the accounts of those requests: a look into the index for each account."""
+    rows = connection.execute(
+        f"SELECT id FROM accounts WHERE EXISTS (SELECT 1 FROM requests WHERE account_id = accounts.id AND {_FOLDABLE}) ORDER BY id",  # noqa: S608
+        (before_ms,),
+    )
+    return [account_id for (account_id,) in rows]
+
+
+def fold(connection: sqlite3.Connection, account_id: int, before_ms: int) -> int:
+    """Fold an account's oldest requests, at most `FOLD_REQUESTS_MAX`, and return how many.
+
+    Raises: ValueError: ``before_ms`` is in the midst of a day, which would then be half a sum.
+    """
+    if before_ms % DAY_MS:
+        raise ValueError(f"days are folded whole: {before_ms} is not the beginning of one")
+    rows = connection.execute(
+        f"SELECT requests.rowid FROM requests WHERE account_id = ? AND {_FOLDABLE} ORDER BY created_at_ms LIMIT ?",  # noqa: S608
+        (account_id, before_ms, FOLD_REQUESTS_MAX),
+    ).fetchall()
+    if not rows:
+        return 0
+    chosen = (orjson.dumps([rowid for (rowid,) in rows]).decode(),)
+    connection.execute(_ADD, chosen)
+    connection.execute(
+        f"DELETE FROM video_tasks WHERE id IN (SELECT id FROM requests WHERE kind = 'video' AND {_CHOSEN})",  # noqa: S608
+        chosen,
+    )
+    return connection.execute(f"DELETE FROM requests WHERE {_CHOSEN}", chosen).rowcount  # noqa: S608
+
+
+def folded(connection: sqlite3.Connection, request_id: str) -> FoldedRequest | None:
+    """Return what the ledger still knows of a request that was folded, or None. One whose hold was 0 has left nothing."""
+    row = connection.execute(
+        """SELECT accounts.id, accounts.name, hold.created_at_ms, hold.amount_nanos,
+             CASE ending.kind WHEN 'charge' THEN ending.amount_nanos ELSE 0 END
+           FROM transfers AS hold JOIN accounts ON accounts.id = hold.debit_id
+           LEFT JOIN transfers AS ending ON ending.request_id = hold.request_id AND ending.kind IN ('charge', 'release')
+           WHERE hold.request_id = ? AND hold.kind = 'hold' AND NOT EXISTS (SELECT 1 FROM requests WHERE id = hold.request_id)""",
+        (request_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    account_id, account, created_at_ms, hold, charge = row
+    return FoldedRequest(request_id, account_id, account, created_at_ms // DAY_MS * DAY_MS, Nanos(hold), Nanos(charge))
+
+
+def has_daily_sums(connection: sqlite3.Connection, at_ms: int) -> bool:
+    """Return whether any request of that UTC day has been folded."""
+    row = connection.execute(
+        "SELECT 1 FROM accounts CROSS JOIN request_days ON account_id = accounts.id AND day = ? LIMIT 1", (at_ms // DAY_MS,)
+    ).fetchone()
+    return row is not None

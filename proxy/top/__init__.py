@@ -1,0 +1,1 @@
+"""`llm-proxy top`: what a running gateway does, live on a terminal, by its own metrics."""

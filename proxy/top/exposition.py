@@ -1,0 +1,51 @@
+"""One scrape of `/metrics`, and what can be asked of it. A metric that is not there is None: an older gateway, or one not asked yet."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from prometheus_client.parser import text_string_to_metric_families
+
+OPERATORS_ROUTES = ("/metrics", "/operations/{id}", "/healthz", "/readyz")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    labels: Mapping[str, str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    at: float
+    """When, in seconds that never run backwards."""
+    lines: Mapping[str, tuple[Line, ...]]
+    declared: frozenset[str] = frozenset()
+    """Counters that the gateway keeps, also where it has counted nothing yet."""
+
+    def find(self, name: str, **labels: str) -> Iterator[Line]:
+        """Yield the lines of a metric that have these labels."""
+        for line in self.lines.get(name, ()):
+            if labels.items() <= line.labels.items():
+                yield line
+
+    def total(self, name: str, **labels: str) -> float | None:
+        """Return the sum of those lines; None where there are none, but 0 of a counter that has counted none."""
+        found = [line.value for line in self.find(name, **labels)]
+        return sum(found) if found or name in self.declared else None
+
+    def values(self, name: str, label: str) -> list[str]:
+        """Return the values of a label, in their order."""
+        return sorted({line.labels[label] for line in self.find(name) if label in line.labels})
+
+
+def parse(text: str, at: float) -> Scrape:
+    """Return a scrape without what the operator's own questions add to it. Raises: ValueError: not the text format of Prometheus."""
+    lines: dict[str, list[Line]] = {}
+    declared: set[str] = set()
+    for family in text_string_to_metric_families(text):
+        if family.type == "counter":
+            declared.add(f"{family.name}_total")
+        for sample in family.samples:
+            if sample.labels.get("route") not in OPERATORS_ROUTES:
+                lines.setdefault(sample.name, []).append(Line(sample.labels, sample.value))
+    return Scrape(at, {name: tuple(found) for name, found in lines.items()}, frozenset(declared))

@@ -1,0 +1,207 @@
+"""What a screen shows, worked out of two scrapes. Pure. None: not known, as the gateway does not say, or said it only once yet."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from proxy.top.exposition import Scrape
+
+CLASSES = ("2xx", "4xx", "5xx")
+Number = float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How long something took, in milliseconds: half of the times were no longer than `p50`. Upper bounds of histogram buckets."""
+
+    p50_ms: Number
+    p99_ms: Number
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    model: str
+    requests: Number
+    input_tokens: Number
+    output_tokens: Number
+    yuan_a_minute: Number
+    yuan: Number
+    failed: Number
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRow:
+    upstream: str
+    busy: Number
+    idle: Number
+    errors: Number
+    causes: Mapping[str, float]
+    """Errors a second of those causes that there were any of since the last look; since the start where this is the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Rates are a second unless the name says otherwise."""
+
+    seconds: Number
+    """Between the two scrapes; None: there was one."""
+    requests: Number
+    by_class: Mapping[str, Number]
+    in_flight: Number
+    connections: Number
+    first_byte: Spread
+    answer: Spread
+    streams: Number
+    draining_streams: Number
+    input_tokens: Number
+    cached_tokens: Number
+    output_tokens: Number
+    yuan_a_minute: Number
+    yuan: Number
+    held_yuan: Number
+    shortfall_yuan: Number
+    commits: Number
+    operations_a_commit: Number
+    commit: Spread
+    waiting_operations: Number
+    log_bytes: Number
+    store_bytes: Number
+    loop_lag: Spread
+    is_draining: bool
+    videos: Mapping[str, float]
+    upstreams: Sequence[UpstreamRow]
+    models: Sequence[ModelRow]
+
+
+def figures(now: Scrape, before: Scrape | None) -> Figures:
+    """Return what is shown; ``before`` None: only what needs no second look."""
+    rates = _Rates(now, before)
+    operations, commits = rates("llm_proxy_commit_operations_sum"), rates("llm_proxy_commit_operations_count")
+    return Figures(
+        seconds=rates.seconds,
+        requests=rates("llm_proxy_requests_total"),
+        by_class={name: rates.of_class(name) for name in CLASSES},
+        in_flight=now.total("llm_proxy_requests_in_flight"),
+        connections=now.total("llm_proxy_client_connections"),
+        first_byte=rates.spread("llm_proxy_first_byte_seconds"),
+        answer=rates.spread("llm_proxy_request_seconds"),
+        streams=now.total("llm_proxy_open_streams"),
+        draining_streams=now.total("llm_proxy_draining_streams"),
+        input_tokens=rates("llm_proxy_tokens_total", direction="input"),
+        cached_tokens=rates("llm_proxy_tokens_total", direction="cached") or None,
+        output_tokens=rates("llm_proxy_tokens_total", direction="output"),
+        yuan_a_minute=_times(rates("llm_proxy_charged_yuan_total"), 60),
+        yuan=now.total("llm_proxy_charged_yuan_total"),
+        held_yuan=now.total("llm_proxy_held_yuan"),
+        shortfall_yuan=now.total("llm_proxy_shortfall_yuan_total"),
+        commits=commits,
+        operations_a_commit=operations / commits if operations is not None and commits else None,
+        commit=rates.spread("llm_proxy_commit_seconds"),
+        waiting_operations=now.total("llm_proxy_store_waiting_operations"),
+        log_bytes=now.total("llm_proxy_wal_bytes"),
+        store_bytes=now.total("llm_proxy_store_bytes"),
+        loop_lag=rates.spread("llm_proxy_loop_lag_seconds"),
+        is_draining=bool(now.total("llm_proxy_draining")),
+        videos={state: now.total("llm_proxy_video_tasks", state=state) or 0 for state in now.values("llm_proxy_video_tasks", "state")},
+        upstreams=[_upstream(rates, name) for name in _upstreams(now)],
+        models=_models(rates),
+    )
+
+
+class _Rates:
+    """How much counters grew a second between two scrapes."""
+
+    def __init__(self, now: Scrape, before: Scrape | None) -> None:
+        self.now = now
+        self.before = before
+        self.seconds = None if before is None or now.at <= before.at else now.at - before.at
+
+    def __call__(self, name: str, **labels: str) -> Number:
+        """Return the rate; None where there was no look before, or the counters began anew, with the gateway."""
+        total = self.now.total(name, **labels)
+        if self.before is None or self.seconds is None or total is None:
+            return None
+        grown = total - (self.before.total(name, **labels) or 0)
+        return grown / self.seconds if grown >= 0 else None
+
+    def of_class(self, name: str) -> Number:
+        found = [self("llm_proxy_requests_total", status=status) for status in self._statuses() if status[0] == name[0]]
+        known = [rate for rate in found if rate is not None]
+        if self.seconds is None or len(known) < len(found):
+            return None
+        return sum(known)
+
+    def _statuses(self) -> list[str]:
+        return self.now.values("llm_proxy_requests_total", "status")
+
+    def spread(self, name: str) -> Spread:
+        """Return the quantiles of what a histogram counted between the scrapes; of all that it has counted where there was one."""
+        buckets: dict[float, float] = {}
+        for scrape, sign in ((self.now, 1), (self.before, -1)):
+            for line in scrape.find(f"{name}_bucket") if scrape else ():
+                bound = float(line.labels["le"])
+                buckets[bound] = buckets.get(bound, 0) + sign * line.value
+        ordered = sorted(buckets.items())
+        if any(later < earlier for (_, earlier), (_, later) in pairwise(ordered)):  # begun anew
+            return Spread(None, None)
+        return Spread(_quantile(ordered, 0.5), _quantile(ordered, 0.99))
+
+
+def _quantile(buckets: Sequence[tuple[float, float]], part: float) -> Number:
+    """Return the upper bound, in ms, of the bucket that a quantile falls into; the lower one of the last, which has no upper."""
+    count = buckets[-1][1] if buckets else 0
+    if count <= 0:
+        return None
+    place = next(index for index, (_, below) in enumerate(buckets) if below >= part * count)
+    bound = buckets[place][0] if place < len(buckets) - 1 else buckets[max(0, place - 1)][0]
+    return bound * 1000
+
+
+def _upstreams(now: Scrape) -> list[str]:
+    named = (now.values(name, "upstream") for name in ("llm_proxy_upstream_connections", "llm_proxy_upstream_errors_total"))
+    return sorted({upstream for found in named for upstream in found})
+
+
+def _upstream(rates: _Rates, name: str) -> UpstreamRow:
+    now, errors = rates.now, "llm_proxy_upstream_errors_total"
+    causes = sorted({line.labels["cause"] for line in now.find(errors, upstream=name)})
+    if rates.seconds is None:
+        counts = {cause: now.total(errors, upstream=name, cause=cause) or 0 for cause in causes}
+    else:
+        counts = {cause: rates(errors, upstream=name, cause=cause) or 0 for cause in causes}
+    return UpstreamRow(
+        upstream=name,
+        busy=now.total("llm_proxy_upstream_connections", upstream=name, state="busy"),
+        idle=now.total("llm_proxy_upstream_connections", upstream=name, state="idle"),
+        errors=rates(errors, upstream=name),
+        causes={cause: count for cause, count in counts.items() if count},
+    )
+
+
+def _models(rates: _Rates) -> list[ModelRow]:
+    """Return the models that anything was asked of, the busiest first."""
+    names = {name for name in rates.now.values("llm_proxy_requests_total", "model") if name}
+    names |= set(rates.now.values("llm_proxy_charged_yuan_total", "model"))
+    rows = [_model(rates, name) for name in names]
+    return sorted(rows, key=lambda row: (-(row.requests or 0), -(row.yuan or 0), row.model))
+
+
+def _model(rates: _Rates, name: str) -> ModelRow:
+    failed = [
+        rates("llm_proxy_requests_total", model=name, status=line.labels["status"])
+        for line in rates.now.find("llm_proxy_requests_total", model=name)
+        if line.labels["status"][0] == "5"
+    ]
+    return ModelRow(
+        model=name,
+        requests=rates("llm_proxy_requests_total", model=name),
+        input_tokens=rates("llm_proxy_tokens_total", model=name, direction="input"),
+        output_tokens=rates("llm_proxy_tokens_total", model=name, direction="output"),
+        yuan_a_minute=_times(rates("llm_proxy_charged_yuan_total", model=name), 60),
+        yuan=rates.now.total("llm_proxy_charged_yuan_total", model=name),
+        failed=None if rates.seconds is None else sum(rate or 0 for rate in failed),
+    )
+
+
+def _times(rate: Number, factor: float) -> Number:
+    return None if rate is None else rate * factor
