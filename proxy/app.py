@@ -165,7 +165,7 @@ class _Construction:
         router = Router([*public, *probes], PREFIXES, at_root=probes)
         server = self._config.server
         door, addresses = await self._open_door("public", router, snapshot, server.listen, mode=server.socket_mode)
-        self._stack.push_async_callback(_drain, door, relay, self._stop, self._live)
+        self._stack.push_async_callback(_drain, door, relay, self._bodies, self._stop, self._live)
         self._stack.callback(door.stop_accepting)
         self._stack.callback(desk.release)
         self._stack.callback(self._stop.requested.set)
@@ -351,7 +351,7 @@ async def _drain_submits(desk: VideoDesk) -> None:
         logger.warning("%d video submits or cancels were not answered in time; the next start looks after their tasks", left)
 
 
-async def _drain(door: Door, relay: Relay, stop: StopSignal, live: Live) -> None:
+async def _drain(door: Door, relay: Relay, bodies: BodyReader, stop: StopSignal, live: Live) -> None:
     """Wait for what is under way: until it is done, the time is up, or a second signal; then cut it."""
     drain_seconds = live.now.config.server.drain_seconds
     try:
@@ -360,6 +360,7 @@ async def _drain(door: Door, relay: Relay, stop: StopSignal, live: Live) -> None
     except TimeoutError:
         logger.warning("drain: %d requests are still under way after %g s", len(door.entrance), drain_seconds)
     relay.cut()
+    bodies.cut()
     try:
         async with asyncio.timeout(CUT_SECONDS):
             await door.entrance.wait_empty()

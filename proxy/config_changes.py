@@ -124,8 +124,10 @@ def _parts(table: Any) -> dict[str, object]:
 def _shown(key: str, before: object, after: object) -> tuple[object, object]:
     if isinstance(before, Secret):
         return "set", "changed"
-    if key in ("admin.listen", "admin.metrics_listen"):
+    if key.startswith("admin."):  # None: there is no such door
         return in_words(before) or "off", in_words(after) or "off"
+    if key == "server.socket_mode":
+        return f"{before:04o}", f"{after:04o}"
     return in_words(before), in_words(after)
 
 

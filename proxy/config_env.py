@@ -4,6 +4,7 @@ Two underscores part what a dot parts in the file. What has none is left alone, 
 ``llm-proxy`` Kubernetes sets ``LLM_PROXY_PORT`` and more in every container. An empty variable is one that is not set.
 """
 
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -124,8 +125,8 @@ def _type_of(table: type[Table], key: str) -> object:
 
 def _value(text: str, kind: object) -> object:
     """Return what a text says where a key takes such a value. What cannot be read so is left as text: the key's check tells more."""
-    while typing.get_origin(kind) is Annotated:
-        kind = typing.get_args(kind)[0]
+    while typing.get_origin(kind) in (Annotated, types.UnionType, typing.Union):
+        kind = typing.get_args(kind)[0]  # of a union, what may stand there at all: the rest is None
     if kind is str or typing.get_origin(kind) is Literal:
         quoted = _parsed_or_none(text)
         return quoted if isinstance(quoted, str) else text

@@ -17,7 +17,9 @@ from typing import Protocol, TextIO
 import orjson
 
 from proxy.clock import Clock, iso
+from proxy.log_output import Write, never_waiting
 
+STANDARD_ERROR = 2
 Field = str | int | float | bool | None
 
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
@@ -29,14 +31,14 @@ class AccessLog(Protocol):
 
 
 class Lines:
-    """Lines for a descriptor, those of one turn of the loop in one ``write(2)``.
+    """Lines for an output, those of one turn of the loop in one ``write(2)``.
 
     A system call a request would hand the interpreter's lock to the store's thread each time: 44 µs seen under load, instead of 2.
     """
 
-    def __init__(self, descriptor: int, is_wanted: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, output: Write, is_wanted: Callable[[], bool] = lambda: True) -> None:
         """Args: is_wanted: asked once a turn."""
-        self._descriptor = descriptor
+        self._output = output
         self._is_wanted = is_wanted
         self._waiting: list[bytes] = []
         self._is_cut = False
@@ -46,17 +48,21 @@ class Lines:
         if not self._waiting:
             if not self._is_wanted():
                 return
-            asyncio.get_running_loop().call_soon(self._write)
+            asyncio.get_running_loop().call_soon(self._write_waiting)
         self._waiting.append(line)
 
-    def _write(self) -> None:
+    def _write_waiting(self) -> None:
         lines, self._waiting = b"".join(self._waiting), []
+        self.write(lines)
+
+    def write(self, lines: bytes) -> None:
+        """Write whole lines at once, or as much of them as there is room for."""
         if self._is_cut:
             lines = b"\n" + lines
         try:
-            written = os.write(self._descriptor, lines)
+            written = self._output(lines)
         except OSError:
-            # A log that cannot be written (full disk, closed pipe) must not fail requests whose money is already on the ledger.
+            # A log that cannot be written (full disk, closed pipe, no room) must not fail requests whose money is on the ledger.
             return
         # A pipe that is nearly full takes a part. The rest is lost, as so slow a reader must hold nobody up, but no later line with it.
         self._is_cut = written > 0 and lines[written - 1 : written] != b"\n"
@@ -137,17 +143,32 @@ class TerminalFormatter(logging.Formatter):
         return line
 
 
+class LineHandler(logging.Handler):
+    """Hands what is logged to `Lines`: a `StreamHandler` would wait for whoever reads."""
+
+    def __init__(self, lines: Lines) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.write(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+        except Exception:  # noqa: BLE001 - as every handler of the library: what cannot be formatted fails nobody
+            self.handleError(record)
+
+
 def configure(clock: Clock, stream: TextIO | None = None, *, level: str = "info") -> AccessLog:
     """Send all logging from ``level`` on to ``stream`` (standard error by default) and return the log of requests."""
     stream = stream or sys.stderr
-    handler = logging.StreamHandler(stream)
-    terminal, journal = stream.isatty(), is_journal(stream.fileno(), os.environ)
+    descriptor = STANDARD_ERROR if stream is None else stream.fileno()  # Python has none where the process was started without
+    lines = Lines(never_waiting(descriptor), partial(logging.getLogger().isEnabledFor, logging.INFO))
+    handler = LineHandler(lines)
+    terminal, journal = stream is not None and stream.isatty(), is_journal(descriptor, os.environ)
     handler.setFormatter(TerminalFormatter() if terminal else JournalFormatter() if journal else JsonFormatter())
     logging.basicConfig(handlers=[handler], force=True)
     set_level(level)
     logging.getLogger("aiosqlite").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    lines = Lines(stream.fileno(), partial(logging.getLogger().isEnabledFor, logging.INFO))
     prefix = f"<{_priority(logging.INFO)}>".encode() if journal else b""
     return TerminalAccessLog(clock, lines) if terminal else JsonAccessLog(clock, lines, prefix)
 

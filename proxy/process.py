@@ -3,8 +3,11 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvloop
 
@@ -30,6 +33,7 @@ def serve(config: Config, source: Source) -> int:
 
     Args: source: what ``config`` was read from, and a reload reads again.
     """
+    _open_standard_descriptors()
     clock = SystemClock()
     access_log = logs.configure(clock, level=config.log.level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -41,6 +45,7 @@ async def _serve(config: Config, source: Source, clock: Clock, access_log: logs.
     heed_signals(stop, reload=hangup.set)
     try:
         async with running(config, clock=clock, access_log=access_log, stop=stop, source=source) as gateway:
+            await _make_threads()
             _settle_memory()
             logger.info("listening on %s", ", ".join(gateway.addresses))
             if gateway.scraped_at:
@@ -56,6 +61,16 @@ async def _serve(config: Config, source: Source, clock: Clock, access_log: logs.
         return 1
     logger.info("stopped")
     return EXIT_SCHEDULER_FAILED if stop.has_failed else 0
+
+
+def _open_standard_descriptors() -> None:
+    """Let descriptors 0 to 2 lead nowhere where the process was started without them.
+
+    Otherwise sockets and the store's files get these numbers, and whatever a library says to "standard error".
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
 
 
 async def _reload_at(hangup: asyncio.Event, reloader: Reloader) -> None:
@@ -86,6 +101,12 @@ def heed_signals(stop: StopSignal, reload: Callable[[], None] | None = None) -> 
         loop.add_signal_handler(signal.SIGHUP, Hangup(reload if has_nohup else stop.request, reload))
     elif not has_nohup:
         loop.add_signal_handler(signal.SIGHUP, stop.request)
+
+
+async def _make_threads() -> None:
+    """Let the loop make the threads that resolve names now: libuv aborts the process where it needs them first when none can be had."""
+    with suppress(socket.gaierror):
+        await asyncio.get_running_loop().getaddrinfo("no-address", None, flags=socket.AI_NUMERICHOST)  # refused before any lookup
 
 
 def _settle_memory() -> None:

@@ -42,12 +42,11 @@ class Upstreams:
     def take(self, configs: Mapping[str, UpstreamConfig]) -> Mapping[str, Upstream]:
         """Return all upstreams as these configurations say, and those that are in none of them as they were."""
         taken = dict(self._upstreams)
-        for name, config in configs.items():
+        changed = {name: config for name, config in configs.items() if name not in taken or taken[name].config != config}
+        wires = {name: self._wire(config) for name, config in changed.items()}  # all that could fail comes first
+        for name, config in changed.items():
             before = taken.get(name)
-            if before is None:
-                taken[name] = self._made(config)
-            elif before.config != config:
-                taken[name] = self._renewed(before, config)
+            taken[name] = self._made(config, wires[name]) if before is None else self._renewed(before, config, wires[name])
         self._upstreams = MappingProxyType(taken)
         return self._upstreams
 
@@ -59,15 +58,14 @@ class Upstreams:
         for wire in tuple(self._retired):
             await wire.close()
 
-    def _made(self, config: UpstreamConfig) -> Upstream:
+    def _made(self, config: UpstreamConfig, wire: Wire) -> Upstream:
         client = ArkClient(config)
         client.renew(config)
         gets, deletes = (Rate(config.requests_per_second, self._clock) for _ in range(2))
-        return Upstream(config, self._wire(config), client, gets, Rate(config.list_requests_per_second, self._clock), deletes)
+        return Upstream(config, wire, client, gets, Rate(config.list_requests_per_second, self._clock), deletes)
 
-    def _renewed(self, before: Upstream, config: UpstreamConfig) -> Upstream:
+    def _renewed(self, before: Upstream, config: UpstreamConfig, wire: Wire) -> Upstream:
         """Return an upstream that is reached otherwise. Its turns go on: what was asked a moment ago still counts."""
-        wire = self._wire(config)
         self._retired.add(before.wire)
         before.wire.retire()
         before.client.renew(config)

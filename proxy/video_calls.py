@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 PAGES_MAX = 20
 """Of the list: 10,000 tasks of one model, made since the one that is looked for; 2000 should Ark give but 100 a page."""
+_VIDEOS, _LIST = "videos", "lost submits"
+"""What an upstream is asked about: one that shows tasks may refuse its list, and the other way round."""
 STATUS_SECONDS_MAX = 10.0
 """A status is answered in moments. At Ark's 20 a second, an upstream that hangs holds 200 polls: fewer than may run."""
 
@@ -64,8 +66,8 @@ class VideoCalls:
         self._metrics = metrics
         self._tasks = TaskGroup("listing")
         self._listings: dict[tuple[str, str, str], _Listing] = {}
-        self._troubled: set[str] = set()
-        """Upstreams whose last call failed, so that an outage is two lines in the log and not thousands."""
+        self._troubled: set[tuple[str, str]] = set()
+        """Upstreams, and for what, whose last call failed, so that an outage is two lines in the log and not thousands."""
 
     async def submit(self, task: VideoTask, body: Mapping[str, object]) -> Submission:
         """Send a task up, once."""
@@ -202,25 +204,25 @@ class VideoCalls:
         try:
             reply = await upstream.client.list_tasks(model=model, service_tier=task.service_tier, page_num=number)
         except UpstreamFailure as failure:
-            self._note_trouble(task.upstream, str(failure))
+            self._note_trouble(task.upstream, str(failure), _LIST)
             return None
         items = reply.answer.get("items") if isinstance(reply.answer, dict) else None
         if reply.status != 200 or not isinstance(items, list):
-            self._note_trouble(task.upstream, f"status {reply.status} for the list")
+            self._note_trouble(task.upstream, f"status {reply.status}", _LIST)
             return None
-        self._note_recovery(task.upstream)
+        self._note_recovery(task.upstream, _LIST)
         return _Page(items, _total(reply.answer, items, number))
 
-    def _note_trouble(self, upstream: str, why: str) -> None:
+    def _note_trouble(self, upstream: str, why: str, what: str = _VIDEOS) -> None:
         self._metrics.upstream_failed(upstream, "poll")
-        if upstream not in self._troubled:
-            self._troubled.add(upstream)
-            logger.warning("upstream %s cannot be asked about videos: %s; their tasks wait", upstream, why)
+        if (upstream, what) not in self._troubled:
+            self._troubled.add((upstream, what))
+            logger.warning("upstream %s cannot be asked about %s: %s; their tasks wait", upstream, what, why)
 
-    def _note_recovery(self, upstream: str) -> None:
-        if upstream in self._troubled:
-            self._troubled.remove(upstream)
-            logger.info("upstream %s can be asked about videos again", upstream)
+    def _note_recovery(self, upstream: str, what: str = _VIDEOS) -> None:
+        if (upstream, what) in self._troubled:
+            self._troubled.remove((upstream, what))
+            logger.info("upstream %s can be asked about %s again", upstream, what)
 
 
 def _read(task: VideoTask, reply: Reply) -> Polled | PollFailed:

@@ -14,7 +14,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             *("clock", "config", "config_changes", "config_env", "config_models", "config_tables", "config_values", "config_words"),
-            *("ids", "logs", "loop_lag", "metrics", "metrics_families", "metrics_process", "moments", "systemd", "tasks"),
+            *("ids", "log_output", "logs", "loop_lag", "metrics", "metrics_families", "metrics_process", "moments", "systemd", "tasks"),
         }
     ),
     frozenset({"store", "upstream"}),

@@ -149,7 +149,7 @@ static void remove_others(int base) {
 }
 
 static bool make_parents(int directory, const char *name) {
-    char path[PATH_MAX];
+    char path[PATH_MAX + 2];
     snprintf(path, sizeof path, "%s", name);
     for (char *slash = path; (slash = strchr(slash + 1, '/'));) {
         *slash = 0;
@@ -215,7 +215,7 @@ static bool unpack_new(int base) {
 /* Return a descriptor of what is unpacked in this place after unpacking it there, or -1 with the place's fault. One process at a time does. */
 static int unpack(struct place *place) {
     umask(022);
-    char parents[PATH_MAX];
+    char parents[PATH_MAX + 2];
     snprintf(parents, sizeof parents, "%s/", place->path);
     if (!make_parents(AT_FDCWD, parents)) return place->fault = strerror(errno), -1;
     int base = open_place(place);

@@ -12,6 +12,7 @@ from typing import Any
 from proxy import config_env
 from proxy.config import Config, base_of, parse
 from proxy.doctor.finding import Finding, failed, ok, warning
+from proxy.store.sqlite import restore
 
 FREE_BYTES_MIN = 64 * 2**20
 FREE_BYTES_COMFORT = 2**30
@@ -67,7 +68,7 @@ def store_file(path: Path) -> Iterator[Finding]:
         return
     yield _privacy(path)
     yield from _owners(path)
-    for left in sorted(folder.glob(f"{path.name}.restore-*")):
+    if (left := restore.decided_for(path)) is not None:
         yield warning("store file", f"a restore was cut short ({left.name})", "start the gateway, which finishes it")
     log = path.with_name(path.name + "-wal")
     size = log.stat().st_size if log.exists() else 0

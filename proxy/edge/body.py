@@ -4,8 +4,16 @@ import asyncio
 from typing import Any
 
 import orjson
+from aiohttp.streams import StreamReader
 
-from proxy.core.errors import InvalidJsonError, RequestTimeoutError, RequestTooLargeError, UnsupportedMediaTypeError
+from proxy.core.errors import (
+    GatewayError,
+    InvalidJsonError,
+    ModelUnavailableError,
+    RequestTimeoutError,
+    RequestTooLargeError,
+    UnsupportedMediaTypeError,
+)
 from proxy.edge.connection import Request
 from proxy.settings import Live
 
@@ -23,6 +31,14 @@ class BodyReader:
 
     def __init__(self, live: Live) -> None:
         self._live = live
+        self._arriving: set[StreamReader] = set()
+        self._is_cut = False
+
+    def cut(self) -> None:
+        """Give up the bodies that have not come whole, and those that are yet to come: the process ends, and nothing has begun."""
+        self._is_cut = True
+        for content in self._arriving:
+            content.set_exception(_restarting())
 
     async def json(self, request: Request) -> Any:
         """Return the parsed body. Raises: as `read` and `parsed`."""
@@ -56,6 +72,7 @@ class BodyReader:
             RequestTooLargeError: longer than the limit; said before reading where the length was announced.
             RequestTimeoutError: it did not arrive in time.
             InvalidJsonError: it has too many values, whatever they are.
+            ModelUnavailableError: the process ends.
             ConnectionError: the client left.
         """
         if here := self.arrived(request):
@@ -63,14 +80,19 @@ class BodyReader:
         if request.content_length > self._live.now.body_bytes_max:
             raise self._too_large()
         transport = request.connection.transport
-        if request.headers.get("Expect", "").lower() == "100-continue" and transport is not None:
-            transport.write(_CONTINUE)
+        if self._is_cut:
+            raise _restarting()
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.takes_chunks and transport is not None:
+            transport.write(_CONTINUE)  # HTTP/1.0 knows no such answer (RFC 9110, 10.1.1)
         seconds = self._live.now.body_seconds
+        self._arriving.add(request.content)
         try:
             async with asyncio.timeout(seconds):
                 return await self._read_on(request)
         except TimeoutError:
             raise RequestTimeoutError(f"The request body did not arrive within {seconds:g} seconds") from None
+        finally:
+            self._arriving.discard(request.content)
 
     async def _read_on(self, request: Request) -> bytearray:
         """Collect and count as it comes: at the end, over all of it, either would hold everybody up."""
@@ -92,6 +114,10 @@ class BodyReader:
 
     def _too_large(self) -> RequestTooLargeError:
         return RequestTooLargeError(f"The request body is larger than {self._live.now.body_bytes_max} bytes")
+
+
+def _restarting() -> GatewayError:
+    return ModelUnavailableError("The gateway is restarting", retry_after_seconds=1)
 
 
 def parsed(raw: bytes | bytearray) -> Any:

@@ -158,7 +158,8 @@ class Dispatcher:
 
     def _grant(self, context: Context) -> Grant:
         if (grant := self._access.anonymous) is not None:
-            refuse_foreign_page(context.request.headers.get("Origin"))
+            headers = context.request.headers
+            refuse_foreign_page(headers.get("Origin"), None if context.connection.is_unix else headers.get("Host"))
             return grant
         grant = self._access.authenticate(secret_of(context.request.headers))
         if grant is None:

@@ -12,6 +12,7 @@ from proxy.core.catalog import ChatPrice, Kind, Model, find_model
 from proxy.core.chat import ChatCall, parse_chat_call, requested_model, upstream_body, utf8_bytes
 from proxy.core.conclusion import Seen, conclude
 from proxy.core.errors import GatewayError, InternalError, ModelUnavailableError
+from proxy.core.mended_json import read_mended
 from proxy.core.pricing import PROMPT_BYTES_PER_TOKEN_MAX
 from proxy.core.settlement import Outcome, TokenUsage
 from proxy.core.sse import Tap
@@ -216,7 +217,7 @@ class _Exchange:
         try:
             parsed = orjson.loads(raw)
         except orjson.JSONDecodeError:
-            parsed = None
+            parsed = read_mended(raw)
         is_answer = isinstance(parsed, dict) and isinstance(parsed.get("choices"), list) and not parsed.get("error")
         if not is_answer or read_error(200, parsed) is not None:
             return self._refused(ark.refusal(200, parsed or {}, upstream_model=self._model.upstream_model))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from proxy.core.video_answers import find_lost, lone_unmarked, unproven
 from proxy.core.video_record import Next, TaskState, VideoTask
-from proxy.core.video_report import Found, LookupFailed, NotFound, SubmitUnknown
+from proxy.core.video_report import Found, LookupFailed, NotFound, Polled, SubmitUnknown
 from proxy.core.video_task import longest_delay_ms
 from proxy.metrics import Metrics
 from proxy.settings import Live
@@ -68,6 +68,7 @@ class VideoPoll:
         alone = self._desk.alone(task.id)
         cancels, is_being_cancelled = alone.cancels, alone.locked()
         seen = await self._calls.status(task)
+        logger.debug("video %s: the upstream says %s", task.id, seen.status if isinstance(seen, Polled) else seen.kind)
         async with alone:
             # What was seen while a cancel was about may be of before its DELETE: a video that is gone would be charged.
             if is_being_cancelled or alone.cancels != cancels:

@@ -67,6 +67,8 @@ class Wire:
         self._idle: list[Connection] = []
         self._dialling = 0
         self._openings = TaskGroup("wire")
+        self._lookups = TaskGroup("lookup")
+        self._lookup: asyncio.Task[list[_AddressInfo] | OSError | UnicodeError] | None = None
         self._closed = False
         self._all_gone: asyncio.Future[None] | None = None
 
@@ -104,6 +106,7 @@ class Wire:
     async def close(self) -> None:
         """Close all connections, and wait until they are gone; calls under way end as broken. Asking is refused from now on."""
         self._closed = True
+        await self._lookups.cancel()
         if await self._openings.drain(_OPENINGS_DRAIN_SECONDS):
             await self._openings.cancel()
         for connection in tuple(self._connections):
@@ -226,11 +229,27 @@ class Wire:
             opened.abort()
 
     async def _addresses(self, loop: asyncio.AbstractEventLoop) -> list[_AddressInfo]:
-        """Resolve the host; an address as such takes no turn through the resolver's threads."""
+        """Resolve the host; an address as such takes no turn through the resolver's threads.
+
+        All who wait share one lookup: the loop has four threads for them, and while a resolver does not answer, lookups that nobody
+        waits for any more would queue up and be made one after the other, long after it answers again.
+        """
         try:
             return list(socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
         except socket.gaierror:
+            pass
+        if self._lookup is None or self._lookup.done():
+            self._lookup = self._lookups.spawn(self._resolve(loop), self._host)
+        found = await asyncio.shield(self._lookup)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[_AddressInfo] | OSError | UnicodeError:
+        try:
             return list(await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as fault:
+            return fault
 
 
 def default_ssl_context() -> ssl.SSLContext:

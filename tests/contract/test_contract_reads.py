@@ -191,6 +191,28 @@ async def test_a_backup_is_never_written_over_a_file(store: Store, tmp_path: Pat
     assert destination.read_text() == "do not lose me"
 
 
+async def test_a_backup_is_not_written_into_a_file_that_somebody_put_in_its_way(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # in a folder that others may write in, such as /tmp, a link in the place of the unfinished copy would lead all of it to them
+    theirs = tmp_path / "theirs"
+    theirs.touch()
+    unlink = Path.unlink
+
+    def unlink_and_lose_the_race(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        if not theirs.with_name("lost").exists():
+            path.symlink_to(theirs)
+            theirs.with_name("lost").touch()
+
+    monkeypatch.setattr(Path, "unlink", unlink_and_lose_the_race)
+
+    with pytest.raises(StoreRefusedError, match="cannot write"):
+        await store.backup(tmp_path / "books.copy")
+
+    assert theirs.read_bytes() == b""
+
+
 async def test_a_backup_to_nowhere_is_refused_in_words(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreRefusedError, match="cannot"):
         await store.backup(tmp_path / "missing" / "books.db")

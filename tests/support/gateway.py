@@ -27,7 +27,7 @@ CANARY_KEY = "canary-upstream-key-7f3a"
 
 CONFIG = """
 [server]
-listen = ["127.0.0.1:0"]
+listen = ["{listen}"]
 drain_seconds = {drain_seconds}
 body_seconds = {body_seconds}
 {server}
@@ -93,6 +93,7 @@ price = {{ silent = "46", audio = "46" }}
 """
 
 DEFAULTS: Mapping[str, Any] = {
+    "listen": "127.0.0.1:0",
     "drain_seconds": 5,
     "body_seconds": 5,
     "server": "",

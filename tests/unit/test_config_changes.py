@@ -47,6 +47,7 @@ def config(directory: Path, key: str = "canary-1", **tables: str) -> Config:
 OTHER_VALUES: dict[str, tuple[str, Any, Any]] = {
     "server.listen": ('["127.0.0.1:9"]', ["127.0.0.1:8080"], ["127.0.0.1:9"]),
     "server.auth": ('"none"', "keys", "none"),
+    "server.socket_mode": ('"0600"', "0666", "0600"),
     "server.drain_seconds": ("1", 60, 1),
     "server.body_bytes_max": ("2048", 67_108_864, 2048),
     "server.body_seconds": ("1", 60, 1),
@@ -54,7 +55,7 @@ OTHER_VALUES: dict[str, tuple[str, Any, Any]] = {
     "server.stall_seconds": ("1", 60, 1),
     "store.url": ('"sqlite:b.db"', "{directory}/llm-proxy.db", "{directory}/b.db"),
     "admin.listen": ('"off"', "unix:{directory}/admin.sock", "off"),
-    "admin.metrics_listen": ('"127.0.0.1:9464"', "off", "127.0.0.1:9464"),
+    "admin.metrics_listen": ('"127.0.0.1:7"', "off", "127.0.0.1:7"),
     "billing.disconnect": ('"cancel"', "drain", "cancel"),
     "billing.unknown_usage": ('"free"', "estimate", "free"),
     "billing.video_tokens": ('"usage"', "formula", "usage"),
@@ -63,7 +64,9 @@ OTHER_VALUES: dict[str, tuple[str, Any, Any]] = {
     "videos.poll_seconds": ("[3, 16]", 15, 16),
     "log.level": ('"error"', "info", "error"),
 }
-NEED_A_RESTART = {"server.listen", "server.auth", "store.url", "admin.listen", "admin.metrics_listen"}
+NEED_A_RESTART = {"server.listen", "server.auth", "server.socket_mode", "store.url", "admin.listen", "admin.metrics_listen"}
+FOLLOWS = {"server.auth": ["server.socket_mode"]}
+"""What is worked out from another key, unless it is set."""
 
 
 def all_keys() -> list[str]:
@@ -76,14 +79,15 @@ def test_each_key_that_differs_is_taken_over_or_named_as_needing_a_restart(tmp_p
     section, name = key.split(".")
     running, wanted = config(tmp_path), config(tmp_path, **{section: f"{name} = {value}"})
 
-    (change,) = changes(running, wanted)
+    change, *others = found = changes(running, wanted)
 
+    assert [other.key for other in others] == FOLLOWS.get(key, [])
     told = (change.key.removesuffix("[1]"), change.before, change.after)
     assert told == (key, *(side.format(directory=tmp_path) if isinstance(side, str) else side for side in (before, after)))
     assert change.is_live == (key not in NEED_A_RESTART)
     taken = adopted(running, wanted)
-    assert changes(running, taken) == ([change] if change.is_live else [])
-    assert changes(taken, wanted) == ([] if change.is_live else [change])
+    assert changes(running, taken) == (found if change.is_live else [])
+    assert changes(taken, wanted) == ([] if change.is_live else found)
 
 
 @pytest.mark.parametrize(

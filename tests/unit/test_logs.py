@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import orjson
 import pytest
@@ -41,7 +42,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 async def test_a_line_for_programs_is_one_json_object(pipe: tuple[int, int]) -> None:
-    log = JsonAccessLog(SystemClock(), Lines(pipe[1]))
+    log = JsonAccessLog(SystemClock(), Lines(partial(os.write, pipe[1])))
 
     log.write(PAID)
     await asyncio.sleep(0)
@@ -54,7 +55,7 @@ async def test_a_line_for_programs_is_one_json_object(pipe: tuple[int, int]) -> 
 
 
 async def test_a_line_for_the_journal_has_its_priority_in_front(pipe: tuple[int, int]) -> None:
-    log = JsonAccessLog(SystemClock(), Lines(pipe[1]), b"<6>")
+    log = JsonAccessLog(SystemClock(), Lines(partial(os.write, pipe[1])), b"<6>")
 
     log.write(PAID)
     await asyncio.sleep(0)
@@ -85,7 +86,7 @@ def test_the_journal_is_told_from_another_descriptor_with_the_same_variable(pipe
 
 
 async def test_a_line_for_eyes_tells_what_matters(pipe: tuple[int, int]) -> None:
-    log = TerminalAccessLog(SystemClock(), Lines(pipe[1]))
+    log = TerminalAccessLog(SystemClock(), Lines(partial(os.write, pipe[1])))
 
     log.write(PAID)
     await asyncio.sleep(0)
@@ -96,7 +97,7 @@ async def test_a_line_for_eyes_tells_what_matters(pipe: tuple[int, int]) -> None
 
 
 async def test_the_lines_of_one_turn_of_the_loop_leave_together_and_in_order(pipe: tuple[int, int]) -> None:
-    lines = Lines(pipe[1])
+    lines = Lines(partial(os.write, pipe[1]))
 
     lines.add(b"one\n")
     lines.add(b"two\n")
@@ -111,7 +112,7 @@ async def test_the_lines_of_one_turn_of_the_loop_leave_together_and_in_order(pip
 
 async def test_lines_that_nobody_wants_are_not_written_until_somebody_does(pipe: tuple[int, int]) -> None:
     wanted = False
-    lines = Lines(pipe[1], lambda: wanted)
+    lines = Lines(partial(os.write, pipe[1]), lambda: wanted)
 
     lines.add(b"unwanted\n")
     await asyncio.sleep(0)
@@ -124,7 +125,7 @@ async def test_lines_that_nobody_wants_are_not_written_until_somebody_does(pipe:
 
 async def test_a_log_that_cannot_be_written_fails_nobody(pipe: tuple[int, int]) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
-    lines = Lines(full)
+    lines = Lines(partial(os.write, full))
 
     lines.add(b"lost\n")
     await asyncio.sleep(0)
@@ -150,7 +151,7 @@ def test_everything_else_is_json_too_with_its_traceback() -> None:
 
 async def test_a_line_that_a_full_pipe_cuts_spoils_no_other(pipe: tuple[int, int]) -> None:
     os.set_blocking(pipe[1], False)
-    lines = Lines(pipe[1])
+    lines = Lines(partial(os.write, pipe[1]))
     room = fcntl.fcntl(pipe[1], fcntl.F_GETPIPE_SZ)
     read = bytearray()
 

@@ -8,6 +8,7 @@ The old files are renamed, never deleted.
 
 import glob
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ _DECIDED = ".restore-"
 _KEPT = ".before-restore-"
 _COMPANIONS = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database. A log of one database beside another would be read into it."""
+_DECIDED_NAME = re.compile(re.escape(_DECIDED) + r"[0-9]{8}T[0-9]{6}Z(?:\.[0-9]{1,3})?")
+"""Exactly what `restore` writes: somebody's ``store.db.restore-point`` is a copy that was kept, and nothing was decided by it."""
+_OWN_NAME = re.compile(r"-(?:wal|shm|journal)|\.lock|\.(?:restor|before-restore-).*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ def restore(path: Path, source: Path, when: str) -> Restored:
 
     Args:
         source: a backup, or a store that nobody has open; it is only read.
-        when: stands in the name that the old store is kept under.
+        when: stands in the name that the old store is kept under, such as ``20261123T080000Z``.
 
     Raises:
         StoreLockedError: a gateway, or another command, has one of the two.
@@ -63,7 +67,7 @@ def restore(path: Path, source: Path, when: str) -> Restored:
 
 def finish(path: Path) -> Path | None:
     """Carry out a restore that was decided, if there is one, and return where the old store is. Whoever calls has the lock."""
-    decided = next(iter(sorted(path.parent.glob(f"{glob.escape(path.name)}{_DECIDED}*"))), None)
+    decided = decided_for(path)
     if decided is None:
         return None
     when = decided.name.removeprefix(path.name + _DECIDED)
@@ -75,6 +79,18 @@ def finish(path: Path) -> Path | None:
     decided.rename(path)
     migrations.sync_folder(path.parent)
     return kept if kept.exists() else None
+
+
+def decided_for(path: Path) -> Path | None:
+    """Return the copy that is to be the store, where a restore was cut short."""
+    found = sorted(path.parent.glob(f"{glob.escape(path.name)}{_DECIDED}*"))
+    return next((file for file in found if _DECIDED_NAME.fullmatch(file.name.removeprefix(path.name)) and file.is_file()), None)
+
+
+def is_own_name(path: Path, file: Path) -> bool:
+    """Return whether a file would stand where the store at ``path``, SQLite or a restore looks for one of its own."""
+    same_folder = os.path.realpath(file.parent) == os.path.realpath(path.parent)
+    return same_folder and file.name.startswith(path.name) and _OWN_NAME.fullmatch(file.name.removeprefix(path.name)) is not None
 
 
 def _check_source(source: Path, path: Path) -> None:
@@ -102,10 +118,9 @@ def _decide(path: Path, source: Path, when: str) -> tuple[list[Check], int | Non
 def _verified_copy(source: Path, partial: Path) -> tuple[list[Check], int | None]:
     """Write the copy that will be the store, and check that very copy: the source could change between a look and a copy."""
     log = source.with_name(source.name + "-wal")
-    shutil.copyfile(source, partial)
-    partial.chmod(0o600)
+    _copy(source, partial)
     if log.exists():
-        shutil.copyfile(log, partial.with_name(partial.name + "-wal"))
+        _copy(log, partial.with_name(partial.name + "-wal"))
     try:
         checks, newest_at_ms = _checked(partial, source)
     except sqlite3.DatabaseError as error:
@@ -115,6 +130,12 @@ def _verified_copy(source: Path, partial: Path) -> tuple[list[Check], int | None
         raise StoreRefusedError(f"{source} does not hold ({reasons}); nothing was changed: name another backup")
     _sync(partial)
     return checks, newest_at_ms
+
+
+def _copy(source: Path, copy: Path) -> None:
+    """Copy a file so that only its owner may ever read the copy: a large one takes a while."""
+    os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    shutil.copyfile(source, copy)
 
 
 def _checked(partial: Path, source: Path) -> tuple[list[Check], int | None]:
