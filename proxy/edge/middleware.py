@@ -161,7 +161,7 @@ class Dispatcher:
     def _grant(self, context: Context) -> Grant:
         if (grant := self._access.anonymous) is not None:
             headers = context.request.headers
-            refuse_foreign_page(headers.get("Origin"), None if context.connection.is_unix else headers.get("Host"))
+            refuse_foreign_page(headers.get("Origin"), headers.get("Host") if context.connection.is_loopback else None)
             return grant
         grant = self._access.authenticate(secret_of(context.request.headers))
         if grant is None:
