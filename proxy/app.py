@@ -8,17 +8,17 @@ import logging
 import os
 import random
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from proxy import logs
 from proxy.billing import Billing
 from proxy.clock import Clock
-from proxy.config import Address, Config, UnixAddress, UpstreamConfig
+from proxy.config import Address, Config, Source, UnixAddress
 from proxy.core.money import Nanos
-from proxy.core.video_task import Pace
-from proxy.core.videos import SEED_MAX, VideoBilling
+from proxy.core.video_record import VideoTask
+from proxy.core.videos import SEED_MAX
 from proxy.edge.body import BodyReader
 from proxy.edge.door import Door, Entrance
 from proxy.edge.listeners import open_sockets, remove_unix_socket
@@ -37,18 +37,23 @@ from proxy.jobs.folding import Folding
 from proxy.jobs.hold_sweep import HoldSweep
 from proxy.jobs.retention import Retention
 from proxy.jobs.video_poll import DueVideos, VideoPoll
+from proxy.loop_lag import LoopLag
 from proxy.metrics import Metrics
+from proxy.metrics_families import Labels
+from proxy.metrics_process import watch_process
 from proxy.operations import Desk
-from proxy.relay import DisconnectPolicy, Relay
-from proxy.routes import PREFIXES, admin_routes, probe_routes, public_routes
+from proxy.readings import Survey, watch_store, watch_upstreams
+from proxy.relay import Relay
+from proxy.reload import Reloader
+from proxy.routes import PREFIXES, admin_routes, metrics_routes, probe_routes, public_routes
 from proxy.scheduler import DueWork, Scheduler
+from proxy.settings import Live, Settings, settings_of
 from proxy.snapshot import Snapshot
 from proxy.store.contract import AccountNotFoundError, Grant, Store
 from proxy.store.sqlite import open_store
 from proxy.tasks import TaskGroup, first_of
-from proxy.upstream.client import ArkClient
-from proxy.upstream.wire import Limits, Wire
-from proxy.video_calls import VideoCalls, line
+from proxy.upstreams import Upstreams
+from proxy.video_calls import VideoCalls
 from proxy.video_cancel import VideoCancels
 from proxy.video_desk import VideoDesk
 
@@ -61,15 +66,13 @@ CUT_SECONDS = 10.0
 SETTLE_SECONDS = 30.0
 """What the store gets for the last settlements; what is then still open is settled at the next start."""
 ADMIN_SOCKET_MODE = 0o600
-SOCKET_MODES = {"keys": 0o666, "none": 0o660}
-"""Of a unix socket for customers. A proxy runs as another user: with keys the key admits, without them the file's group does."""
 SUBMIT_DRAIN_SECONDS = 30.0
 """What submits get whose customers have left; the next start looks for those that are cut."""
 EXIT_STORE_FAILED = 70
 
 
 class StopSignal:
-    """SIGTERM, SIGINT or SIGHUP: the first begins a drain, a second ends it."""
+    """SIGTERM, SIGINT or a closed terminal: the first begins a drain, a second ends it."""
 
     def __init__(self) -> None:
         self.requested = asyncio.Event()
@@ -96,20 +99,28 @@ class Gateway:
     addresses: tuple[str, ...]
     """Where it listens: ``http://HOST:PORT`` or ``unix:PATH``."""
     snapshot: Snapshot
+    live: Live
+    """What it acts by now."""
+    reloader: Reloader
+    scraped_at: tuple[str, ...] = ()
+    """Where it shows its metrics beside the admin socket."""
 
 
 @asynccontextmanager
 async def running(
-    config: Config, *, clock: Clock, access_log: logs.AccessLog, stop: StopSignal | None = None
+    config: Config, *, clock: Clock, access_log: logs.AccessLog, stop: StopSignal | None = None, source: Source | None = None
 ) -> AsyncIterator[Gateway]:
     """Start a gateway, and on leaving drain and close it.
+
+    Args:
+        source: where a reload finds the configuration; None: it cannot be reloaded.
 
     Raises:
         ListenError: an address cannot be listened on.
         StoreRefusedError: the store is held by another process, or is none of ours.
     """
     async with AsyncExitStack() as stack:
-        yield await _Construction(config, clock, access_log, stop or StopSignal(), stack).gateway()
+        yield await _Construction(config, clock, access_log, stop or StopSignal(), stack).gateway(source)
 
 
 class _Construction:
@@ -122,34 +133,63 @@ class _Construction:
         self._stop = stop
         self._stack = stack
         self._metrics = Metrics()
-        self._bodies = BodyReader(bytes_max=config.server.body_bytes_max, seconds=config.server.body_seconds)
+        self._metrics.expect(config.catalog, config.upstreams)
+        self._upstreams = Upstreams(clock)
+        self._live = Live(settings_of(config, self._upstreams.take(config.upstreams)))
+        self._bodies = BodyReader(self._live)
+        self._doors: dict[str, Door] = {}
+        self._due: dict[str, DueWork[VideoTask]] = {}
+        """Of each upstream's videos."""
 
-    async def gateway(self) -> Gateway:
+    async def gateway(self, source: Source | None) -> Gateway:
         """Build everything, from the store up to the open doors."""
+        self._stack.push_async_callback(self._upstreams.close)
         store = await self._store()
         billing = await self._billing(store)
         snapshot = Snapshot(store, await self._anonymous(store))
         await snapshot.refresh()
-        relay = Relay(_policy(self._config), self._metrics)
-        clients = {name: await self._stack.enter_async_context(ArkClient(one)) for name, one in self._config.upstreams.items()}
+        relay = Relay(self._live, self._metrics)
         idempotency = Idempotency(store, self._clock)
         chat = self._chat(billing, idempotency, relay)
-        images = self._images(billing, idempotency, relay, clients)
-        calls = self._video_calls(clients)
-        desk = await self._video_desk(store, calls)
+        images = self._images(billing, idempotency, relay)
+        calls = VideoCalls(self._live, self._metrics)
+        self._stack.push_async_callback(calls.close)
+        desk, poll_videos = await self._video_desk(store, calls)
         videos = self._videos(store, desk, calls, idempotency)
-        ops = OpsHandlers(store, self._metrics, self._stop.requested.is_set)
-        await self._open_admin_door(store, snapshot, ops)
-        models, account, probes = ModelHandlers(self._config.catalog), AccountHandlers(store), probe_routes(ops)
+        self._watch(store)
+        ops = OpsHandlers(store, self._metrics, Survey(self._metrics, store, self._clock), self._stop.requested.is_set)
+        reloader = self._reloader(source, poll_videos)
+        await self._open_admin_door(store, snapshot, ops, reloader)
+        scraped = await self._open_metrics_door(snapshot, ops)
+        models, account, probes = ModelHandlers(self._live), AccountHandlers(store), probe_routes(ops)
         public = public_routes(chat=chat, images=images, videos=videos, models=models, account=account)
         router = Router([*public, *probes], PREFIXES, at_root=probes)
         server = self._config.server
-        door, addresses = await self._open_door(router, snapshot, server.listen, mode=SOCKET_MODES[server.auth])
-        self._stack.push_async_callback(_drain, door, relay, self._stop, server.drain_seconds)
+        door, addresses = await self._open_door("public", router, snapshot, server.listen, mode=server.socket_mode)
+        self._stack.push_async_callback(_drain, door, relay, self._bodies, self._stop, self._live)
         self._stack.callback(door.stop_accepting)
         self._stack.callback(desk.release)
         self._stack.callback(self._stop.requested.set)
-        return Gateway(store, addresses, snapshot)
+        return Gateway(store, addresses, snapshot, self._live, reloader, scraped)
+
+    def _reloader(self, source: Source | None, poll_videos: Callable[[Settings], None]) -> Reloader:
+        def limit_doors(settings: Settings) -> None:
+            server = settings.config.server
+            for door in self._doors.values():
+                door.limit(keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
+
+        return Reloader(
+            source=source,
+            live=self._live,
+            upstreams=self._upstreams,
+            is_stopping=self._stop.requested.is_set,
+            on_swap=(
+                limit_doors,
+                poll_videos,
+                lambda settings: self._metrics.expect(settings.catalog, settings.upstreams),
+                lambda settings: logs.set_level(settings.config.log.level),
+            ),
+        )
 
     # money
 
@@ -184,31 +224,18 @@ class _Construction:
 
     def _chat(self, billing: Billing, idempotency: Idempotency, relay: Relay) -> ChatHandlers:
         return ChatHandlers(
-            catalog=self._config.catalog,
-            wires={name: self._wire(one) for name, one in self._config.upstreams.items()},
+            live=self._live,
             billing=billing,
             idempotency=idempotency,
             relay=relay,
             bodies=self._bodies,
             clock=self._clock,
             metrics=self._metrics,
-            estimate=self._config.billing.unknown_usage == "estimate",
         )
 
-    def _wire(self, upstream: UpstreamConfig) -> Wire:
-        limits = Limits(
-            connect_seconds=upstream.connect_seconds,
-            first_byte_seconds=upstream.first_byte_seconds,
-            idle_seconds=upstream.idle_seconds,
-        )
-        wire = Wire(upstream.base_url, headers={"Authorization": f"Bearer {upstream.api_key.reveal()}"}, limits=limits)
-        self._stack.push_async_callback(wire.close)
-        return wire
-
-    def _images(self, billing: Billing, idempotency: Idempotency, relay: Relay, clients: Mapping[str, ArkClient]) -> ImageHandlers:
+    def _images(self, billing: Billing, idempotency: Idempotency, relay: Relay) -> ImageHandlers:
         return ImageHandlers(
-            catalog=self._config.catalog,
-            clients=clients,
+            live=self._live,
             billing=billing,
             idempotency=idempotency,
             relay=relay,
@@ -219,78 +246,98 @@ class _Construction:
 
     # videos
 
-    def _video_calls(self, clients: Mapping[str, ArkClient]) -> VideoCalls:
-        lines = {
-            name: line(
-                clients[name],
-                self._clock,
-                requests_per_second=upstream.requests_per_second,
-                list_requests_per_second=upstream.list_requests_per_second,
-            )
-            for name, upstream in self._config.upstreams.items()
-        }
-        calls = VideoCalls(lines, self._metrics)
-        self._stack.push_async_callback(calls.close)
-        return calls
+    async def _video_desk(self, store: Store, calls: VideoCalls) -> tuple[VideoDesk, Callable[[Settings], None]]:
+        """Build what moves video tasks, take up those of the last process, and set the scheduler going.
 
-    async def _video_desk(self, store: Store, calls: VideoCalls) -> VideoDesk:
-        """Build what moves video tasks, take up those of the last process, and set the scheduler going."""
-        videos, clock, metrics = self._config.videos, self._clock, self._metrics
-        upstreams = {*self._config.upstreams, *(task.upstream for task in await store.open_tasks())}
-        pace = Pace(round(videos.poll_first_seconds * 1000), round(videos.poll_longest_seconds * 1000))
-        due = {name: DueWork(DueVideos(store, name, metrics, pace), clock) for name in upstreams}
+        Returns: the desk, and what lets the scheduler look after the upstreams that settings add.
+        """
+        clock, metrics, due = self._clock, self._metrics, self._due
         desk = VideoDesk(
             store=store,
             calls=calls,
-            pace=pace,
+            live=self._live,
             clock=clock,
             metrics=metrics,
             jitter=random.random,
             expect=lambda upstream, due_at_ms: due[upstream].expect(due_at_ms),
         )
         self._stack.push_async_callback(_drain_submits, desk)
+        names = {*self._live.now.upstreams, *(task.upstream for task in await store.open_tasks())}
+        due.update({name: DueWork(DueVideos(store, name, self._live), clock) for name in names})
         if lost := await desk.recover():
             logger.warning("looking for %d video submits that the last process left without an answer", lost)
         scheduler = Scheduler(on_death=self._stop.fail)
         self._stack.push_async_callback(scheduler.close)
+        poll = VideoPoll(store, desk, calls, metrics)
         for name, due_work in due.items():
-            scheduler.whenever_due(due_work, VideoPoll(store, desk, calls, metrics), f"videos of {name}")
+            scheduler.whenever_due(due_work, poll, f"videos of {name}")
+
+        def poll_videos(settings: Settings) -> None:
+            for name in settings.upstreams.keys() - due.keys():
+                due[name] = DueWork(DueVideos(store, name, self._live), clock)
+                scheduler.whenever_due(due[name], poll, f"videos of {name}")
+
         scheduler.every(hold_sweep.EVERY_SECONDS, HoldSweep(store, desk, clock), "hold_sweep")
         scheduler.every(retention.EVERY_SECONDS, Retention(store, clock), "retention")
-        scheduler.every(folding.EVERY_SECONDS, Folding(store, clock, self._config.retention.request_days), "folding")
-        return desk
+        scheduler.every(folding.EVERY_SECONDS, Folding(store, clock, lambda: self._live.now.config.retention.request_days), "folding")
+        return desk, poll_videos
 
     def _videos(self, store: Store, desk: VideoDesk, calls: VideoCalls, idempotency: Idempotency) -> VideoHandlers:
         return VideoHandlers(
-            catalog=self._config.catalog,
+            live=self._live,
             store=store,
             desk=desk,
             cancels=VideoCancels(store, desk, calls),
             idempotency=idempotency,
             bodies=self._bodies,
             clock=self._clock,
-            billing=VideoBilling(self._config.billing.video_tokens),
             draw_seed=lambda: secrets.randbelow(SEED_MAX + 1),
         )
 
+    # what is seen from outside
+
+    def _watch(self, store: Store) -> None:
+        """Register everything that a scrape reads where it stands."""
+        metrics = self._metrics
+        watch_process(metrics, self._clock)
+        watch_store(metrics, store, self._config.store.path)
+        watch_upstreams(metrics, self._live)
+        metrics.gauge("llm_proxy_draining", "Whether the gateway stops: 1 from the signal on.", self._stop.requested.is_set)
+        metrics.gauges("llm_proxy_client_connections", "Connections of clients.", ("door",), self._connections)
+        metrics.gauges("llm_proxy_requests_in_flight", "Requests being answered.", ("door",), self._in_flight)
+        self._stack.callback(LoopLag(self._clock, metrics.loop_was_late).close)
+
+    def _connections(self) -> dict[Labels, float]:
+        return {(name,): door.connections for name, door in self._doors.items()}
+
+    def _in_flight(self) -> dict[Labels, float]:
+        return {(name,): len(door.entrance) for name, door in self._doors.items()}
+
     # doors
 
-    async def _open_admin_door(self, store: Store, snapshot: Snapshot, ops: OpsHandlers) -> None:
+    async def _open_admin_door(self, store: Store, snapshot: Snapshot, ops: OpsHandlers, reloader: Reloader) -> None:
         if self._config.admin.listen is None:
             return
         operating = TaskGroup("operation")
         self._stack.push_async_callback(operating.drain)
-        admin = AdminHandlers(Desk(store, self._clock, on_change=snapshot.refresh), operating)
+        admin = AdminHandlers(Desk(store, self._clock, on_change=snapshot.refresh, reloader=reloader), operating)
         router = Router(admin_routes(ops, admin, self._bodies))
-        await self._open_door(router, snapshot, [self._config.admin.listen], mode=ADMIN_SOCKET_MODE)
+        await self._open_door("admin", router, snapshot, [self._config.admin.listen], mode=ADMIN_SOCKET_MODE)
+
+    async def _open_metrics_door(self, snapshot: Snapshot, ops: OpsHandlers) -> tuple[str, ...]:
+        if self._config.admin.metrics_listen is None:
+            return ()
+        _, addresses = await self._open_door("metrics", Router(metrics_routes(ops)), snapshot, [self._config.admin.metrics_listen])
+        return addresses
 
     async def _open_door(
-        self, router: Router, snapshot: Snapshot, addresses: Iterable[Address], *, mode: int
+        self, name: str, router: Router, snapshot: Snapshot, addresses: Iterable[Address], *, mode: int = ADMIN_SOCKET_MODE
     ) -> tuple[Door, tuple[str, ...]]:
         observer = Observer(self._clock, self._access_log, self._metrics)
         entrance = Entrance(Dispatcher(router, snapshot, self._stop.requested.is_set), observer, self._clock)
         server = self._config.server
         door = Door(entrance, self._clock, keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
+        self._doors[name] = door
         self._stack.push_async_callback(door.close)
         opened: list[str] = []
         for address in addresses:
@@ -306,14 +353,16 @@ async def _drain_submits(desk: VideoDesk) -> None:
         logger.warning("%d video submits or cancels were not answered in time; the next start looks after their tasks", left)
 
 
-async def _drain(door: Door, relay: Relay, stop: StopSignal, drain_seconds: float) -> None:
+async def _drain(door: Door, relay: Relay, bodies: BodyReader, stop: StopSignal, live: Live) -> None:
     """Wait for what is under way: until it is done, the time is up, or a second signal; then cut it."""
+    drain_seconds = live.now.config.server.drain_seconds
     try:
         async with asyncio.timeout(drain_seconds):
             await first_of(door.entrance.wait_empty(), stop.impatient.wait())
     except TimeoutError:
         logger.warning("drain: %d requests are still under way after %g s", len(door.entrance), drain_seconds)
     relay.cut()
+    bodies.cut()
     try:
         async with asyncio.timeout(CUT_SECONDS):
             await door.entrance.wait_empty()
@@ -325,11 +374,6 @@ async def _drain_settlements(settlements: TaskGroup) -> None:
     if left := await settlements.drain(SETTLE_SECONDS):
         logger.error("%d settlements could not be committed; the next start settles their requests as interrupted", left)
         await settlements.cancel()
-
-
-def _policy(config: Config) -> DisconnectPolicy:
-    billing = config.billing
-    return DisconnectPolicy(billing.disconnect, billing.drain_after_seconds, billing.drains_max)
 
 
 def _die(fault: BaseException) -> None:

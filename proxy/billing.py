@@ -30,7 +30,8 @@ from proxy.tasks import TaskGroup
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS_FIRST = 0.2
-RETRY_SECONDS_MAX = 10.0
+RETRY_SECONDS_MAX = 1.0
+"""Nothing new is taken meanwhile."""
 SETTLE_WAIT_SECONDS = 15.0
 """How long an answer waits for its settlement before the customer is told of a failure instead."""
 
@@ -137,7 +138,7 @@ class Billing:
             _fail(durable)
             return
         if stored.result():
-            self._metrics.settled(request.model, settlement)
+            self._metrics.settled(request.kind, request.model, settlement)
         if not durable.done():
             durable.set_result(None)
 
@@ -154,9 +155,9 @@ class Billing:
             durable.set_result(None)
 
     async def _commit(self, request: NewRequest, settlement: Settlement, answer: StoredAnswer | None = None) -> None:
+        logger.error("request %s waits to be settled: the store cannot write", request.id)
         delay = RETRY_SECONDS_FIRST
         while True:
-            logger.error("request %s waits to be settled: the store cannot write", request.id)
             await asyncio.sleep(delay)
             delay = min(delay * 2, RETRY_SECONDS_MAX)
             try:
@@ -164,14 +165,14 @@ class Billing:
             except StoreUnavailableError:
                 continue
             if first:
-                self._metrics.settled(request.model, settlement)
+                self._metrics.settled(request.kind, request.model, settlement)
             return
 
     async def _abandon(self, request: NewRequest) -> None:
         """End a hold that nobody waits for any more, if it was placed: this is queued behind it."""
         try:
             if await self._store.settle(request.id, INTERRUPTED, self._clock.now_ms()):
-                self._metrics.settled(request.model, INTERRUPTED)
+                self._metrics.settled(request.kind, request.model, INTERRUPTED)
         except KeyError:
             return  # nothing was held
         except StoreUnavailableError:
@@ -190,7 +191,8 @@ class Billing:
 
 
 def _fail(durable: "asyncio.Future[None]") -> None:
-    """Tell who waits, if anybody does."""
+    """Tell who waits, if anybody does. Not 503: who asked again would pay for two answers."""
     if not durable.done():
-        durable.set_exception(InternalError("The call could not be settled", should_retry=False))
+        why = "The answer was made, and cannot be recorded just now; GET /usage/{id} tells its charge once it is"
+        durable.set_exception(InternalError(why, should_retry=False))
         durable.exception()  # seen: nobody need wait for it

@@ -12,13 +12,14 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from proxy import __version__, cli_retention, cli_tables, operation_views
-from proxy.cli_client import perform
+from proxy.cli_client import ask_gateway, perform
 from proxy.cli_completion import DEFAULT_CONFIGS, account_names, existing_config, key_ids, read_account_names
 from proxy.cli_examples import examples
 from proxy.cli_hints import hint
 from proxy.cli_progress import bar
 from proxy.clock import SystemClock, iso
-from proxy.config import Config, ConfigError, load
+from proxy.config import Config, ConfigError, Source, load
+from proxy.config_env import stands_for_keys
 from proxy.core.keeping import REQUEST_DAYS_MIN
 from proxy.operations import ParameterError
 from proxy.store.contract import StoreError
@@ -27,6 +28,8 @@ from proxy.store.sqlite.restore import restore as put_in_place
 
 REFUSED = 1
 WRONG_USAGE = 2
+BAD_CONFIGURATION = 78
+"""EX_CONFIG of sysexits.h: `serve` will not start by being started again. systemd is told not to (RestartPreventExitStatus=)."""
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Default: $LLM_PROXY_CONFIG, ./config.toml, /etc/llm-proxy/config.toml.")
@@ -76,10 +79,15 @@ def options(
 
 @app.command(epilog=examples("serve"))
 def serve(context: typer.Context, config: ConfigOption = None) -> None:
-    """Run the gateway until SIGTERM, SIGHUP or Ctrl-C."""
+    """Run the gateway until SIGTERM or Ctrl-C. SIGHUP reloads the configuration. Exits 78 where that is faulty."""
     from proxy.process import serve as run_gateway  # noqa: PLC0415  the gateway's imports cost other commands half a second
 
-    raise typer.Exit(run_gateway(_load(context, config)))
+    source = Source(_config_path(context, config, code=BAD_CONFIGURATION), dict(os.environ))
+    try:
+        loaded = source.read()
+    except ConfigError as error:
+        _fail(str(error), BAD_CONFIGURATION)
+    raise typer.Exit(run_gateway(loaded, source))
 
 
 @app.command(epilog=examples("demo"))
@@ -97,9 +105,27 @@ def demo(
 
 
 @app.command("check-config", epilog=examples("check-config"))
-def check_config(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Check the configuration and print what would run. Never prints a secret."""
-    _print(cli_tables.describe(_load(context, config)), cli_tables.print_config, json)
+def check_config(
+    context: typer.Context,
+    diff: Annotated[bool, typer.Option("--diff", help="Show what a reload would change in the gateway that runs.")] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check the configuration and print what would run, or what a reload would change. Never prints a secret."""
+    if not diff:
+        _print(cli_tables.describe(_load(context, config)), cli_tables.print_config, json)
+        return
+    path = _config_path(context, config)
+    file = {} if path is None else {"file": str(path.absolute())}
+    answer = _ask_gateway(context, config, "reload", preview=True, **file)
+    _print(answer, lambda it: cli_tables.print_reload(it, "a reload would change"), json)
+
+
+@app.command(epilog=examples("reload"))
+def reload(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Put the changed configuration in force in the gateway that runs, as SIGHUP does. A faulty one changes nothing."""
+    answer = _ask_gateway(context, config, "reload")
+    _print(answer, lambda it: cli_tables.print_reload(it, "in force now"), json)
 
 
 @app.command(epilog=examples("doctor"))
@@ -333,17 +359,19 @@ def _load(context: typer.Context, config: Path | None, *, require_secrets: bool 
         _fail(str(error))
 
 
-def _config_path(context: typer.Context, config: Path | None) -> Path:
-    return config or context.find_root().obj or _default_config()
+def _config_path(context: typer.Context, config: Path | None, *, code: int = REFUSED) -> Path | None:
+    """Return the configuration's file; None where there is none and the environment is the configuration."""
+    return config or context.find_root().obj or _default_config(code)
 
 
-def _default_config() -> Path:
+def _default_config(code: int) -> Path | None:
     found = existing_config(os.environ)
-    if found is None:
+    if found is None and not stands_for_keys(os.environ):
         places = " or ".join(map(str, DEFAULT_CONFIGS))
         _fail(
-            f"no configuration: $LLM_PROXY_CONFIG is not set and there is no {places}; use --config FILE, "
-            "or copy config.example.toml to config.toml and edit it"
+            f"no configuration: $LLM_PROXY_CONFIG is not set and there is no {places}; use --config FILE or LLM_PROXY_… keys, "
+            "or copy config.example.toml to config.toml and edit it",
+            code,
         )
     return found
 
@@ -358,13 +386,22 @@ def _perform(
 
 
 @contextlib.contextmanager
-def _refusals(config: Path) -> Iterator[None]:
+def _refusals(config: Path | None) -> Iterator[None]:
     """Exit with the reason on one line of stderr where an operation is refused, and what to do about it on the next."""
     try:
         yield
     except (ParameterError, StoreError, OSError) as error:
         advice = hint(str(error), lambda: read_account_names(config))
         _fail(f"{error}\n→ {advice}" if advice else str(error), WRONG_USAGE if isinstance(error, ParameterError) else REFUSED)
+
+
+def _ask_gateway(context: typer.Context, config: Path | None, operation: str, **parameters: Any) -> dict[str, Any]:
+    """Return the answer of the gateway that runs, or exit with the reason. Where to find it is in the same file that it is to read."""
+    try:
+        loaded = load(_config_path(context, config), os.environ, require_secrets=False)
+        return asyncio.run(ask_gateway(loaded, operation, parameters))
+    except (ConfigError, StoreError, ParameterError, OSError) as error:
+        _fail(str(error))
 
 
 def _print(answer: dict[str, Any], print_answer: Callable[[dict[str, Any]], None], json: bool) -> None:

@@ -54,6 +54,24 @@ async def perform(config: Config, clock: Clock, name: str, parameters: Mapping[s
         await asyncio.sleep(_RETRY_SECONDS)
 
 
+async def ask_gateway(config: Config, name: str, parameters: Mapping[str, Any]) -> Answer:
+    """Return the answer of the gateway that runs, to what is its own affair.
+
+    Raises:
+        StoreError: there is none, it refuses, or it is not to be reached.
+    """
+    prepare(name, parameters)
+    answer = await _through_gateway(config, name, parameters, doubt="look at its log")
+    if answer is None:
+        where = (
+            'admin.listen is "off", so it cannot be asked'
+            if config.admin.listen is None
+            else f"nothing answers at {config.admin.listen}"
+        )
+        raise StoreRefusedError(f"no gateway runs: {where}")
+    return answer
+
+
 async def _at_own_desk(config: Config, clock: Clock, operation: Operation, *, read_only: bool, report: Report | None = None) -> Answer:
     async with AsyncExitStack() as opened:
         store = await open_store(config.store.path, read_only=read_only)
@@ -61,8 +79,8 @@ async def _at_own_desk(config: Config, clock: Clock, operation: Operation, *, re
         return await operation.run(Desk(store, clock, report=report))
 
 
-async def _through_gateway(config: Config, name: str, parameters: Mapping[str, Any]) -> Answer | None:
-    """Return the answer of the gateway that runs, or None where none does."""
+async def _through_gateway(config: Config, name: str, parameters: Mapping[str, Any], doubt: str = _DOUBT) -> Answer | None:
+    """Return the answer of the gateway that runs, or None where none does. ``doubt``: what to do where it asks and hears nothing."""
     if config.admin.listen is None:
         return None
     import aiohttp  # noqa: PLC0415  a quarter of a second that reading commands need not spend
@@ -80,10 +98,10 @@ async def _through_gateway(config: Config, name: str, parameters: Mapping[str, A
             return None
         raise StoreUnavailableError(f"the admin socket {path} cannot be opened: {error.os_error.strerror}{_advice(path)}") from None
     except TimeoutError:
-        raise StoreUnavailableError(f"no answer from the gateway at {path} in {ANSWER_SECONDS:g} s: {_DOUBT}") from None
+        raise StoreUnavailableError(f"no answer from the gateway at {path} in {ANSWER_SECONDS:g} s: {doubt}") from None
     except aiohttp.ClientError as error:
         reason = str(error) or type(error).__name__
-        raise StoreUnavailableError(f"no answer from the gateway at {path} ({reason}): {_DOUBT}") from None
+        raise StoreUnavailableError(f"no answer from the gateway at {path} ({reason}): {doubt}") from None
 
 
 def _answer(status: int, body: bytes) -> Answer:

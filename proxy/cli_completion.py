@@ -56,8 +56,6 @@ def _config_of(context: typer.Context) -> Path | None:
 
 
 def _read(config: Path | None, operation: str) -> dict[str, Any]:
-    if config is None:
-        return {}
     try:
         loaded = load(config, os.environ, require_secrets=False)
         return asyncio.run(perform(loaded, SystemClock(), operation, {}))

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from proxy.config import Config
-from proxy.core.catalog import ChatPrice, ChatTier, ImagePrice, Model, Price, VideoPrice, VideoRate
-from proxy.core.money import format_yuan
+from proxy.config_words import price_in_words
+from proxy.core.catalog import Model
 
 Answer = Mapping[str, Any]
 
@@ -100,11 +100,33 @@ def print_restored(answer: Answer) -> None:
     )
 
 
+def print_reload(answer: Answer, heading: str) -> None:
+    """Print what a reload changed or would change, and what it leaves to a restart."""
+    if not answer["changed"] and not answer["needs_restart"]:
+        _line("nothing is different from what runs")
+    for title, changes in ((heading, answer["changed"]), ("needs a restart", answer["needs_restart"])):
+        if changes:
+            _line(f"{title}:")
+            width = max(len(change["key"]) for change in changes)
+            for change in changes:
+                _line(" ", f"{change['key']:<{width}}", "", _changed(change["before"], change["after"]))
+
+
+def _changed(before: object, after: object) -> str:
+    if before is None:
+        return f"added: {_text(after)}"
+    if after is None:
+        return f"removed: {_text(before)}"
+    return "changed" if after == "changed" else f"{_text(before) or '(empty)'} → {_text(after) or '(empty)'}"
+
+
 def print_config(described: Answer) -> None:
     """Print what `describe` returned."""
     tables = ("upstreams", "models")
-    lines = {"file": described["file"]}
-    sections = {name: values for name, values in described.items() if name not in ("file", *tables)}
+    lines = {"file": described["file"] or "none: the environment is all of it"}
+    if described["environment"]:
+        lines["environment"] = described["environment"]
+    sections = {name: values for name, values in described.items() if name not in ("file", "environment", *tables)}
     for section, values in sections.items():
         lines |= {f"{section}.{name}": value for name, value in values.items()}
     _print_lines(lines)
@@ -116,7 +138,8 @@ def print_config(described: Answer) -> None:
 def describe(config: Config) -> dict[str, Any]:
     """Return what would run, JSON-able, without a secret."""
     return {
-        "file": str(config.path),
+        "file": None if config.path is None else str(config.path),
+        "environment": list(config.variables),
         "server": {
             "listen": [str(address) for address in config.server.listen],
             "auth": config.server.auth,
@@ -127,9 +150,10 @@ def describe(config: Config) -> dict[str, Any]:
             "stall_seconds": config.server.stall_seconds,
         },
         "store": {"path": str(config.store.path)},
-        "admin": {"listen": str(config.admin.listen or "off")},
+        "admin": {"listen": str(config.admin.listen or "off"), "metrics_listen": str(config.admin.metrics_listen or "off")},
         "billing": {name: getattr(config.billing, name) for name in config.billing.__struct_fields__},
         "retention": {"request_days": config.retention.request_days},
+        "log": {"level": config.log.level},
         "videos": {"poll_seconds": [config.videos.poll_first_seconds, config.videos.poll_longest_seconds]},
         "upstreams": [
             {"name": upstream.name, "base_url": upstream.base_url, "api_key": "set" if upstream.api_key else "missing"}
@@ -148,32 +172,6 @@ def _described_model(model: Model) -> dict[str, Any]:
         "enabled": model.enabled,
         "price": price_in_words(model.price),
     }
-
-
-def price_in_words(price: Price) -> str:
-    """Return a price in yuan, such as ``0.8 in, 2 out, 0.16 cached /M``; tiers one after another."""
-    match price:
-        case ChatPrice(tiers):
-            return "; ".join(_tier_in_words(tier) for tier in tiers)
-        case ImagePrice(image):
-            return f"{format_yuan(image, 0)} an image"
-        case VideoPrice(rate, by_resolution, flex_permille):
-            rates = [_rate_in_words(rate), *(f"{name}: {_rate_in_words(special)}" for name, special in by_resolution.items())]
-            flex = [] if flex_permille is None else [f"flex × {flex_permille / 1000:g}"]
-            return "; ".join(rates + flex)
-
-
-def _tier_in_words(tier: ChatTier) -> str:
-    start = "" if tier.up_to_tokens is None else f"≤ {tier.up_to_tokens}: "
-    return f"{start}{_per_million(tier.input)} in, {_per_million(tier.output)} out, {_per_million(tier.cached_input)} cached /M"
-
-
-def _rate_in_words(rate: VideoRate) -> str:
-    return f"{_per_million(rate.silent)} silent, {_per_million(rate.audio)} audio /M"
-
-
-def _per_million(nanos_per_token: int) -> str:
-    return format_yuan(nanos_per_token * 1_000_000, 0)
 
 
 def _print_table(columns: Sequence[str], rows: Iterable[Answer], right: Sequence[str] = ()) -> None:

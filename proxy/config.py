@@ -1,4 +1,4 @@
-"""The configuration: one TOML file, read once, checked whole, and turned into frozen values before anything runs.
+"""The configuration: one TOML file and the environment over it, checked whole, and turned into frozen values before anything runs.
 
 `load` either returns what `serve` can start with, or raises one `ConfigError` that lists every fault. What the keys mean is
 explained in ``config.example.toml``.
@@ -6,19 +6,22 @@ explained in ``config.example.toml``.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
 import msgspec
 
+from proxy import config_env
 from proxy.config_models import read_catalog
 from proxy.config_tables import (
+    SECTIONS,
     AdminTable,
     BillingConfig,
     ConfigError,
     Faults,
+    LogConfig,
     RetentionConfig,
     ServerTable,
     StoreTable,
@@ -36,6 +39,7 @@ from proxy.config_values import (
     parse_address,
     parse_base_url,
     parse_store_url,
+    parse_tcp_address,
     parse_unix_address,
     read_secret,
 )
@@ -48,9 +52,11 @@ __all__ = [
     "BillingConfig",
     "Config",
     "ConfigError",
+    "LogConfig",
     "RetentionConfig",
     "Secret",
     "ServerConfig",
+    "Source",
     "StoreConfig",
     "SystemdAddress",
     "TcpAddress",
@@ -61,13 +67,15 @@ __all__ = [
 ]
 
 _FILE_BYTES_MAX = 4_194_304
-_SECTIONS = ("server", "store", "admin", "upstreams", "billing", "videos", "retention", "models")
+_SECTIONS = (*SECTIONS, "upstreams", "models")
 
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     listen: tuple[Address, ...]
     auth: Literal["keys", "none"]
+    socket_mode: int
+    """Permissions of a unix socket's file."""
     drain_seconds: float
     """How long a stop waits for the requests in flight."""
     body_bytes_max: int
@@ -87,6 +95,8 @@ class StoreConfig:
 class AdminConfig:
     listen: UnixAddress | None
     """None: there is no admin listener."""
+    metrics_listen: TcpAddress | None = None
+    """Where metrics are shown besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +121,10 @@ class VideosConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    path: Path
+    path: Path | None
+    """None: the environment is all of it."""
+    variables: tuple[str, ...]
+    """Names of the environment variables that stand for keys."""
     server: ServerConfig
     store: StoreConfig
     admin: AdminConfig
@@ -119,24 +132,43 @@ class Config:
     billing: BillingConfig
     videos: VideosConfig
     retention: RetentionConfig
+    log: LogConfig
     catalog: Catalog
 
 
-def load(path: Path, env: Mapping[str, str], *, require_secrets: bool = True) -> Config:
-    """Return the configuration of ``path``; relative paths in it are taken from its directory.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a configuration comes from, so that it can be read again."""
+
+    path: Path | None
+    env: Mapping[str, str] = field(repr=False)
+
+    def read(self, *, candidate: Path | None = None) -> Config:
+        """Return what stands there now, or what would if ``candidate`` stood in the file's place. Raises: ConfigError."""
+        return load(candidate or self.path, self.env, base=base_of(self.path))
+
+
+def base_of(path: Path | None) -> Path:
+    """Return the directory that a configuration's relative paths are taken from."""
+    return Path.cwd() if path is None else path.absolute().parent
+
+
+def load(path: Path | None, env: Mapping[str, str], *, require_secrets: bool = True, base: Path | None = None) -> Config:
+    """Return the configuration of ``path``, relative paths taken from its directory; without a file, that of the environment.
 
     Args:
-        env: where ``env:NAME`` looks, and ``CREDENTIALS_DIRECTORY``.
+        env: whose ``LLM_PROXY_…`` stand over the file's keys; where ``env:NAME`` looks, and ``CREDENTIALS_DIRECTORY``.
         require_secrets: False for commands that talk to no upstream: a secret that is not there is then empty, no fault.
+        base: the directory to take relative paths from instead.
 
     Raises:
-        ConfigError: one line ``FILE: KEY: reason`` for each fault.
+        ConfigError: one line ``FILE: KEY: reason``, or ``VARIABLE: reason``, for each fault.
     """
-    document = _parse(path)
-    faults = Faults()
+    document = {} if path is None else parse(path)
+    variables, faults = config_env.overlay(document, env, is_all=path is None)
     for name in document.keys() - set(_SECTIONS):
         faults.add(name, f"unknown key (known here: {', '.join(_SECTIONS)})")
-    base = path.absolute().parent
+    base = base or base_of(path)
     server = _read_server(document.get("server", {}), base, faults)
     store = _read_store(document.get("store", {}), base, faults)
     admin = _read_admin(document.get("admin", {}), store.path.parent if store else base, faults)
@@ -146,15 +178,26 @@ def load(path: Path, env: Mapping[str, str], *, require_secrets: bool = True) ->
     retention = read_table(RetentionConfig, document.get("retention", {}), "retention", faults)
     if retention is not None and 0 < retention.request_days < REQUEST_DAYS_MIN:
         faults.add("retention.request_days", f"must be 0 (for ever) or at least {REQUEST_DAYS_MIN}")
+    log = read_table(LogConfig, document.get("log", {}), "log", faults)
     _check_doors(server, admin, faults)
     catalog = read_catalog(document.get("models"), upstreams, faults)
-    if faults or server is None or store is None or admin is None or billing is None or videos is None or retention is None:
+    if (
+        faults
+        or server is None
+        or store is None
+        or admin is None
+        or billing is None
+        or videos is None
+        or retention is None
+        or log is None
+    ):
         raise ConfigError(path, faults)
     ready = {name: upstream for name, upstream in upstreams.items() if upstream is not None}
-    return Config(path, server, store, admin, MappingProxyType(ready), billing, videos, retention, catalog)
+    return Config(path, tuple(variables), server, store, admin, MappingProxyType(ready), billing, videos, retention, log, catalog)
 
 
-def _parse(path: Path) -> dict[str, object]:
+def parse(path: Path) -> dict[str, object]:
+    """Return the file as it is written. Raises: ConfigError."""
     try:
         with path.open("rb") as file:
             content = file.read(_FILE_BYTES_MAX + 1)
@@ -166,6 +209,8 @@ def _parse(path: Path) -> dict[str, object]:
         return msgspec.toml.decode(content, type=dict[str, object])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(path, [f"is no valid TOML: {error}"]) from None
+    except RecursionError:
+        raise ConfigError(path, ["is no valid TOML: it is nested too deeply"]) from None
 
 
 def _read_server(value: object, base: Path, faults: Faults) -> ServerConfig | None:
@@ -189,12 +234,20 @@ def _read_server(value: object, base: Path, faults: Faults) -> ServerConfig | No
     return ServerConfig(
         tuple(listen),
         table.auth,
+        _socket_mode(table),
         table.drain_seconds,
         table.body_bytes_max,
         table.body_seconds,
         table.keepalive_seconds,
         table.stall_seconds,
     )
+
+
+def _socket_mode(table: ServerTable) -> int:
+    """Return who may connect to a unix socket. Proxies run as other users: with keys the key admits them, without keys the group."""
+    if table.socket_mode == "auto":
+        return 0o666 if table.auth == "keys" else 0o660
+    return int(table.socket_mode, 8)
 
 
 def _is_local(address: Address) -> bool:
@@ -227,21 +280,27 @@ def _read_admin(value: object, base: Path, faults: Faults) -> AdminConfig | None
     table = read_table(AdminTable, value, "admin", faults)
     if table is None:
         return None
-    if table.listen == "off":
-        return AdminConfig(None)
+    found = len(faults)
+    listen, metrics_listen = None, None
     try:
-        return AdminConfig(parse_unix_address(table.listen, base))
+        listen = None if table.listen == "off" else parse_unix_address(table.listen, base)
     except ValueError as error:
         faults.add("admin.listen", f'{error}, or "off"' if "must be" in str(error) else str(error))
-        return None
+    try:
+        metrics_listen = None if table.metrics_listen is None else parse_tcp_address(table.metrics_listen)
+    except ValueError as error:
+        faults.add("admin.metrics_listen", str(error))
+    return AdminConfig(listen, metrics_listen) if len(faults) == found else None
 
 
 def _check_doors(server: ServerConfig | None, admin: AdminConfig | None, faults: Faults) -> None:
     """Refuse one socket for customers and the operator: whichever opens second would not start."""
-    if server is None or admin is None or admin.listen is None:
+    if server is None or admin is None:
         return
     for index, address in enumerate(server.listen):
-        if isinstance(address, UnixAddress) and _real(address.path) == _real(admin.listen.path):
+        if isinstance(address, TcpAddress) and address == admin.metrics_listen and address.port:
+            faults.add("admin.metrics_listen", f"{address} is server.listen[{index}] too: customers are not to read it")
+        if admin.listen is not None and isinstance(address, UnixAddress) and _real(address.path) == _real(admin.listen.path):
             faults.add("admin.listen", f"{admin.listen} is server.listen[{index}] too: the operator's door is one of its own")
 
 

@@ -5,8 +5,9 @@ A fault is a line `KEY: reason`, the key as an operator would look for it: ``mod
 
 import difflib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -15,6 +16,9 @@ from msgspec import Meta
 from proxy.core.keeping import REQUEST_DAYS_MAX
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+VARIABLE_PREFIX = "LLM_PROXY_"
+"""Of the environment variables that stand for keys (`config_env`)."""
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Grace = Annotated[float, Meta(ge=0, le=86_400)]
@@ -28,6 +32,7 @@ _TYPE_WORDS = {
     "int": "an integer",
     "float": "a number",
     "str": "a string",
+    "str | null": "a string",
     "bool": "true or false",
     "array": "an array",
     "object": "a table",
@@ -47,19 +52,25 @@ _PHRASES = (
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. Its text has one line a fault: ``FILE: KEY: reason``."""
+    """The configuration cannot be used. Its text has one line a fault: ``FILE: KEY: reason``, or ``VARIABLE: reason``."""
 
-    def __init__(self, path: Path, faults: Sequence[str]) -> None:
-        super().__init__("\n".join(f"{path}: {fault}" for fault in faults))
+    def __init__(self, path: Path | None, faults: Sequence[str]) -> None:
+        """Args: path: None where the environment is all of it, and each fault names its variable."""
+        named = path is None
+        super().__init__("\n".join(fault if named or fault.startswith(VARIABLE_PREFIX) else f"{path}: {fault}" for fault in faults))
         self.path = path
         self.faults = tuple(faults)
 
 
 class Faults(list[str]):
-    """The faults found so far."""
+    """The faults found so far, each by what the operator has to change: the file's key, or the variable that stands over it."""
+
+    def __init__(self, name_of: Callable[[str], str] = str) -> None:
+        super().__init__()
+        self.name_of = name_of
 
     def add(self, key: str, reason: str) -> None:
-        self.append(f"{key}: {reason}")
+        self.append(f"{self.name_of(key)}: {reason}")
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +80,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class ServerTable(Table, frozen=True, kw_only=True):
     listen: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=16)] = ("127.0.0.1:8080",)
     auth: Literal["keys", "none"] = "keys"
+    socket_mode: Literal["auto", "0600", "0660", "0666"] = "auto"
     drain_seconds: Grace = 60
     body_bytes_max: Annotated[int, Meta(ge=1024, le=1_073_741_824)] = 67_108_864
     body_seconds: Seconds = 60
@@ -82,6 +94,7 @@ class StoreTable(Table, frozen=True, kw_only=True):
 
 class AdminTable(Table, frozen=True, kw_only=True):
     listen: Text = "unix:admin.sock"
+    metrics_listen: Text | None = None
 
 
 class UpstreamTable(Table, frozen=True, kw_only=True):
@@ -115,6 +128,13 @@ class RetentionConfig(Table, frozen=True, kw_only=True):
 
     request_days: Annotated[int, Meta(ge=0, le=REQUEST_DAYS_MAX)] = 0
     """How many whole days receipts and video tasks are kept; 0: for ever."""
+
+
+class LogConfig(Table, frozen=True, kw_only=True):
+    """What is logged. The file's table and the program's value are the same thing."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is written; requests are at info."""
 
 
 class ModelTable(Table, frozen=True, kw_only=True):
@@ -159,6 +179,20 @@ class VideoPriceTable(VideoRateTable, frozen=True, kw_only=True):
     by_resolution: dict[str, Any] = {}
 
 
+SECTIONS: Mapping[str, type[Table]] = MappingProxyType(
+    {
+        "server": ServerTable,
+        "store": StoreTable,
+        "admin": AdminTable,
+        "billing": BillingConfig,
+        "videos": VideosTable,
+        "retention": RetentionConfig,
+        "log": LogConfig,
+    }
+)
+"""The tables that there is one of, by their names; besides them there are upstreams and models."""
+
+
 def read_table(table_type: type[T], value: object, key: str, faults: Faults) -> T | None:
     """Return the table, or None after adding each of its faults: unknown and missing keys, wrong types, values out of range."""
     if not isinstance(value, Mapping):
@@ -168,7 +202,7 @@ def read_table(table_type: type[T], value: object, key: str, faults: Faults) -> 
     known = len(faults)
     for name in value:
         if name not in fields:
-            faults.add(join(key, name), f"unknown key{_suggestion(name, fields)}")
+            faults.add(join(key, name), f"unknown key{suggestion(name, fields)}")
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in value:
@@ -180,6 +214,12 @@ def read_table(table_type: type[T], value: object, key: str, faults: Faults) -> 
 
 def join(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
+
+
+def suggestion(name: str, known: Mapping[str, object]) -> str:
+    """Return the end of a fault: the known name that is near, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else f" (known here: {', '.join(known)})"
 
 
 def _read_value(value_type: object, value: object, key: str, faults: Faults) -> object:
@@ -203,8 +243,3 @@ def _in_words(reason: str, value_type: object) -> str:
     for before, after in _PHRASES:
         words = words.replace(before, after)
     return words.removesuffix(".0").removesuffix(" | null")
-
-
-def _suggestion(name: str, known: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {near[0]}?)" if near else f" (known here: {', '.join(known)})"

@@ -78,9 +78,13 @@ def parse_address(text: str, base: Path) -> Address:
         return SystemdAddress()
     if text.startswith("unix:"):
         return parse_unix_address(text, base)
+    return parse_tcp_address(text, 'must be "HOST:PORT", "[IPV6]:PORT", "unix:PATH" or "systemd"')
+
+
+def parse_tcp_address(text: str, wanted: str = 'must be "HOST:PORT" or "[IPV6]:PORT"') -> TcpAddress:
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise ValueError(f'must be "HOST:PORT", "[IPV6]:PORT", "unix:PATH" or "systemd", not {text!r}')
+        raise ValueError(f"{wanted}, not {text!r}")
     return TcpAddress(_parse_host(host, text), int(port))
 
 

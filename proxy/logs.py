@@ -1,6 +1,7 @@
 """What the gateway says: one line a request, and whatever an operator should know. Never a prompt, never a secret.
 
-On a terminal lines are for eyes; otherwise each is one JSON object, ready for journald or a log shipper.
+On a terminal lines are for eyes; otherwise each is one JSON object, ready for a log shipper; and for the journal it has its priority in
+front, as in ``<4>{"time":…``, which systemd takes off (man 3 sd-daemon), so that `journalctl -p warning` finds what matters.
 """
 
 import asyncio
@@ -8,15 +9,20 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol, TextIO
 
 import orjson
 
 from proxy.clock import Clock, iso
+from proxy.log_output import Write, never_waiting
 
+STANDARD_ERROR = 2
 Field = str | int | float | bool | None
+
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 
 
 class AccessLog(Protocol):
@@ -25,30 +31,38 @@ class AccessLog(Protocol):
 
 
 class Lines:
-    """Lines for a descriptor, those of one turn of the loop in one ``write(2)``.
+    """Lines for an output, those of one turn of the loop in one ``write(2)``.
 
     A system call a request would hand the interpreter's lock to the store's thread each time: 44 µs seen under load, instead of 2.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, output: Write, is_wanted: Callable[[], bool] = lambda: True) -> None:
+        """Args: is_wanted: asked once a turn."""
+        self._output = output
+        self._is_wanted = is_wanted
         self._waiting: list[bytes] = []
         self._is_cut = False
         """The last write ended within a line."""
 
     def add(self, line: bytes) -> None:
         if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._write)
+            if not self._is_wanted():
+                return
+            asyncio.get_running_loop().call_soon(self._write_waiting)
         self._waiting.append(line)
 
-    def _write(self) -> None:
+    def _write_waiting(self) -> None:
         lines, self._waiting = b"".join(self._waiting), []
+        self.write(lines)
+
+    def write(self, lines: bytes) -> None:
+        """Write whole lines at once, or as much of them as there is room for."""
         if self._is_cut:
             lines = b"\n" + lines
         try:
-            written = os.write(self._descriptor, lines)
+            written = self._output(lines)
         except OSError:
-            # A log that cannot be written (full disk, closed pipe) must not fail requests whose money is already on the ledger.
+            # A log that cannot be written (full disk, closed pipe, no room) must not fail requests whose money is on the ledger.
             return
         # A pipe that is nearly full takes a part. The rest is lost, as so slow a reader must hold nobody up, but no later line with it.
         self._is_cut = written > 0 and lines[written - 1 : written] != b"\n"
@@ -57,9 +71,11 @@ class Lines:
 class JsonAccessLog:
     """One JSON object a line."""
 
-    def __init__(self, clock: Clock, lines: Lines) -> None:
+    def __init__(self, clock: Clock, lines: Lines, prefix: bytes = b"") -> None:
+        """Args: prefix: what stands before each object."""
         self._clock = clock
         self._lines = lines
+        self._prefix = prefix
         self._second = -1
         self._second_text = b""
 
@@ -71,7 +87,7 @@ class JsonAccessLog:
         """Return how a line of this second begins, worked out once a second, and the millisecond."""
         second, ms = divmod(self._clock.now_ms(), 1000)
         if second != self._second:
-            self._second, self._second_text = second, b'{"time":"' + iso(second * 1000)[:-4].encode()
+            self._second, self._second_text = second, self._prefix + b'{"time":"' + iso(second * 1000)[:-4].encode()
         return self._second_text, ms
 
 
@@ -111,6 +127,13 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(entry, default=str).decode()
 
 
+class JournalFormatter(JsonFormatter):
+    """The same with its priority in front."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"<{_priority(record.levelno)}>{super().format(record)}"
+
+
 class TerminalFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
@@ -120,17 +143,53 @@ class TerminalFormatter(logging.Formatter):
         return line
 
 
-def configure(clock: Clock, stream: TextIO | None = None) -> AccessLog:
-    """Send all logging to ``stream`` (standard error by default) and return the log of requests."""
+class LineHandler(logging.Handler):
+    """Hands what is logged to `Lines`: a `StreamHandler` would wait for whoever reads."""
+
+    def __init__(self, lines: Lines) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.write(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+        except Exception:  # noqa: BLE001 - as every handler of the library: what cannot be formatted fails nobody
+            self.handleError(record)
+
+
+def configure(clock: Clock, stream: TextIO | None = None, *, level: str = "info") -> AccessLog:
+    """Send all logging from ``level`` on to ``stream`` (standard error by default) and return the log of requests."""
     stream = stream or sys.stderr
-    handler = logging.StreamHandler(stream)
-    terminal = stream.isatty()
-    handler.setFormatter(TerminalFormatter() if terminal else JsonFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    descriptor = STANDARD_ERROR if stream is None else stream.fileno()  # Python has none where the process was started without
+    lines = Lines(never_waiting(descriptor), partial(logging.getLogger().isEnabledFor, logging.INFO))
+    handler = LineHandler(lines)
+    terminal, journal = stream is not None and stream.isatty(), is_journal(descriptor, os.environ)
+    handler.setFormatter(TerminalFormatter() if terminal else JournalFormatter() if journal else JsonFormatter())
+    logging.basicConfig(handlers=[handler], force=True)
+    set_level(level)
     logging.getLogger("aiosqlite").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    lines = Lines(stream.fileno())
-    return TerminalAccessLog(clock, lines) if terminal else JsonAccessLog(clock, lines)
+    prefix = f"<{_priority(logging.INFO)}>".encode() if journal else b""
+    return TerminalAccessLog(clock, lines) if terminal else JsonAccessLog(clock, lines, prefix)
+
+
+def is_journal(descriptor: int, env: Mapping[str, str]) -> bool:
+    """Return whether a descriptor leads to the journal: ``JOURNAL_STREAM`` names its device and inode (man 5 systemd.exec).
+
+    The variable alone proves nothing: a child inherits it, whatever its own standard error is.
+    """
+    opened = os.fstat(descriptor)
+    return env.get("JOURNAL_STREAM") == f"{opened.st_dev}:{opened.st_ino}"
+
+
+def _priority(level: int) -> int:
+    """Return syslog's number for a level of logging."""
+    return next((priority for least, priority in _PRIORITIES if level >= least), 7)
+
+
+def set_level(level: str) -> None:
+    """Write nothing below ``level`` from now on: debug, info, warning or error."""
+    logging.getLogger().setLevel(level.upper())
 
 
 def _told(text: str) -> str:

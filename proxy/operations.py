@@ -6,13 +6,14 @@ same answers. Amounts are decimal strings in yuan, times ISO-8601 in UTC.
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
 from proxy import ids, operation_views
 from proxy.clock import Clock, iso
+from proxy.config_changes import NotReloadedError, Reloaded
 from proxy.core.keeping import DAY_MS, REQUEST_DAYS_MAX, REQUEST_DAYS_MIN, keep_from_ms
 from proxy.core.money import Nanos, parse_yuan
 from proxy.folding import REST, fold
@@ -39,18 +40,28 @@ class NotLiveError(StoreError):
     """A change was stored, but the running gateway could not take it over."""
 
 
+class Reloader(Protocol):
+    """Who puts a changed configuration in force. Both raise NotReloadedError."""
+
+    async def reload(self) -> Reloaded: ...
+
+    async def preview(self, candidate: Path | None = None) -> Reloaded: ...
+
+
 class Desk:
-    """Where operations are carried out: the store, the clock, and whom to tell of a change of accounts or keys."""
+    """Where operations are carried out: the store, the clock, whom to tell of a change of accounts or keys, and who reloads."""
 
     def __init__(
         self,
         store: Store,
         clock: Clock,
         on_change: Callable[[], Awaitable[None]] | None = None,
+        reloader: Reloader | None = None,
         report: Report | None = None,
     ) -> None:
         self.store = store
         self.clock = clock
+        self.reloader = reloader
         self.report = report
         """Whom to tell how far a long operation has come."""
         self._on_change = on_change
@@ -228,8 +239,7 @@ class Backup(Operation, frozen=True, kw_only=True):
     destination: Annotated[str, Meta(min_length=1, max_length=4096)]
 
     def __post_init__(self) -> None:
-        if "\0" in self.destination or not Path(self.destination).is_absolute():
-            raise ValueError("destination: must be an absolute path")
+        _check_path("destination", self.destination)
 
     async def run(self, desk: Desk) -> Answer:
         checks = await desk.store.backup(Path(self.destination), desk.report)
@@ -261,6 +271,34 @@ class RetentionFold(Operation, frozen=True, kw_only=True):
         return {"kept_from_at": iso(before_ms), "folded": folded, "done": is_done}
 
 
+class Reload(Operation, frozen=True, kw_only=True):
+    """Put the configuration in force as it is now, or with ``preview`` only tell what that would change.
+
+    ``file`` is looked at as if it stood in the place of the gateway's own, in a preview alone.
+    """
+
+    name: ClassVar = "reload"
+    preview: bool = False
+    file: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.file is not None:
+            _check_path("file", self.file)
+            if not self.preview:
+                raise ValueError("file: a gateway reloads its own file; another can only be previewed")
+
+    async def run(self, desk: Desk) -> Answer:
+        if desk.reloader is None:
+            raise StoreRefusedError("no gateway runs here that could reload")
+        candidate = None if self.file is None else Path(self.file)
+        try:
+            reloaded = await (desk.reloader.preview(candidate) if self.preview else desk.reloader.reload())
+        except NotReloadedError as fault:
+            prefix = "a reload would be refused" if self.preview else "not reloaded, nothing has changed"
+            raise StoreRefusedError(f"{prefix}:\n{fault}") from None
+        return reloaded.view()
+
+
 OPERATIONS: Mapping[str, type[Operation]] = {
     operation.name: operation
     for operation in (
@@ -277,6 +315,7 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         Backup,
         RetentionLook,
         RetentionFold,
+        Reload,
     )
 }
 
@@ -308,6 +347,11 @@ def _moment(parameter: str, text: str | None, now_ms: int) -> int | None:
         return None if text is None else parse_moment(text, now_ms)
     except ValueError as error:
         raise ValueError(f"{parameter}: {error}") from None
+
+
+def _check_path(parameter: str, text: str) -> None:
+    if "\0" in text or not Path(text).is_absolute():
+        raise ValueError(f"{parameter}: must be an absolute path")
 
 
 def _check_label(parameter: str, text: str) -> None:

@@ -20,6 +20,10 @@ class Rate:
         self._turn = asyncio.Lock()
         self._next_at = 0.0
 
+    def limit(self, per_second: float) -> None:
+        """Space turns anew, from the next one taken."""
+        self._spacing_seconds = 1 / per_second
+
     async def turn(self, *, urgent: bool = False) -> None:
         """Wait for a turn. While both wait, an urgent call, one that a customer waits for, and another take turns."""
         async with self._urgent_line if urgent else self._line:

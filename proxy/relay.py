@@ -6,22 +6,13 @@ around all awaits upstream; whatever ends the call early lets it expire.
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from proxy.core.settlement import Outcome
 from proxy.core.sse import EventTooLargeError, Tap
 from proxy.metrics import Metrics
+from proxy.settings import Live
 from proxy.upstream.wire import Answer, UpstreamBrokenError, UpstreamFailure
-
-
-@dataclass(frozen=True, slots=True)
-class DisconnectPolicy:
-    """What happens upstream when the client has left."""
-
-    disconnect: Literal["drain", "cancel"]
-    drain_after_seconds: float
-    drains_max: int
 
 
 class Watcher(Protocol):
@@ -97,8 +88,8 @@ class Deadline:
 class Relay:
     """All calls that are under way, and what they do when their client leaves or the process ends."""
 
-    def __init__(self, policy: DisconnectPolicy, metrics: Metrics) -> None:
-        self._policy = policy
+    def __init__(self, live: Live, metrics: Metrics) -> None:
+        self._live = live
         self._flights: set[Flight] = set()
         self._drains: Counter[int] = Counter()
         """Calls that are read on, by account."""
@@ -136,19 +127,20 @@ class Relay:
 
     def drain(self, flight: "Flight") -> None:
         """Read on for a client that left, to learn the usage: bounded in seconds and, where that stops the upstream, in number."""
+        policy = self._live.now.billing
         if not flight.stoppable:
-            flight.expire(Outcome.CLIENT_GONE, self._policy.drain_after_seconds)
+            flight.expire(Outcome.CLIENT_GONE, policy.drain_after_seconds)
             return
-        if self._policy.disconnect == "cancel" or not self._has_room(flight):
+        if policy.disconnect == "cancel" or not self._has_room(flight):
             flight.expire(Outcome.CLIENT_GONE, 0)
             return
         flight.drains = True
         self._count_drains(flight, 1)
-        flight.expire(Outcome.CLIENT_GONE, self._policy.drain_after_seconds)
+        flight.expire(Outcome.CLIENT_GONE, policy.drain_after_seconds)
 
     def _has_room(self, flight: "Flight") -> bool:
         """Whether one more may be read on: of one account at most half, so that nobody's abandoned streams use up everybody's."""
-        most = self._policy.drains_max
+        most = self._live.now.billing.drains_max
         return self._drains.total() < most and self._drains[flight.account_id] < (most + 1) // 2
 
     def _count_drains(self, flight: "Flight", change: int) -> None:
@@ -169,6 +161,7 @@ class Flight:
         "_tap",
         "_transport",
         "account_id",
+        "body_bytes",
         "cause",
         "connection",
         "deadline",
@@ -190,6 +183,8 @@ class Flight:
         self.cause: Outcome | None = None
         """Why the call was, or will be, ended from this side."""
         self.drains = False
+        self.body_bytes = 0
+        """What was sent of a stream."""
 
     @property
     def client_left(self) -> bool:
@@ -251,6 +246,7 @@ class Flight:
             return
         if passed and self._transport is not None:
             if framed is not None and passed is payload and self._chunked:
+                self.body_bytes += len(passed)
                 self._transport.write(framed)
             else:
                 self.write(passed)
@@ -265,6 +261,7 @@ class Flight:
     def write(self, piece: bytes) -> None:
         """Send bytes of the body to the client, framed, if it is still there."""
         if piece and self._transport is not None:
+            self.body_bytes += len(piece)
             self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
 
     def _finish(self, failure: UpstreamFailure | None) -> None:

@@ -39,6 +39,11 @@ def probe_routes(ops: OpsHandlers) -> list[Route]:
     return [Route("GET", "/healthz", ops.healthz, needs_key=False), Route("GET", "/readyz", ops.readyz, needs_key=False)]
 
 
+def metrics_routes(ops: OpsHandlers) -> list[Route]:
+    """Return what a scraper asks; on its own address there is nothing else."""
+    return [Route("GET", "/metrics", ops.metrics, needs_key=False)]
+
+
 def admin_routes(ops: OpsHandlers, admin: AdminHandlers, bodies: BodyReader) -> list[Route]:
     """Return what the operator's socket answers; whoever may open it is the operator."""
 
@@ -48,6 +53,6 @@ def admin_routes(ops: OpsHandlers, admin: AdminHandlers, bodies: BodyReader) -> 
 
     return [
         *probe_routes(ops),
-        Route("GET", "/metrics", ops.metrics, needs_key=False),
+        *metrics_routes(ops),
         Route("POST", "/operations/{id}", operate, needs_key=False),
     ]

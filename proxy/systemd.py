@@ -6,6 +6,7 @@ Both protocols are a few lines (man pages sd_listen_fds and sd_notify); without 
 import logging
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,11 @@ def notify(state: str, env: Mapping[str, str] = os.environ) -> bool:
             logger.warning("systemd was not told %r: %s", state, error.strerror)
             return False
     return True
+
+
+def reloading() -> str:
+    """Return what is sent as a reload begins; ``READY=1`` ends it. Its time tells systemd (Type=notify-reload) which reload it is."""
+    return f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
 
 
 def listen_sockets(env: Mapping[str, str] = os.environ, first_fd: int = _FIRST_FD) -> list[socket.socket]:

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from proxy.clock import Clock
 from proxy.core import videos
 from proxy.core.ark_text import read_error
 from proxy.core.errors import GatewayError, ModelUnavailableError
@@ -18,34 +17,22 @@ from proxy.core.video_answers import CLOCK_BEHIND_MS, is_endpoint, read_poll, re
 from proxy.core.video_record import VideoTask
 from proxy.core.video_report import Polled, PollFailed, PollFailure, SubmitRefused, Submitted, SubmitUnknown
 from proxy.metrics import Metrics
-from proxy.rates import Rate
+from proxy.settings import Live
 from proxy.tasks import TaskGroup
 from proxy.upstream import ark
 from proxy.upstream.client import PAGE_SIZE_MAX, ArkClient, Reply
 from proxy.upstream.creation import creation_refusal
 from proxy.upstream.failures import UpstreamFailure
+from proxy.upstreams import Upstream
 
 logger = logging.getLogger(__name__)
 
 PAGES_MAX = 20
 """Of the list: 10,000 tasks of one model, made since the one that is looked for; 2000 should Ark give but 100 a page."""
+_VIDEOS, _LIST = "videos", "lost submits"
+"""What an upstream is asked about: one that shows tasks may refuse its list, and the other way round."""
 STATUS_SECONDS_MAX = 10.0
 """A status is answered in moments. At Ark's 20 a second, an upstream that hangs holds 200 polls: fewer than may run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One upstream, and how often it may be asked for what."""
-
-    client: ArkClient
-    gets: Rate
-    lists: Rate
-    deletes: Rate
-
-
-def line(client: ArkClient, clock: Clock, *, requests_per_second: float, list_requests_per_second: float) -> Line:
-    """Return a line. Ark allows as many deletes a second as gets, counted apart."""
-    return Line(client, Rate(requests_per_second, clock), Rate(list_requests_per_second, clock), Rate(requests_per_second, clock))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +61,18 @@ class _Page:
 class VideoCalls:
     """The calls to all upstreams."""
 
-    def __init__(self, lines: Mapping[str, Line], metrics: Metrics) -> None:
-        self._lines = lines
+    def __init__(self, live: Live, metrics: Metrics) -> None:
+        self._live = live
         self._metrics = metrics
         self._tasks = TaskGroup("listing")
         self._listings: dict[tuple[str, str, str], _Listing] = {}
-        self._troubled: set[str] = set()
-        """Upstreams whose last call failed, so that an outage is two lines in the log and not thousands."""
+        self._troubled: set[tuple[str, str]] = set()
+        """Upstreams, and for what, whose last call failed, so that an outage is two lines in the log and not thousands."""
 
     async def submit(self, task: VideoTask, body: Mapping[str, object]) -> Submission:
         """Send a task up, once."""
         try:
-            reply = await self._created(self._lines[task.upstream].client, body)
+            reply = await self._created(self._live.now.upstreams[task.upstream].client, body)
         except UpstreamFailure as failure:
             return self._unanswered(task, failure)
         report = read_submit(reply.status, reply.answer)
@@ -104,7 +91,7 @@ class VideoCalls:
 
     async def cancel_turn(self, task: VideoTask) -> None:
         """Wait until the upstream may be asked to `cancel`."""
-        if (upstream := self._lines.get(task.upstream)) is not None:
+        if (upstream := self._live.now.upstreams.get(task.upstream)) is not None:
             await upstream.deletes.turn(urgent=True)
 
     async def cancel(self, task: VideoTask) -> bool:
@@ -112,7 +99,7 @@ class VideoCalls:
 
         False proves nothing. Neither does True: of a task that had ended, the record was deleted.
         """
-        upstream = self._lines.get(task.upstream)
+        upstream = self._live.now.upstreams.get(task.upstream)
         if upstream is None:
             return False
         try:
@@ -178,7 +165,7 @@ class VideoCalls:
         return Submission(replace(report, error=said, http_status=refusal.error.status), refusal.error)
 
     async def _get(self, task: VideoTask, *, urgent: bool) -> Reply | None:
-        upstream = self._lines.get(task.upstream)
+        upstream = self._live.now.upstreams.get(task.upstream)
         if upstream is None:
             self._note_trouble(task.upstream, "it is not configured any more")
             return None
@@ -199,7 +186,7 @@ class VideoCalls:
         return reply
 
     async def _list(self, task: VideoTask, since_ms: int) -> Sequence[object] | None:
-        upstream = self._lines.get(task.upstream)
+        upstream = self._live.now.upstreams.get(task.upstream)
         items: list[object] = []
         for number in range(1, PAGES_MAX + 1):
             page = None if upstream is None else await self._page(upstream, task, number)
@@ -211,31 +198,31 @@ class VideoCalls:
                 break
         return items
 
-    async def _page(self, upstream: Line, task: VideoTask, number: int) -> _Page | None:
+    async def _page(self, upstream: Upstream, task: VideoTask, number: int) -> _Page | None:
         await upstream.lists.turn()
         model = None if is_endpoint(task.upstream_model) else task.upstream_model  # listed as those of the model behind it
         try:
             reply = await upstream.client.list_tasks(model=model, service_tier=task.service_tier, page_num=number)
         except UpstreamFailure as failure:
-            self._note_trouble(task.upstream, str(failure))
+            self._note_trouble(task.upstream, str(failure), _LIST)
             return None
         items = reply.answer.get("items") if isinstance(reply.answer, dict) else None
         if reply.status != 200 or not isinstance(items, list):
-            self._note_trouble(task.upstream, f"status {reply.status} for the list")
+            self._note_trouble(task.upstream, f"status {reply.status}", _LIST)
             return None
-        self._note_recovery(task.upstream)
+        self._note_recovery(task.upstream, _LIST)
         return _Page(items, _total(reply.answer, items, number))
 
-    def _note_trouble(self, upstream: str, why: str) -> None:
+    def _note_trouble(self, upstream: str, why: str, what: str = _VIDEOS) -> None:
         self._metrics.upstream_failed(upstream, "poll")
-        if upstream not in self._troubled:
-            self._troubled.add(upstream)
-            logger.warning("upstream %s cannot be asked about videos: %s; their tasks wait", upstream, why)
+        if (upstream, what) not in self._troubled:
+            self._troubled.add((upstream, what))
+            logger.warning("upstream %s cannot be asked about %s: %s; their tasks wait", upstream, what, why)
 
-    def _note_recovery(self, upstream: str) -> None:
-        if upstream in self._troubled:
-            self._troubled.remove(upstream)
-            logger.info("upstream %s can be asked about videos again", upstream)
+    def _note_recovery(self, upstream: str, what: str = _VIDEOS) -> None:
+        if (upstream, what) in self._troubled:
+            self._troubled.remove((upstream, what))
+            logger.info("upstream %s can be asked about %s again", upstream, what)
 
 
 def _read(task: VideoTask, reply: Reply) -> Polled | PollFailed:

@@ -17,14 +17,16 @@ import orjson
 from proxy.billing import HOLD_REFUSALS, RETRY_SECONDS_FIRST, RETRY_SECONDS_MAX, hold_refused
 from proxy.clock import Clock
 from proxy.core import video_task
+from proxy.core.catalog import Kind
 from proxy.core.errors import GatewayError
 from proxy.core.money import format_yuan
 from proxy.core.video_record import TaskState, VideoTask
 from proxy.core.video_report import Report, SubmitUnknown
-from proxy.core.video_task import Pace, Step
+from proxy.core.video_task import Step
 from proxy.core.video_view import created_task, public_status
 from proxy.idempotency import kept
 from proxy.metrics import Metrics
+from proxy.settings import Live
 from proxy.store.contract import NewRequest, Store, StoredAnswer, StoreUnavailableError, UpstreamIdTakenError
 from proxy.tasks import TaskGroup
 from proxy.video_calls import Submission, VideoCalls
@@ -52,7 +54,7 @@ class VideoDesk:
         *,
         store: Store,
         calls: VideoCalls,
-        pace: Pace,
+        live: Live,
         clock: Clock,
         metrics: Metrics,
         jitter: Callable[[], float],
@@ -61,7 +63,7 @@ class VideoDesk:
         """Args: jitter: draws from [0, 1); expect: told of each upstream's due time that the store has now."""
         self._store = store
         self._calls = calls
-        self._pace = pace
+        self._live = live
         self._clock = clock
         self._metrics = metrics
         self._jitter = jitter
@@ -91,7 +93,7 @@ class VideoDesk:
 
         def decide(task: VideoTask) -> Step:
             before.append(task.state)
-            return video_task.advance(task, report, now_ms, pace=self._pace, jitter=jitter)
+            return video_task.advance(task, report, now_ms, pace=self._live.now.pace, jitter=jitter)
 
         step = self._store.advance_task(task_id, decide, now_ms, answer)
         step.add_done_callback(partial(self._tell, before))
@@ -119,8 +121,6 @@ class VideoDesk:
     async def recover(self) -> int:
         """Begin to look for the submits that the last process left without an answer, and return how many those are."""
         tasks = await self._store.open_tasks()
-        for task in tasks:
-            self._metrics.video_moved(None, task.state)
         unanswered = [task for task in tasks if task.state is TaskState.SUBMITTING and task.lost_at_ms is None]
         why = SubmitUnknown("the process ended")
         await asyncio.gather(*(self.advance(task.id, why, submit_answer(task)) for task in unanswered))
@@ -177,7 +177,6 @@ class VideoDesk:
             await self._store.place_task(request, task, due_at_ms)
         except HOLD_REFUSALS as fault:
             return hold_refused(fault)
-        self._metrics.video_moved(None, task.state)
         self._expect(task.upstream, due_at_ms)
         return None
 
@@ -202,13 +201,11 @@ class VideoDesk:
             self._expect(task.upstream, step.due_at_ms)
         if step.news:
             logger.warning("video %s: %s", task.id, step.news)
-        if before[-1] is not task.state:
-            self._metrics.video_moved(before[-1], None if task.ended else task.state)
         if public_status(before[-1]) != public_status(task.state):
             for change in self._watchers.get(task.id, ()):
                 change.set()
         if step.settlement is not None:
-            self._metrics.settled(task.model, step.settlement)
+            self._metrics.settled(Kind.VIDEO, task.model, step.settlement)
             seconds = (step.settlement.total_ms or 0) / 1000
             cost, note = format_yuan(step.settlement.charge_nanos, 4), step.settlement.note
             logger.info(

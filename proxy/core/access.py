@@ -1,5 +1,7 @@
 """Which credential a request carries: one of three headers, never two. And where none is asked for: which pages may call."""
 
+import ipaddress
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from multidict import CIMultiDictProxy
@@ -8,7 +10,6 @@ from proxy.core.errors import InvalidApiKeyError, InvalidParameterError, Missing
 
 KEY_HEADERS = ("x-api-key", "api-key")
 SECRET_LENGTH_MAX = 256
-LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def secret_of(headers: "CIMultiDictProxy[str]") -> str:
@@ -31,22 +32,38 @@ def secret_of(headers: "CIMultiDictProxy[str]") -> str:
     return _bounded(keys[0] if keys else _bearer(bearers[0]))
 
 
-def refuse_foreign_page(origin: str | None) -> None:
+def refuse_foreign_page(origin: str | None, host: str | None = None) -> None:
     """Refuse a call that a web page of somebody else's makes from its visitor's machine to a gateway that asks for no key.
 
-    Such a gateway listens on loopback, and every page that is open on the machine can reach that; a browser says whose page it is.
+    Such a gateway listens on loopback, and every page that is open on the machine can reach that; a browser says whose page it is. A
+    page whose own name was made to lead here (DNS rebinding) counts as one of this origin, and says so only by the host that it asks.
+
+    Args:
+        origin: what ``Origin`` says; browsers leave it out of a GET to a page's own origin.
+        host: what ``Host`` says; None where no browser can call, as over a unix socket.
 
     Raises:
-        InvalidParameterError: the page is not of this machine.
+        InvalidParameterError: the page, or the name that it asks for, is not of this machine.
     """
-    if origin is None:
-        return
-    try:
-        host = urlsplit(origin).hostname or ""
-    except ValueError:
-        host = ""
-    if host not in LOCAL_HOSTS and not host.endswith(".localhost"):
+    if origin is not None and not _is_local(origin):
         raise InvalidParameterError("A gateway without keys answers no web pages of other machines", param="Origin")
+    if host is not None and not _is_local(f"//{host}"):
+        raise InvalidParameterError("A gateway without keys answers only as localhost, or by its loopback address", param="Host")
+
+
+@lru_cache(maxsize=64)
+def _is_local(url: str) -> bool:
+    """Return whether a URL leads to this machine whatever a name server says."""
+    try:
+        name = (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _bounded(secret: str) -> str:

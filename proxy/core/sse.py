@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import orjson
 
 from proxy.core.ark_text import read_error
+from proxy.core.mended_json import read_mended
 from proxy.core.plain_text import is_plain_text
 from proxy.core.settlement import TokenUsage
 from proxy.core.usage import parse_usage
@@ -30,7 +31,6 @@ _FIELD = re.compile(rb"data(?::.*)?|id(?:: ?[\w.:-]{0,128})?|event(?:: ?[A-Za-z_
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.]\d{1,6})?(?:Z|[+-]\d\d:\d\d)?")
 _COMMENT_BYTES_MAX = 256
 _CONTENT = re.compile(rb'(?:content|arguments)": ?"[^"]')
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _UPSTREAM_ID_CHARACTERS_MAX = 200
 _ERROR_CHARACTERS_MAX = 2000
 
@@ -330,15 +330,11 @@ def _is_sense(text: bytes, value: object, strays: bytes) -> bool:
 
 
 def _parse(text: bytes) -> object:
-    """Return the JSON value, or None. Text that orjson refuses, but SDKs read, is mended first: only figures are taken from it."""
+    """Return the JSON value, or None. SDKs decode a stream whatever its bytes are."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        mended = _SURROGATE.sub(rb"\\ufffd", text.decode("utf-8", "replace").encode())
-    try:
-        return orjson.loads(mended)
-    except orjson.JSONDecodeError:
-        return None
+        return read_mended(text.decode("utf-8", "replace").encode())
 
 
 def _error(value: object, text: bytes) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from proxy.doctor.front import front
 from proxy.doctor.upstream import upstream
 
 
-async def examine(path: Path, env: Mapping[str, str], clock: Clock, url: str | None = None) -> list[Finding]:
+async def examine(path: Path | None, env: Mapping[str, str], clock: Clock, url: str | None = None) -> list[Finding]:
     """Return what was found, whatever it is: nothing is changed, and nothing spent.
 
     Args:
@@ -49,16 +49,16 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _configuration(path: Path, env: Mapping[str, str]) -> tuple[list[Finding], Config | None]:
+def _configuration(path: Path | None, env: Mapping[str, str]) -> tuple[list[Finding], Config | None]:
     """Return the configuration, also one that lacks only its secrets: the rest can be looked at all the same."""
     try:
         config = load(path, env)
     except ConfigError as error:
-        found = [
-            failed("configuration", f"{path}: {fault}", "see config.example.toml; llm-proxy check-config") for fault in error.faults
-        ]
+        found = [failed("configuration", fault, "see config.example.toml; llm-proxy check-config") for fault in str(error).splitlines()]
         try:
             return found, load(path, env, require_secrets=False)
         except ConfigError:
             return found, None
-    return [ok("configuration", f"{path}: {len(config.catalog)} models, {len(config.upstreams)} upstreams")], config
+    return [
+        ok("configuration", f"{path or 'the environment'}: {len(config.catalog)} models, {len(config.upstreams)} upstreams")
+    ], config

@@ -7,11 +7,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import msgspec
-
-from proxy.config import Config
+from proxy import config_env
+from proxy.config import Config, base_of, parse
 from proxy.doctor.finding import Finding, failed, ok, warning
+from proxy.store.sqlite import restore
 
 FREE_BYTES_MIN = 64 * 2**20
 FREE_BYTES_COMFORT = 2**30
@@ -28,7 +29,7 @@ _CONTAINER = "overlay"
 
 def secrets(config: Config, env: Mapping[str, str]) -> Iterator[Finding]:
     """Look at the configuration's file and at the files that it names as secrets."""
-    mode = _mode(config.path)
+    mode = 0 if config.path is None else _mode(config.path)
     if mode & stat.S_IWOTH:
         yield failed("configuration file", f"anybody may write {config.path} ({mode:04o})", f"chmod o-w {config.path}")
     for name, path in _secret_files(config, env).items():
@@ -41,8 +42,9 @@ def secrets(config: Config, env: Mapping[str, str]) -> Iterator[Finding]:
 
 def _secret_files(config: Config, env: Mapping[str, str]) -> dict[str, Path]:
     """Return the secrets' files that are there, by their upstreams. A key in the environment has none."""
-    document = msgspec.toml.decode(config.path.read_bytes())
-    base, found = config.path.absolute().parent, {}
+    document: dict[str, Any] = {} if config.path is None else parse(config.path)
+    config_env.overlay(document, env, is_all=config.path is None)
+    base, found = base_of(config.path), {}
     for name, table in document["upstreams"].items():
         source, _, place = str(table["api_key"]).partition(":")
         folder = base if source == "file" else Path(env.get("CREDENTIALS_DIRECTORY", "/nonexistent"))
@@ -66,7 +68,7 @@ def store_file(path: Path) -> Iterator[Finding]:
         return
     yield _privacy(path)
     yield from _owners(path)
-    for left in sorted(folder.glob(f"{path.name}.restore-*")):
+    if (left := restore.decided_for(path)) is not None:
         yield warning("store file", f"a restore was cut short ({left.name})", "start the gateway, which finishes it")
     log = path.with_name(path.name + "-wal")
     size = log.stat().st_size if log.exists() else 0

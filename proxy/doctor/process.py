@@ -19,6 +19,7 @@ DESCRIPTORS_MIN = 256
 DESCRIPTORS_COMFORT = 4096
 """Two a stream: the customer's and the upstream's."""
 CONNECT_SECONDS = 2.0
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where to knock at what listens everywhere
 
 
 def running_pid(config: Config) -> int | None:
@@ -108,6 +109,12 @@ def listeners(config: Config, pid: int | None) -> Iterator[Finding]:
             yield _listens(address)
         else:
             yield _is_free(address)
+    if (scraped := config.admin.metrics_listen) is not None:
+        yield _listens(scraped) if pid is not None else _is_free(scraped)
+        if scraped.host in _EVERYWHERE:
+            yield warning(
+                "metrics", f"whoever reaches this machine may read them at {scraped}", "name one address of it, or guard the port"
+            )
 
 
 def _listens(address: Address) -> Finding:
@@ -121,9 +128,8 @@ def _listens(address: Address) -> Finding:
 
 def _dial(address: Address) -> str:
     assert isinstance(address, TcpAddress)
-    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where to knock at what listens everywhere
     try:
-        socket.create_connection((everywhere.get(address.host, address.host), address.port), CONNECT_SECONDS).close()
+        socket.create_connection((_EVERYWHERE.get(address.host, address.host), address.port), CONNECT_SECONDS).close()
     except OSError:
         return "stale"
     return "live"
@@ -149,10 +155,10 @@ def _is_free(address: Address) -> Finding:
 
 def _what_to_do(error: OSError, address: TcpAddress) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"another program listens there (ss -ltnp 'sport = :{address.port}'): stop it, or name another server.listen"
+        return f"another program listens there (ss -ltnp 'sport = :{address.port}'): stop it, or name another address"
     if error.errno == errno.EACCES:
         return "a port below 1024 needs socket activation (llm-proxy.socket), or a proxy in front"
-    return "name an address of this machine in server.listen"
+    return "name an address of this machine"
 
 
 def _is_free_path(address: UnixAddress) -> Finding:

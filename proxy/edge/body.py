@@ -4,9 +4,18 @@ import asyncio
 from typing import Any
 
 import orjson
+from aiohttp.streams import StreamReader
 
-from proxy.core.errors import InvalidJsonError, RequestTimeoutError, RequestTooLargeError, UnsupportedMediaTypeError
+from proxy.core.errors import (
+    GatewayError,
+    InvalidJsonError,
+    ModelUnavailableError,
+    RequestTimeoutError,
+    RequestTooLargeError,
+    UnsupportedMediaTypeError,
+)
 from proxy.edge.connection import Request
+from proxy.settings import Live
 
 LARGE_BYTES = 65_536
 STRUCTURES_MAX = 100_000
@@ -18,11 +27,18 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class BodyReader:
-    """Reads bodies of at most ``bytes_max`` that arrive within ``seconds``."""
+    """Reads bodies of at most so many bytes that arrive within so many seconds."""
 
-    def __init__(self, *, bytes_max: int, seconds: float) -> None:
-        self._bytes_max = bytes_max
-        self._seconds = seconds
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._arriving: set[StreamReader] = set()
+        self._is_cut = False
+
+    def cut(self) -> None:
+        """Give up the bodies that have not come whole, and those that are yet to come: the process ends, and nothing has begun."""
+        self._is_cut = True
+        for content in self._arriving:
+            content.set_exception(_restarting())
 
     async def json(self, request: Request) -> Any:
         """Return the parsed body. Raises: as `read` and `parsed`."""
@@ -56,41 +72,52 @@ class BodyReader:
             RequestTooLargeError: longer than the limit; said before reading where the length was announced.
             RequestTimeoutError: it did not arrive in time.
             InvalidJsonError: it has too many values, whatever they are.
+            ModelUnavailableError: the process ends.
             ConnectionError: the client left.
         """
         if here := self.arrived(request):
             return here
-        if request.content_length > self._bytes_max:
+        if request.content_length > self._live.now.body_bytes_max:
             raise self._too_large()
         transport = request.connection.transport
-        if request.headers.get("Expect", "").lower() == "100-continue" and transport is not None:
-            transport.write(_CONTINUE)
+        if self._is_cut:
+            raise _restarting()
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.takes_chunks and transport is not None:
+            transport.write(_CONTINUE)  # HTTP/1.0 knows no such answer (RFC 9110, 10.1.1)
+        seconds = self._live.now.body_seconds
+        self._arriving.add(request.content)
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(seconds):
                 return await self._read_on(request)
         except TimeoutError:
-            raise RequestTimeoutError(f"The request body did not arrive within {self._seconds:g} seconds") from None
+            raise RequestTimeoutError(f"The request body did not arrive within {seconds:g} seconds") from None
+        finally:
+            self._arriving.discard(request.content)
 
     async def _read_on(self, request: Request) -> bytearray:
         """Collect and count as it comes: at the end, over all of it, either would hold everybody up."""
         body = bytearray()
         crowd = _Crowd()
         while piece := await request.content.readany():
-            if len(body) + len(piece) > self._bytes_max:
+            if len(body) + len(piece) > self._live.now.body_bytes_max:
                 raise self._too_large()
             body += piece
             crowd.add(piece)
         return body
 
     def _checked(self, body: bytes) -> bytes:
-        if len(body) > self._bytes_max:
+        if len(body) > self._live.now.body_bytes_max:
             raise self._too_large()
         if len(body) > LARGE_BYTES:
             _Crowd().add(body)
         return body
 
     def _too_large(self) -> RequestTooLargeError:
-        return RequestTooLargeError(f"The request body is larger than {self._bytes_max} bytes")
+        return RequestTooLargeError(f"The request body is larger than {self._live.now.body_bytes_max} bytes")
+
+
+def _restarting() -> GatewayError:
+    return ModelUnavailableError("The gateway is restarting", retry_after_seconds=1)
 
 
 def parsed(raw: bytes | bytearray) -> Any:

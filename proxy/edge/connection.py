@@ -6,6 +6,7 @@ takes 5. Besides it lacks our errors for malformed HTTP, and a deadline for clie
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
@@ -105,6 +106,28 @@ class Connection(RequestHandler):
     def lost(self) -> bool:
         return self.transport is None or self.transport.is_closing()
 
+    def limit(self, *, keepalive_seconds: float, stall_seconds: float) -> None:
+        """Wait so long for a next request, from now on, and for a client that reads nothing, from the next time that it does."""
+        self._keepalive_timeout = keepalive_seconds
+        self._stall_seconds = stall_seconds
+        if self._keepalive_handle is not None:
+            self._keepalive_handle.cancel()
+            self._keepalive_handle = None
+            self._wait_for_next()
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether the client is a process of this machine, as no web page is."""
+        here = None if self.transport is None else self.transport.get_extra_info("socket")
+        return here is not None and here.family == socket.AF_UNIX
+
+    def force_close(self) -> None:
+        """Close, also where what has been sent is still on its way."""
+        transport = self.transport
+        super().force_close()
+        if transport is not None:
+            self._see_off(transport)
+
     def close_if_idle(self) -> None:
         """Close unless a request is being answered. One whose head has not come whole has not begun."""
         if self._waiter is not None and not self._waiter.done():
@@ -135,6 +158,7 @@ class Connection(RequestHandler):
             self._task_handler = None
             if self.transport is not None:
                 self.transport.close()
+                self._see_off(self.transport)
 
     async def _answer_all(self) -> None:
         while not self._force_close:
@@ -312,6 +336,20 @@ class Connection(RequestHandler):
             self.watcher.client_lost()
 
     # clients that read nothing
+
+    def _see_off(self, transport: asyncio.Transport) -> None:
+        """End a connection that was closed, should what it still holds not leave: it would wait for its client for ever.
+
+        No stall is watched for below the transport's high-water mark.
+        """
+        if waiting := transport.get_write_buffer_size():
+            self._loop.call_later(self._stall_seconds, self._abort_unless_below, transport, waiting)
+
+    def _abort_unless_below(self, transport: asyncio.Transport, waiting_bytes: int) -> None:
+        if transport.get_write_buffer_size() < waiting_bytes:
+            self._see_off(transport)
+        else:
+            transport.abort()
 
     def _cancel_stall(self) -> None:
         if self._stall_handle is not None:

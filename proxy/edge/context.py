@@ -13,6 +13,7 @@ class Context:
 
     __slots__ = (
         "begun",
+        "body_bytes",
         "code",
         "first_byte_at",
         "grant",
@@ -24,6 +25,7 @@ class Context:
         "route",
         "settlement",
         "tail",
+        "upstream_seconds",
     )
 
     def __init__(self, request: Request, request_id: str, received_at: float) -> None:
@@ -45,6 +47,10 @@ class Context:
         self.code: str | None = None
         """The error code that was answered."""
         self.first_byte_at: float | None = None
+        self.upstream_seconds: float | None = None
+        """From asking the upstream until its answer, or the last of several, had come or was given up."""
+        self.body_bytes = 0
+        """What was sent of the answer's body, before any framing."""
         self.settlement: Settlement | None = None
 
     @property

@@ -45,6 +45,8 @@ class Entrance:
             if self._dispatch.draining():
                 request.closing = True
             status = response.status
+            if response.body is not None:
+                context.body_bytes = len(response.body)
             return response
         finally:
             self._inside -= 1
@@ -76,6 +78,15 @@ class Door:
             else:
                 self._listening.append(await loop.create_server(self._server, sock=listener))
         return tuple(_shown(listener) for listener in sockets)
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected, idle ones included."""
+        return len(self._server.connections)
+
+    def limit(self, *, keepalive_seconds: float, stall_seconds: float) -> None:
+        """Change how long is waited for clients, also for those that are here."""
+        self._server.limit(keepalive_seconds=keepalive_seconds, stall_seconds=stall_seconds)
 
     def stop_accepting(self) -> None:
         """Close the listening sockets and the connections that wait for a next request."""

@@ -4,7 +4,8 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from proxy.config import Address, SystemdAddress, TcpAddress, UnixAddress
@@ -67,21 +68,30 @@ def _tcp(address: TcpAddress) -> list[socket.socket]:
 
 
 def _unix(path: Path, mode: int) -> socket.socket:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _umask(lambda own: own | 0o022):  # who may write in the folder could put a socket of his own in this one's place
+        path.parent.mkdir(parents=True, exist_ok=True)
     _clear_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # chmod after bind would leave a moment in which anybody may connect
-    umask = os.umask(0o777 & ~mode)
     try:
-        listener.bind(str(path))
+        with _umask(lambda _: 0o777 & ~mode):  # chmod after bind would leave a moment in which anybody may connect
+            listener.bind(str(path))
     except OSError:
         listener.close()
         raise
-    finally:
-        os.umask(umask)
     listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
+
+
+@contextmanager
+def _umask(changed: Callable[[int], int]) -> Iterator[None]:
+    """Change what is taken from the mode of whatever is created, for as long as this is entered."""
+    before = os.umask(0o077)
+    os.umask(changed(before))
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _clear_stale(path: Path) -> None:

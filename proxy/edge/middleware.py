@@ -90,30 +90,38 @@ class Observer:
 
 
 def _fields(context: Context, status: int, first_byte: float, total: float) -> dict[str, Field]:
+    """Return what a request's line says. Times have a tenth of a millisecond, cut off: ``round`` takes three times as long."""
+    request = context.request
     fields: dict[str, Field] = {
         "request_id": context.id,
-        "method": context.request.method[:16],
+        "method": request.method[:16],
         "route": context.route,
         "status": status,
-        "first_byte_ms": round(first_byte * 1000, 1),
-        "total_ms": round(total * 1000, 1),
+        "bytes": context.body_bytes if request.method != "HEAD" else 0,
+        "first_byte_ms": int(first_byte * 10_000) / 10,
+        "total_ms": int(total * 10_000) / 10,
     }
-    if context.grant is not None:
-        fields["account"] = context.grant.account_name
-        fields["key_id"] = context.grant.key_id
+    if context.upstream_seconds is not None:
+        fields["upstream_ms"] = int(context.upstream_seconds * 10_000) / 10
+    if (grant := context.grant) is not None:
+        fields["account"] = grant.account_name
+        fields["key_id"] = grant.key_id
     if context.model:
         fields["model"] = context.model
     if context.code is not None:
         fields["code"] = context.code
     if (settlement := context.settlement) is not None:
+        usage = settlement.usage
         fields["outcome"] = settlement.outcome
         fields["usage"] = settlement.usage_source
-        fields["prompt_tokens"] = settlement.usage.prompt_tokens
-        fields["cached_tokens"] = settlement.usage.cached_tokens
-        fields["completion_tokens"] = settlement.usage.completion_tokens
+        fields["prompt_tokens"] = usage.prompt_tokens
+        fields["cached_tokens"] = usage.cached_tokens
+        fields["completion_tokens"] = usage.completion_tokens
+        fields["cost"] = format_yuan(settlement.charge_nanos)
+        if settlement.upstream_id:
+            fields["upstream_id"] = settlement.upstream_id
         if settlement.units:
             fields["units"] = settlement.units
-        fields["cost"] = format_yuan(settlement.charge_nanos)
         if settlement.note:
             fields["note"] = settlement.note
     return fields
@@ -150,7 +158,8 @@ class Dispatcher:
 
     def _grant(self, context: Context) -> Grant:
         if (grant := self._access.anonymous) is not None:
-            refuse_foreign_page(context.request.headers.get("Origin"))
+            headers = context.request.headers
+            refuse_foreign_page(headers.get("Origin"), None if context.connection.is_unix else headers.get("Host"))
             return grant
         grant = self._access.authenticate(secret_of(context.request.headers))
         if grant is None:

@@ -31,6 +31,14 @@ class Server(web.Server):
     def __call__(self) -> Connection:
         return Connection(self, loop=self._loop, **self._own, **self._kwargs)
 
+    def limit(self, *, keepalive_seconds: float, stall_seconds: float) -> None:
+        """Change the limits of the connections that stand, and of those to come."""
+        self._kwargs["keepalive_timeout"] = keepalive_seconds
+        self._own["stall_seconds"] = stall_seconds
+        for connection in self.connections:
+            if isinstance(connection, Connection):
+                connection.limit(keepalive_seconds=keepalive_seconds, stall_seconds=stall_seconds)
+
     def close_idle(self) -> None:
         """Close the connections that wait for a next request."""
         for connection in self.connections:

@@ -1,6 +1,5 @@
 """``POST /chat/completions``: parse, find the model, hold, ask, relay, settle."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +8,12 @@ import orjson
 from proxy.billing import Billing, Hold
 from proxy.clock import Clock
 from proxy.core.ark_text import read_error
-from proxy.core.catalog import Catalog, ChatPrice, Kind, Model, find_model
+from proxy.core.catalog import ChatPrice, Kind, Model, find_model
 from proxy.core.chat import ChatCall, parse_chat_call, requested_model, upstream_body, utf8_bytes
 from proxy.core.conclusion import Seen, conclude
 from proxy.core.errors import GatewayError, InternalError, ModelUnavailableError
-from proxy.core.pricing import PROMPT_BYTES_PER_TOKEN_MAX, freeze
+from proxy.core.mended_json import read_mended
+from proxy.core.pricing import PROMPT_BYTES_PER_TOKEN_MAX
 from proxy.core.settlement import Outcome, TokenUsage
 from proxy.core.sse import Tap
 from proxy.core.usage import parse_usage
@@ -24,9 +24,10 @@ from proxy.idempotency import HEADER as KEY_HEADER
 from proxy.idempotency import Idempotency, kept
 from proxy.metrics import Metrics
 from proxy.relay import Flight, Relay
+from proxy.settings import Live, Settings
 from proxy.store.contract import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.upstream import ark
-from proxy.upstream.wire import Answer, UpstreamBrokenError, UpstreamFailure, Wire
+from proxy.upstream.wire import Answer, UpstreamBrokenError, UpstreamFailure
 
 PATH = "/chat/completions"
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
@@ -40,38 +41,40 @@ class ChatHandlers:
     def __init__(
         self,
         *,
-        catalog: Catalog,
-        wires: Mapping[str, Wire],
+        live: Live,
         billing: Billing,
         idempotency: Idempotency,
         relay: Relay,
         bodies: BodyReader,
         clock: Clock,
         metrics: Metrics,
-        estimate: bool,
     ) -> None:
-        self._catalog = catalog
+        self._live = live
         self._idempotency = idempotency
         self._bodies = bodies
         self._clock = clock
-        self._parts = _Parts(wires, billing, relay, clock, metrics, estimate)
-        self._frozen = {model.id: freeze(model.price) for model in catalog.values()}
+        self._parts = _Parts(billing, relay, clock, metrics)
 
     async def create(self, context: Context) -> Response:
         """Answer one chat call, and settle it however it ends."""
         bodies, request = self._bodies, context.request
         body = parsed(here) if (here := bodies.arrived(request)) else await bodies.json(request)
-        model = find_model(self._catalog, requested_model(body), Kind.CHAT)
+        settings = self._live.now
+        model = find_model(settings.catalog, requested_model(body), Kind.CHAT)
         context.model = model.id
         call = parse_chat_call(body, model)
         if not here:
             await bodies.breathe(request)
         if not call.stream and KEY_HEADER in request.headers:
-            return await self._idempotency.once(context, body, lambda claim: self._exchange(context, call, model, claim).run())
+            return await self._idempotency.once(
+                context, body, lambda claim: self._exchange(settings, context, call, model, claim).run()
+            )
         del body
-        return await self._exchange(context, call, model).run()
+        return await self._exchange(settings, context, call, model).run()
 
-    def _exchange(self, context: Context, call: ChatCall, model: Model, claim: IdempotencyClaim | None = None) -> "_Exchange":
+    def _exchange(
+        self, settings: Settings, context: Context, call: ChatCall, model: Model, claim: IdempotencyClaim | None = None
+    ) -> "_Exchange":
         assert context.grant is not None
         assert isinstance(model.price, ChatPrice)
         request = NewRequest(
@@ -84,39 +87,52 @@ class ChatHandlers:
             upstream_model=model.upstream_model,
             stream=call.stream,
             hold_nanos=call.hold_nanos(model.price),
-            price=self._frozen[model.id],
+            price=settings.frozen[model.id],
             created_at_ms=self._clock.now_ms(),
             claim=claim,
         )
-        return _Exchange(self._parts, context, model, call, request)
+        return _Exchange(self._parts, settings, context, model, call, request)
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
     """What every exchange works with."""
 
-    wires: Mapping[str, Wire]
     billing: Billing
     relay: Relay
     clock: Clock
     metrics: Metrics
-    estimate: bool
 
 
 class _Exchange:
     """One call from its hold to its settlement."""
 
-    __slots__ = ("_began", "_call", "_context", "_flight", "_hold", "_model", "_parts", "_request", "_response", "_tap")
+    __slots__ = (
+        "_asked_at",
+        "_began",
+        "_call",
+        "_context",
+        "_flight",
+        "_hold",
+        "_model",
+        "_parts",
+        "_request",
+        "_response",
+        "_settings",
+        "_tap",
+    )
 
     _flight: Flight
     _hold: Hold
 
-    def __init__(self, parts: _Parts, context: Context, model: Model, call: ChatCall, request: NewRequest) -> None:
+    def __init__(self, parts: _Parts, settings: Settings, context: Context, model: Model, call: ChatCall, request: NewRequest) -> None:
         self._parts = parts
+        self._settings = settings
         self._context = context
         self._model = model
         self._call = call
         self._request = request
+        self._asked_at: float | None = None
         self._began = False
         """The upstream's answer has begun, and is none of an error."""
         self._tap: Tap | None = None
@@ -138,7 +154,8 @@ class _Exchange:
                 with flight.deadline:
                     if flight.ended:
                         raise TimeoutError  # over before anything was asked
-                    answer = await parts.wires[self._model.upstream].ask(PATH, upward)
+                    self._asked_at = parts.clock.monotonic()
+                    answer = await self._settings.upstreams[self._model.upstream].wire.ask(PATH, upward)
                     del upward
                     context.first_byte_at = parts.clock.monotonic()
                     raw = self._at_hand(answer)
@@ -161,6 +178,7 @@ class _Exchange:
     def _close(self) -> None:
         """Leave no hold and no watcher behind, whatever ended the call."""
         self._parts.relay.land(self._flight)
+        self._context.body_bytes = self._flight.body_bytes
         if self._context.settlement is None:
             self._break_off(Outcome.INTERRUPTED, _restarting(), "the handler was cancelled")
 
@@ -199,7 +217,7 @@ class _Exchange:
         try:
             parsed = orjson.loads(raw)
         except orjson.JSONDecodeError:
-            parsed = None
+            parsed = read_mended(raw)
         is_answer = isinstance(parsed, dict) and isinstance(parsed.get("choices"), list) and not parsed.get("error")
         if not is_answer or read_error(200, parsed) is not None:
             return self._refused(ark.refusal(200, parsed or {}, upstream_model=self._model.upstream_model))
@@ -305,8 +323,10 @@ class _Exchange:
         note: str = "",
         answer: StoredAnswer | None = None,
     ) -> None:
-        context, price = self._context, self._model.price
+        context, price, now = self._context, self._model.price, self._parts.clock.monotonic()
         assert isinstance(price, ChatPrice)
+        if self._asked_at is not None:
+            context.upstream_seconds = now - self._asked_at
         seen = Seen(
             outcome=outcome,
             usage=usage,
@@ -315,10 +335,10 @@ class _Exchange:
             http_status=0 if self._response is None and self._flight.client_left else status,
             upstream_id=upstream_id,
             first_byte_ms=_ms(context.first_byte_at, context.received_at),
-            total_ms=_ms(self._parts.clock.monotonic(), context.received_at),
+            total_ms=_ms(now, context.received_at),
             note=note,
         )
-        context.settlement = conclude(self._call, price, self._request.hold_nanos, seen, estimate=self._parts.estimate)
+        context.settlement = conclude(self._call, price, self._request.hold_nanos, seen, estimate=self._settings.estimate)
         self._hold.settle(context.settlement, answer)
 
 

@@ -1,7 +1,7 @@
 """``POST /images/generations``: parse, find the model, hold, ask for each image, settle by what came."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import orjson
 
@@ -10,10 +10,9 @@ from proxy.billing import Billing, Hold
 from proxy.clock import Clock
 from proxy.core import fields, images
 from proxy.core.ark_text import ArkError
-from proxy.core.catalog import Catalog, ImagePrice, Kind, Model, find_model
+from proxy.core.catalog import ImagePrice, Kind, Model, find_model
 from proxy.core.errors import GatewayError, ModelUnavailableError
 from proxy.core.images import ImageCall, ImageResult, UpstreamBody
-from proxy.core.pricing import freeze
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
@@ -21,6 +20,7 @@ from proxy.edge.response import Response
 from proxy.idempotency import Idempotency, kept
 from proxy.metrics import Metrics
 from proxy.relay import Relay
+from proxy.settings import Live, Settings
 from proxy.store.contract import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.upstream import ark
 from proxy.upstream.client import ArkClient, Reply
@@ -37,8 +37,7 @@ class ImageHandlers:
     def __init__(
         self,
         *,
-        catalog: Catalog,
-        clients: Mapping[str, ArkClient],
+        live: Live,
         billing: Billing,
         idempotency: Idempotency,
         relay: Relay,
@@ -46,15 +45,13 @@ class ImageHandlers:
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        self._catalog = catalog
-        self._clients = clients
+        self._live = live
         self._billing = billing
         self._idempotency = idempotency
         self._relay = relay
         self._bodies = bodies
         self._clock = clock
         self._metrics = metrics
-        self._frozen = {model.id: freeze(model.price) for model in catalog.values()}
 
     async def create(self, context: Context) -> Response:
         """Answer with the images that could be made, and settle the call however it ends."""
@@ -64,20 +61,23 @@ class ImageHandlers:
 
     async def _make(self, context: Context, body: object, claim: IdempotencyClaim | None) -> Response:
         checked = fields.checked_body(body, images.PUBLISHED_KEYS)
-        model = find_model(self._catalog, fields.model_id(checked, images.DEFAULT_MODEL), Kind.IMAGE)
+        settings = self._live.now
+        model = find_model(settings.catalog, fields.model_id(checked, images.DEFAULT_MODEL), Kind.IMAGE)
         context.model = model.id
         call = images.parse_image_call(checked)
-        hold = await self._billing.hold(self._request(context, call, model, claim))
+        hold = await self._billing.hold(self._request(context, call, model, settings, claim))
         generation = _Generation(context, model, call.n, hold, self._relay, self._clock, self._metrics)
         try:
             bodies = images.upstream_bodies(call, model.upstream_model)
             del call
             checked.clear()  # what called this has it too, and would keep tens of megabytes for as long as the images take
-            return await generation.run(self._clients[model.upstream], bodies)
+            return await generation.run(settings.upstreams[model.upstream].client, bodies)
         finally:
             generation.close()
 
-    def _request(self, context: Context, call: ImageCall, model: Model, claim: IdempotencyClaim | None) -> NewRequest:
+    def _request(
+        self, context: Context, call: ImageCall, model: Model, settings: Settings, claim: IdempotencyClaim | None
+    ) -> NewRequest:
         assert context.grant is not None
         assert isinstance(model.price, ImagePrice)
         return NewRequest(
@@ -90,7 +90,7 @@ class ImageHandlers:
             upstream_model=model.upstream_model,
             stream=False,
             hold_nanos=images.hold_for(call, model.price),
-            price=self._frozen[model.id],
+            price=settings.frozen[model.id],
             created_at_ms=self._clock.now_ms(),
             claim=claim,
         )
@@ -146,12 +146,15 @@ class _Generation:
 
     async def _ask_for_all(self, client: ArkClient, bodies: Sequence[UpstreamBody]) -> None:
         """Fill in the ends, until all are there or the flight's time is up."""
+        asked_at = self._clock.monotonic()
         try:
             with self._flight.deadline:
                 calls = [self._ask(client, index, body) for index, body in enumerate(bodies)]
                 bugs = [fault for fault in await asyncio.gather(*calls, return_exceptions=True) if fault is not None]
         except TimeoutError:
             return
+        finally:
+            self._context.upstream_seconds = self._clock.monotonic() - asked_at
         if bugs:
             raise bugs[0]
 

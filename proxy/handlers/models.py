@@ -2,21 +2,22 @@
 
 from typing import Any
 
-from proxy.core.catalog import Catalog, Model, find_model
+from proxy.core.catalog import Model, find_model
 from proxy.edge.context import Context
 from proxy.edge.response import Response
+from proxy.settings import Live
 
 
 class ModelHandlers:
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-        self._list = {"object": "list", "data": [shown(model) for model in catalog.values() if model.enabled]}
+    def __init__(self, live: Live) -> None:
+        self._live = live
 
     async def list(self, context: Context) -> Response:
-        return context.json(self._list)
+        models = [shown(model) for model in self._live.now.catalog.values() if model.enabled]
+        return context.json({"object": "list", "data": models})
 
     async def retrieve(self, context: Context) -> Response:
-        return context.json(shown(find_model(self._catalog, context.tail)))
+        return context.json(shown(find_model(self._live.now.catalog, context.tail)))
 
 
 def shown(model: Model) -> dict[str, Any]:

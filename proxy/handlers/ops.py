@@ -3,18 +3,21 @@
 import logging
 from collections.abc import Callable
 
+from proxy.core.access import refuse_foreign_page
 from proxy.edge.context import Context
 from proxy.edge.response import Response
 from proxy.metrics import CONTENT_TYPE, Metrics
+from proxy.readings import Survey
 from proxy.store.contract import Store, StoreError
 
 logger = logging.getLogger(__name__)
 
 
 class OpsHandlers:
-    def __init__(self, store: Store, metrics: Metrics, draining: Callable[[], bool]) -> None:
+    def __init__(self, store: Store, metrics: Metrics, survey: Survey, draining: Callable[[], bool]) -> None:
         self._store = store
         self._metrics = metrics
+        self._survey = survey
         self._draining = draining
 
     async def healthz(self, context: Context) -> Response:
@@ -33,4 +36,7 @@ class OpsHandlers:
         return context.json({"status": "ready"})
 
     async def metrics(self, context: Context) -> Response:
+        """Answer everything that is counted or can be read. A page of another machine gets nothing: it would read the turnover."""
+        refuse_foreign_page(context.request.headers.get("Origin"))
+        await self._survey.look()
         return context.answer(self._metrics.render(), content_type=CONTENT_TYPE)

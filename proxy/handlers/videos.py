@@ -13,21 +13,21 @@ from dataclasses import replace
 from proxy import ids
 from proxy.clock import Clock, iso
 from proxy.core import fields, videos
-from proxy.core.catalog import Catalog, Kind, Model, VideoPrice, find_model
+from proxy.core.catalog import Kind, Model, VideoPrice, find_model
 from proxy.core.errors import (
     GatewayError,
     InternalError,
     InvalidParameterError,
     TaskNotFoundError,
 )
-from proxy.core.pricing import freeze
 from proxy.core.video_record import VideoTask, new_task
 from proxy.core.video_view import created_task, public_status, public_task, task_list
-from proxy.core.videos import VideoBilling, VideoCall
+from proxy.core.videos import VideoCall
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
 from proxy.edge.response import Response
 from proxy.idempotency import Idempotency
+from proxy.settings import Live, Settings
 from proxy.store.contract import Grant, IdempotencyClaim, NewRequest, Store
 from proxy.video_cancel import VideoCancels
 from proxy.video_desk import SUBMIT_MARGIN_SECONDS, SUBMIT_SECONDS_MAX, VideoDesk
@@ -45,27 +45,24 @@ class VideoHandlers:
     def __init__(
         self,
         *,
-        catalog: Catalog,
+        live: Live,
         store: Store,
         desk: VideoDesk,
         cancels: VideoCancels,
         idempotency: Idempotency,
         bodies: BodyReader,
         clock: Clock,
-        billing: VideoBilling,
         draw_seed: Callable[[], int],
     ) -> None:
-        """Args: billing: what a task is charged by; draw_seed: from 0 to `videos.SEED_MAX`, for tasks that ask for none."""
-        self._catalog = catalog
+        """Args: draw_seed: from 0 to `videos.SEED_MAX`, for tasks that ask for none."""
+        self._live = live
         self._store = store
         self._desk = desk
         self._cancels = cancels
         self._idempotency = idempotency
         self._bodies = bodies
         self._clock = clock
-        self._billing = billing
         self._draw_seed = draw_seed
-        self._frozen = {model.id: freeze(model.price) for model in catalog.values()}
 
     # submit
 
@@ -77,10 +74,11 @@ class VideoHandlers:
 
     async def _submit(self, context: Context, body: object, claim: IdempotencyClaim | None) -> Response:
         checked = fields.checked_body(body, videos.PUBLISHED_KEYS)
-        model = find_model(self._catalog, fields.model_id(checked, videos.DEFAULT_MODEL), Kind.VIDEO)
+        settings = self._live.now
+        model = find_model(settings.catalog, fields.model_id(checked, videos.DEFAULT_MODEL), Kind.VIDEO)
         context.model = model.id
         call = self._told_apart(videos.parse_video_call(checked, model))
-        request, task = self._drawn_up(context, call, model, claim)
+        request, task = self._drawn_up(context, call, model, settings, claim)
         submit = self._desk.submit(request, task, videos.upstream_body(call, task.upstream_model, task.safety_identifier))
         try:
             async with asyncio.timeout(SUBMIT_SECONDS_MAX + SUBMIT_MARGIN_SECONDS):
@@ -96,7 +94,7 @@ class VideoHandlers:
         return call if call.seed is not None else replace(call, seed=self._draw_seed())
 
     def _drawn_up(
-        self, context: Context, call: VideoCall, model: Model, claim: IdempotencyClaim | None
+        self, context: Context, call: VideoCall, model: Model, settings: Settings, claim: IdempotencyClaim | None
     ) -> tuple[NewRequest, VideoTask]:
         """Return the request and the task, as they are recorded together."""
         assert context.grant is not None
@@ -110,8 +108,8 @@ class VideoHandlers:
             upstream=model.upstream,
             upstream_model=model.upstream_model,
             stream=False,
-            hold_nanos=videos.hold_for(call, model.price, self._billing),
-            price=self._frozen[model.id],
+            hold_nanos=videos.hold_for(call, model.price, settings.video_billing),
+            price=settings.frozen[model.id],
             created_at_ms=self._clock.now_ms(),
             claim=claim,
         )
@@ -123,7 +121,7 @@ class VideoHandlers:
             upstream_model=model.upstream_model,
             call=call,
             safety_identifier=_stand_in_for(context.grant),
-            billing=self._billing,
+            billing=settings.video_billing,
             hold_nanos=request.hold_nanos,
             quote_nanos=videos.quote(call, model.price),
             rate_nanos_per_kilotoken=videos.nanos_per_kilotoken(call, model.price),
@@ -166,7 +164,7 @@ class VideoHandlers:
                 raise TaskNotFoundError(f"This task of {iso(folded.day_ms)[:10]} is no longer kept")
         if task is None or task.account_id != context.account_id:
             raise TaskNotFoundError("There is no such task")
-        context.model = task.model if task.model in self._catalog else ""
+        context.model = task.model if task.model in self._live.now.catalog else ""
         return task
 
     # cancel

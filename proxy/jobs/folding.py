@@ -1,6 +1,7 @@
 """Folds the requests that are older than the operator keeps them into daily sums."""
 
 import logging
+from collections.abc import Callable
 
 from proxy.clock import Clock
 from proxy.core.keeping import keep_from_ms
@@ -13,15 +14,16 @@ EVERY_SECONDS = 600.0
 
 
 class Folding:
-    def __init__(self, store: Store, clock: Clock, request_days: int) -> None:
+    def __init__(self, store: Store, clock: Clock, request_days: Callable[[], int]) -> None:
+        """Args: request_days: what is configured now; 0: requests are kept for ever."""
         self._store = store
         self._clock = clock
-        self.request_days = request_days
-        """0: requests are kept for ever."""
+        self._request_days = request_days
 
     async def __call__(self) -> None:
-        if not self.request_days:
+        days = self._request_days()
+        if not days:
             return
-        folded, _ = await fold(self._store, keep_from_ms(self._clock.now_ms(), self.request_days))
+        folded, _ = await fold(self._store, keep_from_ms(self._clock.now_ms(), days))
         if folded:
-            logger.info("folded %d requests older than %d days into daily sums", folded, self.request_days)
+            logger.info("folded %d requests older than %d days into daily sums", folded, days)

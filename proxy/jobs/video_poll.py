@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from proxy.core.video_answers import find_lost, lone_unmarked, unproven
 from proxy.core.video_record import Next, TaskState, VideoTask
-from proxy.core.video_report import Found, LookupFailed, NotFound, SubmitUnknown
-from proxy.core.video_task import Pace, longest_delay_ms
+from proxy.core.video_report import Found, LookupFailed, NotFound, Polled, SubmitUnknown
+from proxy.core.video_task import longest_delay_ms
 from proxy.metrics import Metrics
+from proxy.settings import Live
 from proxy.store.contract import Store, UpstreamIdTakenError
 from proxy.video_calls import VideoCalls
 from proxy.video_desk import VideoDesk
@@ -30,17 +31,14 @@ class DueVideos:
     Due too is what is due later than anything is ever put off: the clock has been set back. Its look makes it due anew.
     """
 
-    def __init__(self, store: Store, upstream: str, metrics: Metrics, pace: Pace) -> None:
+    def __init__(self, store: Store, upstream: str, live: Live) -> None:
         self._store = store
         self._upstream = upstream
-        self._metrics = metrics
-        self._ahead_ms_max = longest_delay_ms(pace) + DUE_MARGIN_MS
+        self._live = live
 
     async def due(self, now_ms: int, limit: int) -> Sequence[VideoTask]:
-        longest_due_ms = await self._store.next_due_at_ms(upstream=self._upstream)
-        self._metrics.video_lag(self._upstream, 0 if longest_due_ms is None else max(0, now_ms - longest_due_ms) / 1000)
         due = await self._store.due_tasks(now_ms, limit, self._upstream)
-        ahead_ms = now_ms + self._ahead_ms_max
+        ahead_ms = now_ms + longest_delay_ms(self._live.now.pace) + DUE_MARGIN_MS
         return [*due, *await self._store.due_tasks(_EVER, limit - len(due), self._upstream, ahead_ms)] if len(due) < limit else due
 
     async def next_due_at_ms(self, after_ms: int) -> int | None:
@@ -70,6 +68,7 @@ class VideoPoll:
         alone = self._desk.alone(task.id)
         cancels, is_being_cancelled = alone.cancels, alone.locked()
         seen = await self._calls.status(task)
+        logger.debug("video %s: the upstream says %s", task.id, seen.status if isinstance(seen, Polled) else seen.kind)
         async with alone:
             # What was seen while a cancel was about may be of before its DELETE: a video that is gone would be charged.
             if is_being_cancelled or alone.cancels != cancels:

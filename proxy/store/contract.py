@@ -22,7 +22,7 @@ from proxy.core.catalog import Kind
 from proxy.core.keeping import FoldedRequest
 from proxy.core.money import Nanos
 from proxy.core.settlement import Settlement
-from proxy.core.video_record import VideoTask
+from proxy.core.video_record import TaskState, VideoTask
 from proxy.core.video_task import Step
 from proxy.store.progress import Report
 
@@ -242,6 +242,36 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenTasks:
+    """The video tasks of one upstream in one state that have not ended."""
+
+    upstream: str
+    state: TaskState
+    count: int
+    longest_due_at_ms: int
+    """When the one that waits the longest was, or will be, to be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What is open at one moment, for who watches the gateway."""
+
+    held_nanos: Nanos
+    holds: int
+    oldest_hold_at_ms: int | None
+    """Of a request that is no video: those end within minutes, a video's may last for days."""
+    tasks: Sequence[OpenTasks]
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How it goes with writing: operations that wait, and batches so far in which something could not be written."""
+
+    waiting: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
 class CommitStats:
     """Of one group commit: how many operations shared it, and how long the transaction took, in seconds."""
 
@@ -386,6 +416,13 @@ class Store(Protocol):
 
     async def verify(self, report: Report | None = None) -> list[Check]:
         """Check every invariant on one snapshot of the file."""
+
+    async def census(self) -> Census:
+        """Return what is open now, in a time that grows with that alone, not with the ledger."""
+
+    @property
+    def backlog(self) -> Backlog:
+        """How it goes with writing, since the store was opened."""
 
     # the file
 

@@ -7,7 +7,6 @@ from an answer that was lost after the work was done and charged.
 
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -18,6 +17,7 @@ import orjson
 from yarl import URL
 
 from proxy.config import UpstreamConfig
+from proxy.tasks import TaskGroup
 from proxy.upstream.failures import UpstreamBrokenError, UpstreamTimeoutError, UpstreamUnreachableError
 
 IMAGES_PATH = "/images/generations"
@@ -49,6 +49,22 @@ class Reply:
     """The ``Retry-After`` header as it came."""
 
 
+@dataclass(slots=True, eq=False)
+class _Session:
+    """Connections that are opened by one configuration, and how many calls use them."""
+
+    http: aiohttp.ClientSession
+    config: UpstreamConfig
+    calls: int = 0
+    is_retired: bool = False
+
+    @property
+    def connections(self) -> tuple[int, int]:
+        """How many carry a call, and how many wait for one. aiohttp's connector does not say so in public."""
+        connector = self.http.connector
+        return (0, 0) if connector is None else (len(connector._acquired), sum(map(len, connector._conns.values())))
+
+
 class ArkClient:
     """Connections to one upstream. ``async with`` it, or `open` and `close`.
 
@@ -70,26 +86,44 @@ class ArkClient:
         self._connections_max = connections_max
         self._answer_bytes_max = answer_bytes_max
         self._ssl_context = ssl_context
-        self._opened = AsyncExitStack()
-        self._creating: aiohttp.ClientSession | None = None
-        self._asking: aiohttp.ClientSession | None = None
+        self._open: set[_Session] = set()
+        self._closing = TaskGroup("client")
+        self._creating: _Session | None = None
+        self._asking: _Session | None = None
 
     async def open(self) -> Self:
-        self._creating = await self._opened.enter_async_context(self._session(keep=False, seconds=self._config.first_byte_seconds))
-        question_seconds = min(self._config.first_byte_seconds, QUESTION_SECONDS_MAX)
-        self._asking = await self._opened.enter_async_context(self._session(keep=True, seconds=question_seconds))
+        self.renew(self._config)
         return self
+
+    def renew(self, config: UpstreamConfig) -> None:
+        """Ask as this configuration says, from the next call on. Calls under way end as they began, on their own connections."""
+        self._config = config
+        for session in (self._creating, self._asking):
+            if session is not None:
+                session.is_retired = True
+                self._close_if_done(session)
+        self._creating = self._session(config, keep=False, seconds=config.first_byte_seconds)
+        self._asking = self._session(config, keep=True, seconds=min(config.first_byte_seconds, QUESTION_SECONDS_MAX))
 
     async def close(self) -> None:
         """Close all connections. Calls under way end as broken; asking is refused from now on, as unreachable."""
         self._creating = self._asking = None
-        await self._opened.aclose()
+        for session in tuple(self._open):
+            await session.http.close()
+        self._open.clear()
+        await self._closing.drain()
 
     async def __aenter__(self) -> Self:
         return await self.open()
 
     async def __aexit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
+
+    @property
+    def connections(self) -> dict[str, tuple[int, int]]:
+        """Return how many connections carry a call, and how many wait for one: those that ``create``, and those that ``ask``."""
+        pools = (("create", self._creating), ("ask", self._asking))
+        return {pool: session.connections for pool, session in pools if session is not None}
 
     async def create_image(self, body: Sequence[Piece]) -> Reply:
         """Ask for an image. The body is JSON, in pieces: those of a large one may be shared by many calls, and are not copied."""
@@ -118,8 +152,12 @@ class ArkClient:
 
     # steps
 
-    def _session(self, *, keep: bool, seconds: float) -> aiohttp.ClientSession:
-        config = self._config
+    def _close_if_done(self, session: "_Session") -> None:
+        if session.is_retired and not session.calls and session in self._open:
+            self._open.remove(session)
+            self._closing.spawn(session.http.close(), "close")
+
+    def _session(self, config: UpstreamConfig, *, keep: bool, seconds: float) -> "_Session":
         connector = aiohttp.TCPConnector(limit=self._connections_max, force_close=not keep, ssl=self._ssl_context or True)
         timeout = aiohttp.ClientTimeout(
             total=config.connect_seconds + seconds,  # an answer that drips in would never let `sock_read` pass
@@ -134,11 +172,14 @@ class ArkClient:
             "Accept-Encoding": "identity",
             "User-Agent": "llm-proxy",
         }
-        return aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers, cookie_jar=aiohttp.DummyCookieJar())
+        http = aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers, cookie_jar=aiohttp.DummyCookieJar())
+        session = _Session(http, config)
+        self._open.add(session)
+        return session
 
     async def _ask(
         self,
-        session: aiohttp.ClientSession | None,
+        session: "_Session | None",
         method: str,
         path: str,
         *,
@@ -147,25 +188,29 @@ class ArkClient:
     ) -> Reply:
         if session is None:
             raise UpstreamUnreachableError("upstream: the client is closed")
-        url = URL(self._config.base_url + path, encoded=True).update_query(query or {})
+        url = URL(session.config.base_url + path, encoded=True).update_query(query or {})
         has_head = False
         size_bytes = sum(map(len, body))
         is_large = size_bytes >= _LARGE_BODY_BYTES
         data = _slices(body) if is_large else b"".join(body) or None
         headers = {"Content-Length": str(size_bytes)} if is_large else {}
+        session.calls += 1
         try:
-            async with session.request(method, url, data=data, headers=headers, allow_redirects=False) as response:
+            async with session.http.request(method, url, data=data, headers=headers, allow_redirects=False) as response:
                 has_head = True
                 return Reply(response.status, _parsed(await self._read(response)), response.headers.get("Retry-After"))
         except aiohttp.ConnectionTimeoutError as fault:
-            raise UpstreamTimeoutError("connect", self._config.connect_seconds) from fault
+            raise UpstreamTimeoutError("connect", session.config.connect_seconds) from fault
         except TimeoutError as fault:
-            seconds = session.timeout.sock_read or 0.0
+            seconds = session.http.timeout.sock_read or 0.0
             raise UpstreamTimeoutError("idle" if has_head else "first_byte", seconds) from fault
         except aiohttp.ClientConnectorError as fault:
             raise UpstreamUnreachableError(f"upstream: cannot connect: {_described(fault)}") from fault
         except (aiohttp.ClientError, OSError) as fault:
             raise UpstreamBrokenError(f"upstream: the answer was cut or is no HTTP: {type(fault).__name__}") from fault
+        finally:
+            session.calls -= 1
+            self._close_if_done(session)
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         pieces: list[bytes] = []

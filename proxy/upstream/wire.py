@@ -8,6 +8,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
@@ -49,7 +50,7 @@ class Wire:
             raise ValueError(f"no http or https URL: {base_url!r}")
         self._host = url.hostname
         self._port = url.port or (443 if url.scheme == "https" else 80)
-        self._ssl = (ssl_context or _default_ssl_context()) if url.scheme == "https" else None
+        self._ssl = (ssl_context or default_ssl_context()) if url.scheme == "https" else None
         self._path = url.path.rstrip("/")
         self._limits = limits
         self._fields = _rendered(
@@ -66,6 +67,8 @@ class Wire:
         self._idle: list[Connection] = []
         self._dialling = 0
         self._openings = TaskGroup("wire")
+        self._lookups = TaskGroup("lookup")
+        self._lookup: asyncio.Task[list[_AddressInfo] | OSError | UnicodeError] | None = None
         self._closed = False
         self._all_gone: asyncio.Future[None] | None = None
 
@@ -103,6 +106,7 @@ class Wire:
     async def close(self) -> None:
         """Close all connections, and wait until they are gone; calls under way end as broken. Asking is refused from now on."""
         self._closed = True
+        await self._lookups.cancel()
         if await self._openings.drain(_OPENINGS_DRAIN_SECONDS):
             await self._openings.cancel()
         for connection in tuple(self._connections):
@@ -111,6 +115,12 @@ class Wire:
             if self._all_gone is None:
                 self._all_gone = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._all_gone)
+
+    def retire(self) -> None:
+        """Keep no connection from now on: another takes this one's place. What is under way, and who still asks here, is served."""
+        self._limits = replace(self._limits, idle_connections_max=0)
+        for connection in tuple(self._idle):
+            connection.abort()
 
     # what a connection tells
 
@@ -219,14 +229,31 @@ class Wire:
             opened.abort()
 
     async def _addresses(self, loop: asyncio.AbstractEventLoop) -> list[_AddressInfo]:
-        """Resolve the host; an address as such takes no turn through the resolver's threads."""
+        """Resolve the host; an address as such takes no turn through the resolver's threads.
+
+        All who wait share one lookup: the loop has four threads for them, and while a resolver does not answer, lookups that nobody
+        waits for any more would queue up and be made one after the other, long after it answers again.
+        """
         try:
             return list(socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
         except socket.gaierror:
+            pass
+        if self._lookup is None or self._lookup.done():
+            self._lookup = self._lookups.spawn(self._resolve(loop), self._host)
+        found = await asyncio.shield(self._lookup)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[_AddressInfo] | OSError | UnicodeError:
+        try:
             return list(await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as fault:
+            return fault
 
 
-def _default_ssl_context() -> ssl.SSLContext:
+def default_ssl_context() -> ssl.SSLContext:
+    """Return what verifies an upstream by the system's authorities. Making it costs 20 ms: several wires may share one."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context

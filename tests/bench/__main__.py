@@ -19,6 +19,7 @@ from tests.bench.plot import draw, require_plot
 from tests.bench.processes import SpoiltError
 from tests.bench.rows import Row
 from tests.bench.scale import accounts_part, ledger_part, streams_part
+from tests.bench.soak import soak_part
 from tests.bench.tables import show, write_json
 from tests.bench.throughput import json_part, stream_part, ttfb_part
 
@@ -36,7 +37,7 @@ TABLE_COLUMNS = 136
 TERMINATED = 128 + signal.SIGTERM
 SCALE: Mapping[str, Part] = {"scale-streams": streams_part, "scale-accounts": accounts_part, "scale-ledger": ledger_part}
 CLIFFS: Mapping[str, Part] = {"stalled": stalled_part, "large": large_part, "disk": disk_part, "leaving": leaving_part}
-PARTS: Mapping[str, Part] = {**DESIGN, **SCALE, **CLIFFS, "folding": folding_part}
+PARTS: Mapping[str, Part] = {**DESIGN, **SCALE, **CLIFFS, "folding": folding_part, "soak": soak_part}
 GROUPS: Mapping[str, Sequence[str]] = {"design": [*DESIGN], "scale": [*SCALE], "cliffs": [*CLIFFS]}
 
 
@@ -91,6 +92,7 @@ def _options(asked: argparse.Namespace, directory: Path) -> Options:
         chunk_ms=asked.chunk_ms,
         litellm=asked.litellm,
         alone=asked.alone,
+        minutes=asked.minutes,
         **({"rows": tuple(asked.rows)} if asked.rows else {}),
     )
 
@@ -109,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--streams", type=int, default=200, help="of the part stream (200)")
     parser.add_argument("--chunk-ms", type=int, default=10, help="between two chunks of a stream there (10)")
     parser.add_argument("--rows", type=int, nargs="+", help="lengths of the ledger in scale-ledger, in transfers, ascending")
+    parser.add_argument("--minutes", type=float, default=10.0, help="that the soak lasts (10)")
     parser.add_argument("--alone", action="store_true", help="the gateway only, without references")
     parser.add_argument("--litellm", type=Path, metavar="DIR", help="measure LiteLLM too; installed into DIR if it is not there")
     parser.add_argument("--directory", type=Path, help="where the store is written, if not in the system's temporary directory")

@@ -35,8 +35,12 @@ class AdminSocket:
 
     def metric(self, name: str) -> float:
         """Return a metric, summed over its labels; 0 where there is none yet."""
+        return self.metrics(name)[0]
+
+    def metrics(self, *names: str) -> list[float]:
+        """Return several of one moment, each as above."""
         text = self._ask("GET", "/metrics", None).decode()
-        return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+        return [sum(map(float, re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))) for name in names]
 
     def _ask(self, method: str, path: str, body: bytes | None) -> bytes:
         connection = _Connection(self._path)

@@ -81,6 +81,14 @@ def stand_in(directory: Path) -> Iterator[Contender]:
 
 
 @contextmanager
+def media_stand_in(directory: Path) -> Iterator[str]:
+    """Run an upstream for pictures and videos, and yield its base URL."""
+    command = [sys.executable, "-m", "proxy.demo.ark", "--queued-seconds", "2", "--running-seconds", "5", "--image-ms", "500"]
+    with running("media", command, directory / "media.log") as process:
+        yield process.first_line()
+
+
+@contextmanager
 def references(upstream: int, directory: Path, *, alone: bool = False, accounts: int = 1) -> Iterator[list[Contender]]:
     """Run the gateway and, unless it is to be alone, the bare proxy, and nginx where it is installed, before the upstream's port."""
     with ExitStack() as stack:
@@ -95,13 +103,14 @@ def references(upstream: int, directory: Path, *, alone: bool = False, accounts:
 
 
 @contextmanager
-def gateway(upstream: int, directory: Path, *, accounts: int = 1, wrapper: tuple[str, ...] = ()) -> Iterator[Gateway]:
+def gateway(upstream: int, directory: Path, *, accounts: int = 1, wrapper: tuple[str, ...] = (), media: str = "") -> Iterator[Gateway]:
     """Set a gateway up, with so many accounts and a key for each, and run it as in production.
 
     Args:
         wrapper: a command that runs it, such as strace.
+        media: the base URL of the upstream for pictures and videos, where that is another one.
     """
-    described = Gateway("gateway", Target(port=write_config(upstream, directory)), None, directory)
+    described = Gateway("gateway", Target(port=write_config(upstream, directory, media)), None, directory)
     with serving(described, wrapper) as running_one:
         keys = tuple(_key(described.admin, f"bench-{number}") for number in range(accounts))
         yield replace(running_one, target=msgspec.structs.replace(running_one.target, keys=keys))
@@ -116,7 +125,7 @@ def serving(set_up: Gateway, wrapper: tuple[str, ...] = ()) -> Iterator[Gateway]
         yield replace(set_up, running=process)
 
 
-def write_config(upstream: int, directory: Path) -> int:
+def write_config(upstream: int, directory: Path, media: str = "") -> int:
     """Write the example's configuration with addresses of this machine; return the port that the gateway will listen on."""
     port = free_port()
     text = (ROOT / "config.example.toml").read_text(encoding="utf-8")
@@ -126,8 +135,17 @@ def write_config(upstream: int, directory: Path) -> int:
     ):
         assert old in text
         text = text.replace(old, new)
-    (directory / "config.toml").write_text(text, encoding="utf-8")
+    (directory / "config.toml").write_text(_with_media(text, media) if media else text, encoding="utf-8")
     return port
+
+
+def _with_media(text: str, base_url: str) -> str:
+    """Return the configuration with another upstream for all that is no chat."""
+    head, *models = text.split("[[models]]\n")
+    at = head.index("[billing]")
+    upstream = f'[upstreams.media]\nbase_url = "{base_url}"\napi_key = "env:ARK_API_KEY"\n\n'
+    models = [model if 'kind = "chat"' in model else model.replace('upstream = "ark"', 'upstream = "media"') for model in models]
+    return "[[models]]\n".join([head[:at] + upstream + head[at:], *models])
 
 
 def _key(admin: AdminSocket, account: str) -> str:

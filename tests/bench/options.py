@@ -15,6 +15,7 @@ class Options:
         quick: the least load that shows that it works.
         alone: without references.
         rows: how long the ledger is, in transfers, on the curve of its length.
+        minutes: how long the soak lasts.
     """
 
     directory: Path
@@ -24,6 +25,7 @@ class Options:
     streams: int = 200
     chunk_ms: int = 10
     litellm: Path | None = None
+    minutes: float = 10.0
     rows: tuple[int, ...] = (0, 100_000, 1_000_000, 10_000_000)
 
     def seconds(self, usual: float) -> float:

@@ -11,6 +11,7 @@ from tests.bench.options import Options
 from tests.bench.rows import Row
 
 ROWS = {
+    "soak": {"RSS, growth", "log a request, growth", "requests that failed"},
     "stalled": {"memory of a stalled client", "p99 of the others, worse by"},
     "large": {"longer beside a picture", "longer beside text"},
     "scale-ledger": {"ledger verify", "usage --since 1d", "CPU a JSON request"},
@@ -63,4 +64,4 @@ def test_every_command_that_the_readme_shows_is_understood() -> None:
     asked = [_parser().parse_args(words[3:]) for words in shown]
 
     assert len(asked) > 3
-    assert {part for one in asked for part in _parts(one.parts)} == {*SCALE, *CLIFFS, "folding", "json", "stream"}
+    assert {part for one in asked for part in _parts(one.parts)} == {*SCALE, *CLIFFS, "folding", "soak", "json", "stream"}

@@ -242,6 +242,7 @@ def test_check_config_shows_what_would_run_and_no_secret(run: Command, tmp_path:
 
     lines = result.stdout.splitlines()
     assert f"admin.listen                 unix:{tmp_path / 'admin.sock'}" in lines
+    assert "admin.metrics_listen         off" in lines
     assert ["ark", "https://ark.example/api/v3", "set"] in [line.split() for line in lines]
     prices = {model["id"]: (model["price"], model["enabled"]) for model in answer_of(as_json)["models"]}
     assert prices == {

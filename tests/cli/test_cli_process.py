@@ -134,11 +134,20 @@ async def test_a_key_works_once_it_is_made_and_stops_once_it_is_revoked(tmp_path
     assert "canary" not in log.decode()
 
 
-@pytest.mark.parametrize(("auth", "mode"), [("keys", 0o666), ("none", 0o660)])
+@pytest.mark.parametrize(
+    ("server", "mode"),
+    [
+        ('auth = "keys"', 0o666),
+        ('auth = "none"', 0o660),
+        ('socket_mode = "0660"', 0o660),
+        ('auth = "none"\nsocket_mode = "0666"', 0o666),
+        ('auth = "none"\nsocket_mode = "0600"', 0o600),
+    ],
+)
 async def test_a_proxy_under_another_user_may_open_the_customers_socket_and_only_the_owner_the_operators(
-    tmp_path: Path, config: Config, serve: Serve, auth: str, mode: int
+    tmp_path: Path, config: Config, serve: Serve, server: str, mode: int
 ) -> None:
-    config.path.write_text(CONFIG.replace("drain_seconds = 5", f'drain_seconds = 5\nauth = "{auth}"'))
+    (tmp_path / "config.toml").write_text(CONFIG.replace("drain_seconds = 5", f"drain_seconds = 5\n{server}"))
 
     await serve()
 
@@ -296,7 +305,7 @@ async def test_a_gateway_without_an_admin_door_must_be_stopped_for_a_change(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cli_client, "LOCK_WAIT_SECONDS", 0.0)
-    config.path.write_text('admin.listen = "off"\n' + CONFIG)
+    (tmp_path / "config.toml").write_text('admin.listen = "off"\n' + CONFIG)
     store = await open_store(config.store.path)
 
     with pytest.raises(StoreLockedError, match=r'admin\.listen is "off": stop that process first$'):

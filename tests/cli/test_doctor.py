@@ -22,12 +22,17 @@ from proxy.doctor.finding import Finding
 from proxy.store.sqlite import open_store
 from tests.support.gateway import CANARY_KEY, CONFIG, DEFAULTS
 from tests.support.origin import Peer, serve
+from tests.support.scraping import SCRAPED
 
 ENV = {"ARK_API_KEY": CANARY_KEY}
 
 
-def write_config(directory: Path, base_url: str, *, listen: str = "127.0.0.1:0", key: str = "env:ARK_API_KEY") -> Path:
-    text = CONFIG.format(**{**DEFAULTS, "base_url": base_url}).replace("127.0.0.1:0", listen).replace("env:ARK_API_KEY", key)
+def write_config(directory: Path, base_url: str, *, listen: str = "127.0.0.1:0", key: str = "env:ARK_API_KEY", admin: str = "") -> Path:
+    text = (
+        CONFIG.format(**{**DEFAULTS, "base_url": base_url, "admin": admin})
+        .replace("127.0.0.1:0", listen)
+        .replace("env:ARK_API_KEY", key)
+    )
     path = directory / "config.toml"
     path.write_text(text)
     return path
@@ -250,6 +255,15 @@ async def test_too_few_file_descriptors_are_told(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
 
     assert of(await found(tmp_path), "descriptors").state == state
+
+
+async def test_the_address_of_the_metrics_is_looked_at_too(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = of(await found(tmp_path, admin=SCRAPED.format(port=other.getsockname()[1])), "address")
+    everywhere = of(await found(tmp_path, admin='metrics_listen = "0.0.0.0:0"'), "metrics")
+
+    assert (taken.state, "another program listens there" in taken.advice) == ("failed", True)
+    assert (everywhere.state, "whoever reaches this machine may read them" in everywhere.says) == ("warning", True)
 
 
 async def test_an_address_that_another_program_has_is_told(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Receipts, usage, the audit and backups, through the contract alone."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,21 @@ import pytest
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource
-from proxy.store.contract import Account, AccountNotFoundError, Receipt, Store, StoreRefusedError, UsageQuery, UsageRow
+from proxy.core.video_record import TaskState
+from proxy.store.contract import (
+    Account,
+    AccountNotFoundError,
+    Census,
+    OpenTasks,
+    Receipt,
+    Store,
+    StoreRefusedError,
+    UsageQuery,
+    UsageRow,
+)
 from tests.contract.conftest import Open
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, new_key, new_request, settlement
+from tests.support.store import NOW_MS, new_key, new_request, new_video, settlement, submitted, task_of
 
 DAY_MS = 86_400_000
 
@@ -46,6 +58,35 @@ async def test_a_receipt_says_all_that_is_known_of_a_request(store: Store, alice
     assert pending == (Receipt(request, "alice", None, None), alice.id)
     assert settled == (Receipt(request, "alice", ending, NOW_MS + 7), alice.id)
     await assert_books_balance(store)
+
+
+async def test_a_census_counts_what_is_open_and_nothing_that_has_ended(store: Store, alice: Account) -> None:
+    empty = await store.census()
+    await used(store, "req_0", alice, 40)
+    await store.place_hold(new_request("req_1", account_id=alice.id, hold_nanos=100, created_at_ms=NOW_MS - 9_000))
+    await store.place_hold(new_request("req_2", account_id=alice.id, hold_nanos=200, kind=Kind.IMAGE))
+    for name, due_at_ms in (("vreq_1", NOW_MS + 5), ("vreq_2", NOW_MS + 3), ("vreq_3", NOW_MS + 4)):
+        video = new_video(name, account_id=alice.id, hold_nanos=50, created_at_ms=NOW_MS - 60_000)  # older, but a video
+        await store.place_task(video, task_of(video), due_at_ms)
+    await store.advance_task("vreq_3", submitted("cgt-3"), NOW_MS)  # due in 3 s
+
+    census = await store.census()
+
+    assert empty == Census(Nanos(0), 0, None, [])
+    assert (census.held_nanos, census.holds, census.oldest_hold_at_ms) == (100 + 200 + 3 * 50, 5, NOW_MS - 9_000)
+    assert sorted(census.tasks, key=str) == [
+        OpenTasks("ark", TaskState.PENDING, 1, NOW_MS + 3_000),
+        OpenTasks("ark", TaskState.SUBMITTING, 2, NOW_MS + 3),
+    ]
+    await assert_books_balance(store)
+
+
+async def test_what_waits_to_be_written_is_told_until_it_is(store: Store, alice: Account) -> None:
+    writes = [store.place_hold(new_request(f"req_{number}", account_id=alice.id, hold_nanos=1)) for number in range(3)]
+    waiting = store.backlog
+    await asyncio.gather(*writes)
+
+    assert (waiting.waiting, store.backlog.waiting, store.backlog.failures) == (3, 0, 0)
 
 
 async def test_a_request_that_never_was_has_no_receipt(store: Store) -> None:
@@ -148,6 +189,28 @@ async def test_a_backup_is_never_written_over_a_file(store: Store, tmp_path: Pat
         await store.backup(destination)
 
     assert destination.read_text() == "do not lose me"
+
+
+async def test_a_backup_is_not_written_into_a_file_that_somebody_put_in_its_way(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # in a folder that others may write in, such as /tmp, a link in the place of the unfinished copy would lead all of it to them
+    theirs = tmp_path / "theirs"
+    theirs.touch()
+    unlink = Path.unlink
+
+    def unlink_and_lose_the_race(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        if not theirs.with_name("lost").exists():
+            path.symlink_to(theirs)
+            theirs.with_name("lost").touch()
+
+    monkeypatch.setattr(Path, "unlink", unlink_and_lose_the_race)
+
+    with pytest.raises(StoreRefusedError, match="cannot write"):
+        await store.backup(tmp_path / "books.copy")
+
+    assert theirs.read_bytes() == b""
 
 
 async def test_a_backup_to_nowhere_is_refused_in_words(store: Store, tmp_path: Path) -> None:

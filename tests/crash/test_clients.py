@@ -4,16 +4,17 @@ import asyncio
 import re
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 import pytest
 
-from proxy.demo.ark import Stream, answer_sse, chunk
+from proxy.demo.ark import Call, Step, Stream, answer_sse, chunk
 from tests.support.ark_books import CHATS
 from tests.support.promises import CLIENT_AWAY, Faults
 from tests.support.stand import Stand, stand
@@ -51,6 +52,24 @@ class Client:
     async def read(self, count: int) -> bytes:
         return await self._loop.sock_recv(self._socket, count)
 
+    async def drip(self, all_of_it: bytes) -> bytes:
+        """Send a byte a second until the gateway says something or closes; return what it said."""
+        async with asyncio.TaskGroup() as group:
+            heard = group.create_task(self._hear())
+            for byte in all_of_it:
+                if heard.done():
+                    return heard.result()
+                with suppress(ConnectionError):
+                    await self.send(bytes([byte]))
+                await asyncio.wait([heard], timeout=A_SECOND)
+        raise AssertionError("it was let send all of it")
+
+    async def _hear(self) -> bytes:
+        try:
+            return await self.read(65_536)
+        except ConnectionError:
+            return b""
+
     def half_close(self) -> None:
         self._socket.shutdown(socket.SHUT_WR)
 
@@ -62,10 +81,9 @@ class Client:
 
 @asynccontextmanager
 async def client(one: Stand) -> AsyncIterator[Client]:
-    url = urlsplit(one.gateway.origin)
     with socket.socket() as made:
         made.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(made, (url.hostname, url.port))
+        await asyncio.get_running_loop().sock_connect(made, where(one))
         yield Client(one, made)
 
 
@@ -155,15 +173,28 @@ def resident_bytes(one: Stand) -> int:
     return int(found[1]) * 1024
 
 
-@pytest.mark.promise(CLIENT_AWAY)
-async def test_ten_thousand_pipelined_requests_are_answered_in_bounded_memory_beside_others(tmp_path: Path, faults: Faults) -> None:
-    requests = 10_000
-    async with stand(tmp_path) as one:
+@asynccontextmanager
+async def measured(directory: Path, **options: Any) -> AsyncIterator[tuple[Stand, Callable[[], int]]]:
+    """Start a gateway that has served already; return it, and what tells by how many bytes it has grown since."""
+    async with stand(directory, **options) as one:
         assert await one.start()
         await one.customers(4, calls=3)
         before = resident_bytes(one)
-        url = urlsplit(one.gateway.origin)
-        reader, writer = await asyncio.open_connection(url.hostname, url.port)
+        yield one, lambda: resident_bytes(one) - before
+
+
+def where(one: Stand) -> tuple[str, int]:
+    url = urlsplit(one.gateway.origin)
+    assert url.hostname is not None
+    assert url.port is not None
+    return url.hostname, url.port
+
+
+@pytest.mark.promise(CLIENT_AWAY)
+async def test_ten_thousand_pipelined_requests_are_answered_in_bounded_memory_beside_others(tmp_path: Path, faults: Faults) -> None:
+    requests = 10_000
+    async with measured(tmp_path) as (one, grown):
+        reader, writer = await asyncio.open_connection(*where(one))
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: gateway\r\n\r\n" * requests)
         others = asyncio.gather(one.customers(4, calls=3))
         answered = 0
@@ -176,24 +207,20 @@ async def test_ten_thousand_pipelined_requests_are_answered_in_bounded_memory_be
         writer.close()
 
         faults.injected += requests
-        assert resident_bytes(one) - before < 30_000_000
+        assert grown() < 30_000_000
         await served(one, faults)
 
 
 @pytest.mark.promise(CLIENT_AWAY)
 async def test_a_thousand_idle_connections_hurt_nobody(tmp_path: Path, faults: Faults) -> None:
     connections = 1_000
-    async with stand(tmp_path) as one:
-        assert await one.start()
-        await one.customers(4, calls=3)
-        before = resident_bytes(one)
-        url = urlsplit(one.gateway.origin)
-        idle = await asyncio.gather(*(asyncio.open_connection(url.hostname, url.port) for _ in range(connections)))
+    async with measured(tmp_path) as (one, grown):
+        idle = await asyncio.gather(*(asyncio.open_connection(*where(one)) for _ in range(connections)))
 
         await served(one, faults)
 
         faults.injected += connections
-        assert (resident_bytes(one) - before) / connections < 32 * 1024
+        assert grown() / connections < 32 * 1024
         for _, writer in idle:
             writer.close()
 
@@ -202,34 +229,103 @@ async def test_a_thousand_idle_connections_hurt_nobody(tmp_path: Path, faults: F
 async def test_clients_that_read_a_byte_at_a_time_cost_bounded_memory_and_hurt_nobody(tmp_path: Path, faults: Faults) -> None:
     """Fifty of them want 16 MiB each: more than all buffers hold."""
     clients = 50
-    event = b'data: {"choices":[{"delta":{"content":"%b"},"index":0}],"usage":null}\n\n' % (b"x" * 32_000)
-    async with stand(tmp_path, drain_after_seconds=1) as one:
-        assert await one.start()
-        await one.customers(4, calls=3)
-        before = resident_bytes(one)
-        one.ark.forget_scripts()
-        one.ark.enqueue(lambda _: [*answer_sse(event, end=False), Stream(chunk(event) for _ in range(500))], CHATS, times=None)
-        async with asyncio.TaskGroup() as group:
-            stop = asyncio.Event()
-            for _ in range(clients):
-                group.create_task(read_slowly(one, stop))
-            await one.ark.wait_until(lambda: one.ark.open_connections >= clients, SECONDS_MAX)
-            async with aiohttp.ClientSession(one.gateway.origin) as session:
-                for _ in range(20):
-                    async with session.get("/v1/account", headers=one.headers("001")) as answer:
-                        assert answer.status == 200
-            assert (resident_bytes(one) - before) / clients < 2_000_000
-            stop.set()
+    async with measured(tmp_path, drain_after_seconds=1) as (one, grown), asyncio.TaskGroup() as group:
+        flood(one)
+        stop = asyncio.Event()
+        for _ in range(clients):
+            group.create_task(read_slowly(one, stop))
+        await one.ark.wait_until(lambda: one.ark.open_connections >= clients, SECONDS_MAX)
+        await unhurt(one)
+        assert grown() / clients < 2_000_000
+        stop.set()
         await one.all_ended()
         faults.injected += clients
-        async with one.gateway.looked_into() as store:
-            faults.cost(f"{check.name}: {check.offenders}" for check in await store.verify() if not check.holds)
+        faults.cost(await broken_books(one))
 
 
-async def read_slowly(one: Stand, stop: asyncio.Event) -> None:
+def flood(one: Stand) -> None:
+    """Let each chat of account 007's be answered with 16 MiB, and all others as ever."""
+    event = b'data: {"choices":[{"delta":{"content":"%b"},"index":0}],"usage":null}\n\n' % (b"x" * 32_000)
+
+    def answer(call: Call) -> Sequence[Step]:
+        if call.json["messages"][0]["content"].startswith("007"):
+            return [*answer_sse(event, end=False), Stream(chunk(event) for _ in range(500))]
+        return one.books.chat(call)
+
+    one.ark.forget_scripts()
+    one.ark.enqueue(answer, CHATS, times=None)
+
+
+async def unhurt(one: Stand) -> None:
+    async with aiohttp.ClientSession(one.gateway.origin) as session:
+        for number in range(20):
+            await one.want(session, "stream" if number % 2 else "json", "001")
+
+
+async def broken_books(one: Stand) -> list[str]:
+    async with one.gateway.looked_into() as store:
+        return [f"{check.name}: {check.offenders}" for check in await store.verify() if not check.holds]
+
+
+async def read_slowly(one: Stand, stop: asyncio.Event, pause_seconds: float = 0.05) -> None:
     async with client(one) as who:
         await who.send(who.request(stream=True))
         while not stop.is_set():
             await who.read(1)
-            await asyncio.sleep(0.05)  # the slowness itself
+            await asyncio.sleep(pause_seconds)  # the slowness itself
         who.leave(reset=False)
+
+
+# exactly a byte a second
+
+
+A_SECOND = 1.0
+CLIENTS = 30
+DEADLINES = {"body_seconds": 3, "server": "keepalive_seconds = 3\nstall_seconds = 3"}
+
+
+async def who_sends_its_head(one: Stand) -> bytes:
+    async with client(one) as who:
+        return await who.drip(b"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nx-slow: " + b"x" * 1_000)
+
+
+async def who_sends_its_body(one: Stand) -> bytes:
+    async with client(one) as who:
+        head, _, body = who.request(stream=True).partition(b"\r\n\r\n")
+        await who.send(head + b"\r\n\r\n")
+        return await who.drip(body)
+
+
+@pytest.mark.promise(CLIENT_AWAY)
+@pytest.mark.parametrize(("slow", "told"), [(who_sends_its_head, b""), (who_sends_its_body, b"408")], ids=["head", "body"])
+async def test_clients_that_send_a_byte_a_second_are_ended_by_their_deadline(
+    tmp_path: Path, faults: Faults, slow: Callable[[Stand], Coroutine[Any, Any, bytes]], told: bytes
+) -> None:
+    """Each goes on until it is ended: a gateway that did not would keep this from its end."""
+    async with measured(tmp_path, **DEADLINES) as (one, grown):
+        async with asyncio.TaskGroup() as group:
+            ends = [group.create_task(slow(one)) for _ in range(CLIENTS)]
+            await unhurt(one)
+            assert grown() / CLIENTS < 2_000_000
+        faults.injected += CLIENTS
+        assert {end.result()[9:12] for end in ends} == {told}
+        await served(one, faults)
+
+
+@pytest.mark.promise(CLIENT_AWAY)
+async def test_clients_that_read_a_byte_a_second_are_ended_by_their_deadline(tmp_path: Path, faults: Faults) -> None:
+    """What the kernel has of their answers they may read on; the gateway has let go of them, and of the upstream."""
+    async with measured(tmp_path, **DEADLINES, drain_after_seconds=1) as (one, grown), asyncio.TaskGroup() as group:
+        flood(one)
+        stop = asyncio.Event()
+        for _ in range(CLIENTS):
+            group.create_task(read_slowly(one, stop, A_SECOND))
+        await one.ark.wait_until(lambda: one.ark.open_connections >= CLIENTS, SECONDS_MAX)
+        await unhurt(one)
+        assert grown() / CLIENTS < 2_000_000
+        await one.all_ended()
+        assert not stop.is_set()
+        stop.set()
+        faults.injected += CLIENTS
+        faults.cost(await broken_books(one))
+        assert one.gateway.log.read_text().count('"account":"007"') >= CLIENTS

@@ -20,6 +20,7 @@ BALANCE = parse_yuan("100")
 CHARGE = 40_000
 """20 × 800 + 12 × 2,000 nano-yuan."""
 CALLS = 10
+SECONDS_TO_RECOVER = 30.0
 
 
 def fill_disk(gateway: GatewayProcess) -> None:
@@ -64,13 +65,15 @@ async def test_calls_under_way_when_the_disk_is_full_are_settled_when_there_is_r
                 unsettled = [await ask(session, stream=False) for _ in range(3)]
                 full = await readiness(session)
                 make_room(gateway)
-                roomy = await readiness(session)
+                async with asyncio.timeout(SECONDS_TO_RECOVER):
+                    while await readiness(session) != 200:  # noqa: ASYNC110  another process's, and has no event
+                        await asyncio.sleep(0.02)
             answers = [call.result() for call in under_way]
             after = await ask(session, stream=False)
 
         for status, _, body in [*refused, *unsettled]:
             assert (status, orjson.loads(body)["error"]["code"]) == (503, "MODEL_UNAVAILABLE")
-        assert (full, roomy) == (503, 200)  # what would only answer 503 is taken out of a load balancer
+        assert full == 503  # what would only answer 503 is taken out of a load balancer
         assert len(ark.calls) == CALLS + 1  # what could not be held was not asked
         assert {status for status, _, _ in answers} == {200}
         assert after[0] == 200

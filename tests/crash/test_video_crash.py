@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import aiohttp
 import pytest
 
 from proxy.clock import SystemClock
+from proxy.config import load
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.video_record import VideoTask, new_task
@@ -29,12 +31,13 @@ from proxy.metrics import Metrics
 from proxy.store.contract import NewRequest
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.store import SqliteStore
-from proxy.upstream.client import ArkClient
-from proxy.video_calls import VideoCalls, line
+from proxy.upstreams import Upstreams
+from proxy.video_calls import VideoCalls
 from proxy.video_desk import VideoDesk
 from tests.support.books import assert_books_balance
 from tests.support.gateway import BALANCE, Bench
 from tests.support.process import GatewayProcess, gateway_process
+from tests.support.settings import live as in_force
 from tests.support.videos import MODEL, PROMPT, QUICK, SILENT, SUBMIT, creates, ended, look_quickly, quick_bench
 
 TASK_PATH = TASKS + "/*"
@@ -295,11 +298,15 @@ async def live(directory: Path, ark: StandIn, doom: Doom) -> None:
     store = await open_store(directory / "gateway.db")
     try:
         mortal: Any = MortalStore(store, doom)
-        async with ArkClient(_upstream(directory)) as client:
-            calls = MortalCalls({"ark": line(client, clock, requests_per_second=1000, list_requests_per_second=1000)}, metrics)
+        config = load(directory / "config.toml", {"ARK_API_KEY": "key"})
+        async with AsyncExitStack() as stack:
+            upstreams = Upstreams(clock)
+            stack.push_async_callback(upstreams.close)
+            settings = in_force(config, upstreams.take(config.upstreams), pace=Pace(1, 2))
+            calls = MortalCalls(settings, metrics)
             calls.doom = doom
             desk = VideoDesk(
-                store=mortal, calls=calls, pace=Pace(1, 2), clock=clock, metrics=metrics, jitter=lambda: 0.5, expect=lambda *_: None
+                store=mortal, calls=calls, live=settings, clock=clock, metrics=metrics, jitter=lambda: 0.5, expect=lambda *_: None
             )
             poll = VideoPoll(mortal, desk, calls, metrics)
             request, task, body = _drawn_up(account_id, clock.now_ms())
@@ -337,12 +344,6 @@ async def test_death(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: int
             assert creates(ark) == int(point > 2)
             assert [task["status"] for task in tasks] == ["succeeded" if is_made else "failed"] * len(tasks)
             await restarted.assert_charged(SILENT if is_made else 0)
-
-
-def _upstream(directory: Path) -> Any:
-    from proxy.config import load  # noqa: PLC0415
-
-    return load(directory / "config.toml", {"ARK_API_KEY": "key"}).upstreams["ark"]
 
 
 def _drawn_up(account_id: int, now_ms: int) -> tuple[NewRequest, VideoTask, dict[str, object]]:

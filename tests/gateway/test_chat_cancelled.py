@@ -16,7 +16,7 @@ import pytest
 
 from proxy.billing import Billing
 from proxy.clock import SystemClock
-from proxy.config import load
+from proxy.config import BillingConfig, load
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome
 from proxy.demo.ark import Send, StandIn, answer_head
@@ -27,15 +27,16 @@ from proxy.edge.response import Response
 from proxy.handlers.chat import ChatHandlers
 from proxy.idempotency import Idempotency
 from proxy.metrics import Metrics
-from proxy.relay import DisconnectPolicy, Relay
+from proxy.relay import Relay
 from proxy.store.contract import Grant, Store
 from proxy.store.sqlite import open_store
 from proxy.tasks import TaskGroup
-from proxy.upstream.wire import Limits, Wire
+from proxy.upstreams import Upstreams
 from tests.support.books import assert_books_balance
 from tests.support.entrance import straight_to
 from tests.support.gateway import CONFIG, DEFAULTS
 from tests.support.raw_chat import RawChat, raw_chat
+from tests.support.settings import live
 
 BALANCE = 10**12
 FULL_CHARGE = 40_000
@@ -120,29 +121,28 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(directory: Path, policy: DisconnectPolicy) -> AsyncIterator[Rig]:
+async def rig(directory: Path, policy: BillingConfig) -> AsyncIterator[Rig]:
     async with AsyncExitStack() as stack:
         clock, metrics = SystemClock(), Metrics()
         ark = await stack.enter_async_context(StandIn())
         (directory / "config.toml").write_text(CONFIG.format(**DEFAULTS, base_url=ark.base_url))
-        catalog = load(directory / "config.toml", {"ARK_API_KEY": "key"}).catalog
+        config = load(directory / "config.toml", {"ARK_API_KEY": "key"})
         store = await open_store(directory / "books.db")
         stack.push_async_callback(store.close)
         account = await store.create_account("acme", Nanos(BALANCE), 0)
-        wire = Wire(ark.base_url, headers={"Authorization": "Bearer key"}, limits=Limits())
-        stack.push_async_callback(wire.close)
+        upstreams = Upstreams(clock)
+        stack.push_async_callback(upstreams.close)
+        settings = live(config, upstreams.take(config.upstreams), billing=policy, body_bytes_max=1_000_000, estimate=True)
         settlements = TaskGroup("settlement")
-        relay = Relay(policy, metrics)
+        relay = Relay(settings, metrics)
         chat = ChatHandlers(
-            catalog=catalog,
-            wires={"ark": wire},
+            live=settings,
             billing=Billing(store, settlements, clock, metrics),
             idempotency=Idempotency(store, clock),
             relay=relay,
-            bodies=BodyReader(bytes_max=1_000_000, seconds=5),
+            bodies=BodyReader(settings),
             clock=clock,
             metrics=metrics,
-            estimate=True,
         )
         made = Rig(store, settlements, relay, chat, ark, Grant(b"", "", account.id, "acme"))
         asyncio.get_running_loop().set_exception_handler(lambda _loop, fault: made.faults.append(fault))
@@ -167,7 +167,7 @@ async def whole_call(rig: Rig, *, stream: bool) -> CancelAt:
 @pytest.mark.parametrize("stream", [False, True], ids=["JSON", "stream"])
 @pytest.mark.parametrize("kept", [False, True], ids=["dials", "has a connection"])
 async def test_a_handler_cancelled_at_any_of_its_awaits_leaks_no_hold(tmp_path: Path, *, stream: bool, late: bool, kept: bool) -> None:
-    async with rig(tmp_path, DisconnectPolicy("drain", 5.0, 10)) as it:
+    async with rig(tmp_path, BillingConfig(disconnect="drain", drain_after_seconds=5.0, drains_max=10)) as it:
         outcomes: list[Outcome] = []
         if not stream:
             it.ark.enqueue([Send(JSON_ANSWER[:-30]), Send(JSON_ANSWER[-30:])], times=None)  # so that its body is waited for
@@ -235,7 +235,7 @@ async def disturbed_call(rig: Rig, disturb: Disturbance, turns: int, *, stream: 
 async def test_whatever_happens_at_whatever_turn_leaks_no_hold(
     tmp_path: Path, disturb: Disturbance, disconnect: Any, *, stream: bool
 ) -> None:
-    async with rig(tmp_path, DisconnectPolicy(disconnect, 5.0, 10)) as it:
+    async with rig(tmp_path, BillingConfig(disconnect=disconnect, drain_after_seconds=5.0, drains_max=10)) as it:
         turns = undisturbed = 0
         while undisturbed < UNDISTURBED_IN_A_ROW:
             undisturbed = 0 if await disturbed_call(it, disturb, turns, stream=stream) else undisturbed + 1

@@ -162,6 +162,30 @@ async def test_usage_that_is_no_usage_is_not_believed_but_estimated(gateway: Ben
     await gateway.assert_charged(82_000)
 
 
+@pytest.mark.parametrize(
+    ("written", "what"),
+    [
+        (b'"content":"cut \\ud83d"', "half a surrogate pair"),
+        (b'"content":"a","logprobs":{"content":[{"logprob":-Infinity},{"logprob":NaN}]}', "numbers that JSON has not"),
+        (b'"content":"NaN \\"Infinity\\" \\\\","logprob":-Infinity', "the like within a text"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_sdks_read_and_a_strict_parser_does_not_is_passed_on_and_charged(
+    gateway: Bench, written: bytes, what: str, stream: bool
+) -> None:
+    # the upstream has made it and bills it: to call it none would be to pay for it, and to have it asked again
+    usage = b'"usage":{"prompt_tokens":20,"completion_tokens":12,"total_tokens":32}'
+    whole = b'{"choices":[{"index":0,"%b":{%b}}],%b}' % (b"delta" if stream else b"message", written, usage)
+    gateway.ark.enqueue(answer_sse(b"data: " + whole + b"\n\n" + DONE) if stream else answer_json(200, whole))
+
+    answer = await gateway.chat(stream=stream)
+
+    assert answer.status == 200, what
+    assert whole in answer.body
+    await gateway.assert_charged(REPORTED)
+
+
 async def test_cached_tokens_are_charged_at_their_own_price(gateway: Bench) -> None:
     usage = {"prompt_tokens": 1000, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 600}}
     gateway.ark.enqueue(answer_json(200, {"choices": [], "usage": usage}))
@@ -238,12 +262,13 @@ async def test_a_break_after_the_usage_is_charged_by_the_usage(gateway: Bench) -
 
     assert DONE not in answer.body
     assert await told(gateway, answer) == ("upstream_cut", "reported", "0.00004")
+    assert [line["bytes"] for line in gateway.log.chats] == [len(answer.body)]
     await gateway.assert_charged(REPORTED)
 
 
 @pytest.mark.parametrize("cut", [*CUTS.values()], ids=[*CUTS.keys()])
 async def test_a_break_makes_the_sdk_raise(tmp_path: Path, cut: list[Step]) -> None:
-    async with bench(tmp_path, idle_seconds=0.3) as gateway:
+    async with bench(tmp_path, idle_seconds=1) as gateway:
         gateway.ark.enqueue([*answer_sse(EVENT, end=False), *cut])
         async with openai.AsyncOpenAI(base_url=gateway.base_url, api_key=gateway.key, max_retries=0) as client:
             stream = await client.chat.completions.create(

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tests.support.books import assert_books_balance
 from tests.support.process import START_SECONDS, GatewayProcess, gateway_process
 from tests.support.promises import STOPPED
 from tests.support.raw_chat import RawChat, raw_chat
+from tests.support.terminal import terminal
 
 EVENT = b'data: {"choices":[{"delta":{"content":"Hel"},"index":0}],"id":"0217","usage":null}\n\n'
 USAGE = b'data: {"choices":[],"id":"0217","usage":{"completion_tokens":12,"prompt_tokens":20,"total_tokens":32}}\n\n'
@@ -30,12 +31,12 @@ BALANCE = parse_yuan("100")
 
 @asynccontextmanager
 async def streaming(
-    directory: Path, ark: StandIn, count: int, *then: Any, **options: Any
+    directory: Path, ark: StandIn, count: int, *then: Any, before_exec: Callable[[], None] | None = None, **options: Any
 ) -> AsyncIterator[tuple[GatewayProcess, list[RawChat]]]:
     """Start a gateway, and streams that have begun: each has brought one event, and goes on as ``then`` says."""
     async with AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(gateway_process(directory, ark.base_url, balance=BALANCE, **options))
-        await gateway.start()
+        await gateway.start(before_exec)
         ark.enqueue([*answer_sse(EVENT, end=False), *then], times=count)
         clients = [await stack.enter_async_context(raw_chat(gateway.origin, gateway.key, stream=True)) for _ in range(count)]
         for client in clients:
@@ -156,26 +157,26 @@ async def test_a_closed_terminal_drains_like_sigterm(tmp_path: Path) -> None:
     finish = asyncio.Event()
     async with StandIn() as ark:
         then = (Wait(finish), Send(chunk(EVENT + USAGE + DONE) + LAST_CHUNK))
-        async with streaming(tmp_path, ark, 1, *then, drain_seconds=30) as (gateway, (client,)):
-            assert gateway.process is not None
-            gateway.process.send_signal(signal.SIGHUP)
-            await refused(gateway.origin)
-            finish.set()
-            body = await client.chunks()
-            code = await gateway.exit_code()
+        with terminal() as opened:
+            async with streaming(tmp_path, ark, 1, *then, drain_seconds=30, before_exec=opened.take) as (gateway, (client,)):
+                opened.close()
+                await refused(gateway.origin)
+                finish.set()
+                body = await client.chunks()
+                code = await gateway.exit_code()
 
-            assert body == ([EVENT, EVENT + DONE], True)
-            assert code == 0
-            assert [(one.outcome, one.charge_nanos) for one in await settlements(gateway)] == [(Outcome.COMPLETE, 40_000)]
+                assert body == ([EVENT, EVENT + DONE], True)
+                assert code == 0
+                assert [(one.outcome, one.charge_nanos) for one in await settlements(gateway)] == [(Outcome.COMPLETE, 40_000)]
 
 
 async def test_a_gateway_started_with_nohup_outlives_its_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with StandIn() as ark, gateway_process(tmp_path, ark.base_url, balance=BALANCE) as gateway:
         serve = gateway.command("serve")
         monkeypatch.setattr(gateway, "command", lambda *_: ["nohup", *serve])
-        await gateway.start()
-        assert gateway.process is not None
-        gateway.process.send_signal(signal.SIGHUP)
+        with terminal() as opened:
+            await gateway.start(opened.take)
+            opened.close()
         async with raw_chat(gateway.origin, gateway.key) as client:
             status, _ = await client.head()
 

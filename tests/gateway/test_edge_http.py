@@ -166,6 +166,19 @@ async def test_expect_is_answered_before_the_body_is_sent(refusing: Bench) -> No
     assert answer.headers.get("connection") == "close" or again.status == 200
 
 
+async def test_http_1_0_is_never_told_to_go_on(refusing: Bench) -> None:
+    """RFC 9110, 10.1.1."""
+    expecting = request(
+        "POST", CHAT, key_of(refusing), ("Expect", "100-continue"), ("Content-Length", str(len(BODY))), version="HTTP/1.0"
+    )
+    async with connect(refusing.origin) as client:
+        await client.send(expecting)
+        await refusing.ask("/models/public")  # by when its handler waits for the body
+        answer = await client.ask(BODY)
+
+    assert (answer.status, answer.error["code"]) == (400, "INVALID_MESSAGES")
+
+
 async def test_a_refusal_without_the_expected_body_ends_the_connection(refusing: Bench) -> None:
     async with connect(refusing.origin) as client:
         answer = await client.ask(request("POST", CHAT, ("Expect", "100-continue"), ("Content-Length", "50")))

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.demo.ark import ChatReply, answer_sse
 from tests.support.gateway import Bench, bench
-from tests.support.promises import CLIENT_AWAY
+from tests.support.promises import CLIENT_AWAY, STOPPED
 from tests.support.raw import Raw, connect, request
 
 CHAT = "/api/v1/chat/completions"
@@ -49,6 +49,29 @@ async def test_a_body_that_drips_is_given_up(hasty: Bench, chunked: bool) -> Non
 
     assert (answer.status, answer.error["code"], answer.headers["connection"]) == (408, "REQUEST_TIMEOUT", "close")
     await hasty.assert_charged(0)
+
+
+@pytest.mark.promise(STOPPED)
+@pytest.mark.parametrize("ending", ["the limit is reached", "a second SIGTERM"])
+async def test_a_body_that_has_not_come_whole_does_not_delay_the_end(
+    tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AsyncExitStack() as stack:
+        async with bench(tmp_path, body_seconds=60, drain_seconds=60 if ending == "a second SIGTERM" else 0.1) as gateway:
+            client = await stack.enter_async_context(connect(gateway.origin))
+            head = request(
+                "POST", CHAT, ("Authorization", f"Bearer {gateway.key}"), ("Expect", "100-continue"), ("Content-Length", "99")
+            )
+            await client.send(head + HELLO)
+            assert (await client.answer()).status == 100  # its handler waits for the rest
+            gateway.stop.request()
+            if ending == "a second SIGTERM":
+                gateway.stop.request()
+
+        answer = await client.answer()
+
+    assert (answer.status, answer.error["code"], answer.headers["retry-after"]) == (503, "MODEL_UNAVAILABLE", "1")
+    assert "did not end when they were cut" not in caplog.text
 
 
 @pytest.mark.promise(CLIENT_AWAY)

@@ -98,7 +98,7 @@ async def test_the_job_folds_what_is_older_than_configured_and_nothing_younger(g
     await grown_old(gateway, 5)
 
     async def left_after(clock_days: int, request_days: int) -> int:
-        await Folding(gateway.store, Clock(clock_days), request_days)()
+        await Folding(gateway.store, Clock(clock_days), lambda: request_days)()
         return sum((await gateway.store.old_requests(OLD_MS // DAY_MS * DAY_MS + DAY_MS)).values())
 
     assert await left_after(100, 0) == 6  # kept for ever

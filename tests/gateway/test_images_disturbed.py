@@ -14,7 +14,7 @@ import pytest
 
 from proxy.billing import Billing
 from proxy.clock import SystemClock
-from proxy.config import load
+from proxy.config import BillingConfig, load
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome
 from proxy.demo.ark import StandIn
@@ -25,15 +25,16 @@ from proxy.edge.response import Response
 from proxy.handlers.images import ImageHandlers
 from proxy.idempotency import Idempotency
 from proxy.metrics import Metrics
-from proxy.relay import DisconnectPolicy, Relay
+from proxy.relay import Relay
 from proxy.store.contract import Grant, Store
 from proxy.store.sqlite import open_store
 from proxy.tasks import TaskGroup
-from proxy.upstream.client import ArkClient
+from proxy.upstreams import Upstreams
 from tests.support.books import assert_books_balance
 from tests.support.entrance import straight_to
 from tests.support.gateway import CONFIG, DEFAULTS
 from tests.support.images import PRICE, PROMPT, ROUTE
+from tests.support.settings import live
 
 BALANCE = 10**12
 IMAGES = 2
@@ -74,7 +75,7 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(directory: Path, policy: DisconnectPolicy) -> AsyncIterator[Rig]:
+async def rig(directory: Path, policy: BillingConfig) -> AsyncIterator[Rig]:
     async with AsyncExitStack() as stack:
         clock, metrics = SystemClock(), Metrics()
         ark = await stack.enter_async_context(StandIn())
@@ -83,15 +84,16 @@ async def rig(directory: Path, policy: DisconnectPolicy) -> AsyncIterator[Rig]:
         store = await open_store(directory / "books.db")
         stack.push_async_callback(store.close)
         account = await store.create_account("acme", Nanos(BALANCE), 0)
-        settlements, relay, idempotency = TaskGroup("settlement"), Relay(policy, metrics), Idempotency(store, clock)
-        client = await stack.enter_async_context(ArkClient(config.upstreams["ark"]))
+        upstreams = Upstreams(clock)
+        stack.push_async_callback(upstreams.close)
+        settings = live(config, upstreams.take(config.upstreams), billing=policy, body_bytes_max=1_000_000)
+        settlements, relay, idempotency = TaskGroup("settlement"), Relay(settings, metrics), Idempotency(store, clock)
         images = ImageHandlers(
-            catalog=config.catalog,
-            clients={"ark": client},
+            live=settings,
             billing=Billing(store, settlements, clock, metrics),
             idempotency=idempotency,
             relay=relay,
-            bodies=BodyReader(bytes_max=1_000_000, seconds=5),
+            bodies=BodyReader(settings),
             clock=clock,
             metrics=metrics,
         )
@@ -150,7 +152,7 @@ async def disturbed_call(rig: Rig, disturb: Disturbance, turns: int, *, is_held:
 async def test_whatever_happens_at_whatever_turn_leaks_no_hold_and_no_key(
     tmp_path: Path, disturb: Disturbance, disconnect: Any, *, is_held: bool
 ) -> None:
-    async with rig(tmp_path, DisconnectPolicy(disconnect, 5.0, 10)) as it:
+    async with rig(tmp_path, BillingConfig(disconnect=disconnect, drain_after_seconds=5.0, drains_max=10)) as it:
         turns = undisturbed = 0
         while undisturbed < UNDISTURBED_IN_A_ROW:
             undisturbed = 0 if await disturbed_call(it, disturb, turns, is_held=is_held) else undisturbed + 1

@@ -27,7 +27,7 @@ async def test_calls_tokens_money_and_commits_are_counted(gateway: Bench) -> Non
     route, model = 'route="/chat/completions"', 'model="doubao-pro-32k"'
     assert seen[f'llm_proxy_requests_total{{{model},{route},status="200"}}'] == 2
     assert seen[f'llm_proxy_requests_total{{{model},{route},status="400"}}'] == 1
-    assert seen[f'llm_proxy_outcomes_total{{{model},outcome="complete",usage="reported"}}'] == 2
+    assert seen[f'llm_proxy_outcomes_total{{{model},outcome="complete",{route},usage="reported"}}'] == 2
     assert seen[f'llm_proxy_tokens_total{{direction="input",{model}}}'] == 40
     assert seen[f'llm_proxy_tokens_total{{direction="output",{model}}}'] == 24
     assert round(seen[f"llm_proxy_charged_yuan_total{{{model}}}"], 9) == 0.00008  # 2 × ¥0.00004
@@ -36,6 +36,29 @@ async def test_calls_tokens_money_and_commits_are_counted(gateway: Bench) -> Non
     assert seen["llm_proxy_commit_operations_sum"] >= 4  # two holds, two settlements
     assert seen["llm_proxy_commit_seconds_count"] == seen["llm_proxy_commit_operations_count"]
     await gateway.assert_charged(80_000)
+
+
+async def test_a_line_says_how_much_was_sent_and_how_long_the_upstream_took(gateway: Bench) -> None:
+    whole = await gateway.chat()
+    stream = await gateway.chat(stream=True)
+    picture = await gateway.ask("/images/generations", {"prompt": "a lighthouse"})
+    refused = await gateway.chat(model="made-up-model")
+    looked_at = await gateway.ask("/models", method="HEAD")
+
+    lines = gateway.log.written
+    sent = [len(answer.body) for answer in (whole, stream, picture, refused, looked_at)]
+    assert [line["bytes"] for line in lines] == sent
+    assert sent[4] == 0
+    assert ["upstream_ms" in line for line in lines] == [True, True, True, False, False]
+    for line in lines[:3]:
+        first_byte, upstream, total = (line[name] for name in ("first_byte_ms", "upstream_ms", "total_ms"))
+        assert isinstance(upstream, float)
+        assert isinstance(total, float)
+        assert 0 < upstream <= total
+        assert isinstance(first_byte, float)
+        assert 0 < first_byte <= total
+    assert lines[0]["upstream_id"] == whole.json["id"]
+    await gateway.assert_charged(180_080_000)  # 2 × ¥0.00004 and a picture at ¥0.18
 
 
 async def test_a_customer_cannot_make_up_a_label(gateway: Bench) -> None:

@@ -531,7 +531,7 @@ async def test_metrics_and_log_follow_a_task(gateway: Bench, caplog: pytest.LogC
     assert 'llm_proxy_video_tasks{state="processing"} 0.0' in done
     assert 'llm_proxy_video_polls_total{result="answered",upstream="ark"}' in done
     assert "llm_proxy_video_due_lag_seconds" in done
-    assert f'llm_proxy_outcomes_total{{model="{MODEL}",outcome="complete",usage="reported"}} 1.0' in done
+    assert f'llm_proxy_outcomes_total{{model="{MODEL}",outcome="complete",route="/videos/generations",usage="reported"}} 1.0' in done
     said = [record.getMessage() for record in caplog.records if task_id in record.getMessage()]
     assert [line for line in said if "unknown task status 'napping'" in line] == [said[0]]  # once, however often it is polled
     assert f"video {task_id} of {MODEL} succeeded" in said[-1]

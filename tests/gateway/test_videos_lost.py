@@ -172,3 +172,17 @@ async def test_a_task_behind_an_endpoint_is_found_under_its_models_name(tmp_path
         assert ark.calls_to(TASKS, "POST")[-1].json["model"] == ENDPOINT
         assert all("filter.model" not in call.query for call in ark.calls_to(TASKS, "GET"))
         await assert_books_balance(gateway.store)
+
+
+async def test_a_list_that_is_refused_for_long_is_told_once_while_tasks_are_shown(
+    gateway: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    look_quickly(monkeypatch, give_up_after_ms=GIVE_UP_MS)
+    gateway.ark.enqueue(answer_json(403, {"error": {"code": "AccessDenied", "message": "no"}}), TASKS, method="GET", times=4)
+    lost_one = await lose_one(gateway)
+    await submitted(gateway)  # is asked for all the while, and shown
+
+    assert (await ended(gateway, lost_one))["error"]["code"] == "SUBMIT_LOST"
+
+    warned = [record.getMessage() for record in caplog.records if "cannot be asked about" in record.getMessage()]
+    assert warned == ["upstream ark cannot be asked about lost submits: status 403; their tasks wait"]

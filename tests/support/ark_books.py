@@ -68,10 +68,11 @@ class ArkBooks:
         self._ark = ark
         self._first_byte_seconds = first_byte_seconds
         ark.chat.event_seconds = event_seconds
-        ark.enqueue(self._chat, CHATS, times=None)
+        ark.enqueue(self.chat, CHATS, times=None)
         ark.enqueue(self._image, IMAGES, times=None)
 
-    def _chat(self, call: Call) -> Sequence[Step]:
+    def chat(self, call: Call) -> Sequence[Step]:
+        """Write down one chat, and return what answers it."""
         account, serial = call.json["messages"][0]["content"].split()
         chat = Chat(call, account, int(serial), 20 + call.number % 53, WORDS + 5 + call.number % 31)
         self.chats[call.request_id] = chat

@@ -14,7 +14,7 @@ import orjson
 from proxy import ids
 from proxy.app import StopSignal, running
 from proxy.clock import SystemClock
-from proxy.config import load
+from proxy.config import Source
 from proxy.core.money import Nanos, parse_yuan
 from proxy.demo.ark import StandIn
 from proxy.logs import Field
@@ -27,7 +27,7 @@ CANARY_KEY = "canary-upstream-key-7f3a"
 
 CONFIG = """
 [server]
-listen = ["127.0.0.1:0"]
+listen = ["{listen}"]
 drain_seconds = {drain_seconds}
 body_seconds = {body_seconds}
 {server}
@@ -35,6 +35,7 @@ body_seconds = {body_seconds}
 url = "sqlite:gateway.db"
 [admin]
 listen = "unix:admin.sock"
+{admin}
 [upstreams.ark]
 base_url = "{base_url}"
 api_key = "env:ARK_API_KEY"
@@ -92,9 +93,11 @@ price = {{ silent = "46", audio = "46" }}
 """
 
 DEFAULTS: Mapping[str, Any] = {
+    "listen": "127.0.0.1:0",
     "drain_seconds": 5,
     "body_seconds": 5,
     "server": "",
+    "admin": "",
     "first_byte_seconds": 5,
     "idle_seconds": 5,
     "upstream": "",
@@ -170,6 +173,7 @@ class Bench:
     log: Lines
     stop: StopSignal
     directory: Path
+    scraped_at: tuple[str, ...] = ()
 
     @property
     def base_url(self) -> str:
@@ -215,13 +219,13 @@ async def bench(directory: Path, *, balance: Nanos = BALANCE, ark: StandIn | Non
             ark = await stack.enter_async_context(StandIn())
         path = directory / "config.toml"
         path.write_text(CONFIG.format(**{"base_url": ark.base_url, **DEFAULTS, **options}))
-        config = load(path, {"ARK_API_KEY": CANARY_KEY})
+        source = Source(path, {"ARK_API_KEY": CANARY_KEY})
         log, stop = Lines(), StopSignal()
-        gateway = await stack.enter_async_context(running(config, clock=SystemClock(), access_log=log, stop=stop))
+        gateway = await stack.enter_async_context(running(source.read(), clock=SystemClock(), access_log=log, stop=stop, source=source))
         secret, account_id = await _customer(gateway.store, "acme", balance)
         await gateway.snapshot.refresh()
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
-        yield Bench(gateway.addresses[0], secret, account_id, gateway.store, ark, session, log, stop, directory)
+        yield Bench(gateway.addresses[0], secret, account_id, gateway.store, ark, session, log, stop, directory, gateway.scraped_at)
 
 
 async def _customer(store: Store, name: str, balance: Nanos) -> tuple[str, int]:

@@ -28,7 +28,7 @@ class GatewayProcess:
         self.directory = directory
         self.config = directory / "config.toml"
         self.log = directory / "gateway.log"
-        self.origin = f"http://127.0.0.1:{_free_port()}"
+        self.origin = f"http://127.0.0.1:{free_port()}"
         text = CONFIG.format(**{**DEFAULTS, "base_url": base_url, **options})
         self.config.write_text(text.replace("127.0.0.1:0", self.origin.removeprefix("http://")))
         self.key = ""
@@ -43,8 +43,13 @@ class GatewayProcess:
         await store.create_key("acme", NewKey(ids.key_id(), "test", secret.prefix, secret.sha256, 0))
         await store.close()
 
-    async def start(self, before_exec: Callable[[], None] | None = None) -> None:
-        """Return once the process has said READY=1, as it does to systemd."""
+    async def start(
+        self, before_exec: Callable[[], None] | None = None, *, stderr: int | None = None, under: tuple[str, ...] = ()
+    ) -> None:
+        """Return once the process has said READY=1, as it does to systemd.
+
+        Args: stderr: where its log goes instead of to `log`; under: the words of a command that becomes the one behind them.
+        """
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, self.log.open("ab") as log:
             address = self.directory / "notify"
@@ -52,7 +57,12 @@ class GatewayProcess:
             notified.bind(str(address))
             notified.setblocking(False)
             self.process = await asyncio.create_subprocess_exec(
-                *self.command("serve"), stderr=log, stdout=log, env=self.environment(NOTIFY_SOCKET=str(address)), preexec_fn=before_exec
+                *under,
+                *self.command("serve"),
+                stderr=log if stderr is None else stderr,
+                stdout=log,
+                env=self.environment(NOTIFY_SOCKET=str(address)),
+                preexec_fn=before_exec,
             )
             async with asyncio.timeout(START_SECONDS):
                 assert await loop.sock_recv(notified, 100) == b"READY=1", self.log.read_text()
@@ -105,7 +115,7 @@ async def gateway_process(directory: Path, base_url: str, *, balance: Nanos, **o
             await gateway.kill()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as asked:
         asked.bind(("127.0.0.1", 0))
         port: int = asked.getsockname()[1]

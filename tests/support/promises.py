@@ -12,6 +12,7 @@ import pytest
 UPSTREAM_AWAY = "an upstream that cannot be reached, hangs, breaks off or closes idle connections: told, settled, asked once"
 """What tests in several places prove."""
 CLIENT_AWAY = "a client that leaves, stalls, drips or floods: settled once, bounded in memory, others are served"
+RELOADED = "a reload under load, good or faulty: no request fails, each is charged at the one price table that it began with"
 STOPPED = "SIGTERM, with streams under way: finished, or visibly broken and settled; exit status 0"
 
 _COUNTED = pytest.StashKey["Faults"]()

@@ -23,8 +23,8 @@ from proxy.edge import connection as edge
 from proxy.handlers import chat
 from proxy.jobs import folding as old_requests
 from proxy.jobs import retention as old_claims
+from proxy.store.sqlite import admission, migrations, writer
 from proxy.store.sqlite import folding as store_folding
-from proxy.store.sqlite import migrations, writer
 from proxy.upstream import client, wire
 from proxy.upstream import connection as upstream
 
@@ -50,21 +50,32 @@ MIGRATION = "migration statement"
 _OPERATIONS = {"place_hold": "hold", "settle": "settlement", "place_task": "task", "advance": "step", "_fold": "fold"}
 
 
-def rig(*, die_at: str = "", hits: int = 1, clock_file: str = "", is_hasty: bool = False, checkpoint_frames: int = 0) -> None:
+def rig(
+    *,
+    die_at: str = "",
+    hits: int = 1,
+    clock_file: str = "",
+    is_hasty: bool = False,
+    checkpoint_frames: int = 0,
+    still_seconds: float = 0,
+) -> None:
     """Rig this process.
 
     Args:
         die_at: the point, of `POINTS`, and `hits`: at the so many-th time that it comes by.
         clock_file: holds the milliseconds by which the wall clock is wrong; the test writes it at any time.
         is_hasty: waits for moments where the program waits for seconds or minutes: between looks for lost videos, for a task whose
-            work failed, for a settlement that the disk does not take, between looks at a clock that may have been set, between looks
-            for what has grown old, which is folded in small slices.
+            work failed, for a settlement that the disk does not take, between looks at a clock that may have been set, or at the
+            disk, or for what has grown old, which is folded in small slices.
         checkpoint_frames: how often the log is checkpointed.
+        still_seconds: how long a commit may take before it stands still.
     """
     if clock_file:
         _set_clock(Path(clock_file))
     if is_hasty:
         _make_haste()
+    if still_seconds:
+        admission.STILL_SECONDS = still_seconds
     if checkpoint_frames:
         writer.CHECKPOINT_FRAMES = checkpoint_frames
     if die_at:
@@ -79,6 +90,7 @@ def _make_haste() -> None:
     old_claims.EVERY_SECONDS = old_requests.EVERY_SECONDS = 0.05
     for slices in (folding, store_folding):
         _replace(slices, "FOLD_REQUESTS_MAX", 5)
+    admission.LOOK_SECONDS = 0.1
     scheduler.SLEEP_SECONDS_MAX = 0.5
     _replace(app, "DueWork", functools.partial(scheduler.DueWork, rest_seconds=0.2))
 

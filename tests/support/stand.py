@@ -51,6 +51,8 @@ class ForkedGateway(GatewayProcess):
         super().__init__(directory, base_url, **options)
         self.keys: dict[str, str] = {}
         self.rig: dict[str, Any] = {}
+        self.within: tuple[str, ...] = ()
+        """A command that the process and its zygote are run by."""
         self._zygote: asyncio.subprocess.Process | None = None
         self._pid = 0
         self._ended: asyncio.Future[int] | None = None
@@ -78,7 +80,7 @@ class ForkedGateway(GatewayProcess):
     async def launch(self) -> None:
         """Fork, and return at once: `ready` waits until it serves."""
         if self._zygote is None:
-            command = (sys.executable, "-m", "tests.support.zygote")
+            command = (*self.within, sys.executable, "-m", "tests.support.zygote")
             pipe = asyncio.subprocess.PIPE
             self._zygote = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=pipe, stdout=pipe, env=self.environment())
         assert self._zygote.stdin is not None
@@ -244,6 +246,15 @@ class Stand:
                     return
             await asyncio.sleep(0.05)  # as a customer who was told to come again
 
+    async def reads_go_on(self, session: aiohttp.ClientSession) -> None:
+        for path in ("/v1/account", "/v1/models", "/healthz"):
+            async with session.get(path, headers=self.headers("000")) as answer:
+                assert answer.status == 200, await answer.text()
+
+    async def readiness(self, session: aiohttp.ClientSession) -> int:
+        async with session.get("/readyz") as answer:
+            return answer.status
+
     def headers(self, account: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.gateway.keys[account]}"}
 
@@ -303,11 +314,21 @@ def _told(answer: bytes) -> int | None:
 
 @asynccontextmanager
 async def stand(
-    directory: Path, *, seed: int = 0, event_seconds: float = 0.0, first_byte_seconds: float = 0.0, **options: Any
+    directory: Path,
+    *,
+    seed: int = 0,
+    event_seconds: float = 0.0,
+    first_byte_seconds: float = 0.0,
+    ark_host: str = "127.0.0.1",
+    **options: Any,
 ) -> AsyncIterator[Stand]:
-    """Set everything up; the gateway is started by who asks for it, and what still runs at the end is killed."""
+    """Set everything up; the gateway is started by who asks for it, and what still runs at the end is killed.
+
+    Args: ark_host: the name by which the gateway asks Ark.
+    """
     async with StandIn(Settings(timeline=Timeline(0.02, 0.04)), calls_max=0) as ark:
-        gateway = ForkedGateway(directory, ark.base_url, **{**QUICK, **PATIENT, **options})
+        base_url = ark.base_url.replace("127.0.0.1", ark_host)
+        gateway = ForkedGateway(directory, base_url, **{**QUICK, **PATIENT, **options})
         await gateway.set_up_accounts([*(f"{number:03d}" for number in range(ACCOUNTS)), NEVER_ENDS])
         books = ArkBooks(ark, event_seconds=event_seconds, first_byte_seconds=first_byte_seconds)
         try:

@@ -1,6 +1,7 @@
 """Holds and their settlement over the real store, and a store that fails in between."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,12 @@ class Rig:
     store: FailingStore
     tasks: TaskGroup
     account_id: int
+    metrics: Metrics
+
+    def counted(self) -> dict[str, int]:
+        """Settlements by their outcome, as a scrape tells."""
+        found = re.findall(r'llm_proxy_outcomes_total{.*outcome="(\w+)".*} (\d+)', self.metrics.render().decode())
+        return {outcome: int(float(count)) for outcome, count in found}
 
     async def account(self) -> Account:
         return await self.store.account_by_id(self.account_id)
@@ -76,8 +83,8 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     store.__class__ = FailingStore
     assert isinstance(store, FailingStore)
     account = await store.create_account("acme", Nanos(1000), 0)
-    tasks = TaskGroup("settlement")
-    yield Rig(Billing(store, tasks, SystemClock(), Metrics()), store, tasks, account.id)
+    tasks, metrics = TaskGroup("settlement"), Metrics()
+    yield Rig(Billing(store, tasks, SystemClock(), metrics), store, tasks, account.id, metrics)
     assert await tasks.drain(5) == 0
     await assert_books_balance(store)
     await store.close()
@@ -184,6 +191,62 @@ async def test_a_hold_whose_placing_is_cancelled_ends_without_its_caller(rig: Ri
         assert (ended.outcome, ended.charge_nanos) == (Outcome.INTERRUPTED, 0)
 
 
+@pytest.mark.parametrize("failures", [0, 2])
+async def test_each_settlement_is_counted_once(rig: Rig, failures: int) -> None:
+    hold = await rig.billing.hold(new_request(account_id=rig.account_id, hold_nanos=400))
+    rig.store.failures = failures
+
+    hold.settle(settlement(150))
+    await hold.settled()
+    rig.billing.commit(hold.request, settlement(150))  # as one whose first commit was not heard of
+    await rig.tasks.drain(5)
+
+    assert rig.counted() == {"complete": 1}
+
+
+async def test_one_that_was_written_though_its_writer_said_no_is_counted_by_nobody_twice(rig: Rig) -> None:
+    hold = await rig.billing.hold(new_request(account_id=rig.account_id, hold_nanos=400))
+    hold.settle(settlement(150))
+    await hold.settled()
+    rig.store.attempts, rig.store.failures = 0, 1
+
+    await rig.billing.commit(hold.request, settlement(150))
+
+    assert rig.counted() == {"complete": 1}
+
+
+async def test_a_drain_waits_for_a_settlement_that_nobody_waits_for(rig: Rig) -> None:
+    hold = await rig.billing.hold(new_request(account_id=rig.account_id, hold_nanos=400))
+    hold.settle(settlement(150))
+
+    assert len(rig.tasks) == 1
+    assert await rig.tasks.drain(5) == 0
+
+    assert (await rig.account()).balance_nanos == 850
+
+
+async def test_a_settlement_of_nothing_that_was_held_is_told_to_who_waits(rig: Rig) -> None:
+    durable = rig.billing.commit(new_request("req_unheard_of", account_id=rig.account_id), settlement(150))
+
+    with pytest.raises(InternalError):
+        await durable
+    assert rig.counted() == {}
+
+
+@pytest.mark.parametrize("failures", [0, 2])
+async def test_an_abandoned_hold_is_ended_and_counted_also_where_the_disk_is_full_for_a_while(rig: Rig, failures: int) -> None:
+    placing = rig.tasks.spawn(rig.billing.hold(new_request(account_id=rig.account_id, hold_nanos=400)), "hold")
+    await asyncio.sleep(0)
+    rig.store.failures = failures
+    placing.cancel()
+
+    await asyncio.wait([placing])
+    assert await rig.tasks.drain(5) == 0
+
+    assert (await rig.account()).held_nanos == 0
+    assert rig.counted() == {"interrupted": 1}
+
+
 async def test_what_the_last_process_left_open_is_released_as_interrupted(rig: Rig) -> None:
     for number in range(3):
         await rig.store.place_hold(new_request(f"req_{number}", account_id=rig.account_id, hold_nanos=100))
@@ -220,3 +283,4 @@ def test_a_refused_hold_is_told_by_what_refused_it() -> None:
 
     assert [type(error) for error in told] == [InsufficientBalanceError, IdempotencyConflictError, ModelUnavailableError]
     assert "disk" not in str(told[-1])
+    assert told[1].should_retry is True  # the first call is about to be settled

@@ -52,7 +52,7 @@ def test_a_short_file_gets_the_documented_defaults(tmp_path: Path) -> None:
 
     server, ark, billing = config.server, config.upstreams["ark"], config.billing
     assert (server.listen, server.auth) == ((TcpAddress("127.0.0.1", 8080),), "keys")
-    assert (server.drain_seconds, server.body_bytes_max) == (60, 67_108_864)
+    assert (server.socket_mode, server.drain_seconds, server.body_bytes_max) == (0o666, 60, 67_108_864)
     assert (server.body_seconds, server.keepalive_seconds, server.stall_seconds) == (60, 75, 60)
     assert config.store.path == tmp_path / "llm-proxy.db"
     assert config.admin.listen == UnixAddress(tmp_path / "admin.sock")
@@ -127,6 +127,26 @@ def test_the_admin_listener_can_be_left_out(tmp_path: Path) -> None:
     assert load(write(tmp_path, 'admin.listen = "off"\n' + UPSTREAM + CHAT), ENV).admin.listen is None
 
 
+@pytest.mark.parametrize("text", ["127.0.0.1:9464", "[::1]:9464", "metrics.internal:0"])
+def test_metrics_can_have_an_address_of_their_own(tmp_path: Path, text: str) -> None:
+    admin = load(write(tmp_path, f'admin.metrics_listen = "{text}"\n' + UPSTREAM + CHAT), ENV).admin
+
+    assert str(admin.metrics_listen) == text
+    assert admin.listen == UnixAddress(tmp_path / "admin.sock")
+
+
+def test_metrics_have_none_unless_it_is_named(tmp_path: Path) -> None:
+    assert load(write(tmp_path, UPSTREAM + CHAT), ENV).admin.metrics_listen is None
+
+
+def test_customers_are_not_to_read_the_metrics(tmp_path: Path) -> None:
+    head = 'server.listen = ["127.0.0.1:1", "127.0.0.1:2"]\nadmin.metrics_listen = "127.0.0.1:2"\n'
+
+    faults = faults_of(tmp_path, head + UPSTREAM + CHAT)
+
+    assert faults == ("admin.metrics_listen: 127.0.0.1:2 is server.listen[1] too: customers are not to read it",)
+
+
 @pytest.mark.parametrize("listen", ["unix:data/admin.sock", "unix:data/../data/./admin.sock", "unix:link/admin.sock"])
 def test_the_operator_and_the_customers_have_no_door_in_common(tmp_path: Path, listen: str) -> None:
     (tmp_path / "data").mkdir()
@@ -175,7 +195,7 @@ def test_commands_that_ask_no_upstream_do_without_its_key(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("head", "fault"),
     [
-        ("typo = 1", "typo: unknown key (known here: server, store, admin, upstreams, billing, videos, retention, models)"),
+        ("typo = 1", "typo: unknown key (known here: server, store, admin, billing, videos, retention, log, upstreams, models)"),
         ('server.listn = ["x"]', "server.listn: unknown key (did you mean listen?)"),
         ("server = 3", "server: must be a table"),
         ('server.listen = "127.0.0.1:1"', "server.listen: must be an array, not a string"),
@@ -187,6 +207,8 @@ def test_commands_that_ask_no_upstream_do_without_its_key(tmp_path: Path) -> Non
             'server.listen[0]: must be "HOST:PORT", "[IPV6]:PORT", "unix:PATH" or "systemd", not \'a:65536\'',
         ),
         ('server.auth = "open"', 'server.auth: must be "keys" or "none"'),
+        ('server.socket_mode = "0777"', 'server.socket_mode: must be "auto" or "0600" or "0660" or "0666"'),
+        ("server.socket_mode = 0o660", 'server.socket_mode: must be "auto" or "0600" or "0660" or "0666"'),
         ("server.drain_seconds = -1", "server.drain_seconds: must be a number of at least 0"),
         ("server.drain_seconds = nan", "server.drain_seconds: must be a number of at least 0"),
         ("server.body_seconds = inf", "server.body_seconds: must be a number of at most 86400"),
@@ -200,6 +222,12 @@ def test_commands_that_ask_no_upstream_do_without_its_key(tmp_path: Path) -> Non
             'store.url = "sqlite:///x.db"',
             'store.url: must be "sqlite:PATH" with the path of a file, relative to this file or absolute',
         ),
+        ('admin.metrics_listen = "unix:m"', 'admin.metrics_listen: must be "HOST:PORT" or "[IPV6]:PORT", not \'unix:m\''),
+        (
+            'admin.metrics_listen = ":9464"',
+            'admin.metrics_listen: names no host: write "0.0.0.0:9464" or "[::]:9464" to listen on every address',
+        ),
+        ("admin.metrics_listen = 9464", "admin.metrics_listen: must be a string, not an integer"),
         ('admin.listen = "127.0.0.1:9"', 'admin.listen: must be "unix:PATH", not \'127.0.0.1:9\', or "off"'),
         ('billing.disconnect = "x"', 'billing.disconnect: must be "drain" or "cancel"'),
         ("videos.poll_seconds = [3]", "videos.poll_seconds: must be an array of length 2, not 1"),

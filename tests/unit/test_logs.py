@@ -5,12 +5,13 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import orjson
 import pytest
 
 from proxy.clock import SystemClock
-from proxy.logs import Field, JsonAccessLog, JsonFormatter, Lines, TerminalAccessLog
+from proxy.logs import Field, JournalFormatter, JsonAccessLog, JsonFormatter, Lines, TerminalAccessLog, is_journal
 
 PAID: dict[str, Field] = {
     "request_id": "req_1",
@@ -41,7 +42,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 async def test_a_line_for_programs_is_one_json_object(pipe: tuple[int, int]) -> None:
-    log = JsonAccessLog(SystemClock(), Lines(pipe[1]))
+    log = JsonAccessLog(SystemClock(), Lines(partial(os.write, pipe[1])))
 
     log.write(PAID)
     await asyncio.sleep(0)
@@ -53,8 +54,39 @@ async def test_a_line_for_programs_is_one_json_object(pipe: tuple[int, int]) -> 
     assert said == {"level": "info", "event": "request", **PAID}
 
 
+async def test_a_line_for_the_journal_has_its_priority_in_front(pipe: tuple[int, int]) -> None:
+    log = JsonAccessLog(SystemClock(), Lines(partial(os.write, pipe[1])), b"<6>")
+
+    log.write(PAID)
+    await asyncio.sleep(0)
+
+    line = os.read(pipe[0], 4096)
+    assert line.startswith(b'<6>{"time":"')
+    assert orjson.loads(line[3:])["request_id"] == "req_1"
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"), [(logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7)]
+)
+def test_what_is_said_to_the_journal_has_syslogs_priority(level: int, priority: int) -> None:
+    line = JournalFormatter().format(logging.LogRecord("proxy", level, "", 0, "two\nlines", (), None))
+
+    assert line.startswith(f"<{priority}>{{")
+    assert line.count("\n") == 0  # the journal would take the second line for another message, of no priority
+
+
+def test_the_journal_is_told_from_another_descriptor_with_the_same_variable(pipe: tuple[int, int]) -> None:
+    journal = os.fstat(pipe[1])
+    env = {"JOURNAL_STREAM": f"{journal.st_dev}:{journal.st_ino}"}
+
+    assert is_journal(pipe[1], env)
+    with open(os.devnull, "wb") as other:  # noqa: PTH123
+        assert not is_journal(other.fileno(), env)
+    assert not is_journal(pipe[1], {})
+
+
 async def test_a_line_for_eyes_tells_what_matters(pipe: tuple[int, int]) -> None:
-    log = TerminalAccessLog(SystemClock(), Lines(pipe[1]))
+    log = TerminalAccessLog(SystemClock(), Lines(partial(os.write, pipe[1])))
 
     log.write(PAID)
     await asyncio.sleep(0)
@@ -65,7 +97,7 @@ async def test_a_line_for_eyes_tells_what_matters(pipe: tuple[int, int]) -> None
 
 
 async def test_the_lines_of_one_turn_of_the_loop_leave_together_and_in_order(pipe: tuple[int, int]) -> None:
-    lines = Lines(pipe[1])
+    lines = Lines(partial(os.write, pipe[1]))
 
     lines.add(b"one\n")
     lines.add(b"two\n")
@@ -78,9 +110,22 @@ async def test_the_lines_of_one_turn_of_the_loop_leave_together_and_in_order(pip
     assert os.read(pipe[0], 4096) == b"one\ntwo\nthree\n"
 
 
+async def test_lines_that_nobody_wants_are_not_written_until_somebody_does(pipe: tuple[int, int]) -> None:
+    wanted = False
+    lines = Lines(partial(os.write, pipe[1]), lambda: wanted)
+
+    lines.add(b"unwanted\n")
+    await asyncio.sleep(0)
+    wanted = True
+    lines.add(b"wanted\n")
+    await asyncio.sleep(0)
+
+    assert os.read(pipe[0], 4096) == b"wanted\n"
+
+
 async def test_a_log_that_cannot_be_written_fails_nobody(pipe: tuple[int, int]) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
-    lines = Lines(full)
+    lines = Lines(partial(os.write, full))
 
     lines.add(b"lost\n")
     await asyncio.sleep(0)
@@ -106,7 +151,7 @@ def test_everything_else_is_json_too_with_its_traceback() -> None:
 
 async def test_a_line_that_a_full_pipe_cuts_spoils_no_other(pipe: tuple[int, int]) -> None:
     os.set_blocking(pipe[1], False)
-    lines = Lines(pipe[1])
+    lines = Lines(partial(os.write, pipe[1]))
     room = fcntl.fcntl(pipe[1], fcntl.F_GETPIPE_SZ)
     read = bytearray()
 

@@ -36,6 +36,17 @@ async def test_turns_that_nobody_took_are_not_saved_up() -> None:
     assert taken[-1][1] - taken[0][1] >= 3 * SPACING_SECONDS * 0.95
 
 
+async def test_a_new_rate_holds_from_the_next_turn_on() -> None:
+    rate = Rate(1000, SystemClock())
+    await rate.turn()
+    taken: list[tuple[str, float]] = []
+
+    rate.limit(1 / SPACING_SECONDS)
+    await asyncio.gather(*(take(rate, str(number), taken) for number in range(5)))
+
+    assert all(later - earlier >= SPACING_SECONDS * 0.95 for (_, earlier), (_, later) in itertools.pairwise(taken))
+
+
 async def test_an_urgent_call_overtakes_all_but_one() -> None:
     rate = Rate(1 / SPACING_SECONDS, SystemClock())
     taken: list[tuple[str, float]] = []

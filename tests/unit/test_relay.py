@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from proxy.config import BillingConfig
 from proxy.core.settlement import Outcome
 from proxy.core.sse import Tap
 from proxy.metrics import Metrics
-from proxy.relay import Deadline, DisconnectPolicy, Flight, Relay, Watcher
+from proxy.relay import Deadline, Flight, Relay, Watcher
 from proxy.upstream.wire import Sink, UpstreamBrokenError
+from tests.support.settings import live
 
 EVENT = b'data: {"choices":[{"delta":{"content":"Hel"}}],"id":"0217","usage":null}\n\n'
 ERROR = b'data: {"error":{"code":"ServerOverloaded"}}\n\n'
@@ -72,8 +74,8 @@ class Answer:
 class Call:
     """A flight that is being spliced, in a task of its own."""
 
-    def __init__(self, policy: DisconnectPolicy, *, chunked: bool = True, relay: Relay | None = None, account: int = 1) -> None:
-        self.relay = Relay(policy, Metrics()) if relay is None else relay
+    def __init__(self, policy: BillingConfig, *, chunked: bool = True, relay: Relay | None = None, account: int = 1) -> None:
+        self.relay = Relay(live(billing=policy), Metrics()) if relay is None else relay
         self.client = Client()
         self.answer: Any = Answer()
         self.tap = Tap(withhold_usage=True)
@@ -97,11 +99,11 @@ class Call:
         return written
 
 
-def drain(seconds: float = 60, most: int = 10) -> DisconnectPolicy:
-    return DisconnectPolicy("drain", seconds, most)
+def drain(seconds: float = 60, most: int = 10) -> BillingConfig:
+    return BillingConfig(disconnect="drain", drain_after_seconds=seconds, drains_max=most)
 
 
-CANCEL = DisconnectPolicy("cancel", 60, 10)
+CANCEL = BillingConfig(disconnect="cancel", drain_after_seconds=60, drains_max=10)
 
 
 def framed(piece: bytes) -> bytes:
@@ -158,7 +160,7 @@ async def test_a_client_that_left_is_written_nothing_and_its_upstream_is_read_on
 
 
 @pytest.mark.parametrize("policy", [CANCEL, drain(seconds=0), drain(most=0)], ids=["cancel", "no time", "no room"])
-async def test_a_call_that_is_not_to_be_drained_ends_at_once(policy: DisconnectPolicy) -> None:
+async def test_a_call_that_is_not_to_be_drained_ends_at_once(policy: BillingConfig) -> None:
     call = await Call(policy).begin()
 
     call.client.leave()
@@ -169,7 +171,7 @@ async def test_a_call_that_is_not_to_be_drained_ends_at_once(policy: DisconnectP
 
 
 async def test_room_for_a_drain_is_free_again_when_one_has_landed() -> None:
-    relay = Relay(drain(most=1), Metrics())
+    relay = Relay(live(billing=drain(most=1)), Metrics())
     first, second, third = [await Call(drain(), relay=relay).begin() for _ in range(3)]
 
     first.client.leave()
@@ -185,7 +187,7 @@ async def test_room_for_a_drain_is_free_again_when_one_has_landed() -> None:
 
 
 async def test_a_drain_that_lands_twice_frees_its_room_once() -> None:
-    relay = Relay(drain(most=2), Metrics())
+    relay = Relay(live(billing=drain(most=2)), Metrics())
     first, second, third = [await Call(drain(), relay=relay, account=account).begin() for account in (1, 2, 3)]
     for call in (first, second):
         call.client.leave()
@@ -208,7 +210,7 @@ async def test_a_drain_that_lands_twice_frees_its_room_once() -> None:
 
 
 async def test_a_cut_ends_all_calls_and_each_keeps_its_own_cause() -> None:
-    relay = Relay(drain(), Metrics())
+    relay = Relay(live(billing=drain()), Metrics())
     calls = [await Call(drain(), relay=relay).begin() for _ in range(3)]
     calls[0].client.leave()
 
@@ -220,7 +222,7 @@ async def test_a_cut_ends_all_calls_and_each_keeps_its_own_cause() -> None:
 
 
 async def test_no_account_can_use_up_what_is_read_on_for_everybody() -> None:
-    relay = Relay(drain(most=4), Metrics())
+    relay = Relay(live(billing=drain(most=4)), Metrics())
     calls = [await Call(drain(), relay=relay, account=account).begin() for account in (1, 1, 1, 2)]
 
     for call in calls:
@@ -234,7 +236,7 @@ async def test_no_account_can_use_up_what_is_read_on_for_everybody() -> None:
 
 
 async def test_a_call_that_departs_after_the_cut_has_ended_before_it_asks() -> None:
-    relay = Relay(drain(), Metrics())
+    relay = Relay(live(billing=drain()), Metrics())
     relay.cut()
 
     flight = relay.depart(Client())
@@ -293,7 +295,7 @@ async def test_a_flight_knows_a_client_that_was_lost_before_it_departed() -> Non
     client = Client()
     client.lost = True
 
-    flight: Flight = Relay(drain(), Metrics()).depart(client)
+    flight: Flight = Relay(live(billing=drain()), Metrics()).depart(client)
 
     assert (flight.ended, flight.client_left) == (True, True)
 

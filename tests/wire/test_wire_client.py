@@ -29,6 +29,7 @@ STREAM = CHUNKED + chunked(PAYLOADS)
 COUNTED = b"HTTP/1.1 200 OK\r\nX-Request-Id: 0217\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 TO_THE_END = b"HTTP/1.1 200 OK\r\n\r\n" + BODY
 SMALL = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+TURNS_MAX = 5_000
 PATIENT = Limits(connect_seconds=20, first_byte_seconds=20, idle_seconds=20, keepalive_seconds=20)
 SHORT_SECONDS = 0.05
 
@@ -641,8 +642,9 @@ async def test_closing_the_client_ends_what_is_under_way() -> None:
 @pytest.mark.parametrize("kept", [False, True])
 async def test_a_cancel_at_any_turn_leaks_no_connection(kept: bool) -> None:
     async with serve(answering(SMALL)) as origin, client(origin) as wire:
-        finished = 0
-        for turns in range(60):
+        finished, turns = 0, 0
+        while finished < 3:  # some are cancelled at each turn of the way, and some come to its end, however busy the machine is
+            assert turns < TURNS_MAX
             if kept:
                 await (await wire.ask("/x", b"{}")).read(2)
             else:
@@ -651,6 +653,7 @@ async def test_a_cancel_at_any_turn_leaks_no_connection(kept: bool) -> None:
             task = asyncio.get_running_loop().create_task(wire.ask("/x", b"{}"))
             for _ in range(turns):
                 await asyncio.sleep(0)
+            turns += 1
             task.cancel()
             (outcome,) = await asyncio.gather(task, return_exceptions=True)
             finished += isinstance(outcome, Answer)
@@ -660,7 +663,7 @@ async def test_a_cancel_at_any_turn_leaks_no_connection(kept: bool) -> None:
         await wire.close()
 
         assert wire.open_connections == 0
-        assert 0 < finished < 60  # both ends of the way were reached
+        assert finished < turns
 
 
 async def test_a_call_cancelled_as_its_answer_came_spares_the_next_user_of_the_connection() -> None:

@@ -7,20 +7,26 @@ from pathlib import Path
 
 from proxy.store.contract import Check, StoreRefusedError
 from proxy.store.progress import Progress, Report
-from proxy.store.sqlite import verify
-from proxy.store.sqlite.migrations import create_file, sync_folder
+from proxy.store.sqlite import restore, verify
+from proxy.store.sqlite.migrations import sync_folder
 
 STEP_PAGES = 4096
 """Between two reports: 16 MB."""
 
 
-def backup(connection: sqlite3.Connection, report: Report | None, destination: Path) -> list[Check]:
+def backup(connection: sqlite3.Connection, report: Report | None, store: Path, destination: Path) -> list[Check]:
     """Write ``destination`` by way of ``<destination>.partial`` and return the checks of the copy.
+
+    ``store``: the file that ``connection`` reads.
 
     Books that do not balance are copied as they are, and the checks say so; a copy that SQLite finds damaged is refused.
 
-    Raises: StoreRefusedError: the destination exists, cannot be written, or the copy is damaged.
+    Raises: StoreRefusedError: the destination exists, cannot be written, is a name of the store's own, or the copy is damaged.
     """
+    if restore.is_own_name(store, destination):
+        raise StoreRefusedError(
+            f"{destination} is a name that the store uses itself: choose another, or the copy is taken for a part of it"
+        )
     if destination.exists():
         raise StoreRefusedError(f"{destination} exists: a backup is never written over a file")
     if not destination.parent.is_dir():
@@ -28,7 +34,7 @@ def backup(connection: sqlite3.Connection, report: Report | None, destination: P
     partial = destination.with_name(destination.name + ".partial")
     try:
         partial.unlink(missing_ok=True)  # of a backup that was cut short
-        create_file(partial)
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))  # never through somebody's link
         checks = _copy(connection, partial, report)
         if not checks[0].holds:
             raise StoreRefusedError(f"the copy is damaged and was not kept: {'; '.join(checks[0].offenders)}")

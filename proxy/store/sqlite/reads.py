@@ -1,4 +1,4 @@
-"""What happened: open holds, receipts and usage. Functions of a read-only connection, each one statement and so one snapshot."""
+"""What happened: open holds, receipts and usage. Functions of a read-only connection."""
 
 import sqlite3
 
@@ -6,7 +6,8 @@ from proxy.core.catalog import Kind
 from proxy.core.keeping import DAY_MS
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource
-from proxy.store.contract import IdempotencyClaim, NewRequest, OpenRequest, Receipt, UsageQuery, UsageRow
+from proxy.core.video_record import TaskState
+from proxy.store.contract import Census, IdempotencyClaim, NewRequest, OpenRequest, OpenTasks, Receipt, UsageQuery, UsageRow
 from proxy.store.sqlite import ledger
 
 _GROUPS = {
@@ -38,6 +39,19 @@ def open_requests(connection: sqlite3.Connection) -> list[OpenRequest]:
         "SELECT id, kind, account_id, hold_nanos, created_at_ms FROM requests WHERE settled_at_ms IS NULL ORDER BY created_at_ms, rowid"
     )
     return [OpenRequest(request_id, Kind(kind), *rest) for request_id, kind, *rest in rows]
+
+
+def census(connection: sqlite3.Connection) -> Census:
+    """Return what is open. Both tables have an index of just that."""
+    tasks = connection.execute(
+        "SELECT upstream, state, count(*), min(due_at_ms) FROM video_tasks WHERE due_at_ms IS NOT NULL GROUP BY upstream, state"
+    ).fetchall()
+    held, holds, oldest = connection.execute(
+        """
+        SELECT coalesce(sum(hold_nanos), 0), count(*), min(CASE WHEN kind <> 'video' THEN created_at_ms END)
+        FROM requests WHERE settled_at_ms IS NULL"""
+    ).fetchone()
+    return Census(Nanos(held), holds, oldest, [OpenTasks(upstream, TaskState(state), *rest) for upstream, state, *rest in tasks])
 
 
 def receipt(connection: sqlite3.Connection, request_id: str) -> tuple[Receipt, int] | None:

@@ -8,7 +8,7 @@ The old files are renamed, never deleted.
 
 import glob
 import os
-import shutil
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -24,6 +24,9 @@ _DECIDED = ".restore-"
 _KEPT = ".before-restore-"
 _COMPANIONS = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database. A log of one database beside another would be read into it."""
+_DECIDED_NAME = re.compile(re.escape(_DECIDED) + r"[0-9]{8}T[0-9]{6}Z(?:\.[0-9]{1,3})?")
+"""Exactly what `restore` writes: somebody's ``store.db.restore-point`` is a copy that was kept, and nothing was decided by it."""
+_OWN_NAME = re.compile(r"-(?:wal|shm|journal)|\.lock|\.(?:restor|before-restore-).*")
 
 _STEP_BYTES = 1_048_576
 """Copied between two reports."""
@@ -43,7 +46,7 @@ def restore(path: Path, source: Path, when: str, report: Report | None = None) -
 
     Args:
         source: a backup, or a store that nobody has open; it is only read.
-        when: stands in the name that the old store is kept under.
+        when: stands in the name that the old store is kept under, such as ``20261123T080000Z``.
 
     Raises:
         StoreLockedError: a gateway, or another command, has one of the two.
@@ -67,7 +70,7 @@ def restore(path: Path, source: Path, when: str, report: Report | None = None) -
 
 def finish(path: Path) -> Path | None:
     """Carry out a restore that was decided, if there is one, and return where the old store is. Whoever calls has the lock."""
-    decided = next(iter(sorted(path.parent.glob(f"{glob.escape(path.name)}{_DECIDED}*"))), None)
+    decided = decided_for(path)
     if decided is None:
         return None
     when = decided.name.removeprefix(path.name + _DECIDED)
@@ -79,6 +82,18 @@ def finish(path: Path) -> Path | None:
     decided.rename(path)
     migrations.sync_folder(path.parent)
     return kept if kept.exists() else None
+
+
+def decided_for(path: Path) -> Path | None:
+    """Return the copy that is to be the store, where a restore was cut short."""
+    found = sorted(path.parent.glob(f"{glob.escape(path.name)}{_DECIDED}*"))
+    return next((file for file in found if _DECIDED_NAME.fullmatch(file.name.removeprefix(path.name)) and file.is_file()), None)
+
+
+def is_own_name(path: Path, file: Path) -> bool:
+    """Return whether a file would stand where the store at ``path``, SQLite or a restore looks for one of its own."""
+    same_folder = os.path.realpath(file.parent) == os.path.realpath(path.parent)
+    return same_folder and file.name.startswith(path.name) and _OWN_NAME.fullmatch(file.name.removeprefix(path.name)) is not None
 
 
 def _check_source(source: Path, path: Path) -> None:
@@ -107,9 +122,8 @@ def _verified_copy(source: Path, partial: Path, report: Report | None) -> tuple[
     """Write the copy that will be the store, and check that very copy: the source could change between a look and a copy."""
     log = source.with_name(source.name + "-wal")
     _copy(source, partial, report)
-    partial.chmod(0o600)
     if log.exists():
-        shutil.copyfile(log, partial.with_name(partial.name + "-wal"))
+        _copy(log, partial.with_name(partial.name + "-wal"))
     try:
         checks, newest_at_ms = _checked(partial, source, report)
     except sqlite3.DatabaseError as error:
@@ -137,8 +151,10 @@ def _checked(partial: Path, source: Path, report: Report | None) -> tuple[list[C
     return checks, newest_at_ms or None
 
 
-def _copy(source: Path, partial: Path, report: Report | None) -> None:
-    with source.open("rb") as read, partial.open("wb") as written:
+def _copy(source: Path, copy: Path, report: Report | None = None) -> None:
+    """Copy a file so that only its owner may ever read the copy: a large one takes a while."""
+    descriptor = os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    with source.open("rb") as read, os.fdopen(descriptor, "wb") as written:
         total = os.fstat(read.fileno()).st_size
         while piece := read.read(_STEP_BYTES):
             written.write(piece)

@@ -1,12 +1,13 @@
 """The store over SQLite: each operation of the contract, sent to the writer's or a reader's thread."""
 
 import asyncio
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Literal, TypeVar, TypeVarTuple
+from typing import Any, Literal, TypeVar, TypeVarTuple
 
 from proxy.core.keeping import FoldedRequest
 from proxy.core.money import Nanos
@@ -15,6 +16,8 @@ from proxy.core.video_record import VideoTask
 from proxy.core.video_task import Step
 from proxy.store.contract import (
     Account,
+    Backlog,
+    Census,
     Check,
     ClaimedKey,
     CommitStats,
@@ -25,17 +28,22 @@ from proxy.store.contract import (
     OpenRequest,
     Receipt,
     StoredAnswer,
+    StoreError,
     StoreRefusedError,
+    StoreUnavailableError,
     UsageQuery,
     UsageRow,
 )
 from proxy.store.progress import GivenUpError, Progress, Report
 from proxy.store.sqlite import admin, damage, folding, idempotency, ledger, migrations, reads, restore, tasks
+from proxy.store.sqlite.admission import Admission
 from proxy.store.sqlite.backup import backup
 from proxy.store.sqlite.connection import Connection, connection_to, failure, is_damage
 from proxy.store.sqlite.lock import FileLock
 from proxy.store.sqlite.verify import verify
 from proxy.store.sqlite.writer import Writer
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -77,7 +85,8 @@ async def _open(
 ) -> "SqliteStore":
     """Read backwards, this is how the store is closed."""
     opened.callback(FileLock(path).release)
-    restore.finish(path)  # one that was cut short
+    if (kept := restore.finish(path)) is not None:
+        logger.warning("a restore that was cut short is finished: the store that was there before is kept as %s", kept)
     migrations.create_file(path)
     was_left_open = damage.require_log(path)
     try:
@@ -90,9 +99,11 @@ async def _open(
     await connection.run(migrations.migrate, version)
     migrations.sync_folder(path.parent)  # SQLite syncs the name of a new log too, and passes over a failure
     reader = await opened.enter_async_context(connection_to(path, "ro"))
-    writer = Writer(connection, on_commit=on_commit, on_corrupt=on_corrupt)
+    admission = Admission(path.parent)
+    opened.callback(admission.close)
+    writer = Writer(connection, on_commit=on_commit, on_corrupt=on_corrupt, admission=admission)
     opened.push_async_callback(writer.close)
-    return SqliteStore(path, writer, reader, opened.pop_all())
+    return SqliteStore(path, writer, reader, opened.pop_all(), admission)
 
 
 async def _version(path: Path, mode: Literal["ro", "rw"], *, was_left_open: bool) -> int:
@@ -114,8 +125,11 @@ async def _open_read_only(opened: AsyncExitStack, path: Path) -> "SqliteStore":
 class SqliteStore:
     """`proxy.store.contract.Store` over one file. Reads never wait behind commits; long ones have a connection of their own."""
 
-    def __init__(self, path: Path, writer: Writer | None, reader: Connection, opened: AsyncExitStack) -> None:
+    def __init__(
+        self, path: Path, writer: Writer | None, reader: Connection, opened: AsyncExitStack, admission: Admission | None = None
+    ) -> None:
         self.path = path
+        self._admission = admission
         self._writer = writer
         self._reader = reader
         self._opened = opened
@@ -153,7 +167,7 @@ class SqliteStore:
     # the money path
 
     def place_hold(self, request: NewRequest) -> asyncio.Future[None]:
-        return self._write(ledger.place_hold, request)
+        return self._take_on(ledger.place_hold, request)
 
     def settle(self, request_id: str, settlement: Settlement, now_ms: int, answer: StoredAnswer | None = None) -> asyncio.Future[bool]:
         return self._write(ledger.settle, request_id, settlement, now_ms, answer)
@@ -176,7 +190,7 @@ class SqliteStore:
         return await self._read(folding.accounts_to_fold, before_ms)
 
     def fold_requests(self, account_id: int, before_ms: int) -> asyncio.Future[int]:
-        return self._write(self._fold, account_id, before_ms)
+        return self._take_on(self._fold, account_id, before_ms)  # its room in the log is for what is open
 
     def _fold(self, connection: sqlite3.Connection, account_id: int, before_ms: int) -> int:
         folded = folding.fold(connection, account_id, before_ms)
@@ -193,7 +207,7 @@ class SqliteStore:
     # video tasks
 
     def place_task(self, request: NewRequest, task: VideoTask, due_at_ms: int) -> asyncio.Future[None]:
-        return self._write(tasks.place_task, request, task, due_at_ms)
+        return self._take_on(tasks.place_task, request, task, due_at_ms)
 
     def advance_task(
         self, task_id: str, decide: Callable[[VideoTask], Step], now_ms: int, answer: StoredAnswer | None = None
@@ -232,26 +246,41 @@ class SqliteStore:
     async def verify(self, report: Report | None = None) -> list[Check]:
         return await self._read_telling(verify, report)
 
+    async def census(self) -> Census:
+        return await self._read(reads.census)
+
+    @property
+    def backlog(self) -> Backlog:
+        return Backlog(0, 0) if self._writer is None else self._writer.backlog
+
     # the file
 
     async def ping(self) -> None:
         if self._writer is not None:
             if self._writer.refusal is not None:
                 raise failure(self._writer.refusal)
+            if self._admission is not None and self._admission.refusal:
+                raise StoreUnavailableError(self._admission.refusal)
             await self._writer.prove()
         await self._read(reads.ping)
 
     async def backup(self, destination: Path, report: Report | None = None) -> list[Check]:
-        return await self._read_telling(backup, report, destination)
+        return await self._read_telling(backup, report, self.path, destination)
 
     async def close(self) -> None:
         await self._opened.aclose()
 
     def _write(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> asyncio.Future[T]:
         if self._writer is None:
-            refused: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-            refused.set_exception(StoreRefusedError(f"{self.path} was opened to be read only"))
-            return refused
+            return _failed(StoreRefusedError(f"{self.path} was opened to be read only"))
+        return self._writer.submit(function, *args)
+
+    def _take_on(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> asyncio.Future[T]:
+        """Write new paid work, unless what is open might find no room then."""
+        if self._writer is None or self._admission is None:
+            return self._write(function, *args)
+        if self._admission.refusal:
+            return _failed(StoreUnavailableError(self._admission.refusal))
         return self._writer.submit(function, *args)
 
     async def _read(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> T:
@@ -279,6 +308,12 @@ class SqliteStore:
                 is_given_up.set()
                 await connection.interrupt()  # what it does now; what it does next, `tell` stops
                 raise
+
+
+def _failed(why: StoreError) -> asyncio.Future[Any]:
+    failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    failed.set_exception(why)
+    return failed
 
 
 async def _told(connection: Connection, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> T:

@@ -16,8 +16,9 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from msgspec import Struct
 
-from proxy.store.contract import CommitStats, StoreCorruptError, StoreError, StoreUnavailableError
-from proxy.store.sqlite import ledger
+from proxy.store.contract import Backlog, CommitStats, StoreCorruptError, StoreError, StoreUnavailableError
+from proxy.store.sqlite import ledger, tasks
+from proxy.store.sqlite.admission import Admission
 from proxy.store.sqlite.connection import Connection, failure, is_fatal
 from proxy.store.sqlite.together import Changes, OpenHolds
 from proxy.tasks import TaskGroup
@@ -43,6 +44,8 @@ _FRAMES_A_COMMIT = 8
 _OPERATIONS_A_FRAME = 4
 """An estimate, as SQLite does not tell: measured are 5 to 7 frames for one operation, 16 to 22 for 32, 50 to 62 for 512."""
 
+_PAID_WORK = (ledger.place_hold, tasks.place_task)
+
 logger = logging.getLogger(__name__)
 
 
@@ -64,12 +67,18 @@ class Writer:
         *,
         on_commit: Callable[[CommitStats], None] | None = None,
         on_corrupt: Callable[[BaseException], None] | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self._connection = connection
+        self._admission = admission
+        if admission is not None:
+            admission.watch(self)
         self._on_commit = on_commit
         self._on_corrupt = on_corrupt
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Operation] = deque()
+        self._began_at: float | None = None
+        """When the commit under way was handed to the thread."""
         self._wake = asyncio.Event()
         self._refusal: StoreError | None = None
         self._broken: BaseException | None = None
@@ -85,6 +94,10 @@ class Writer:
         """Why nothing more is written, or None."""
         return self._refusal
 
+    @property
+    def backlog(self) -> Backlog:
+        return Backlog(len(self._queue), self._failures)
+
     def submit(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> asyncio.Future[T]:
         """Queue an operation; the future resolves with its result once it is durable, or with why it did not happen."""
         future: asyncio.Future[T] = self._loop.create_future()
@@ -96,6 +109,19 @@ class Writer:
             self._queue.append(_Operation(future, function, args))
             self._wake.set()
         return future
+
+    def seconds_under_way(self) -> float:
+        return 0.0 if self._began_at is None else self._loop.time() - self._began_at
+
+    def shed(self, refusal: str) -> None:
+        """Refuse new paid work that no commit has taken yet: of it nothing is written."""
+        waiting, kept = list(self._queue), deque[_Operation]()
+        for operation in waiting:
+            if operation.function not in _PAID_WORK:
+                kept.append(operation)
+            elif not operation.future.done():
+                operation.future.set_exception(StoreUnavailableError(refusal))
+        self._queue = kept
 
     async def prove(self) -> None:
         """Return where nothing failed since a write succeeded; else write now, changing nothing, and return once that is durable.
@@ -136,8 +162,9 @@ class Writer:
                     await asyncio.sleep(GATHER_SECONDS)
                 batch = self._take()
                 if batch:
+                    self._began_at = self._loop.time()
                     await self._connection.run(self._commit, batch)
-                    ended_at = self._loop.time()
+                    self._began_at, ended_at = None, self._loop.time()
         finally:
             self._refuse(StoreUnavailableError("the store's writer was stopped"))
 
@@ -164,6 +191,8 @@ class Writer:
         stats = CommitStats(len(batch), time.perf_counter() - started)
         self._note_broken(error)
         self._loop.call_soon_threadsafe(self._deliver, batch, stats, error)
+        if error is not None:
+            return  # the log has not grown, and where a disk turned read-only a checkpoint's fsync would end the process, reads and all
         self._frames_since_checkpoint += _FRAMES_A_COMMIT + len(batch) // _OPERATIONS_A_FRAME
         if self._frames_since_checkpoint >= CHECKPOINT_FRAMES:
             self._checkpoint(connection)
@@ -198,6 +227,8 @@ class Writer:
             else:
                 operation.future.set_exception(why)
         self._failures += has_failed
+        if self._admission is not None and (has_failed or self._admission.is_owed):
+            _note_settlements(self._admission, batch, error)
         if error is not None:
             logger.error("a transaction of %d operations failed: %s", len(batch), error)
         elif self._on_commit is not None:
@@ -264,6 +295,13 @@ def _run_in_savepoint(connection: sqlite3.Connection, operation: _Operation) -> 
         connection.execute("ROLLBACK TO operation")
         operation.error = failure(error) if isinstance(error, sqlite3.OperationalError) else error
     connection.execute("RELEASE operation")
+
+
+def _note_settlements(admission: Admission, batch: Sequence[_Operation], error: BaseException | None) -> None:
+    for operation in batch:
+        if operation.function is ledger.settle:
+            why = operation.error if error is None else failure(error)
+            (admission.owe if isinstance(why, StoreUnavailableError) else admission.paid)(operation.args[0])
 
 
 def _rewrite_version(connection: sqlite3.Connection) -> None:

@@ -85,6 +85,70 @@ def test_usage_on_the_last_content_event_is_learnt_and_the_event_passed() -> Non
     assert facts.usage == TokenUsage(7, 3)
 
 
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize(
+    "beside",
+    [b'"error":{"code":"boom"}', b'"err\\u006fr":{"code":"boom"}', b'"error" : {"code":"boom"}'],
+    ids=["an error", "escaped", "with a space"],
+)
+@pytest.mark.parametrize(
+    "choices",
+    [
+        b'data: {"choices":[{"index":0}],%b}\n\n',
+        b'data: {"id":"1","choices": [{"index":0}],%b}\n\n',
+        b'data:{"choices":[{"index":0}],%b}\n\n',
+    ],
+)
+def test_an_error_beside_choices_is_one_also_where_ordinary_events_are_not_parsed(
+    beside: bytes, choices: bytes, line_end: bytes
+) -> None:
+    event = (choices % beside).replace(b"\n", line_end)
+
+    facts = run([HELLO, event, HELLO])
+
+    assert (facts.passed, facts.error) == (HELLO, {"code": "boom"})
+
+
+def test_a_message_and_a_code_beside_choices_are_no_error() -> None:
+    event = b'data: {"code":"ok","message":"fine","choices":[{"index":0}]}\n\n'
+
+    assert run([HELLO, event, HELLO]).passed == HELLO + event + HELLO
+
+
+def test_a_message_and_a_code_beside_no_choices_are_an_error_though_a_word_for_choices_stands_in_it() -> None:
+    event = b'data: {"code":"AccountOverdueError","message":"no \\"choices\\":[{ for 2100123456"}\n\n'
+
+    facts = run([HELLO, event])
+
+    assert (facts.passed, facts.error is None) == (HELLO, False)
+
+
+def test_a_comment_between_the_lines_of_an_event_is_no_nonsense() -> None:
+    event = HELLO[:-1] + b": ping\n\n"
+
+    facts = run([HELLO, event])
+
+    assert (facts.passed, facts.error) == (HELLO + event, None)
+
+
+def test_an_error_in_json_that_only_sdks_read_is_no_chunk() -> None:
+    facts = run([HELLO, b'data: {"choices":[{"logprob":NaN}],"error":{"message":"account 2100123456"}}\n\n'])
+
+    assert (facts.passed, facts.error is None) == (HELLO, False)
+
+
+def test_what_is_no_utf_8_is_told_as_an_error_all_the_same() -> None:
+    facts = run([HELLO, b"data: \xff\xfe\n\n"])
+
+    assert (facts.passed, facts.error) == (HELLO, {"message": "\ufffd\ufffd"})
+
+
+def test_of_stray_lines_and_data_the_stray_lines_tell_the_error() -> None:
+    facts = run([HELLO, b"data: {\nupstream 502\n\n"])
+
+    assert facts.error == {"message": "upstream 502"}
+
+
 def test_of_usage_in_every_event_the_last_wins() -> None:
     first = HELLO.replace(b'"usage":null', b'"usage":{"prompt_tokens":7,"completion_tokens":1}')
     second = HELLO.replace(b'"usage":null', b'"usage":{"prompt_tokens":7,"completion_tokens":2}')

@@ -9,6 +9,7 @@ import pytest
 from proxy.core.errors import InvalidJsonError
 from proxy.edge.body import LARGE_BYTES, BodyReader
 from proxy.edge.connection import Request
+from tests.support.settings import live
 
 
 class Content:
@@ -42,7 +43,7 @@ async def read(raw: bytes) -> tuple[Any, int]:
     half = len(raw) // 2
     content = Content([raw[:half], raw[half:]])
     try:
-        value = await BodyReader(bytes_max=10_000_000, seconds=5).json(request_with(content, len(raw)))
+        value = await BodyReader(live(body_bytes_max=10_000_000, body_seconds=5)).json(request_with(content, len(raw)))
     finally:
         content.counting.cancel()
     return value, content.turns - content.taken_at

@@ -41,12 +41,12 @@ class Watching:
 
 
 @asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[tuple[str, Lines, Door]]:
+async def serving(handler: Handler, *, seconds: float = 5) -> AsyncIterator[tuple[str, Lines, Door]]:
     """Serve one handler at ``GET /`` the way the gateway does; yield where, its access log, and the door."""
     clock, log = SystemClock(), Lines()
     router = Router([], (), at_root=[Route("GET", "/", handler, needs_key=False)])
     entrance = Entrance(Dispatcher(router, Nobody(), lambda: False), Observer(clock, log, Metrics()), clock)
-    door = Door(entrance, clock, keepalive_seconds=5, stall_seconds=5)
+    door = Door(entrance, clock, keepalive_seconds=seconds, stall_seconds=seconds)
     (address,) = await door.open(open_sockets(TcpAddress("127.0.0.1", 0)))
     try:
         yield address, log, door
@@ -157,3 +157,40 @@ async def test_closing_the_door_waits_for_nobody_who_is_idle() -> None:
                 pass
 
     assert said == b""
+
+
+@pytest.mark.parametrize("closing", [(), (("Connection", "close"),)], ids=["idle", "closed"])
+async def test_what_is_left_of_an_answer_does_not_keep_the_connection_of_a_client_that_reads_nothing(
+    closing: tuple[tuple[str, str], ...],
+) -> None:
+    watching, left_over = Watching(), asyncio.Event()
+
+    async def handler(context: Context) -> Response:
+        context.connection.watcher = watching
+        transport = context.connection.transport
+        assert transport is not None
+        while not transport.get_write_buffer_size():  # the sockets are full, the transport is far from it
+            transport.write(b"x" * 4096)
+        left_over.set()
+        return context.json({})
+
+    async with serving(handler, seconds=0.2) as (origin, _, _door), connect(origin) as client:
+        client.pause_reading()
+        await client.send(request("GET", "/", *closing))
+        await left_over.wait()
+        async with asyncio.timeout(5):
+            await watching.left.wait()
+
+
+async def test_a_client_that_reads_slowly_gets_what_is_left_of_its_last_answer() -> None:
+    async def handler(context: Context) -> Response:
+        return context.answer(b"x" * 8_000_000)
+
+    async with serving(handler, seconds=0.2) as (origin, _, _door), connect(origin) as client:
+        await client.send(request("GET", "/", ("Connection", "close")))
+        read = 0
+        while piece := await client.reader.read(200_000):
+            read += len(piece)
+            await asyncio.sleep(0.02)  # the slowness itself
+
+    assert read > 8_000_000

@@ -40,6 +40,18 @@ def test_a_socket_of_which_nothing_is_said_is_private(tmp_path: Path) -> None:
     listener.close()
 
 
+@pytest.mark.parametrize(("own", "folder_mode"), [(0, 0o755), (0o022, 0o755), (0o077, 0o700)])
+def test_a_folder_that_is_made_for_a_socket_is_nobody_elses_to_write_in(tmp_path: Path, umask: int, own: int, folder_mode: int) -> None:
+    # who may write in it could put a socket of his own in the place of the operator's
+    path = tmp_path / "run" / "gateway" / "admin.sock"
+
+    os.umask(own)
+    open_sockets(UnixAddress(path))[0].close()
+
+    assert os.umask(umask) == own
+    assert [mode_of(folder) for folder in (path.parent, path.parent.parent)] == [folder_mode, folder_mode]
+
+
 def test_a_socket_in_use_is_not_taken_over_and_a_dead_one_is(tmp_path: Path) -> None:
     address = UnixAddress(tmp_path / "api.sock")
     (first,) = open_sockets(address)

@@ -22,6 +22,7 @@ from proxy.store.sqlite import open_store
 from proxy.video_calls import VideoCalls
 from proxy.video_desk import VideoDesk
 from tests.support.books import assert_books_balance
+from tests.support.settings import live
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
@@ -91,8 +92,8 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     account = await store.create_account("acme", CREDIT, START_MS)
     desk = VideoDesk(
         store=store,
-        calls=VideoCalls({}, metrics),
-        pace=Pace(),
+        calls=VideoCalls(live(), metrics),
+        live=live(),
         clock=clock,
         metrics=metrics,
         jitter=lambda: 0.0,
@@ -143,7 +144,7 @@ async def test_a_submit_without_a_word_is_first_looked_for(house: House) -> None
 async def test_what_is_due_later_than_anything_is_put_off_is_due_now(house: House) -> None:
     """The clock was set back: 3 s to the first poll, and nothing waits for longer than 5 minutes (a Retry-After) and 1 to spare."""
     await house.task("soon", Submitted("cgt-1"))
-    due = DueVideos(house.store, "ark", Metrics(), Pace())
+    due = DueVideos(house.store, "ark", live())
 
     async def due_at(time_ms: int, limit: int = 10) -> list[str]:
         return [task.id for task in await due.due(START_MS + time_ms, limit)]
@@ -157,7 +158,7 @@ async def test_what_is_due_later_than_anything_is_put_off_is_due_now(house: Hous
     house.clock.at_ms -= HOUR_MS
     await house.desk.advance("soon", Polled("running"))
     assert await due_at(-HOUR_MS) == []
-    slow = DueVideos(house.store, "ark", Metrics(), Pace(first_ms=3_000, longest_ms=HOUR_MS))  # 4 h for flex
+    slow = DueVideos(house.store, "ark", live(pace=Pace(first_ms=3_000, longest_ms=HOUR_MS)))  # 4 h for flex
     assert await slow.due(START_MS - 4 * HOUR_MS, 10) == []
 
 

@@ -295,6 +295,28 @@ async def test_whenever_the_process_dies_the_next_start_has_the_old_store_or_the
     assert not [name for name in content_of(tmp_path) if ".restor" in name]
 
 
+async def test_no_copy_can_be_read_by_others_not_even_while_it_is_made(
+    tmp_path: Path, backup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[int] = []
+    opened = os.open
+
+    def watched(path: Path, flags: int, mode: int = 0o777) -> int:
+        descriptor = opened(path, flags, mode)
+        if ".restoring" in str(path) and flags & os.O_CREAT:
+            modes.append(os.fstat(descriptor).st_mode & 0o777)
+        return descriptor
+
+    kept = restore(tmp_path / "books.db", backup, WHEN).kept
+    assert kept is not None
+    kept.with_name(kept.name + "-wal").touch()
+    monkeypatch.setattr(os, "open", watched)
+    restore(tmp_path / "books.db", kept, "20251124T170000Z")
+
+    assert modes == [0o600, 0o600]  # the database, and its log
+    assert (tmp_path / "books.db").stat().st_mode & 0o777 == 0o600
+
+
 async def test_a_file_that_came_up_in_a_half_done_restore_is_not_overwritten(tmp_path: Path, backup: Path) -> None:
     (tmp_path / "books.db").rename(tmp_path / f"books.db.before-restore-{WHEN}")
     shutil.copyfile(backup, tmp_path / f"books.db.restore-{WHEN}")
@@ -304,6 +326,34 @@ async def test_a_file_that_came_up_in_a_half_done_restore_is_not_overwritten(tmp
         await open_store(tmp_path / "books.db")
 
     assert (tmp_path / "books.db").read_bytes() == b"somebody's"
+
+
+@pytest.mark.parametrize(
+    "name", ["books.db.restore-point", f"books.db.restore-{WHEN}.partial", "books.db.restore-", "books.db.restore-1"]
+)
+async def test_a_copy_that_only_sounds_like_a_restore_is_no_decision(tmp_path: Path, backup: Path, name: str) -> None:
+    shutil.copyfile(backup, tmp_path / name)
+
+    found = await balance_in(tmp_path / "books.db")
+
+    assert found == 1_000_000_960
+    assert (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    "suffix", ["-wal", "-shm", "-journal", ".lock", f".restore-{WHEN}", ".restore-point", ".restoring", f".before-restore-{WHEN}"]
+)
+async def test_no_backup_is_written_where_the_store_looks_for_a_part_of_itself(tmp_path: Path, backup: Path, suffix: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    store = await open_store(tmp_path / "books.db", read_only=True)
+    (tmp_path / f"books.db{suffix}").unlink(missing_ok=True)
+
+    for folder in (tmp_path, tmp_path / "link"):
+        with pytest.raises(StoreRefusedError, match="a name that the store uses itself"):
+            await store.backup(folder / f"books.db{suffix}")
+
+    await store.backup(tmp_path / f"books.db.monday{suffix}")  # like any other name
+    await store.close()
 
 
 async def test_a_newer_backup_is_told_apart_by_its_type(tmp_path: Path, backup: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
@@ -14,7 +15,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from aioresponses import aioresponses
 
 from proxy.config import Secret, UpstreamConfig
-from proxy.demo.ark import Close, Hang, Pause, Perform, Reset, Send, StandIn, Step, answer_head, answer_json, lost
+from proxy.demo.ark import Close, Hang, Pause, Perform, Reset, Send, StandIn, Step, Wait, answer_head, answer_json, lost
 from proxy.upstream.client import IMAGES_PATH, TASKS_PATH, ArkClient, Reply
 from proxy.upstream.failures import UpstreamBrokenError, UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError
 
@@ -327,3 +328,32 @@ async def test_a_closed_client_asks_nothing(ark: StandIn) -> None:
         await client.create_image([orjson.dumps(IMAGE)])
 
     assert ark.calls == []
+
+
+async def test_a_renewed_client_asks_anew_and_its_calls_under_way_end_as_they_began(ark: StandIn) -> None:
+    finish = asyncio.Event()
+    ark.enqueue([Wait(finish), *answer_json(200, {"data": []})], IMAGES_PATH)
+    async with StandIn() as other, ArkClient(upstream(ark.base_url)) as client, asyncio.TaskGroup() as group:
+        await client.get_task("cgt-1")  # leaves a kept connection
+        under_way = group.create_task(client.create_image([orjson.dumps(IMAGE)]))
+        await ark.wait_for_calls(2)
+
+        client.renew(replace(upstream(other.base_url), api_key=Secret("another-key")))
+        await client.get_task("cgt-2")
+        await ark.wait_until(lambda: ark.open_connections == 1)
+        finish.set()
+
+        assert (await under_way).status == 200
+        assert [call.headers["authorization"] for call in (*ark.calls, *other.calls)] == [f"Bearer {KEY}"] * 2 + ["Bearer another-key"]
+        await ark.wait_until(lambda: ark.open_connections == 0)
+
+
+async def test_a_client_that_is_closed_closes_what_it_had_before_it_was_renewed(ark: StandIn) -> None:
+    ark.enqueue([Hang()], IMAGES_PATH)
+    async with asyncio.TaskGroup() as group:
+        async with ArkClient(upstream(ark.base_url)) as client:
+            under_way = group.create_task(ended(client.create_image, [orjson.dumps(IMAGE)]))
+            await ark.wait_for_calls(1)
+            client.renew(upstream(ark.base_url, connect=1.0))
+
+        assert isinstance(await under_way, UpstreamBrokenError)

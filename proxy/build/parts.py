@@ -1,0 +1,125 @@
+"""What of Python goes into the single file: the interpreter, the standard library, the gateway and what it needs.
+
+Modules go in compiled, without their sources, which halves what is unpacked; a traceback still names file and line. The names in it are
+relative, and no time is recorded: the same sources make the same file.
+"""
+
+import marshal
+import re
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import MAGIC_NUMBER
+from pathlib import Path
+
+import proxy
+
+LIBRARY = f"lib/python{sys.version_info.major}.{sys.version_info.minor}"
+"""Where the interpreter looks for its library, seen from the directory above its own."""
+
+_STDLIB_WITHOUT = frozenset({
+    "__pycache__", "dist-packages", "distutils", "ensurepip", "idlelib", "lib-dynload", "lib2to3", "pydoc_data", "site-packages",
+    "test", "tests", "tkinter", "turtle", "turtledemo", "venv",
+})  # fmt: skip
+_NATIVE_WITHOUT = ("_ctypes_test", "_curses", "_dbm", "_gdbm", "_test", "_tkinter", "_xx", "nis", "ossaudiodev", "readline", "xx")
+"""Modules that the gateway does not use and that would bring libraries with them, or are there to test Python."""
+_NO_USE_AT_RUN_TIME = {".c", ".h", ".pxd", ".pxi", ".pyc", ".pyi", ".pyx", ".typed"}
+_NO_PART = {
+    "proxy/README.md",
+    *(f"proxy/build/{name}" for name in ("__main__.py", "assemble.py", "launcher.c", "native.py", "parts.py")),
+}
+
+_NEVER_COMPARED = (1).to_bytes(4, "little") + bytes(8)
+"""PEP 552: a hash of the source stands here, which need not be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file inside: its content, and whether it is to be executed."""
+
+    content: bytes
+    executable: bool = False
+
+
+def python_parts() -> dict[str, Part]:
+    """Return all of Python's parts by the names that they get, native modules included and their libraries not."""
+    found = {"bin/python": Part(Path(sys.executable).resolve().read_bytes(), executable=True)}
+    for path, name in (*_standard_library(), *_packages("llm-proxy", "certifi"), *_gateway()):
+        if path.suffix == ".py":
+            found[f"{LIBRARY}/{name}c"] = Part(_compiled(path, name))
+        elif path.suffix not in _NO_USE_AT_RUN_TIME and name not in _NO_PART:
+            found[f"{LIBRARY}/{name}"] = Part(path.read_bytes())
+    return found
+
+
+def _standard_library() -> Iterator[tuple[Path, str]]:
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in _files(root, _STDLIB_WITHOUT):
+        name = path.relative_to(root).as_posix()
+        if path.suffix == ".py" and not name.startswith("config-"):
+            yield path, name
+    for path in Path(sysconfig.get_config_var("DESTSHARED")).glob("*.so"):
+        if not path.name.startswith(_NATIVE_WITHOUT):
+            yield path, f"lib-dynload/{path.name}"
+
+
+def _gateway() -> Iterator[tuple[Path, str]]:
+    root = Path(proxy.__file__).parent
+    for path in _files(root, frozenset({"__pycache__"})):
+        name = f"proxy/{path.relative_to(root).as_posix()}"
+        if name not in _NO_PART:
+            yield path, name
+
+
+def _packages(*roots: str) -> Iterator[tuple[Path, str]]:
+    """Yield the files of what these distributions need, and of themselves but for the gateway, which is taken from its sources."""
+    for name in sorted(_closure(roots)):
+        distribution = metadata.distribution(name)
+        for file in distribution.files or ():
+            if ".." not in file.parts and "__pycache__" not in file.parts and "tests" not in file.parts and file.parts[0] != "proxy":
+                path = Path(str(file.locate()))
+                if path.suffix != ".pth" and not path.name.startswith("_virtualenv") and path.is_file():
+                    yield path, file.as_posix()
+
+
+def _closure(roots: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        waiting += _required(name)
+    return found
+
+
+def _required(name: str) -> Iterator[str]:
+    """Yield what a distribution requires without its extras. What is required only elsewhere is not installed here."""
+    for line in metadata.requires(name) or ():
+        wanted, _, condition = line.partition(";")
+        match = re.match(r"[A-Za-z0-9._-]+", wanted.strip())
+        if match is None or "extra ==" in condition:
+            continue
+        try:
+            yield str(metadata.distribution(match[0]).metadata["Name"])
+        except metadata.PackageNotFoundError:
+            if not condition:
+                raise
+
+
+def _files(root: Path, without: frozenset[str]) -> Iterator[Path]:
+    for path in sorted(root.iterdir()):
+        if path.stem in without or path.name in without:
+            continue
+        if path.is_dir():
+            yield from _files(path, without)
+        else:
+            yield path
+
+
+def _compiled(path: Path, name: str) -> bytes:
+    code = compile(path.read_bytes(), name, "exec", dont_inherit=True, optimize=0)
+    return MAGIC_NUMBER + _NEVER_COMPARED + marshal.dumps(code)

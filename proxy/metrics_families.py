@@ -1,0 +1,128 @@
+"""Families of metrics that cost nothing while nobody scrapes: plain numbers of this thread, and readings of what stands elsewhere.
+
+A counter of prometheus_client's takes a lock and three calls, 0.4 µs each and 4 µs a request; these take 0.7 in all.
+"""
+
+import logging
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from typing import Self
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+logger = logging.getLogger(__name__)
+
+Labels = tuple[str, ...]
+
+
+class Tally(Collector):
+    """A labelled counter: numbers by their label values. Their values come from the catalog and the code, so there are few."""
+
+    def __init__(self, name: str, documentation: str, labels: Labels, registry: CollectorRegistry) -> None:
+        self.counts: defaultdict[Labels, int] = defaultdict(int)
+        self._described = (name, documentation, labels)
+        registry.register(self)
+
+    def expect(self, *values: str) -> None:
+        """Show a zero before anything is counted: of a line that begins with a one, no rate ever sees that one."""
+        self.counts.setdefault(values, 0)
+
+    def collect(self) -> Iterator[Metric]:
+        name, documentation, labels = self._described
+        family = CounterMetricFamily(name, documentation, labels=labels)
+        for values, count in self.counts.items():
+            family.add_metric(values, count)
+        yield family
+
+
+class Spread(Collector):
+    """A histogram with at most one label."""
+
+    def __init__(
+        self, name: str, documentation: str, bounds: tuple[float, ...], registry: CollectorRegistry, labels: Labels = ()
+    ) -> None:
+        self._described = (name, documentation, labels)
+        self._bounds = bounds
+        self._counts: dict[str, list[int]] = {} if labels else {"": self._zeros()}
+        """By label; without one there is a line before anything was counted, so that a rate has a beginning."""
+        self._sums: defaultdict[str, float] = defaultdict(float)
+        registry.register(self)
+
+    def observe(self, amount: float, label: str = "") -> None:
+        counts = self._counts.get(label)
+        if counts is None:
+            counts = self._counts[label] = self._zeros()
+        counts[bisect_left(self._bounds, amount)] += 1
+        self._sums[label] += amount
+
+    def collect(self) -> Iterator[Metric]:
+        name, documentation, labels = self._described
+        family = HistogramMetricFamily(name, documentation, labels=labels)
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        for label, counts in self._counts.items():
+            family.add_metric([label] if labels else [], list(zip(bounds, accumulate(counts), strict=True)), self._sums[label])
+        yield family
+
+    def _zeros(self) -> list[int]:
+        return [0] * (len(self._bounds) + 1)
+
+
+class Level:
+    """How many of something there are just now: ``with`` it around each, or `set` it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def track_inprogress(self) -> Self:
+        return self
+
+    def __enter__(self) -> None:
+        self.value += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.value -= 1
+
+    def set(self, value: int) -> None:
+        self.value = value
+
+
+class Reading(Collector):
+    """Numbers that stand elsewhere, read when somebody scrapes. What cannot be read is left out; the rest of the scrape goes on."""
+
+    def __init__(
+        self,
+        family: type[GaugeMetricFamily | CounterMetricFamily],
+        name: str,
+        documentation: str,
+        labels: Labels,
+        read: Callable[[], Mapping[Labels, float]],
+        registry: CollectorRegistry,
+    ) -> None:
+        self._family = family
+        self._described = (name, documentation, labels)
+        self._read = read
+        registry.register(self)
+
+    def describe(self) -> Iterator[Metric]:
+        """Tell the registry the name without reading anything: the parts that are read may not stand yet."""
+        name, documentation, labels = self._described
+        yield self._family(name, documentation, labels=labels)
+
+    def collect(self) -> Iterator[Metric]:
+        name, documentation, labels = self._described
+        family = self._family(name, documentation, labels=labels)
+        try:
+            found = self._read()
+        except OSError as fault:
+            logger.warning("%s cannot be read: %s", name, fault)
+            return
+        for values, amount in found.items():
+            family.add_metric(values, amount)
+        yield family

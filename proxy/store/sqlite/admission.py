@@ -1,0 +1,103 @@
+"""Whether new paid work is written: not where the end of what is already open might find no room, nor where a commit stands still.
+
+A hold that still fits on a disk where its settlement does not lets a customer wait for an answer that may not leave. So some room is
+kept for the settlements, and nothing new is taken while one of them waits for the disk.
+"""
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from typing import Protocol
+
+logger = logging.getLogger(__name__)
+
+RESERVE_BYTES = 32 * 2**20
+"""Free bytes that are left to settlements. One takes 28 KiB of log if it is committed alone, 0.5 KiB in a full batch; the log is
+checkpointed, and used again, at about 4 MiB."""
+LOOK_SECONDS = 1.0
+STILL_SECONDS = 5.0
+"""A commit that takes longer stands still: its thread gets no CPU, or its disk hangs. Who came later had better try elsewhere."""
+
+
+class Committing(Protocol):
+    """Who commits."""
+
+    def seconds_under_way(self) -> float:
+        """How long the commit under way has taken so far, or 0."""
+
+    def shed(self, refusal: str) -> None:
+        """Refuse the new paid work that waits behind it."""
+
+
+class Admission:
+    """Looks at the file system every so often, on the loop: 2 µs each time, and none a request. `close` it at the end."""
+
+    __slots__ = ("_committing", "_folder", "_handle", "_loop", "_owed", "_shortage", "refusal")
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._loop = asyncio.get_running_loop()
+        self._handle: asyncio.TimerHandle | None = None
+        self._committing: Committing | None = None
+        self._shortage = ""
+        self._owed: set[str] = set()
+        self.refusal = ""
+        """Why nothing new is taken; empty where it is."""
+        self._look()
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether a settlement failed that has not been written since."""
+        return bool(self._owed)
+
+    def watch(self, committing: Committing) -> None:
+        self._committing = committing
+
+    def owe(self, request_id: str) -> None:
+        """Note a settlement that the disk did not take."""
+        self._owed.add(request_id)
+        self._decide()
+
+    def paid(self, request_id: str) -> None:
+        """Note that a settlement was written, or never will be."""
+        self._owed.discard(request_id)
+        self._decide()
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _look(self) -> None:
+        self._shortage = self._standstill() or _shortage(self._folder)
+        self._decide()
+        self._handle = self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def _standstill(self) -> str:
+        if self._committing is None or (seconds := self._committing.seconds_under_way()) < STILL_SECONDS:
+            return ""
+        refusal = f"a commit has not ended for {seconds:.0f} s"
+        self._committing.shed(refusal)
+        return refusal
+
+    def _decide(self) -> None:
+        refusal = self._shortage or (f"{len(self._owed)} settlements wait for the disk" if self._owed else "")
+        if refusal and not self.refusal:
+            logger.error("paid calls are refused: %s", refusal)
+        elif self.refusal and not refusal:
+            logger.warning("paid calls are taken again")
+        self.refusal = refusal
+
+
+def _shortage(folder: Path) -> str:
+    """Return what a file system lacks, or nothing; where it does not tell, a write will."""
+    try:
+        room = os.statvfs(folder)
+    except OSError:
+        return ""
+    if room.f_flag & os.ST_RDONLY:
+        return f"the file system of {folder} is read-only"
+    free = room.f_bavail * room.f_frsize
+    if room.f_blocks and free < RESERVE_BYTES:
+        return f"{free >> 20} MiB are free in {folder}, and {RESERVE_BYTES >> 20} MiB are kept for settlements"
+    return ""

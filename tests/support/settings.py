@@ -1,0 +1,21 @@
+"""Settings in force, for parts of the gateway that are tried alone."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from proxy.config import Config, load
+from proxy.settings import Live, settings_of
+from proxy.upstreams import Upstream
+
+CONFIGURATION = {
+    "LLM_PROXY_UPSTREAMS__ARK__BASE_URL": "http://127.0.0.1:9/api/v3",
+    "LLM_PROXY_UPSTREAMS__ARK__API_KEY": "canary",
+    "LLM_PROXY_MODELS": '[{"id": "m", "kind": "chat", "price": {"input": "1", "output": "1"}}]',
+}
+"""The shortest that there is."""
+
+
+def live(config: Config | None = None, upstreams: Mapping[str, Upstream] | None = None, **changes: Any) -> Live:
+    """Return settings of a configuration, the shortest where none is given; ``changes`` replace fields of `Settings`."""
+    return Live(replace(settings_of(config or load(None, CONFIGURATION), upstreams or {}), **changes))

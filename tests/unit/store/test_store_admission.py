@@ -1,0 +1,123 @@
+"""New paid work is taken only where the end of what is open will find room."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from proxy.core.money import Nanos
+from proxy.store.contract import StoreUnavailableError
+from proxy.store.sqlite import admission, open_store
+from proxy.store.sqlite.store import SqliteStore
+from tests.support.books import assert_books_balance
+from tests.support.store import NOW_MS, new_request, new_video, settlement, task_of
+
+MORE_THAN_ANY_DISK = 2**62
+
+
+@pytest.fixture
+async def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SqliteStore]:
+    monkeypatch.setattr(admission, "LOOK_SECONDS", 0.01)
+    opened = await open_store(tmp_path / "books.db")
+    yield opened
+    await assert_books_balance(opened)
+    await opened.close()
+
+
+async def until_ready(store: SqliteStore, *, ready: bool) -> None:
+    async with asyncio.timeout(10):
+        while await is_ready(store) is not ready:  # noqa: ASYNC110  the look at the disk is a timer's
+            await asyncio.sleep(0.005)
+
+
+async def is_ready(store: SqliteStore) -> bool:
+    try:
+        await store.ping()
+    except StoreUnavailableError:
+        return False
+    return True
+
+
+async def allow_pages(store: SqliteStore, count: int) -> None:
+    """Let the file grow to so many pages, and fail as on a full disk beyond; 0: to those that it has."""
+
+    def limit(connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA max_page_count = {count or connection.execute('PRAGMA page_count').fetchone()[0]}")
+
+    assert store._writer is not None
+    await store._writer._connection.run(limit)
+
+
+async def test_with_less_room_than_the_reserve_what_is_open_is_settled_and_nothing_new_is_taken(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = await store.create_account("acme", Nanos(1000), NOW_MS)
+    await store.place_hold(new_request("req_1", account_id=account.id))
+    monkeypatch.setattr(admission, "RESERVE_BYTES", MORE_THAN_ANY_DISK)
+    await until_ready(store, ready=False)
+
+    video = new_video(account_id=account.id)
+    for refused in (store.place_hold(new_request("req_2", account_id=account.id)), store.place_task(video, task_of(video), NOW_MS)):
+        with pytest.raises(StoreUnavailableError, match="MiB are kept for settlements"):
+            await refused
+    assert await store.settle("req_1", settlement(60), NOW_MS)
+
+    monkeypatch.setattr(admission, "RESERVE_BYTES", 0)
+    await until_ready(store, ready=True)
+    await store.place_hold(new_request("req_2", account_id=account.id))
+    after = await store.account("acme")
+    assert (after.balance_nanos, after.held_nanos) == (940, 100)
+
+
+async def test_while_a_settlement_waits_for_the_disk_nothing_new_is_taken(store: SqliteStore) -> None:
+    account = await store.create_account("acme", Nanos(1000), NOW_MS)
+    await store.place_hold(new_request("req_1", account_id=account.id))
+    await allow_pages(store, 0)
+    large = replace(settlement(60), note="x" * 100_000)
+
+    with pytest.raises(StoreUnavailableError, match="full"):
+        await store.settle("req_1", large, NOW_MS)
+
+    with pytest.raises(StoreUnavailableError, match="1 settlements wait for the disk"):
+        await store.place_hold(new_request("req_2", account_id=account.id))
+    assert not await is_ready(store)
+
+    await allow_pages(store, 1_000_000)
+    assert not await is_ready(store)  # a page could be written, and the settlement is not there yet
+    assert await store.settle("req_1", large, NOW_MS)
+    assert await is_ready(store)
+    await store.place_hold(new_request("req_2", account_id=account.id))
+
+
+async def test_a_settlement_that_never_will_be_written_stops_nobody(store: SqliteStore) -> None:
+    account = await store.create_account("acme", Nanos(1000), NOW_MS)
+    await allow_pages(store, 0)
+    with pytest.raises(StoreUnavailableError):
+        await store.place_hold(new_request("req_1" + "x" * 100_000, account_id=account.id))
+    assert store._admission is not None
+    store._admission.owe("req_1")
+
+    with pytest.raises(KeyError):  # nothing was held
+        await store.settle("req_1", settlement(0), NOW_MS)
+
+    await allow_pages(store, 1_000_000)
+    assert await is_ready(store)
+
+
+def test_a_file_system_that_says_it_is_read_only_is_believed() -> None:
+    read_only = next((Path(line.split()[1]) for line in Path("/proc/mounts").read_text().splitlines() if is_read_only(line)), None)
+    if read_only is None:
+        pytest.skip("no file system here is read-only")
+
+    assert admission._shortage(read_only) == f"the file system of {read_only} is read-only"
+
+
+def is_read_only(mount: str) -> bool:
+    return mount.split()[3].startswith("ro,") and Path(mount.split()[1]).is_dir()
+
+
+def test_a_folder_that_cannot_be_looked_at_is_left_to_the_writes(tmp_path: Path) -> None:
+    assert admission._shortage(tmp_path / "gone") == ""
