@@ -46,6 +46,6 @@ def parse(text: str, at: float) -> Scrape:
         if family.type == "counter":
             declared.add(f"{family.name}_total")
         for sample in family.samples:
-            if sample.labels.get("route") not in OPERATORS_ROUTES:
+            if sample.labels.get("route") not in OPERATORS_ROUTES and sample.labels.get("door") != "admin":
                 lines.setdefault(sample.name, []).append(Line(sample.labels, sample.value))
     return Scrape(at, {name: tuple(found) for name, found in lines.items()}, frozenset(declared))

@@ -181,7 +181,7 @@ def _upstream(rates: _Rates, name: str) -> UpstreamRow:
 def _models(rates: _Rates) -> list[ModelRow]:
     """Return the models that anything was asked of, the busiest first."""
     names = {name for name in rates.now.values("llm_proxy_requests_total", "model") if name}
-    names |= set(rates.now.values("llm_proxy_charged_yuan_total", "model"))
+    names |= {line.labels["model"] for line in rates.now.find("llm_proxy_charged_yuan_total") if line.value}
     rows = [_model(rates, name) for name in names]
     return sorted(rows, key=lambda row: (-(row.requests or 0), -(row.yuan or 0), row.model))
 

@@ -11,7 +11,6 @@ from tests.bench.options import Options
 from tests.bench.rows import Row
 
 ROWS = {
-    "soak": {"RSS, growth", "log a request, growth", "requests that failed"},
     "stalled": {"memory of a stalled client", "p99 of the others, worse by"},
     "large": {"longer beside a picture", "longer beside text"},
     "scale-ledger": {"ledger verify", "usage --since 1d", "CPU a JSON request"},
@@ -46,6 +45,13 @@ def test_each_part_yields_its_rows(tmp_path_factory: pytest.TempPathFactory) -> 
 
     assert {part: ROWS[part] - {row.what for row in rows} for part, rows in found.items()} == {part: set() for part in ROWS}
     assert all(math.isfinite(row.value) for rows in found.values() for row in rows if not row.is_ratio)
+
+
+def test_the_soak_yields_its_rows_and_nobody_fails(tmp_path: Path) -> None:
+    rows = {row.what: row.value for row in at_its_smallest("soak", tmp_path)}
+
+    assert {"RSS, growth", "file descriptors, growth", "WAL, growth", "log a request, growth"} < rows.keys()
+    assert rows["requests that failed"] == 0
 
 
 @pytest.mark.bench

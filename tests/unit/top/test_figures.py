@@ -44,6 +44,10 @@ llm_proxy_tokens_total{model="pro",direction="input"} 1200
 llm_proxy_tokens_total{model="pro",direction="output"} 560
 # TYPE llm_proxy_charged_yuan counter
 llm_proxy_charged_yuan_total{model="pro"} 1.7
+llm_proxy_charged_yuan_total{model="never-asked"} 0
+# TYPE llm_proxy_requests_in_flight gauge
+llm_proxy_requests_in_flight{door="admin"} 1
+llm_proxy_requests_in_flight{door="public"} 38
 # TYPE llm_proxy_shortfall_yuan counter
 # TYPE llm_proxy_first_byte_seconds histogram
 llm_proxy_first_byte_seconds_bucket{le="0.01",route="/chat/completions"} 50
@@ -87,7 +91,7 @@ def test_rates_are_of_what_was_counted_between_two_looks() -> None:
     assert shown.yuan_a_minute == pytest.approx(6.0)
     assert (shown.yuan, shown.shortfall_yuan) == (1.7, 0)
     assert (shown.commits, shown.operations_a_commit) == (2.0, 12.5)
-    assert shown.streams == 40
+    assert (shown.streams, shown.in_flight) == (40, 38)
 
 
 def test_times_are_bounds_of_the_buckets_of_this_while_alone() -> None:
