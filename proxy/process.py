@@ -35,7 +35,7 @@ def serve(config: Config, source: Source) -> int:
     Args: source: what ``config`` was read from, and a reload reads again.
     """
     _open_standard_descriptors()
-    faulthandler.enable()  # systemd ends a process that hangs by SIGABRT: the log then shows where each thread stood
+    faulthandler.enable(logs.STANDARD_ERROR)  # systemd ends a process that hangs by SIGABRT: the log then shows where each thread stood
     clock = SystemClock()
     access_log = logs.configure(clock, level=config.log.level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
