@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from proxy import logs
+from proxy import logs, systemd
 from proxy.billing import Billing
 from proxy.clock import Clock
 from proxy.config import Address, Config, Source, UnixAddress
@@ -49,13 +49,14 @@ from proxy.routes import PREFIXES, admin_routes, metrics_routes, probe_routes, p
 from proxy.scheduler import DueWork, Scheduler
 from proxy.settings import Live, Settings, settings_of
 from proxy.snapshot import Snapshot
-from proxy.store.contract import AccountNotFoundError, Grant, Store
+from proxy.store.contract import AccountNotFoundError, Grant, Store, StoreRefusedError
 from proxy.store.sqlite import open_store
 from proxy.tasks import TaskGroup, first_of
 from proxy.upstreams import Upstreams
 from proxy.video_calls import VideoCalls
 from proxy.video_cancel import VideoCancels
 from proxy.video_desk import VideoDesk
+from proxy.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,8 @@ class StopSignal:
     def __init__(self) -> None:
         self.requested = asyncio.Event()
         self.impatient = asyncio.Event()
+        self.refusing = asyncio.Event()
+        """Set once the last newcomers have been heard: whoever asks now, on a connection that has not closed yet, is sent away."""
         self.has_failed = False
         """Whether the gateway stops of itself, because a part of it that must never end has ended."""
 
@@ -134,6 +137,7 @@ class _Construction:
         self._stack = stack
         self._metrics = Metrics()
         self._metrics.expect(config.catalog, config.upstreams)
+        self._scheduler = Scheduler(on_death=stop.fail)
         self._upstreams = Upstreams(clock)
         self._live = Live(settings_of(config, self._upstreams.take(config.upstreams)))
         self._bodies = BodyReader(self._live)
@@ -156,6 +160,7 @@ class _Construction:
         self._stack.push_async_callback(calls.close)
         desk, poll_videos = await self._video_desk(store, calls)
         videos = self._videos(store, desk, calls, idempotency)
+        await _require_balanced(store)
         self._watch(store)
         ops = OpsHandlers(store, self._metrics, Survey(self._metrics, store, self._clock), self._stop.requested.is_set)
         reloader = self._reloader(source, poll_videos)
@@ -199,7 +204,17 @@ class _Construction:
             self._config.store.path, on_commit=lambda commit: metrics.committed(commit.operations, commit.seconds), on_corrupt=_die
         )
         self._stack.push_async_callback(store.close)
+        self._feed_watchdog(store)
         return store
+
+    def _feed_watchdog(self, store: Store) -> None:
+        """Let systemd have its signs of life, where it wants them, to the end of a drain and of the settlements after it."""
+        if (period_seconds := systemd.watchdog_seconds()) is None:
+            return
+        parts = {"the store's writer": store.turn, "the scheduler": self._scheduler.turn}
+        watchdog = Watchdog(period_seconds, parts, beat=lambda: systemd.notify("WATCHDOG=1"))
+        self._stack.push_async_callback(watchdog.close)
+        watchdog.start()
 
     async def _billing(self, store: Store) -> Billing:
         settlements = TaskGroup("settlement")
@@ -266,7 +281,7 @@ class _Construction:
         due.update({name: DueWork(DueVideos(store, name, self._live), clock) for name in names})
         if lost := await desk.recover():
             logger.warning("looking for %d video submits that the last process left without an answer", lost)
-        scheduler = Scheduler(on_death=self._stop.fail)
+        scheduler = self._scheduler
         self._stack.push_async_callback(scheduler.close)
         poll = VideoPoll(store, desk, calls, metrics)
         for name, due_work in due.items():
@@ -279,7 +294,7 @@ class _Construction:
 
         scheduler.every(hold_sweep.EVERY_SECONDS, HoldSweep(store, desk, clock), "hold_sweep")
         scheduler.every(retention.EVERY_SECONDS, Retention(store, clock), "retention")
-        scheduler.every(folding.EVERY_SECONDS, Folding(store, clock, lambda: self._live.now.config.retention.request_days), "folding")
+        scheduler.every(folding.EVERY_SECONDS, Folding(store, clock, self._live), "folding")
         return desk, poll_videos
 
     def _videos(self, store: Store, desk: VideoDesk, calls: VideoCalls, idempotency: Idempotency) -> VideoHandlers:
@@ -334,7 +349,11 @@ class _Construction:
         self, name: str, router: Router, snapshot: Snapshot, addresses: Iterable[Address], *, mode: int = ADMIN_SOCKET_MODE
     ) -> tuple[Door, tuple[str, ...]]:
         observer = Observer(self._clock, self._access_log, self._metrics)
-        entrance = Entrance(Dispatcher(router, snapshot, self._stop.requested.is_set), observer, self._clock)
+        entrance = Entrance(
+            Dispatcher(router, snapshot, draining=self._stop.requested.is_set, refusing=self._stop.refusing.is_set),
+            observer,
+            self._clock,
+        )
         server = self._config.server
         door = Door(entrance, self._clock, keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
         self._doors[name] = door
@@ -348,6 +367,16 @@ class _Construction:
         return door, tuple(opened)
 
 
+async def _require_balanced(store: Store) -> None:
+    """Let nobody in where the books of what is open do not hold: what is booked on top of them would be wrong too.
+
+    Raises: StoreRefusedError.
+    """
+    faults = [f"{check.name}: {'; '.join(check.offenders)}" for check in await store.verify_open() if not check.holds]
+    if faults:
+        raise StoreRefusedError(f"the books do not hold, {', '.join(faults)}: `llm-proxy ledger verify` says more; restore a backup")
+
+
 async def _drain_submits(desk: VideoDesk) -> None:
     if left := await desk.drain(SUBMIT_DRAIN_SECONDS):
         logger.warning("%d video submits or cancels were not answered in time; the next start looks after their tasks", left)
@@ -358,9 +387,12 @@ async def _drain(door: Door, relay: Relay, bodies: BodyReader, stop: StopSignal,
     drain_seconds = live.now.config.server.drain_seconds
     try:
         async with asyncio.timeout(drain_seconds):
+            await door.hear_newcomers()
+            stop.refusing.set()
             await first_of(door.entrance.wait_empty(), stop.impatient.wait())
     except TimeoutError:
         logger.warning("drain: %d requests are still under way after %g s", len(door.entrance), drain_seconds)
+    stop.refusing.set()
     relay.cut()
     bodies.cut()
     try:

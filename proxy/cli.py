@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from proxy.config import Config, ConfigError, Source, load
 from proxy.config_env import stands_for_keys
 from proxy.core.keeping import REQUEST_DAYS_MIN
 from proxy.operations import ParameterError
+from proxy.rotation import Rotation, RotationError, compact
 from proxy.store.contract import StoreError
 from proxy.store.progress import Report
 from proxy.store.sqlite.restore import restore as put_in_place
@@ -267,16 +267,37 @@ def ledger_verify(context: typer.Context, config: ConfigOption = None, json: Jso
 @app.command(epilog=examples("backup"))
 def backup(
     context: typer.Context,
-    destination: Annotated[Path, typer.Argument(metavar="DEST")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A new file; with --keep a directory.")],
+    keep: Annotated[
+        int | None, typer.Option("--keep", min=1, metavar="N", help="Name the copy by its time, in the directory DEST, and keep N.")
+    ] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write a consistent copy of the store, also while the gateway runs, and verify it."""
+    destination = destination.absolute()
     with bar(wanted=not json) as report:
-        answer = _perform(context, config, "backup", report=report, destination=str(destination.absolute()))
+
+        def write(copy: Path) -> dict[str, Any]:
+            return _perform(context, config, "backup", report=report, destination=str(copy))
+
+        answer = write(destination) if keep is None else _rotate(destination, keep, write)
     if not json:
         typer.echo(f"wrote {answer['destination']}")
+        for name in answer.get("removed", ()):
+            typer.echo(f"removed {name}")
     _print_checks(answer, json)
+
+
+def _rotate(directory: Path, keep: int, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Back up into a directory and remove what is there too much, unless the books of the new copy do not hold."""
+    try:
+        with Rotation(directory) as rotation:
+            copy = rotation.path(SystemClock().now_ms())
+            answer = write(copy)
+            return answer | {"removed": rotation.prune(keep, copy) if answer["holds"] else []}
+    except RotationError as error:
+        _fail(str(error))
 
 
 @app.command(epilog=examples("restore"))
@@ -289,9 +310,8 @@ def restore(
     """Put a backup in the store's place, once it is verified; the old store is kept beside it. Stop the gateway first."""
     loaded = _load(context, config, require_secrets=False)
     path = loaded.store.path
-    now = iso(SystemClock().now_ms())
     with _refusals(loaded.path), bar(wanted=not json) as report:
-        restored = put_in_place(path, source, re.sub(r"[-:]|\.\d+", "", now), report)  # as in 20261123T080000Z
+        restored = put_in_place(path, source, compact(SystemClock().now_ms()), report)
     kept, newest_at = restored.kept, restored.newest_at_ms
     answer = {
         "store": str(path),

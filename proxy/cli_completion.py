@@ -14,6 +14,7 @@ import typer
 from proxy.cli_client import perform
 from proxy.clock import SystemClock
 from proxy.config import ConfigError, load
+from proxy.config_env import stands_for_keys
 from proxy.store.contract import StoreError
 
 DEFAULT_CONFIGS = (Path("config.toml"), Path("/etc/llm-proxy/config.toml"))
@@ -56,6 +57,8 @@ def _config_of(context: typer.Context) -> Path | None:
 
 
 def _read(config: Path | None, operation: str) -> dict[str, Any]:
+    if config is None and not stands_for_keys(os.environ):
+        return {}
     try:
         loaded = load(config, os.environ, require_secrets=False)
         return asyncio.run(perform(loaded, SystemClock(), operation, {}))

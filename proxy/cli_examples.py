@@ -12,7 +12,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "serve": ("llm-proxy serve", "llm-proxy serve --config /etc/llm-proxy/config.toml"),
     "demo": ("llm-proxy demo", "llm-proxy demo --once"),
-    "check-config": ("llm-proxy check-config", "llm-proxy check-config --config new.toml --diff"),
+    "check-config": ("llm-proxy check-config", "llm-proxy check-config --diff", "llm-proxy check-config --config new.toml --json"),
     "reload": ("llm-proxy reload",),
     "doctor": ("llm-proxy doctor", "llm-proxy doctor --url https://llm.example.com/api/v1"),
     "account create": ("llm-proxy account create acme --credit 100.00",),

@@ -152,8 +152,8 @@ def describe(config: Config) -> dict[str, Any]:
         "store": {"path": str(config.store.path)},
         "admin": {"listen": str(config.admin.listen or "off"), "metrics_listen": str(config.admin.metrics_listen or "off")},
         "billing": {name: getattr(config.billing, name) for name in config.billing.__struct_fields__},
-        "retention": {"request_days": config.retention.request_days},
         "log": {"level": config.log.level},
+        "retention": {"request_days": config.retention.request_days},
         "videos": {"poll_seconds": [config.videos.poll_first_seconds, config.videos.poll_longest_seconds]},
         "upstreams": [
             {"name": upstream.name, "base_url": upstream.base_url, "api_key": "set" if upstream.api_key else "missing"}

@@ -131,8 +131,8 @@ class Config:
     upstreams: Mapping[str, UpstreamConfig]
     billing: BillingConfig
     videos: VideosConfig
-    retention: RetentionConfig
     log: LogConfig
+    retention: RetentionConfig
     catalog: Catalog
 
 
@@ -175,25 +175,14 @@ def load(path: Path | None, env: Mapping[str, str], *, require_secrets: bool = T
     upstreams = _read_upstreams(document.get("upstreams"), base, env if require_secrets else None, faults)
     billing = read_table(BillingConfig, document.get("billing", {}), "billing", faults)
     videos = _read_videos(document.get("videos", {}), faults)
-    retention = read_table(RetentionConfig, document.get("retention", {}), "retention", faults)
-    if retention is not None and 0 < retention.request_days < REQUEST_DAYS_MIN:
-        faults.add("retention.request_days", f"must be 0 (for ever) or at least {REQUEST_DAYS_MIN}")
     log = read_table(LogConfig, document.get("log", {}), "log", faults)
+    retention = _read_retention(document.get("retention", {}), faults)
     _check_doors(server, admin, faults)
     catalog = read_catalog(document.get("models"), upstreams, faults)
-    if (
-        faults
-        or server is None
-        or store is None
-        or admin is None
-        or billing is None
-        or videos is None
-        or retention is None
-        or log is None
-    ):
+    if faults or not (server and store and admin and billing and videos and log and retention):
         raise ConfigError(path, faults)
     ready = {name: upstream for name, upstream in upstreams.items() if upstream is not None}
-    return Config(path, tuple(variables), server, store, admin, MappingProxyType(ready), billing, videos, retention, log, catalog)
+    return Config(path, tuple(variables), server, store, admin, MappingProxyType(ready), billing, videos, log, retention, catalog)
 
 
 def parse(path: Path) -> dict[str, object]:
@@ -291,6 +280,13 @@ def _read_admin(value: object, base: Path, faults: Faults) -> AdminConfig | None
     except ValueError as error:
         faults.add("admin.metrics_listen", str(error))
     return AdminConfig(listen, metrics_listen) if len(faults) == found else None
+
+
+def _read_retention(value: object, faults: Faults) -> RetentionConfig | None:
+    table = read_table(RetentionConfig, value, "retention", faults)
+    if table is not None and 0 < table.request_days < REQUEST_DAYS_MIN:
+        faults.add("retention.request_days", f"must be 0 (for ever) or at least {REQUEST_DAYS_MIN}")
+    return table
 
 
 def _check_doors(server: ServerConfig | None, admin: AdminConfig | None, faults: Faults) -> None:

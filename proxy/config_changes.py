@@ -14,7 +14,7 @@ from proxy.config import Config, UpstreamConfig
 from proxy.config_values import Secret
 from proxy.config_words import in_words
 
-_LIVE = ("upstreams", "billing", "videos", "retention", "log", "catalog")
+_LIVE = ("upstreams", "billing", "videos", "log", "retention", "catalog")
 """Fields of `Config` that a reload swaps."""
 _LIVE_KEYS: Mapping[str, frozenset[str]] = {
     "server": frozenset({"drain_seconds", "body_bytes_max", "body_seconds", "keepalive_seconds", "stall_seconds"})

@@ -123,18 +123,18 @@ class VideosTable(Table, frozen=True, kw_only=True):
     poll_seconds: tuple[Seconds, Seconds] = (3, 15)
 
 
-class RetentionConfig(Table, frozen=True, kw_only=True):
-    """What is forgotten. The file's table and the program's value are the same thing."""
-
-    request_days: Annotated[int, Meta(ge=0, le=REQUEST_DAYS_MAX)] = 0
-    """How many whole days receipts and video tasks are kept; 0: for ever."""
-
-
 class LogConfig(Table, frozen=True, kw_only=True):
     """What is logged. The file's table and the program's value are the same thing."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least that is written; requests are at info."""
+
+
+class RetentionConfig(Table, frozen=True, kw_only=True):
+    """What is forgotten. The file's table and the program's value are the same thing."""
+
+    request_days: Annotated[int, Meta(ge=0, le=REQUEST_DAYS_MAX)] = 0
+    """How many whole days receipts and video tasks are kept; 0: for ever."""
 
 
 class ModelTable(Table, frozen=True, kw_only=True):
@@ -186,8 +186,8 @@ SECTIONS: Mapping[str, type[Table]] = MappingProxyType(
         "admin": AdminTable,
         "billing": BillingConfig,
         "videos": VideosTable,
-        "retention": RetentionConfig,
         "log": LogConfig,
+        "retention": RetentionConfig,
     }
 )
 """The tables that there is one of, by their names; besides them there are upstreams and models."""

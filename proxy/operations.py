@@ -246,31 +246,6 @@ class Backup(Operation, frozen=True, kw_only=True):
         return {"destination": self.destination} | operation_views.checks(checks)
 
 
-class RetentionLook(Operation, frozen=True, kw_only=True):
-    """Count the requests that are older than so many days."""
-
-    name: ClassVar = "retention.look"
-    days: RequestDays
-
-    async def run(self, desk: Desk) -> Answer:
-        before_ms = keep_from_ms(desk.clock.now_ms(), self.days)
-        counts = await desk.store.old_requests(before_ms)
-        return {"kept_from_at": iso(before_ms), "accounts": len(counts), "requests": sum(counts.values())}
-
-
-class RetentionFold(Operation, frozen=True, kw_only=True):
-    """Fold some of them, for `FOLD_SECONDS` at most: whoever asks asks again until it is done, and sees how far it has come."""
-
-    name: ClassVar = "retention.fold"
-    changes: ClassVar = True
-    days: RequestDays
-
-    async def run(self, desk: Desk) -> Answer:
-        before_ms = keep_from_ms(desk.clock.now_ms(), self.days)
-        folded, is_done = await fold(desk.store, before_ms, FOLD_SECONDS, rest=REST if desk.serves else 0.0)
-        return {"kept_from_at": iso(before_ms), "folded": folded, "done": is_done}
-
-
 class Reload(Operation, frozen=True, kw_only=True):
     """Put the configuration in force as it is now, or with ``preview`` only tell what that would change.
 
@@ -299,6 +274,31 @@ class Reload(Operation, frozen=True, kw_only=True):
         return reloaded.view()
 
 
+class RetentionLook(Operation, frozen=True, kw_only=True):
+    """Count the requests that are older than so many days."""
+
+    name: ClassVar = "retention.look"
+    days: RequestDays
+
+    async def run(self, desk: Desk) -> Answer:
+        before_ms = keep_from_ms(desk.clock.now_ms(), self.days)
+        counts = await desk.store.old_requests(before_ms)
+        return {"kept_from_at": iso(before_ms), "accounts": len(counts), "requests": sum(counts.values())}
+
+
+class RetentionFold(Operation, frozen=True, kw_only=True):
+    """Fold some of them, for `FOLD_SECONDS` at most: whoever asks asks again until it is done, and sees how far it has come."""
+
+    name: ClassVar = "retention.fold"
+    changes: ClassVar = True
+    days: RequestDays
+
+    async def run(self, desk: Desk) -> Answer:
+        before_ms = keep_from_ms(desk.clock.now_ms(), self.days)
+        folded, is_done = await fold(desk.store, before_ms, FOLD_SECONDS, rest=REST if desk.serves else 0.0)
+        return {"kept_from_at": iso(before_ms), "folded": folded, "done": is_done}
+
+
 OPERATIONS: Mapping[str, type[Operation]] = {
     operation.name: operation
     for operation in (
@@ -313,9 +313,9 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         ShowReceipt,
         LedgerVerify,
         Backup,
+        Reload,
         RetentionLook,
         RetentionFold,
-        Reload,
     )
 }
 

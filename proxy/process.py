@@ -1,6 +1,7 @@
 """The life of the process, from its first signal handler to its exit code."""
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
@@ -34,6 +35,7 @@ def serve(config: Config, source: Source) -> int:
     Args: source: what ``config`` was read from, and a reload reads again.
     """
     _open_standard_descriptors()
+    faulthandler.enable()  # systemd ends a process that hangs by SIGABRT: the log then shows where each thread stood
     clock = SystemClock()
     access_log = logs.configure(clock, level=config.log.level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

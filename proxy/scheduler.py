@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from proxy.clock import Clock
 from proxy.store.contract import StoreUnavailableError
@@ -51,6 +51,7 @@ class Scheduler:
     def __init__(self, on_death: Callable[[BaseException | None], None]) -> None:
         self._on_death = on_death
         self._tasks = TaskGroup("scheduler")
+        self._due_works: list[DueWork[Any]] = []
 
     def every(self, seconds: float, job: Callable[[], Awaitable[None]], name: str) -> None:
         """Run a job now and then, the first time after ``seconds``. One that fails is logged and has its next turn."""
@@ -58,7 +59,16 @@ class Scheduler:
 
     def whenever_due(self, due_work: "DueWork[T]", work: Callable[[T], Awaitable[None]], name: str) -> None:
         """Do what is due, whenever it is."""
+        self._due_works.append(due_work)
         self._tasks.spawn(due_work.run(work), name, on_death=self._on_death)
+
+    async def turn(self) -> None:
+        """Return once each loop of due work has looked again: not while one is stuck. One that has ended is not waited for.
+
+        Such an end was told to ``on_death``, or is that of `close`: either way the process is stopping, and has its time for that.
+        """
+        for due_work in self._due_works:
+            await due_work.turn()
 
     async def close(self) -> None:
         """Stop. Work under way is cancelled: whatever it had asked to be stored is stored all the same."""
@@ -89,11 +99,22 @@ class DueWork(Generic[T]):
         self._is_full = False
         self._wake = asyncio.Event()
         self._alarm_at_ms = _EVER
+        self._turns: list[asyncio.Future[None]] = []
+        self._has_ended = False
 
     def expect(self, due_at_ms: int) -> None:
         """Take note of a due time that the store has now."""
         if due_at_ms < self._alarm_at_ms:
             self._wake.set()
+
+    async def turn(self) -> None:
+        """Return once this has looked at what is due, which it is made to do; at once where it has ended."""
+        if self._has_ended:
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._turns.append(turn)
+        self._wake.set()
+        await turn
 
     async def run(self, work: Callable[[T], Awaitable[None]]) -> None:
         """Start what is due and sleep until the next of it, for ever. What is under way ends with this."""
@@ -102,9 +123,18 @@ class DueWork(Generic[T]):
                 self._wake.clear()
                 self._alarm_at_ms = _EVER  # what is expected from here on may be too late for this look
                 self._alarm_at_ms = await self._look(work)
+                self._tell_turns()
                 await self._sleep()
         finally:
+            self._has_ended = True
+            self._tell_turns()
             await self._tasks.cancel()
+
+    def _tell_turns(self) -> None:
+        for turn in self._turns:
+            if not turn.done():  # who waited may have been cancelled
+                turn.set_result(None)
+        self._turns.clear()
 
     async def _look(self, work: Callable[[T], Awaitable[None]]) -> int:
         """Start what is due and return when to look again, in unix milliseconds."""

@@ -38,6 +38,14 @@ def notify(state: str, env: Mapping[str, str] = os.environ) -> bool:
     return True
 
 
+def watchdog_seconds(env: Mapping[str, str] = os.environ) -> float | None:
+    """Return how often systemd wants to hear ``WATCHDOG=1`` of this process (``WatchdogSec=``); None where it does not."""
+    microseconds = env.get("WATCHDOG_USEC", "")
+    if not microseconds.isdigit() or int(microseconds) == 0 or env.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(microseconds) / 1_000_000
+
+
 def reloading() -> str:
     """Return what is sent as a reload begins; ``READY=1`` ends it. Its time tells systemd (Type=notify-reload) which reload it is."""
     return f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"

@@ -21,8 +21,12 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(),
     frozenset({"edge"}),
     frozenset({"handlers", "jobs"}),
-    frozenset({"__main__", "app", "build", "cli", "cli_client", "cli_tables", "demo", "doctor", "process", "routes"})
-    | {"cli_completion", "cli_examples", "cli_hints", "cli_progress", "cli_retention", "top"},
+    frozenset(
+        {
+            *("__main__", "app", "build", "cli", "cli_client", "cli_completion", "cli_examples", "cli_hints", "cli_progress"),
+            *("cli_retention", "cli_tables", "demo", "doctor", "process", "routes", "top"),
+        }
+    ),
 )
 """From the bottom up, by the first name below `proxy`. What is not named is layer 3: relay, billing, snapshot, scheduler …"""
 

@@ -40,7 +40,7 @@ def refuse_foreign_page(origin: str | None, host: str | None = None) -> None:
 
     Args:
         origin: what ``Origin`` says; browsers leave it out of a GET to a page's own origin.
-        host: what ``Host`` says; None where no browser can call, as over a unix socket.
+        host: what ``Host`` says; None where it need not be this machine's name: over a unix socket, or from another machine.
 
     Raises:
         InvalidParameterError: the page, or the name that it asks for, is not of this machine.
@@ -48,7 +48,7 @@ def refuse_foreign_page(origin: str | None, host: str | None = None) -> None:
     if origin is not None and not _is_local(origin):
         raise InvalidParameterError("A gateway without keys answers no web pages of other machines", param="Origin")
     if host is not None and not _is_local(f"//{host}"):
-        raise InvalidParameterError("A gateway without keys answers only as localhost, or by its loopback address", param="Host")
+        raise InvalidParameterError("Without a key, only localhost or a loopback address may be asked for here", param="Host")
 
 
 @lru_cache(maxsize=64)

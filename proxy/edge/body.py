@@ -18,6 +18,9 @@ from proxy.edge.connection import Request
 from proxy.settings import Live
 
 LARGE_BYTES = 65_536
+LARGE_BODIES = 16
+"""Of the largest size, so much is kept at most of all bodies that are still to come: whoever has a key may send them, with nothing on
+his account, and memory is finite. The first `LARGE_BYTES` of each are not counted, so that ordinary requests find room."""
 STRUCTURES_MAX = 100_000
 VALUES_MAX = 1_000_000
 """In one body: large bodies are large by their pictures. Two million small objects would hold up everybody for seconds, and take 2 GB,
@@ -33,6 +36,8 @@ class BodyReader:
         self._live = live
         self._arriving: set[StreamReader] = set()
         self._is_cut = False
+        self._large_bytes = 0
+        """Of all that are being read, beyond the first `LARGE_BYTES` of each."""
 
     def cut(self) -> None:
         """Give up the bodies that have not come whole, and those that are yet to come: the process ends, and nothing has begun."""
@@ -72,7 +77,7 @@ class BodyReader:
             RequestTooLargeError: longer than the limit; said before reading where the length was announced.
             RequestTimeoutError: it did not arrive in time.
             InvalidJsonError: it has too many values, whatever they are.
-            ModelUnavailableError: the process ends.
+            ModelUnavailableError: the process ends, or too much of other large ones is being read.
             ConnectionError: the client left.
         """
         if here := self.arrived(request):
@@ -98,11 +103,21 @@ class BodyReader:
         """Collect and count as it comes: at the end, over all of it, either would hold everybody up."""
         body = bytearray()
         crowd = _Crowd()
-        while piece := await request.content.readany():
-            if len(body) + len(piece) > self._live.now.body_bytes_max:
-                raise self._too_large()
-            body += piece
-            crowd.add(piece)
+        counted = 0
+        try:
+            while piece := await request.content.readany():
+                bytes_max = self._live.now.body_bytes_max
+                if len(body) + len(piece) > bytes_max:
+                    raise self._too_large()
+                body += piece
+                crowd.add(piece)
+                beyond = max(0, len(body) - LARGE_BYTES)
+                self._large_bytes += beyond - counted
+                counted = beyond
+                if counted and self._large_bytes > LARGE_BODIES * bytes_max:
+                    raise ModelUnavailableError("Too many large requests are being read just now", retry_after_seconds=1)
+        finally:
+            self._large_bytes -= counted
         return body
 
     def _checked(self, body: bytes) -> bytes:

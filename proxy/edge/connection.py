@@ -6,7 +6,6 @@ takes 5. Besides it lacks our errors for malformed HTTP, and a deadline for clie
 
 import asyncio
 import logging
-import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
@@ -106,6 +105,11 @@ class Connection(RequestHandler):
     def lost(self) -> bool:
         return self.transport is None or self.transport.is_closing()
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it has yet to send its first request."""
+        return self._request_count == 0 and not self.lost
+
     def limit(self, *, keepalive_seconds: float, stall_seconds: float) -> None:
         """Wait so long for a next request, from now on, and for a client that reads nothing, from the next time that it does."""
         self._keepalive_timeout = keepalive_seconds
@@ -116,10 +120,10 @@ class Connection(RequestHandler):
             self._wait_for_next()
 
     @property
-    def is_unix(self) -> bool:
-        """Whether the client is a process of this machine, as no web page is."""
-        here = None if self.transport is None else self.transport.get_extra_info("socket")
-        return here is not None and here.family == socket.AF_UNIX
+    def is_loopback(self) -> bool:
+        """Whether it came over this machine's loopback: by a browser on it, perhaps, which a unix socket never is."""
+        here = None if self.transport is None else self.transport.get_extra_info("sockname")
+        return isinstance(here, tuple) and (here[0].startswith("127.") or here[0] == "::1")
 
     def force_close(self) -> None:
         """Close, also where what has been sent is still on its way."""

@@ -14,6 +14,8 @@ from proxy.edge.server import Server
 
 CLOSE_SECONDS = 2.0
 """What connections get to flush their last bytes."""
+NEWCOMER_SECONDS = 1.0
+"""What those get to send their request who were accepted just before the doors closed: they were let in, and are served."""
 
 
 class Entrance:
@@ -89,11 +91,19 @@ class Door:
         self._server.limit(keepalive_seconds=keepalive_seconds, stall_seconds=stall_seconds)
 
     def stop_accepting(self) -> None:
-        """Close the listening sockets and the connections that wait for a next request."""
+        """Close the listening sockets and the connections that wait for a next request; `hear_newcomers` is for those new here."""
         for listening in self._listening:
             listening.close()
         self._listening.clear()
+        self._server.close_idle(spare_new=True)
+
+    async def hear_newcomers(self) -> None:
+        """Return once those who had connected and not yet asked have had a moment to do so; whoever has not is sent away."""
+        await asyncio.sleep(0)  # what the loop has accepted already is told to the server in its next turn
+        if self._server.has_new():
+            await asyncio.sleep(NEWCOMER_SECONDS)
         self._server.close_idle()
+        await asyncio.sleep(0)  # whose request came in this very turn begins
 
     async def close(self) -> None:
         """End what is left of the connections; whoever is still inside is cancelled."""

@@ -130,10 +130,12 @@ def _fields(context: Context, status: int, first_byte: float, total: float) -> d
 class Dispatcher:
     """Finds the route, asks for the key where one is needed, and starts the handler."""
 
-    def __init__(self, router: Router, access: Access, draining: Callable[[], bool]) -> None:
+    def __init__(self, router: Router, access: Access, *, draining: Callable[[], bool], refusing: Callable[[], bool]) -> None:
+        """``draining``: a connection ends with the request it has; ``refusing``: no other one is begun."""
         self._router = router
         self._access = access
         self.draining = draining
+        self._refusing = refusing
 
     def __call__(self, context: Context) -> Awaitable[Response]:
         """Return what will answer. Pages of any origin may call with a key in a header. Raises: GatewayError."""
@@ -152,14 +154,14 @@ class Dispatcher:
         context.route = route.path
         if route.needs_key:
             context.grant = self._grant(context)
-            if self.draining():
+            if self._refusing():
                 raise ModelUnavailableError("The gateway is restarting", retry_after_seconds=1)
         return route.handler(context)
 
     def _grant(self, context: Context) -> Grant:
         if (grant := self._access.anonymous) is not None:
             headers = context.request.headers
-            refuse_foreign_page(headers.get("Origin"), None if context.connection.is_unix else headers.get("Host"))
+            refuse_foreign_page(headers.get("Origin"), headers.get("Host") if context.connection.is_loopback else None)
             return grant
         grant = self._access.authenticate(secret_of(context.request.headers))
         if grant is None:

@@ -39,11 +39,15 @@ class Server(web.Server):
             if isinstance(connection, Connection):
                 connection.limit(keepalive_seconds=keepalive_seconds, stall_seconds=stall_seconds)
 
-    def close_idle(self) -> None:
-        """Close the connections that wait for a next request."""
+    def close_idle(self, *, spare_new: bool = False) -> None:
+        """Close the connections that wait for a next request; ``spare_new`` leaves those that have sent none yet."""
         for connection in self.connections:
-            if isinstance(connection, Connection):
+            if isinstance(connection, Connection) and not (spare_new and connection.is_new):
                 connection.close_if_idle()
+
+    def has_new(self) -> bool:
+        """Return whether somebody has connected and not sent a request yet."""
+        return any(connection.is_new for connection in self.connections if isinstance(connection, Connection))
 
 
 async def _never(_: web.BaseRequest) -> NoReturn:

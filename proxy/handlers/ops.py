@@ -37,6 +37,7 @@ class OpsHandlers:
 
     async def metrics(self, context: Context) -> Response:
         """Answer everything that is counted or can be read. A page of another machine gets nothing: it would read the turnover."""
-        refuse_foreign_page(context.request.headers.get("Origin"))
+        headers = context.request.headers
+        refuse_foreign_page(headers.get("Origin"), headers.get("Host") if context.connection.is_loopback else None)
         await self._survey.look()
         return context.answer(self._metrics.render(), content_type=CONTENT_TYPE)

@@ -1,11 +1,11 @@
 """Folds the requests that are older than the operator keeps them into daily sums."""
 
 import logging
-from collections.abc import Callable
 
 from proxy.clock import Clock
 from proxy.core.keeping import keep_from_ms
 from proxy.folding import fold
+from proxy.settings import Live
 from proxy.store.contract import Store
 
 logger = logging.getLogger(__name__)
@@ -14,14 +14,13 @@ EVERY_SECONDS = 600.0
 
 
 class Folding:
-    def __init__(self, store: Store, clock: Clock, request_days: Callable[[], int]) -> None:
-        """Args: request_days: what is configured now; 0: requests are kept for ever."""
+    def __init__(self, store: Store, clock: Clock, live: Live) -> None:
         self._store = store
         self._clock = clock
-        self._request_days = request_days
+        self._live = live
 
     async def __call__(self) -> None:
-        days = self._request_days()
+        days = self._live.now.config.retention.request_days
         if not days:
             return
         folded, _ = await fold(self._store, keep_from_ms(self._clock.now_ms(), days))

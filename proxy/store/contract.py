@@ -417,6 +417,9 @@ class Store(Protocol):
     async def verify(self, report: Report | None = None) -> list[Check]:
         """Check every invariant on one snapshot of the file."""
 
+    async def verify_open(self) -> list[Check]:
+        """Check what a start can: the accounts and what is open, however long the ledger is."""
+
     async def census(self) -> Census:
         """Return what is open now, in a time that grows with that alone, not with the ledger."""
 
@@ -428,6 +431,9 @@ class Store(Protocol):
 
     async def ping(self) -> None:
         """Return if the store answers; raise StoreError otherwise."""
+
+    async def turn(self) -> None:
+        """Return once whoever writes has had a turn, whatever it then said; not while it is stuck. Nothing is written."""
 
     async def backup(self, destination: Path, report: Report | None = None) -> list[Check]:
         """Write a consistent copy while running, never over an existing file, and return its own `verify`."""

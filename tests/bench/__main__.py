@@ -37,7 +37,7 @@ TABLE_COLUMNS = 136
 TERMINATED = 128 + signal.SIGTERM
 SCALE: Mapping[str, Part] = {"scale-streams": streams_part, "scale-accounts": accounts_part, "scale-ledger": ledger_part}
 CLIFFS: Mapping[str, Part] = {"stalled": stalled_part, "large": large_part, "disk": disk_part, "leaving": leaving_part}
-PARTS: Mapping[str, Part] = {**DESIGN, **SCALE, **CLIFFS, "folding": folding_part, "soak": soak_part}
+PARTS: Mapping[str, Part] = {**DESIGN, **SCALE, **CLIFFS, "soak": soak_part, "folding": folding_part}
 GROUPS: Mapping[str, Sequence[str]] = {"design": [*DESIGN], "scale": [*SCALE], "cliffs": [*CLIFFS]}
 
 

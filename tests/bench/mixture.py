@@ -1,6 +1,7 @@
 """A day of customers, in a process of its own: JSON, streams, clients that leave, pictures and videos, each so many times a second.
 
-``python -m tests.bench.mixture ORIGIN KEY SECONDS`` prints one line of JSON in the end: how often each was answered, and failed.
+``python -m tests.bench.mixture ORIGIN KEY SECONDS [crowd]`` prints one line of JSON in the end: how often each was answered,
+and failed.
 """
 
 import asyncio
@@ -23,6 +24,9 @@ RATES: Mapping[str, float] = {"json": 60, "by_key": 5, "stream": 20, "leaving": 
 STREAM = prompt_for(chunks=50, chunk_ms=100, padding_bytes=0)
 """Five seconds: a hundred streams are open at any time."""
 LEAVES_AFTER_BYTES = 1000
+CROWDS, CROWD_STREAMS = range(1, 81), 400
+"""How many ask at once, one crowd after the other, before the day begins, and then how many streams: what is allocated for the largest
+crowd of a day stays allocated, and a busy machine makes crowds of those that come evenly."""
 ANSWER_SECONDS = 30.0
 
 
@@ -37,14 +41,18 @@ class Customers:
         self.answered: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
 
-    async def run(self, seconds: float) -> None:
-        """Ask at the `RATES` for so long, and wait for what is under way."""
+    async def crowd(self) -> None:
+        """Come all at once, a few times."""
+        for size in CROWDS:
+            await asyncio.gather(*(self._counted("json", self._json) for _ in range(size)))
+        await asyncio.gather(*(self._counted("stream", self._stream) for _ in range(CROWD_STREAMS)))
+
+    async def run(self, ends_at: float) -> None:
+        """Ask at the `RATES` until then, by the loop's clock, and wait for what is under way."""
         kinds: Mapping[str, Callable[[], Awaitable[None]]] = {
             "json": self._json, "by_key": self._by_key, "stream": self._stream, "leaving": self._leaving,
             "image": self._image, "video": self._video, "look": self._look,
         }  # fmt: skip
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + seconds
         await asyncio.gather(*(self._keep_asking(kind, kinds[kind], rate, ends_at) for kind, rate in RATES.items()))
         await self._tasks.drain(ANSWER_SECONDS)
         await self._tasks.cancel()
@@ -113,19 +121,22 @@ def _chat(prompt: str, **more: object) -> dict[str, object]:
     return {"model": MODEL, "messages": [{"role": "user", "content": prompt}], **more}
 
 
-async def ask(origin: str, key: str, seconds: float) -> Customers:
+async def ask(origin: str, key: str, seconds: float, *, crowd: bool) -> Customers:
     """Let everybody ask, and return what came of it."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(origin, connector=connector, headers={"Authorization": f"Bearer {key}"}) as session:
         customers = Customers(session)
-        await customers.run(seconds)
+        ends_at = asyncio.get_running_loop().time() + seconds
+        if crowd:
+            await customers.crowd()
+        await customers.run(ends_at)
         return customers
 
 
 def main() -> None:
     raise_open_files()
-    origin, key, seconds = sys.argv[1:]
-    customers = uvloop.run(ask(origin, key, float(seconds)))
+    origin, key, seconds, *crowd = sys.argv[1:]
+    customers = uvloop.run(ask(origin, key, float(seconds), crowd=bool(crowd)))
     print(msgspec.json.encode({"answered": customers.answered, "failed": customers.failed}).decode(), flush=True)
 
 

@@ -46,7 +46,9 @@ def soak_part(options: Options) -> list[Row]:
         gateway(chats.target.port, directory, media=media) as measured,
     ):
         command = [sys.executable, "-m", "tests.bench.mixture", f"http://127.0.0.1:{measured.target.port}", *measured.target.keys]
-        with running("customers", [*command, str((samples + 1) * period)], directory / "customers.log") as customers:
+        with running(
+            "customers", [*command, str((samples + 1) * period), *([] if options.quick else ["crowd"])], directory / "customers.log"
+        ) as customers:
             seen = [_looked_at(measured, at, period, time.monotonic()) for at in range(samples + 1)]
             counts = msgspec.json.decode(customers.first_line(), type=dict[str, dict[str, int]])
         measured.ask("ledger", "verify")

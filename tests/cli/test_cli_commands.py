@@ -183,6 +183,40 @@ async def test_books_that_do_not_hold_are_told_row_by_row_and_fail_the_command(t
     assert not orjson.loads(answer.stdout)["holds"]
 
 
+def test_backups_with_keep_are_named_by_their_time_and_rotate(run: Command, tmp_path: Path) -> None:
+    run("account", "create", "acme", "--credit", "12")
+    old = tmp_path / "copies" / "llm-proxy-20200101T000000Z.db"
+    older = tmp_path / "copies" / "llm-proxy-20190101T000000Z.db"
+    old.parent.mkdir()
+    for path in (old, older):
+        path.write_bytes(b"books of another year")
+
+    written = run("backup", "--keep", "2", "copies")
+
+    (new,) = set((tmp_path / "copies").iterdir()) - {old}
+    assert written.exit_code == 0
+    assert written.stdout.startswith(f"wrote {new}\nremoved {older}\n")
+    assert re.fullmatch(r"llm-proxy-\d{8}T\d{6}Z\.db", new.name)
+    assert old.exists()
+
+
+def test_a_copy_whose_books_do_not_hold_drives_no_other_out(run: Command, tmp_path: Path) -> None:
+    run("account", "create", "acme", "--credit", "12")
+    with sqlite3.connect(tmp_path / "llm-proxy.db") as books:
+        books.execute("UPDATE accounts SET balance_nanos = balance_nanos + 1 WHERE kind = 'customer'")
+    books.close()
+    good = tmp_path / "copies" / "llm-proxy-20200101T000000Z.db"
+    good.parent.mkdir()
+    good.write_bytes(b"good books")
+
+    written = run("backup", "--keep", "1", "copies")
+
+    assert written.exit_code == 1
+    assert "the books do not hold" in written.stderr
+    assert len(list(good.parent.iterdir())) == 2
+    assert good.exists()
+
+
 def test_a_backup_lands_where_it_was_asked_for_and_never_on_a_file(run: Command, tmp_path: Path) -> None:
     run("account", "create", "acme")
 

@@ -90,8 +90,10 @@ async def test_a_file_with_faults_is_told_and_changes_nothing(tmp_path: Path, co
         assert (faulty.returncode, faulty.stdout) == (1, "")
         assert f'{gateway.config}: models[0] "doubao-pro-32k".price.input: must be a string' in faulty.stderr
         said = "not reloaded, nothing has changed" if command == ("reload",) else "a reload would be refused"
-        advice = 'export it, or name a "file:PATH" or "credential:NAME"'
-        fault = f"{gateway.config}: upstreams.ark.api_key: the environment variable NONE is not set: {advice}"
+        fault = (
+            f"{gateway.config}: upstreams.ark.api_key: the environment variable NONE is not set: "
+            'export it, or name a "file:PATH" or "credential:NAME"'
+        )
         assert (of_the_gateway.returncode, of_the_gateway.stderr) == (1, f"{said}:\n{fault}\n")
 
 

@@ -18,6 +18,7 @@ from proxy.core.money import parse_yuan
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.demo.ark import LAST_CHUNK, Hang, Send, StandIn, Wait, answer_sse, chunk
 from tests.support.books import assert_books_balance
+from tests.support.gateway import MODEL
 from tests.support.process import START_SECONDS, GatewayProcess, gateway_process
 from tests.support.promises import STOPPED
 from tests.support.raw_chat import RawChat, raw_chat
@@ -206,3 +207,41 @@ async def test_an_idle_gateway_ends_at_once(tmp_path: Path) -> None:
         await gateway.start()
 
         assert await gateway.end_by(signal.SIGINT) == 0
+
+
+@pytest.mark.promise(STOPPED)
+async def test_whoever_was_let_in_just_before_the_doors_closed_is_served(tmp_path: Path) -> None:
+    async with (
+        StandIn() as ark,
+        gateway_process(tmp_path, ark.base_url, balance=BALANCE, drain_seconds=30) as gateway,
+        AsyncExitStack() as stack,
+    ):
+        await gateway.start()
+        newcomers = [await connected(gateway.origin, stack) for _ in range(20)]
+        _, silent = newcomers.pop()
+        async with aiohttp.ClientSession() as session, session.get(f"{gateway.origin}/healthz"):
+            pass  # accepted in their order: so were those before it
+
+        assert gateway.process is not None
+        gateway.process.send_signal(signal.SIGTERM)
+        for _, writer in newcomers:
+            writer.write(chat_request(gateway.key))
+        answers = await asyncio.gather(*(reader.read() for reader, _ in newcomers))
+
+        assert await gateway.exit_code() == 0
+        assert {answer.split(b"\r\n", 1)[0] for answer in answers} == {b"HTTP/1.1 200 OK"}
+        assert len(await settlements(gateway)) == len(newcomers)
+        silent.close()
+
+
+async def connected(origin: str, stack: AsyncExitStack) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = origin.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    stack.callback(writer.close)
+    return reader, writer
+
+
+def chat_request(key: str) -> bytes:
+    body = orjson.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body

@@ -164,6 +164,7 @@ async def test_a_gateway_that_stops_refuses_what_costs_and_says_so_to_probes(gat
     async with connect(gateway.origin) as client, connect(gateway.origin) as prober:
         before = await client.ask(chat(gateway))
         gateway.stop.request()
+        gateway.stop.refusing.set()  # as a drain does, once newcomers have been heard
         refused = await client.ask(chat(gateway))
         await client.closed()
         alive = await prober.ask(request("GET", "/healthz"))

@@ -6,11 +6,13 @@ from typing import Any
 import aiohttp
 import orjson
 
+from proxy.config import load
 from proxy.core.keeping import DAY_MS, REQUEST_DAYS_MIN, keep_from_ms
 from proxy.jobs.folding import Folding
 from proxy.store.contract import FOLD_REQUESTS_MAX, UsageQuery
 from tests.support.books import assert_books_balance
 from tests.support.gateway import Bench
+from tests.support.settings import CONFIGURATION, live
 from tests.support.store import new_request, new_video, pay, settlement
 
 OLD_MS = 1_764_000_000_000
@@ -98,7 +100,8 @@ async def test_the_job_folds_what_is_older_than_configured_and_nothing_younger(g
     await grown_old(gateway, 5)
 
     async def left_after(clock_days: int, request_days: int) -> int:
-        await Folding(gateway.store, Clock(clock_days), lambda: request_days)()
+        config = load(None, {**CONFIGURATION, "LLM_PROXY_RETENTION__REQUEST_DAYS": str(request_days)})
+        await Folding(gateway.store, Clock(clock_days), live(config))()
         return sum((await gateway.store.old_requests(OLD_MS // DAY_MS * DAY_MS + DAY_MS)).values())
 
     assert await left_after(100, 0) == 6  # kept for ever

@@ -402,6 +402,7 @@ async def test_a_stop_waits_for_the_images_under_way(gateway: Bench) -> None:
     await gateway.ark.wait_for_calls(1, ROUTE)
 
     gateway.stop.request()
+    gateway.stop.refusing.set()  # as a drain does, once newcomers have been heard
     refused = await paint(gateway)
     go_on.set()
     (answer,) = await asking

@@ -18,6 +18,7 @@ from tests.support.scraping import SCRAPED, Scrape, fallen, scrape, scrape_socke
 from tests.support.stand import stand
 from tests.support.videos import submitted
 
+LOCAL = ("Host", "localhost:9464")
 EVENT = b'data: {"choices":[{"delta":{"content":"Hel"},"index":0}],"id":"0217","usage":null}\n\n'
 IMAGE_MODEL = "doubao-seedream-5-0-260128"
 EVERY_SECONDS = 0.05
@@ -147,8 +148,8 @@ async def test_the_address_of_the_metrics_shows_them_and_nothing_else(tmp_path: 
         (address,) = gateway.scraped_at
 
         async with connect(address) as client:
-            whole = await client.ask(request("GET", "/metrics"))
-            head = await client.ask(request("HEAD", "/metrics"), head=True)
+            whole = await client.ask(request("GET", "/metrics", LOCAL, host=False))
+            head = await client.ask(request("HEAD", "/metrics", LOCAL, host=False), head=True)
             others = [await client.ask(request("GET", path)) for path in ("/", "/healthz", "/readyz", "/v1/models", "/metrics/x")]
             others.append(await client.ask(request("POST", "/operations/account.list", body=b"{}")))
             posted = await client.ask(request("POST", "/metrics", body=b"{}"))
@@ -160,11 +161,14 @@ async def test_the_address_of_the_metrics_shows_them_and_nothing_else(tmp_path: 
         assert CANARY_KEY.encode() not in whole.body
 
 
-async def test_a_web_page_may_not_read_what_is_earned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("header", [("Origin", "https://elsewhere.example"), ("Host", "elsewhere.example:9464")])
+async def test_a_web_page_may_not_read_what_is_earned(tmp_path: Path, header: tuple[str, str]) -> None:
+    # the second one's name was made to lead here: with a GET to its own origin it sends no Origin
+    local = [] if header[0] == "Host" else [LOCAL]
     async with bench(tmp_path, admin=SCRAPED.format(port=0)) as gateway, connect(gateway.scraped_at[0]) as client:
-        answer = await client.ask(request("GET", "/metrics", ("Origin", "https://elsewhere.example")))
+        answer = await client.ask(request("GET", "/metrics", *local, header, host=False))
 
-    assert (answer.status, answer.error["param"]) == (400, "Origin")
+    assert (answer.status, answer.error["param"]) == (400, header[0])
 
 
 async def test_a_store_that_hangs_or_fails_is_told_by_a_scrape_that_goes_without_it(

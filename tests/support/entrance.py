@@ -24,7 +24,7 @@ class Nobody:
 
 class _Straight(Dispatcher):
     def __init__(self, handler: Handler) -> None:
-        super().__init__(Router([]), Nobody(), lambda: False)
+        super().__init__(Router([]), Nobody(), draining=lambda: False, refusing=lambda: False)
         self._handler = handler
 
     def __call__(self, context: Context) -> Awaitable[Response]:

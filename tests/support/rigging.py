@@ -65,8 +65,8 @@ def rig(
         die_at: the point, of `POINTS`, and `hits`: at the so many-th time that it comes by.
         clock_file: holds the milliseconds by which the wall clock is wrong; the test writes it at any time.
         is_hasty: waits for moments where the program waits for seconds or minutes: between looks for lost videos, for a task whose
-            work failed, for a settlement that the disk does not take, between looks at a clock that may have been set, or at the
-            disk, or for what has grown old, which is folded in small slices.
+            work failed, for a settlement that the disk does not take, between looks at a clock that may have been set, or at the disk,
+            or for what has grown old, which is folded in small slices.
         checkpoint_frames: how often the log is checkpointed.
         still_seconds: how long a commit may take before it stands still.
     """
@@ -87,10 +87,10 @@ def _make_haste() -> None:
     video_task.LOOKUP_PACE = Pace(first_ms=20, longest_ms=40)
     video_task.LOOKUP_MS = 2_000
     billing.SETTLE_WAIT_SECONDS = 1.0
+    admission.LOOK_SECONDS = 0.1
     old_claims.EVERY_SECONDS = old_requests.EVERY_SECONDS = 0.05
     for slices in (folding, store_folding):
         _replace(slices, "FOLD_REQUESTS_MAX", 5)
-    admission.LOOK_SECONDS = 0.1
     scheduler.SLEEP_SECONDS_MAX = 0.5
     _replace(app, "DueWork", functools.partial(scheduler.DueWork, rest_seconds=0.2))
 

@@ -195,7 +195,7 @@ def test_commands_that_ask_no_upstream_do_without_its_key(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("head", "fault"),
     [
-        ("typo = 1", "typo: unknown key (known here: server, store, admin, billing, videos, retention, log, upstreams, models)"),
+        ("typo = 1", "typo: unknown key (known here: server, store, admin, billing, videos, log, retention, upstreams, models)"),
         ('server.listn = ["x"]', "server.listn: unknown key (did you mean listen?)"),
         ("server = 3", "server: must be a table"),
         ('server.listen = "127.0.0.1:1"', "server.listen: must be an array, not a string"),

@@ -23,6 +23,8 @@ FILE = """
 {videos}
 [log]
 {log}
+[retention]
+{retention}
 [upstreams.ark]
 {ark}
 [[models]]
@@ -62,8 +64,8 @@ OTHER_VALUES: dict[str, tuple[str, Any, Any]] = {
     "billing.drain_after_seconds": ("1", 120, 1),
     "billing.drains_max": ("1", 200, 1),
     "videos.poll_seconds": ("[3, 16]", 15, 16),
-    "retention.request_days": ("90", 0, 90),
     "log.level": ('"error"', "info", "error"),
+    "retention.request_days": ("90", 0, 90),
 }
 NEED_A_RESTART = {"server.listen", "server.auth", "server.socket_mode", "store.url", "admin.listen", "admin.metrics_listen"}
 FOLLOWS = {"server.auth": ["server.socket_mode"]}

@@ -170,6 +170,35 @@ async def test_a_call_that_is_not_to_be_drained_ends_at_once(policy: BillingConf
     assert (call.flight.cause, call.answer.did[-1]) == (Outcome.CLIENT_GONE, "abort")
 
 
+async def test_a_call_that_nothing_stops_upstream_is_waited_for_only_so_long() -> None:
+    relay = Relay(live(billing=drain(seconds=0, most=0)), Metrics())
+    client = Client()
+    flight = relay.depart(client, 1, stoppable=False)
+    task = asyncio.get_running_loop().create_task(waiting(flight.deadline))
+    await asyncio.sleep(0)
+
+    client.leave()
+
+    with pytest.raises(TimeoutError):
+        await task
+    assert flight.cause is Outcome.CLIENT_GONE
+
+
+async def test_streams_that_are_read_on_are_counted_for_who_scrapes() -> None:
+    metrics = Metrics()
+    relay = Relay(live(billing=drain()), metrics)
+    call = await Call(drain(), relay=relay).begin()
+    counted = []
+
+    call.client.leave()
+    counted.append(b"llm_proxy_draining_streams 1.0" in metrics.render())
+    call.answer.end()
+    await call.task
+    counted.append(b"llm_proxy_draining_streams 0.0" in metrics.render())
+
+    assert counted == [True, True]
+
+
 async def test_room_for_a_drain_is_free_again_when_one_has_landed() -> None:
     relay = Relay(live(billing=drain(most=1)), Metrics())
     first, second, third = [await Call(drain(), relay=relay).begin() for _ in range(3)]
@@ -316,6 +345,22 @@ async def test_a_deadline_that_expires_is_a_timeout() -> None:
     with pytest.raises(TimeoutError):
         await task
     assert task.cancelling() == 0
+
+
+async def test_a_deadline_that_is_set_anew_forgets_the_sooner_one() -> None:
+    deadline, loop = Deadline(), asyncio.get_running_loop()
+    task = loop.create_task(waiting(deadline))
+    await asyncio.sleep(0)
+
+    deadline.expire_in(0)
+    deadline.expire_in(60)
+    over = asyncio.Event()
+    loop.call_later(0, loop.call_later, 0, over.set)  # after what was due at once
+    await over.wait()
+
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def test_a_deadline_that_was_set_before_runs_from_when_it_is_entered() -> None:

@@ -33,13 +33,14 @@ class Committing(Protocol):
 class Admission:
     """Looks at the file system every so often, on the loop: 2 µs each time, and none a request. `close` it at the end."""
 
-    __slots__ = ("_committing", "_folder", "_handle", "_loop", "_owed", "_shortage", "refusal")
+    __slots__ = ("_committing", "_due_at", "_folder", "_handle", "_loop", "_owed", "_shortage", "refusal")
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._loop = asyncio.get_running_loop()
         self._handle: asyncio.TimerHandle | None = None
         self._committing: Committing | None = None
+        self._due_at = self._loop.time()
         self._shortage = ""
         self._owed: set[str] = set()
         self.refusal = ""
@@ -71,10 +72,13 @@ class Admission:
     def _look(self) -> None:
         self._shortage = self._standstill() or _shortage(self._folder)
         self._decide()
-        self._handle = self._loop.call_later(LOOK_SECONDS, self._look)
+        self._due_at = self._loop.time() + LOOK_SECONDS
+        self._handle = self._loop.call_at(self._due_at, self._look)
 
     def _standstill(self) -> str:
-        if self._committing is None or (seconds := self._committing.seconds_under_way()) < STILL_SECONDS:
+        """Return that a commit stands still; not where the loop itself did, which has yet to hear what the thread says."""
+        is_late = self._loop.time() - self._due_at > LOOK_SECONDS
+        if is_late or self._committing is None or (seconds := self._committing.seconds_under_way()) < STILL_SECONDS:
             return ""
         refusal = f"a commit has not ended for {seconds:.0f} s"
         self._committing.shed(refusal)

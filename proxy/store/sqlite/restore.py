@@ -123,7 +123,7 @@ def _verified_copy(source: Path, partial: Path, report: Report | None) -> tuple[
     log = source.with_name(source.name + "-wal")
     _copy(source, partial, report)
     if log.exists():
-        _copy(log, partial.with_name(partial.name + "-wal"))
+        _copy(log, partial.with_name(partial.name + "-wal"), None)
     try:
         checks, newest_at_ms = _checked(partial, source, report)
     except sqlite3.DatabaseError as error:
@@ -151,10 +151,10 @@ def _checked(partial: Path, source: Path, report: Report | None) -> tuple[list[C
     return checks, newest_at_ms or None
 
 
-def _copy(source: Path, copy: Path, report: Report | None = None) -> None:
+def _copy(source: Path, partial: Path, report: Report | None) -> None:
     """Copy a file so that only its owner may ever read the copy: a large one takes a while."""
-    descriptor = os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    with source.open("rb") as read, os.fdopen(descriptor, "wb") as written:
+    created = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    with source.open("rb") as read, os.fdopen(created, "wb") as written:
         total = os.fstat(read.fileno()).st_size
         while piece := read.read(_STEP_BYTES):
             written.write(piece)

@@ -40,7 +40,7 @@ from proxy.store.sqlite.admission import Admission
 from proxy.store.sqlite.backup import backup
 from proxy.store.sqlite.connection import Connection, connection_to, failure, is_damage
 from proxy.store.sqlite.lock import FileLock
-from proxy.store.sqlite.verify import verify
+from proxy.store.sqlite.verify import verify, verify_open
 from proxy.store.sqlite.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ class SqliteStore:
         return await self._read(folding.accounts_to_fold, before_ms)
 
     def fold_requests(self, account_id: int, before_ms: int) -> asyncio.Future[int]:
-        return self._take_on(self._fold, account_id, before_ms)  # its room in the log is for what is open
+        return self._write(self._fold, account_id, before_ms)
 
     def _fold(self, connection: sqlite3.Connection, account_id: int, before_ms: int) -> int:
         folded = folding.fold(connection, account_id, before_ms)
@@ -246,6 +246,9 @@ class SqliteStore:
     async def verify(self, report: Report | None = None) -> list[Check]:
         return await self._read_telling(verify, report)
 
+    async def verify_open(self) -> list[Check]:
+        return await self._read(verify_open)
+
     async def census(self) -> Census:
         return await self._read(reads.census)
 
@@ -263,6 +266,10 @@ class SqliteStore:
                 raise StoreUnavailableError(self._admission.refusal)
             await self._writer.prove()
         await self._read(reads.ping)
+
+    async def turn(self) -> None:
+        if self._writer is not None:
+            await self._writer.turn()
 
     async def backup(self, destination: Path, report: Report | None = None) -> list[Check]:
         return await self._read_telling(backup, report, self.path, destination)

@@ -242,6 +242,56 @@ _INVARIANTS = (
     ),
 )
 
+_OPEN_INVARIANTS = (
+    _Invariant(
+        name="available is never negative",
+        figures="SELECT count(*) FROM accounts WHERE kind = 'customer'",
+        say="{} accounts",
+        offenders="""SELECT 'account ' || name || ': balance ' || balance_nanos || ', held ' || held_nanos
+                     FROM accounts WHERE balance_nanos < held_nanos OR held_nanos < 0""",
+    ),
+    _Invariant(
+        name="held = sum of open holds",
+        figures="SELECT count(*), coalesce(sum(hold_nanos), 0) FROM requests WHERE settled_at_ms IS NULL",
+        say="{} open holds, ¥{}",
+        yuan=(1,),
+        offenders="""SELECT 'account ' || name || ': held ' || held_nanos || ', its open requests say ' || coalesce(amount, 0)
+                      FROM accounts LEFT JOIN (SELECT account_id, sum(hold_nanos) AS amount FROM requests
+                        WHERE settled_at_ms IS NULL GROUP BY account_id) ON account_id = accounts.id
+                      WHERE held_nanos <> coalesce(amount, 0)""",
+    ),
+    _Invariant(
+        name="each open request has its hold, and no end",
+        figures="SELECT count(*) FROM requests WHERE settled_at_ms IS NULL",
+        say="{} open requests",
+        offenders="""SELECT 'request ' || requests.id || ': hold ' || hold_nanos || ', its transfers say '
+                       || coalesce(hold.amount_nanos, 'nothing') || coalesce(' and ' || ending.kind, '')
+                     FROM requests
+                     LEFT JOIN transfers AS hold ON hold.request_id = requests.id AND hold.kind = 'hold'
+                     LEFT JOIN transfers AS ending ON ending.request_id = requests.id AND ending.kind IN ('charge', 'release')
+                     WHERE settled_at_ms IS NULL AND (hold_nanos <> coalesce(hold.amount_nanos, 0) OR ending.id IS NOT NULL)""",
+    ),
+    _Invariant(
+        name="each open video has a task that goes on",
+        figures="SELECT count(*) FROM video_tasks WHERE ended_at_ms IS NULL",
+        say="{} tasks",
+        offenders="""SELECT 'video ' || requests.id || ': its task has '
+                       || CASE WHEN video_tasks.id IS NULL THEN 'never been' ELSE 'ended' END
+                     FROM requests LEFT JOIN video_tasks ON video_tasks.id = requests.id
+                     WHERE settled_at_ms IS NULL AND kind = 'video' AND (video_tasks.id IS NULL OR ended_at_ms IS NOT NULL)""",
+    ),
+)
+"""What is found by indexes of what is open, and costs the same after ten million transfers."""
+
+
+def verify_open(connection: sqlite3.Connection) -> list[Check]:
+    """Return the checks of the accounts and of what is open, on one snapshot."""
+    connection.execute("BEGIN")
+    try:
+        return [_check(connection, invariant=invariant) for invariant in _OPEN_INVARIANTS]
+    finally:
+        connection.execute("ROLLBACK")
+
 
 def verify(connection: sqlite3.Connection, report: Report | None = None) -> list[Check]:
     """Return the result of every check, the file's own structure first."""

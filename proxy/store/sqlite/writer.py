@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, TypeVarTuple
 
 from msgspec import Struct
@@ -109,6 +110,17 @@ class Writer:
             self._queue.append(_Operation(future, function, args))
             self._wake.set()
         return future
+
+    async def turn(self) -> None:
+        """Return once the writer has had a turn on its thread: an empty transaction, which writes nothing; before all that is queued.
+
+        It came by also where the transaction was refused. Where the writer takes nothing more, or is stuck, this does not return.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._queue.appendleft(_Operation(future, _nothing, ()))  # a long queue is work, not death
+        self._wake.set()
+        with suppress(StoreError):
+            await future
 
     def seconds_under_way(self) -> float:
         return 0.0 if self._began_at is None else self._loop.time() - self._began_at
@@ -295,6 +307,10 @@ def _run_in_savepoint(connection: sqlite3.Connection, operation: _Operation) -> 
         connection.execute("ROLLBACK TO operation")
         operation.error = failure(error) if isinstance(error, sqlite3.OperationalError) else error
     connection.execute("RELEASE operation")
+
+
+def _nothing(_: sqlite3.Connection) -> None:
+    """Be an operation that changes nothing."""
 
 
 def _note_settlements(admission: Admission, batch: Sequence[_Operation], error: BaseException | None) -> None:

@@ -115,8 +115,8 @@ def test_a_message_and_a_code_beside_choices_are_no_error() -> None:
     assert run([HELLO, event, HELLO]).passed == HELLO + event + HELLO
 
 
-def test_a_message_and_a_code_beside_no_choices_are_an_error_though_a_word_for_choices_stands_in_it() -> None:
-    event = b'data: {"code":"AccountOverdueError","message":"no \\"choices\\":[{ for 2100123456"}\n\n'
+def test_an_error_that_holds_choices_further_down_is_one() -> None:
+    event = b'data: {"code":"AccountOverdueError","message":"account 2100123456","details":{"choices":[{}]}}\n\n'
 
     facts = run([HELLO, event])
 

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.core.errors import InvalidJsonError
-from proxy.edge.body import LARGE_BYTES, BodyReader
+from proxy.core.errors import InvalidJsonError, ModelUnavailableError
+from proxy.edge.body import LARGE_BODIES, LARGE_BYTES, BodyReader
 from proxy.edge.connection import Request
 from tests.support.settings import live
 
@@ -62,3 +62,49 @@ async def test_a_small_body_goes_on_at_once() -> None:
 async def test_a_crowd_is_refused_over_all_pieces_together() -> None:
     with pytest.raises(InvalidJsonError, match="too many values"):
         await read(b"[" + 80_000 * b"[]," + b"[]]" + 40_000 * b"{" + b" " * 1000)
+
+
+BODY_BYTES_MAX = 2_000_000
+
+
+class Unfinished(Content):
+    """A body that has come but for its end."""
+
+    def __init__(self, raw: bytes, end: asyncio.Event) -> None:
+        self._raw, self._end, self.came = raw, end, asyncio.Event()
+
+    async def readany(self) -> bytes:
+        raw, self._raw = self._raw, b""
+        if not raw:
+            self.came.set()
+            await self._end.wait()
+        return raw
+
+
+async def test_no_more_is_kept_of_large_bodies_that_are_still_to_come_than_of_some_whole_ones() -> None:
+    # whoever has a key can send them, with nothing on his account: all together must find room in the memory
+    bodies, end = BodyReader(live(body_bytes_max=BODY_BYTES_MAX, body_seconds=5)), asyncio.Event()
+    large = b'"' + b"x" * (BODY_BYTES_MAX - 2) + b'"'
+    coming = [Unfinished(large, end) for _ in range(LARGE_BODIES)]
+
+    async with asyncio.TaskGroup() as readers:
+        reading = [readers.create_task(bodies.read(request_with(content, BODY_BYTES_MAX))) for content in coming]
+        for content in coming:
+            await content.came.wait()
+        for _ in range(2):
+            with pytest.raises(ModelUnavailableError) as refused:
+                await bodies.read(request_with(Unfinished(large, end), BODY_BYTES_MAX))
+        await end_of(bodies, small := b'"x"' + b" " * (LARGE_BYTES - 3))
+        end.set()
+
+    assert refused.value.retry_after_seconds == 1
+    assert [await task for task in reading] == [large] * LARGE_BODIES
+    assert await end_of(bodies, large) == large  # there is room again
+    assert await end_of(bodies, small) == small
+
+
+async def end_of(bodies: BodyReader, raw: bytes) -> bytes:
+    """Return a body that comes whole, in one piece."""
+    ended = asyncio.Event()
+    ended.set()
+    return bytes(await bodies.read(request_with(Unfinished(raw, ended), len(raw))))

@@ -45,7 +45,9 @@ async def serving(handler: Handler, *, seconds: float = 5) -> AsyncIterator[tupl
     """Serve one handler at ``GET /`` the way the gateway does; yield where, its access log, and the door."""
     clock, log = SystemClock(), Lines()
     router = Router([], (), at_root=[Route("GET", "/", handler, needs_key=False)])
-    entrance = Entrance(Dispatcher(router, Nobody(), lambda: False), Observer(clock, log, Metrics()), clock)
+    entrance = Entrance(
+        Dispatcher(router, Nobody(), draining=lambda: False, refusing=lambda: False), Observer(clock, log, Metrics()), clock
+    )
     door = Door(entrance, clock, keepalive_seconds=seconds, stall_seconds=seconds)
     (address,) = await door.open(open_sockets(TcpAddress("127.0.0.1", 0)))
     try:

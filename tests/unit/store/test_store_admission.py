@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -105,6 +107,45 @@ async def test_a_settlement_that_never_will_be_written_stops_nobody(store: Sqlit
 
     await allow_pages(store, 1_000_000)
     assert await is_ready(store)
+
+
+async def test_a_commit_that_stands_still_stops_new_work_and_what_waits_behind_it_is_refused(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "STILL_SECONDS", 0.02)
+    account = await store.create_account("acme", Nanos(1000), NOW_MS)
+    writer, let_go = store._writer, threading.Event()
+    assert writer is not None
+    stuck = writer.submit(lambda _: let_go.wait(10))
+    await asyncio.sleep(0)
+    held = store.place_hold(new_request("req_1", account_id=account.id))
+    credited = store.credit_account("acme", Nanos(5), "", NOW_MS)
+
+    await until_ready(store, ready=False)
+    with pytest.raises(StoreUnavailableError, match="a commit has not ended"):
+        await held
+    let_go.set()
+
+    assert await stuck
+    assert (await credited).balance_nanos == 1005  # what is not new paid work only waits
+    await until_ready(store, ready=True)
+    await store.place_hold(new_request("req_1", account_id=account.id))
+
+
+async def test_a_loop_that_stood_still_itself_blames_no_commit(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "STILL_SECONDS", 0.02)
+    writer, looks, let_go = store._writer, store._admission, threading.Event()
+    assert writer is not None
+    assert looks is not None
+    stuck = writer.submit(lambda _: let_go.wait(10))
+    await asyncio.sleep(0)
+
+    time.sleep(0.1)  # noqa: ASYNC251  as a machine that was paused: the look is late when it comes
+
+    assert writer.seconds_under_way() > admission.STILL_SECONDS
+    assert looks._standstill() == ""
+    let_go.set()
+    await stuck
 
 
 def test_a_file_system_that_says_it_is_read_only_is_believed() -> None:

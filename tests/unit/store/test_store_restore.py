@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -299,18 +300,17 @@ async def test_no_copy_can_be_read_by_others_not_even_while_it_is_made(
     tmp_path: Path, backup: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modes: list[int] = []
-    opened = os.open
+    fdopen = os.fdopen
 
-    def watched(path: Path, flags: int, mode: int = 0o777) -> int:
-        descriptor = opened(path, flags, mode)
-        if ".restoring" in str(path) and flags & os.O_CREAT:
-            modes.append(os.fstat(descriptor).st_mode & 0o777)
-        return descriptor
+    def watched(descriptor: int, mode: str) -> IO[bytes]:
+        modes.append(os.fstat(descriptor).st_mode & 0o777)
+        opened: IO[bytes] = fdopen(descriptor, mode)
+        return opened
 
     kept = restore(tmp_path / "books.db", backup, WHEN).kept
     assert kept is not None
     kept.with_name(kept.name + "-wal").touch()
-    monkeypatch.setattr(os, "open", watched)
+    monkeypatch.setattr(os, "fdopen", watched)
     restore(tmp_path / "books.db", kept, "20251124T170000Z")
 
     assert modes == [0o600, 0o600]  # the database, and its log

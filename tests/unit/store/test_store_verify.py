@@ -267,6 +267,47 @@ async def test_the_file_itself_refuses_what_would_break_the_books(store: SqliteS
     await assert_books_balance(store)
 
 
+@pytest.mark.parametrize(
+    ("script", "check", "offender"),
+    [
+        (
+            "UPDATE accounts SET held_nanos = 971 WHERE id = 3",
+            "available is never negative",
+            "account alice: balance 970, held 971",
+        ),
+        (
+            "UPDATE accounts SET held_nanos = 99 WHERE id = 3",
+            "held = sum of open holds",
+            "account alice: held 99, its open requests say 100",
+        ),
+        (
+            "DELETE FROM transfers WHERE request_id = 'open'",
+            "each open request has its hold, and no end",
+            "request open: hold 100, its transfers say nothing",
+        ),
+        (
+            """INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, created_at_ms)
+               VALUES ('release', 3, 2, 100, 'open', 0)""",
+            "each open request has its hold, and no end",
+            "request open: hold 100, its transfers say 100 and release",
+        ),
+        (
+            "UPDATE requests SET kind = 'video' WHERE id = 'open'",
+            "each open video has a task that goes on",
+            "video open: its task has never been",
+        ),
+    ],
+)
+async def test_a_start_finds_what_is_wrong_with_what_is_open(
+    store: SqliteStore, tmp_path: Path, script: str, check: str, offender: str
+) -> None:
+    assert all(one.holds for one in await store.verify_open())
+
+    tamper(tmp_path / "books.db", script)
+
+    assert offender in {one.name: list(one.offenders) for one in await store.verify_open()}[check]
+
+
 async def test_a_long_list_of_offenders_is_cut_and_counted(store: SqliteStore, tmp_path: Path) -> None:
     for n in range(OFFENDERS_MAX + 5):
         await store.create_account(f"account {n}", Nanos(0), NOW_MS)

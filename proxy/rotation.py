@@ -1,0 +1,79 @@
+"""Dated backups in one directory, of which the newest are kept.
+
+Only what `Rotation` has named itself is ever removed, by one process at a time, and never the copy that was just verified.
+"""
+
+import fcntl
+import os
+import re
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from proxy.clock import iso
+
+_COPY = re.compile(r"llm-proxy-\d{8}T\d{6}Z\.db")
+_PARTIAL = re.compile(r"llm-proxy-\d{8}T\d{6}Z\.db\.partial(-journal)?")
+"""What `store.sqlite.backup` writes to first."""
+
+
+class RotationError(Exception):
+    """The directory cannot be used, or another backup is being written to it."""
+
+
+class Rotation:
+    """A directory of backups, locked while one is written and old ones are removed. It is made where there is none."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> Self:
+        """Raises: RotationError."""
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise RotationError(f"cannot keep backups in {self._directory}: {error.strerror}") from None
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._remove(self._named(_PARTIAL))  # of one that was cut short: whoever writes has the lock
+        except OSError as error:
+            os.close(self._descriptor)
+            busy = isinstance(error, BlockingIOError)
+            reason = "another backup is being written to it" if busy else error.strerror
+            raise RotationError(f"cannot keep backups in {self._directory}: {reason}") from None
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        os.close(self._descriptor)
+
+    def path(self, now_ms: int) -> Path:
+        """Return the name of a backup of this second."""
+        return self._directory / f"llm-proxy-{compact(now_ms)}.db"
+
+    def prune(self, keep: int, newest: Path) -> list[str]:
+        """Remove all but ``newest`` and the ``keep`` - 1 latest others, and return their paths, the oldest first.
+
+        The clock may have been set back since: ``newest`` stays, whatever its name says.
+
+        Raises: RotationError.
+        """
+        others = [path for path in self._named(_COPY) if path != newest]
+        try:
+            return self._remove(others[: max(0, len(others) - (keep - 1))])
+        except OSError as error:
+            raise RotationError(f"wrote {newest}, but cannot remove older backups: {error.strerror}") from None
+
+    def _named(self, pattern: re.Pattern[str]) -> list[Path]:
+        """Return the files of this name, by their time."""
+        return sorted(path for path in self._directory.iterdir() if pattern.fullmatch(path.name))
+
+    def _remove(self, paths: list[Path]) -> list[str]:
+        for path in paths:
+            path.unlink()
+        return [str(path) for path in paths]
+
+
+def compact(now_ms: int) -> str:
+    """Return a time as part of a file's name, to the second, in UTC: ``20261123T080000Z``."""
+    return re.sub(r"[-:]|\.\d+", "", iso(now_ms))
