@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from proxy.app import CUT_SECONDS, SETTLE_SECONDS, SUBMIT_DRAIN_SECONDS
-from proxy.cli import BAD_CONFIGURATION, WRONG_USAGE
+from proxy.cli.base import WRONG_USAGE
+from proxy.cli.gateway import BAD_CONFIGURATION
 from proxy.config_tables import ServerTable
 from proxy.edge.door import CLOSE_SECONDS, NEWCOMER_SECONDS
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from proxy.cli_client import perform
+from proxy.cli.client import perform
 from proxy.clock import SystemClock
 from proxy.config import ConfigError, load
 from proxy.config_env import stands_for_keys
