@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"handlers", "jobs"}),
     frozenset(
         {
-            *("__main__", "app", "build", "cli", "demo", "doctor", "draining", "process", "routes", "top"),
+            *("__main__", "app", "build", "cli", "demo", "doctor", "doors", "draining", "process", "routes", "top"),
         }
     ),
 )
