@@ -46,8 +46,10 @@ from proxy.routes import PREFIXES, admin_routes, metrics_routes, probe_routes, p
 from proxy.scheduler import DueWork, Scheduler
 from proxy.settings import Live, Settings, settings_of
 from proxy.snapshot import Snapshot
-from proxy.store.contract import AccountNotFoundError, Grant, Store, StoreRefusedError
+from proxy.store.contract import Store
+from proxy.store.errors import AccountNotFoundError, StoreRefusedError
 from proxy.store.sqlite import open_store
+from proxy.store.values import Grant
 from proxy.tasks import TaskGroup
 from proxy.upstreams import Upstreams
 from proxy.video_calls import VideoCalls

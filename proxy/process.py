@@ -21,7 +21,7 @@ from proxy.draining import StopSignal
 from proxy.edge.listeners import ListenError
 from proxy.hangup import Hangup
 from proxy.reload import Reloader
-from proxy.store.contract import StoreRefusedError, StoreUnavailableError
+from proxy.store.errors import StoreRefusedError, StoreUnavailableError
 from proxy.tasks import TaskGroup
 
 logger = logging.getLogger(__name__)

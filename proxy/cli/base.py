@@ -17,7 +17,7 @@ from proxy.clock import SystemClock
 from proxy.config import Config, ConfigError, load
 from proxy.config_env import stands_for_keys
 from proxy.operations import ParameterError
-from proxy.store.contract import StoreError
+from proxy.store.errors import StoreError
 from proxy.store.progress import Report
 
 REFUSED = 1

@@ -15,7 +15,7 @@ from proxy.core.money import parse_yuan
 from proxy.demo.ark import Settings, StandIn, Timeline
 from proxy.draining import StopSignal
 from proxy.logs import AccessLog
-from proxy.store.contract import NewKey
+from proxy.store.values import NewKey
 
 ACCOUNT = "demo"
 BALANCE_YUAN = "100.00"

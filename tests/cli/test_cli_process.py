@@ -20,7 +20,7 @@ from proxy.cli import client
 from proxy.cli.client import perform
 from proxy.clock import SystemClock
 from proxy.config import Config, load
-from proxy.store.contract import StoreError, StoreLockedError, StoreUnavailableError
+from proxy.store.errors import StoreError, StoreLockedError, StoreUnavailableError
 from proxy.store.sqlite import open_store
 from proxy.tasks import TaskGroup
 

@@ -19,7 +19,8 @@ from proxy.core.money import Nanos, parse_yuan
 from proxy.demo.ark import StandIn
 from proxy.draining import StopSignal
 from proxy.logs import Field
-from proxy.store.contract import NewKey, Store
+from proxy.store.contract import Store
+from proxy.store.values import NewKey
 from tests.support.books import assert_books_balance
 
 BALANCE = parse_yuan("100")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from proxy.core.money import format_yuan
-from proxy.store.contract import Check
 from proxy.store.progress import Progress, Report
+from proxy.store.values import Check
 
 OFFENDERS_MAX = 20
 """As many rows are shown a check; how many there are in all is said after them."""
