@@ -2,8 +2,8 @@
 
 A write is *queued at the call*, and writes happen in the order of their calls. A write's future resolves once its transaction is
 durable, or was refused, with the exception given; a caller that stops waiting for it changes nothing about the write. Reads are
-coroutines on a snapshot of what is committed. Amounts are nano-yuan, times are unix milliseconds. What a store is told and answers with is
-in `values.py`, how it refuses in `errors.py`.
+coroutines on a snapshot of what is committed. Amounts are nano-yuan, times are unix milliseconds. What a store is told and answers
+with is in `values.py`, how it refuses in `errors.py`.
 
 Invariants (`verify` checks each): Σ transfers = 0 · balance = credits - debits per account · held = Σ open holds · available ≥ 0 ·
 each settled request has exactly one charge or release, none above its hold · no open hold without a live request or task · no finished
