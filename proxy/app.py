@@ -3,26 +3,24 @@
 Shutdown is start-up read backwards: whatever is built leaves on the stack what ends it.
 """
 
-import asyncio
 import logging
 import os
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from proxy import logs, systemd
 from proxy.billing import Billing
 from proxy.clock import Clock
-from proxy.config import Address, Config, Source, UnixAddress
+from proxy.config import Config, Source
 from proxy.core.money import Nanos
 from proxy.core.video_record import VideoTask
 from proxy.core.videos import SEED_MAX
+from proxy.doors import Doors
+from proxy.draining import StopSignal, drain_door, drain_settlements, drain_submits
 from proxy.edge.body import BodyReader
-from proxy.edge.door import Door, Entrance
-from proxy.edge.listeners import open_sockets, remove_unix_socket
-from proxy.edge.middleware import Dispatcher, Observer
 from proxy.edge.router import Router
 from proxy.handlers.account import AccountHandlers
 from proxy.handlers.admin import AdminHandlers
@@ -39,7 +37,6 @@ from proxy.jobs.retention import Retention
 from proxy.jobs.video_poll import DueVideos, VideoPoll
 from proxy.loop_lag import LoopLag
 from proxy.metrics import Metrics
-from proxy.metrics_families import Labels
 from proxy.metrics_process import watch_process
 from proxy.operations import Desk
 from proxy.readings import Survey, watch_store, watch_upstreams
@@ -49,9 +46,11 @@ from proxy.routes import PREFIXES, admin_routes, metrics_routes, probe_routes, p
 from proxy.scheduler import DueWork, Scheduler
 from proxy.settings import Live, Settings, settings_of
 from proxy.snapshot import Snapshot
-from proxy.store.contract import AccountNotFoundError, Grant, Store, StoreRefusedError
+from proxy.store.contract import Store
+from proxy.store.errors import AccountNotFoundError, StoreRefusedError
 from proxy.store.sqlite import open_store
-from proxy.tasks import TaskGroup, first_of
+from proxy.store.values import Grant
+from proxy.tasks import TaskGroup
 from proxy.upstreams import Upstreams
 from proxy.video_calls import VideoCalls
 from proxy.video_cancel import VideoCancels
@@ -62,36 +61,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_ACCOUNT = "default"
 """Whom all calls are charged to where no keys are used."""
-CUT_SECONDS = 10.0
-"""What cut streams get to say goodbye."""
-SETTLE_SECONDS = 30.0
-"""What the store gets for the last settlements; what is then still open is settled at the next start."""
-ADMIN_SOCKET_MODE = 0o600
-SUBMIT_DRAIN_SECONDS = 30.0
-"""What submits get whose customers have left; the next start looks for those that are cut."""
 EXIT_STORE_FAILED = 70
-
-
-class StopSignal:
-    """SIGTERM, SIGINT or a closed terminal: the first begins a drain, a second ends it."""
-
-    def __init__(self) -> None:
-        self.requested = asyncio.Event()
-        self.impatient = asyncio.Event()
-        self.refusing = asyncio.Event()
-        """Set once the last newcomers have been heard: whoever asks now, on a connection that has not closed yet, is sent away."""
-        self.has_failed = False
-        """Whether the gateway stops of itself, because a part of it that must never end has ended."""
-
-    def request(self) -> None:
-        """Ask to stop; asked twice, to stop now."""
-        (self.impatient if self.requested.is_set() else self.requested).set()
-
-    def fail(self, fault: BaseException | None) -> None:
-        """Stop because the scheduler has ended: without it no video would, and no hold of one."""
-        logger.critical("the scheduler ended, so the gateway stops: %s", fault or "without a reason")
-        self.has_failed = True
-        self.requested.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +102,6 @@ class _Construction:
     def __init__(self, config: Config, clock: Clock, access_log: logs.AccessLog, stop: StopSignal, stack: AsyncExitStack) -> None:
         self._config = config
         self._clock = clock
-        self._access_log = access_log
         self._stop = stop
         self._stack = stack
         self._metrics = Metrics()
@@ -141,7 +110,7 @@ class _Construction:
         self._upstreams = Upstreams(clock)
         self._live = Live(settings_of(config, self._upstreams.take(config.upstreams)))
         self._bodies = BodyReader(self._live)
-        self._doors: dict[str, Door] = {}
+        self._doors = Doors(self._live, clock, access_log, self._metrics, stop, stack)
         self._due: dict[str, DueWork[VideoTask]] = {}
         """Of each upstream's videos."""
 
@@ -170,26 +139,21 @@ class _Construction:
         public = public_routes(chat=chat, images=images, videos=videos, models=models, account=account)
         router = Router([*public, *probes], PREFIXES, at_root=probes)
         server = self._config.server
-        door, addresses = await self._open_door("public", router, snapshot, server.listen, mode=server.socket_mode)
-        self._stack.push_async_callback(_drain, door, relay, self._bodies, self._stop, self._live)
+        door, addresses = await self._doors.open("public", router, snapshot, server.listen, mode=server.socket_mode)
+        self._stack.push_async_callback(drain_door, door, relay, self._bodies, self._stop, self._live)
         self._stack.callback(door.stop_accepting)
         self._stack.callback(desk.release)
         self._stack.callback(self._stop.requested.set)
         return Gateway(store, addresses, snapshot, self._live, reloader, scraped)
 
     def _reloader(self, source: Source | None, poll_videos: Callable[[Settings], None]) -> Reloader:
-        def limit_doors(settings: Settings) -> None:
-            server = settings.config.server
-            for door in self._doors.values():
-                door.limit(keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
-
         return Reloader(
             source=source,
             live=self._live,
             upstreams=self._upstreams,
             is_stopping=self._stop.requested.is_set,
             on_swap=(
-                limit_doors,
+                self._doors.limit,
                 poll_videos,
                 lambda settings: self._metrics.expect(settings.catalog, settings.upstreams),
                 lambda settings: logs.set_level(settings.config.log.level),
@@ -218,7 +182,7 @@ class _Construction:
 
     async def _billing(self, store: Store) -> Billing:
         settlements = TaskGroup("settlement")
-        self._stack.push_async_callback(_drain_settlements, settlements)
+        self._stack.push_async_callback(drain_settlements, settlements)
         billing = Billing(store, settlements, self._clock, self._metrics)
         if recovered := await billing.recover():
             logger.warning("settled %d requests that the last process left open", recovered)
@@ -276,7 +240,7 @@ class _Construction:
             jitter=random.random,
             expect=lambda upstream, due_at_ms: due[upstream].expect(due_at_ms),
         )
-        self._stack.push_async_callback(_drain_submits, desk)
+        self._stack.push_async_callback(drain_submits, desk)
         names = {*self._live.now.upstreams, *(task.upstream for task in await store.open_tasks())}
         due.update({name: DueWork(DueVideos(store, name, self._live), clock) for name in names})
         if lost := await desk.recover():
@@ -318,15 +282,9 @@ class _Construction:
         watch_store(metrics, store, self._config.store.path)
         watch_upstreams(metrics, self._live)
         metrics.gauge("llm_proxy_draining", "Whether the gateway stops: 1 from the signal on.", self._stop.requested.is_set)
-        metrics.gauges("llm_proxy_client_connections", "Connections of clients.", ("door",), self._connections)
-        metrics.gauges("llm_proxy_requests_in_flight", "Requests being answered.", ("door",), self._in_flight)
+        metrics.gauges("llm_proxy_client_connections", "Connections of clients.", ("door",), self._doors.connections)
+        metrics.gauges("llm_proxy_requests_in_flight", "Requests being answered.", ("door",), self._doors.in_flight)
         self._stack.callback(LoopLag(self._clock, metrics.loop_was_late).close)
-
-    def _connections(self) -> dict[Labels, float]:
-        return {(name,): door.connections for name, door in self._doors.items()}
-
-    def _in_flight(self) -> dict[Labels, float]:
-        return {(name,): len(door.entrance) for name, door in self._doors.items()}
 
     # doors
 
@@ -337,34 +295,13 @@ class _Construction:
         self._stack.push_async_callback(operating.drain)
         admin = AdminHandlers(Desk(store, self._clock, on_change=snapshot.refresh, reloader=reloader), operating)
         router = Router(admin_routes(ops, admin, self._bodies))
-        await self._open_door("admin", router, snapshot, [self._config.admin.listen], mode=ADMIN_SOCKET_MODE)
+        await self._doors.open("admin", router, snapshot, [self._config.admin.listen])
 
     async def _open_metrics_door(self, snapshot: Snapshot, ops: OpsHandlers) -> tuple[str, ...]:
         if self._config.admin.metrics_listen is None:
             return ()
-        _, addresses = await self._open_door("metrics", Router(metrics_routes(ops)), snapshot, [self._config.admin.metrics_listen])
+        _, addresses = await self._doors.open("metrics", Router(metrics_routes(ops)), snapshot, [self._config.admin.metrics_listen])
         return addresses
-
-    async def _open_door(
-        self, name: str, router: Router, snapshot: Snapshot, addresses: Iterable[Address], *, mode: int = ADMIN_SOCKET_MODE
-    ) -> tuple[Door, tuple[str, ...]]:
-        observer = Observer(self._clock, self._access_log, self._metrics)
-        entrance = Entrance(
-            Dispatcher(router, snapshot, draining=self._stop.requested.is_set, refusing=self._stop.refusing.is_set),
-            observer,
-            self._clock,
-        )
-        server = self._config.server
-        door = Door(entrance, self._clock, keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
-        self._doors[name] = door
-        self._stack.push_async_callback(door.close)
-        opened: list[str] = []
-        for address in addresses:
-            sockets = open_sockets(address, mode=mode)
-            if isinstance(address, UnixAddress):
-                self._stack.callback(remove_unix_socket, address.path)
-            opened += await door.open(sockets)
-        return door, tuple(opened)
 
 
 async def _require_balanced(store: Store) -> None:
@@ -375,37 +312,6 @@ async def _require_balanced(store: Store) -> None:
     faults = [f"{check.name}: {'; '.join(check.offenders)}" for check in await store.verify_open() if not check.holds]
     if faults:
         raise StoreRefusedError(f"the books do not hold, {', '.join(faults)}: `llm-proxy ledger verify` says more; restore a backup")
-
-
-async def _drain_submits(desk: VideoDesk) -> None:
-    if left := await desk.drain(SUBMIT_DRAIN_SECONDS):
-        logger.warning("%d video submits or cancels were not answered in time; the next start looks after their tasks", left)
-
-
-async def _drain(door: Door, relay: Relay, bodies: BodyReader, stop: StopSignal, live: Live) -> None:
-    """Wait for what is under way: until it is done, the time is up, or a second signal; then cut it."""
-    drain_seconds = live.now.config.server.drain_seconds
-    try:
-        async with asyncio.timeout(drain_seconds):
-            await door.hear_newcomers()
-            stop.refusing.set()
-            await first_of(door.entrance.wait_empty(), stop.impatient.wait())
-    except TimeoutError:
-        logger.warning("drain: %d requests are still under way after %g s", len(door.entrance), drain_seconds)
-    stop.refusing.set()
-    relay.cut()
-    bodies.cut()
-    try:
-        async with asyncio.timeout(CUT_SECONDS):
-            await door.entrance.wait_empty()
-    except TimeoutError:
-        logger.error("%d requests did not end when they were cut", len(door.entrance))  # noqa: TRY400
-
-
-async def _drain_settlements(settlements: TaskGroup) -> None:
-    if left := await settlements.drain(SETTLE_SECONDS):
-        logger.error("%d settlements could not be committed; the next start settles their requests as interrupted", left)
-        await settlements.cancel()
 
 
 def _die(fault: BaseException) -> None:

@@ -16,15 +16,9 @@ from proxy.core.errors import GatewayError, IdempotencyConflictError, Insufficie
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.metrics import Metrics
-from proxy.store.contract import (
-    InsufficientFundsError,
-    KeyClaimedError,
-    NewRequest,
-    Store,
-    StoredAnswer,
-    StoreError,
-    StoreUnavailableError,
-)
+from proxy.store.contract import Store
+from proxy.store.errors import InsufficientFundsError, KeyClaimedError, StoreError, StoreUnavailableError
+from proxy.store.values import NewRequest, StoredAnswer
 from proxy.tasks import TaskGroup
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from typing import Protocol, TypeVar
 from proxy.clock import Clock
 from proxy.core.chat import encode
 from proxy.core.errors import IdempotencyConflictError, InvalidParameterError
-from proxy.store.contract import ClaimedKey, IdempotencyClaim, Store, StoredAnswer
+from proxy.store.contract import Store
+from proxy.store.values import ClaimedKey, IdempotencyClaim, StoredAnswer
 
 HEADER = "Idempotency-Key"
 KEPT_BYTES_MAX = 8 * 1024 * 1024

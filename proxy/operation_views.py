@@ -16,7 +16,7 @@ from proxy.core.catalog import Kind
 from proxy.core.keeping import DAY_MS, FoldedRequest
 from proxy.core.money import format_yuan
 from proxy.core.settlement import Settlement
-from proxy.store.contract import Account, Check, Key, NewRequest, Receipt, UsageQuery, UsageRow
+from proxy.store.values import Account, Check, Key, NewRequest, Receipt, UsageQuery, UsageRow
 
 _SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "units", "estimated")
 

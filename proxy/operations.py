@@ -18,8 +18,10 @@ from proxy.core.keeping import DAY_MS, REQUEST_DAYS_MAX, REQUEST_DAYS_MIN, keep_
 from proxy.core.money import Nanos, parse_yuan
 from proxy.folding import REST, fold
 from proxy.moments import parse_moment
-from proxy.store.contract import NewKey, Store, StoreError, StoreRefusedError, UsageQuery
+from proxy.store.contract import Store
+from proxy.store.errors import StoreError, StoreRefusedError
 from proxy.store.progress import Report
+from proxy.store.values import NewKey, UsageQuery
 
 AccountName = Annotated[str, Meta(min_length=1, max_length=100)]
 Label = Annotated[str, Meta(max_length=200)]

@@ -13,14 +13,15 @@ from contextlib import suppress
 import uvloop
 
 from proxy import logs, systemd
-from proxy.app import StopSignal, running
+from proxy.app import running
 from proxy.clock import Clock, SystemClock
 from proxy.config import Config, Source
 from proxy.config_changes import NotReloadedError
+from proxy.draining import StopSignal
 from proxy.edge.listeners import ListenError
 from proxy.hangup import Hangup
 from proxy.reload import Reloader
-from proxy.store.contract import StoreRefusedError, StoreUnavailableError
+from proxy.store.errors import StoreRefusedError, StoreUnavailableError
 from proxy.tasks import TaskGroup
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,9 @@ from proxy.core.video_record import TERMINAL, TaskState
 from proxy.metrics import Metrics
 from proxy.metrics_families import Labels
 from proxy.settings import Live
-from proxy.store.contract import Census, Store, StoreError
+from proxy.store.contract import Store
+from proxy.store.errors import StoreError
+from proxy.store.values import Census
 
 logger = logging.getLogger(__name__)
 

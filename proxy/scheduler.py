@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 from proxy.clock import Clock
-from proxy.store.contract import StoreUnavailableError
+from proxy.store.errors import StoreUnavailableError
 from proxy.tasks import TaskGroup
 
 logger = logging.getLogger(__name__)

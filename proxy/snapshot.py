@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from proxy import ids
-from proxy.store.contract import Grant, Store
+from proxy.store.contract import Store
+from proxy.store.values import Grant
 
 
 class Snapshot:

@@ -11,7 +11,8 @@ from proxy.core import video_error
 from proxy.core.errors import GatewayError, ModelUnavailableError, RateLimitedError, TaskNotFoundError, TaskRunningError
 from proxy.core.video_record import VideoTask
 from proxy.core.video_report import CancelConfirmed, Polled, PollFailed, PollFailure, RecordDeleted
-from proxy.store.contract import Store, StoreUnavailableError
+from proxy.store.contract import Store
+from proxy.store.errors import StoreUnavailableError
 from proxy.video_calls import VideoCalls
 from proxy.video_desk import VideoDesk
 

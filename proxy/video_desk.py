@@ -27,7 +27,9 @@ from proxy.core.video_view import created_task, public_status
 from proxy.idempotency import kept
 from proxy.metrics import Metrics
 from proxy.settings import Live
-from proxy.store.contract import NewRequest, Store, StoredAnswer, StoreUnavailableError, UpstreamIdTakenError
+from proxy.store.contract import Store
+from proxy.store.errors import StoreUnavailableError, UpstreamIdTakenError
+from proxy.store.values import NewRequest, StoredAnswer
 from proxy.tasks import TaskGroup
 from proxy.video_calls import Submission, VideoCalls
 

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,16 @@ def test_the_lines_of_run_it_work_as_they_stand_after_the_first_command_of_a_new
 
     assert (ended.returncode, ended.stderr.count("not found")) == (0, 0), ended.stderr
     assert re.search(r"\bsk_[A-Za-z0-9_-]{43}\b", ended.stdout)
+
+
+def test_the_map_names_every_module_once() -> None:
+    drawn = (ROOT / "proxy/README.md").read_text(encoding="utf-8").partition("```\nproxy/\n")[2].partition("```")[0]
+    columns = (re.sub(r"L\d", "", line[:60]) for line in drawn.splitlines())
+
+    named = Counter(name for column in columns for name in re.findall(r"(?<!\.)\b[a-z_]+\b(?![/.])", column))
+
+    modules = Counter(path.stem for path in (ROOT / "proxy").rglob("*.py") if path.stem != "__init__")
+    assert named == modules
 
 
 def test_nothing_else_stands_at_the_top() -> None:

@@ -23,8 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"handlers", "jobs"}),
     frozenset(
         {
-            *("__main__", "app", "build", "cli", "cli_client", "cli_completion", "cli_examples", "cli_hints", "cli_progress"),
-            *("cli_retention", "cli_tables", "demo", "doctor", "process", "routes", "top"),
+            *("__main__", "app", "build", "cli", "demo", "doctor", "doors", "draining", "process", "routes", "top"),
         }
     ),
 )

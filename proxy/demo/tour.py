@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from proxy import logs
-from proxy.app import StopSignal
 from proxy.clock import SystemClock
 from proxy.demo.paste import paste
 from proxy.demo.setting import CHAT_MODEL, IMAGE_MODEL, VIDEO_MODEL, Setting, setting
+from proxy.draining import StopSignal
 from proxy.edge.listeners import ListenError
 from proxy.process import heed_signals
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from proxy.config import Address, Config, SystemdAddress, TcpAddress, UnixAddress
 from proxy.doctor.finding import Finding, failed, ok, warning
-from proxy.store.contract import StoreError, StoreRefusedError
+from proxy.store.errors import StoreError, StoreRefusedError
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.lock import is_locked
 

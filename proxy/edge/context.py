@@ -5,7 +5,7 @@ import orjson
 from proxy.core.settlement import Settlement
 from proxy.edge.connection import JSON_TYPE, Connection, Request
 from proxy.edge.response import Response
-from proxy.store.contract import Grant
+from proxy.store.values import Grant
 
 
 class Context:

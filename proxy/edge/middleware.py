@@ -28,7 +28,8 @@ from proxy.edge.response import Response
 from proxy.edge.router import Router
 from proxy.logs import AccessLog, Field
 from proxy.metrics import Metrics
-from proxy.store.contract import Grant, StoreUnavailableError
+from proxy.store.errors import StoreUnavailableError
+from proxy.store.values import Grant
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from proxy.core.money import format_yuan
 from proxy.edge.context import Context
 from proxy.edge.response import Response
 from proxy.operation_views import formula
-from proxy.store.contract import Receipt, Store
+from proxy.store.contract import Store
+from proxy.store.values import Receipt
 
 
 class AccountHandlers:

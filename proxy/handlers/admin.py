@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from proxy.operations import Desk, Operation, ParameterError, UnknownOperationError, prepare
-from proxy.store.contract import StoreError, StoreRefusedError
+from proxy.store.errors import StoreError, StoreRefusedError
 from proxy.tasks import TaskGroup
 
 logger = logging.getLogger(__name__)

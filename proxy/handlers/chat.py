@@ -25,7 +25,7 @@ from proxy.idempotency import Idempotency, kept
 from proxy.metrics import Metrics
 from proxy.relay import Flight, Relay
 from proxy.settings import Live, Settings
-from proxy.store.contract import IdempotencyClaim, NewRequest, StoredAnswer
+from proxy.store.values import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.upstream import ark
 from proxy.upstream.wire import Answer, UpstreamBrokenError, UpstreamFailure
 

@@ -21,7 +21,7 @@ from proxy.idempotency import Idempotency, kept
 from proxy.metrics import Metrics
 from proxy.relay import Relay
 from proxy.settings import Live, Settings
-from proxy.store.contract import IdempotencyClaim, NewRequest, StoredAnswer
+from proxy.store.values import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.upstream import ark
 from proxy.upstream.client import ArkClient, Reply
 from proxy.upstream.creation import creation_refusal

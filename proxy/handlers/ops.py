@@ -8,7 +8,8 @@ from proxy.edge.context import Context
 from proxy.edge.response import Response
 from proxy.metrics import CONTENT_TYPE, Metrics
 from proxy.readings import Survey
-from proxy.store.contract import Store, StoreError
+from proxy.store.contract import Store
+from proxy.store.errors import StoreError
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,8 @@ from proxy.edge.context import Context
 from proxy.edge.response import Response
 from proxy.idempotency import Idempotency
 from proxy.settings import Live, Settings
-from proxy.store.contract import Grant, IdempotencyClaim, NewRequest, Store
+from proxy.store.contract import Store
+from proxy.store.values import Grant, IdempotencyClaim, NewRequest
 from proxy.video_cancel import VideoCancels
 from proxy.video_desk import SUBMIT_MARGIN_SECONDS, SUBMIT_SECONDS_MAX, VideoDesk
 

@@ -10,7 +10,8 @@ from proxy.core.video_report import Found, LookupFailed, NotFound, Polled, Submi
 from proxy.core.video_task import longest_delay_ms
 from proxy.metrics import Metrics
 from proxy.settings import Live
-from proxy.store.contract import Store, UpstreamIdTakenError
+from proxy.store.contract import Store
+from proxy.store.errors import UpstreamIdTakenError
 from proxy.video_calls import VideoCalls
 from proxy.video_desk import VideoDesk
 

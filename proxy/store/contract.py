@@ -2,7 +2,8 @@
 
 A write is *queued at the call*, and writes happen in the order of their calls. A write's future resolves once its transaction is
 durable, or was refused, with the exception given; a caller that stops waiting for it changes nothing about the write. Reads are
-coroutines on a snapshot of what is committed. Amounts are nano-yuan, times are unix milliseconds.
+coroutines on a snapshot of what is committed. Amounts are nano-yuan, times are unix milliseconds. What a store is told and answers
+with is in `values.py`, how it refuses in `errors.py`.
 
 Invariants (`verify` checks each): Σ transfers = 0 · balance = credits - debits per account · held = Σ open holds · available ≥ 0 ·
 each settled request has exactly one charge or release, none above its hold · no open hold without a live request or task · no finished
@@ -11,20 +12,32 @@ each idempotency key is its request's · what was folded is in the daily sums, o
 """
 
 from asyncio import Future
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-from msgspec import Struct
-
-from proxy.core.catalog import Kind
 from proxy.core.keeping import FoldedRequest
 from proxy.core.money import Nanos
 from proxy.core.settlement import Settlement
-from proxy.core.video_record import TaskState, VideoTask
+from proxy.core.video_record import VideoTask
 from proxy.core.video_task import Step
 from proxy.store.progress import Report
+from proxy.store.values import (
+    Account,
+    Backlog,
+    Census,
+    Check,
+    ClaimedKey,
+    Grant,
+    Key,
+    NewKey,
+    NewRequest,
+    OpenRequest,
+    Receipt,
+    StoredAnswer,
+    UsageQuery,
+    UsageRow,
+)
 
 CLAIM_LIFE_MS = 24 * 3_600_000
 """How long an idempotency key belongs to its request; longer where the request is not settled by then."""
@@ -32,251 +45,6 @@ FORGET_CLAIMS_MAX = 10_000
 """As many claims are deleted a call: the writer serves the hot path."""
 FOLD_REQUESTS_MAX = 100
 """As many requests are folded a call, for the same reason."""
-
-
-class StoreError(Exception):
-    """A store refused or failed."""
-
-
-class StoreUnavailableError(StoreError):
-    """The transaction did not happen, for no fault of its own (disk full, I/O): it may be tried again."""
-
-
-class StoreCorruptError(StoreError):
-    """Nothing more may be written by this process: an fsync failed. The process must end; a restart recovers."""
-
-
-class StoreRefusedError(StoreError):
-    """What an operator asked for is not possible; the message says why, in words for a terminal."""
-
-
-class StoreLockedError(StoreRefusedError):
-    """Another process holds the store."""
-
-
-class StoreVersionError(StoreRefusedError):
-    """The file was written by a newer version: it is not touched."""
-
-
-class AccountExistsError(StoreRefusedError):
-    pass
-
-
-class AccountNotFoundError(StoreRefusedError):
-    pass
-
-
-class KeyNotFoundError(StoreRefusedError):
-    pass
-
-
-class InsufficientFundsError(StoreRefusedError):
-    """The account's available balance does not cover the amount."""
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    id: int
-    name: str
-    balance_nanos: Nanos
-    held_nanos: Nanos
-    created_at_ms: int
-
-    @property
-    def available_nanos(self) -> Nanos:
-        return Nanos(self.balance_nanos - self.held_nanos)
-
-
-class KeyClaimedError(StoreRefusedError):
-    """The idempotency key belongs to an earlier request of this account."""
-
-    def __init__(self, claimed: "ClaimedKey") -> None:
-        super().__init__(f"the idempotency key belongs to request {claimed.request_id}")
-        self.claimed = claimed
-
-
-class UpstreamIdTakenError(StoreRefusedError):
-    """The id upstream belongs to another task: a look-up took somebody else's video for its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """A key to be stored: its SHA-256 and a prefix to recognise it by, never the secret."""
-
-    id: str
-    name: str
-    prefix: str
-    sha256: bytes
-    created_at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    id: str
-    name: str
-    prefix: str
-    account: str
-    created_at_ms: int
-    revoked_at_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Whom a live key stands for: one row of the snapshot that authenticates requests."""
-
-    sha256: bytes
-    key_id: str
-    account_id: int
-    account_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class IdempotencyClaim:
-    """A customer's ``Idempotency-Key`` on one request: whoever places it first owns it for `CLAIM_LIFE_MS`."""
-
-    key: str
-    body_sha256: bytes
-    """Of the route and the body as parsed and written again: the same key with another body is a conflict."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredAnswer:
-    """The first answer under an idempotency key, to be given again byte for byte."""
-
-    status: int
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedKey:
-    """What is known of a key that was claimed before. ``answer`` None: its request is still under way."""
-
-    claim: IdempotencyClaim
-    request_id: str
-    answer: StoredAnswer | None
-
-
-class NewRequest(Struct, frozen=True):
-    """A paid request before its upstream is asked, with its hold: the worst case of what it may cost."""
-
-    id: str
-    kind: Kind
-    account_id: int
-    key_id: str
-    """Empty where no keys are used (``auth = "none"``)."""
-    model: str
-    upstream: str
-    upstream_model: str
-    stream: bool
-    hold_nanos: Nanos
-    price: str
-    """The frozen price, as JSON: what `receipt` explains the charge with."""
-    created_at_ms: int
-    claim: IdempotencyClaim | None = None
-    """Taken in the same transaction as the hold. On a receipt: the claim that the request still has."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenRequest:
-    """A request whose hold is open: at start, one whose process died."""
-
-    id: str
-    kind: Kind
-    account_id: int
-    hold_nanos: Nanos
-    created_at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """Everything that is known of one request. ``settlement`` is None while its hold is open."""
-
-    request: NewRequest
-    account: str
-    settlement: Settlement | None
-    settled_at_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class UsageQuery:
-    """Which settled requests to sum: by time of creation, ``since`` inclusive, ``until`` exclusive.
-
-    Folded requests count at the beginning of their UTC day: a period that begins or ends in the midst of one has all of them or none,
-    and the sums of adjoining periods are those of the whole.
-    """
-
-    by: Literal["model", "key", "day"] = "model"
-    account: str | None = None
-    since_ms: int | None = None
-    until_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class UsageRow:
-    """Sums of one group. `day` is the UTC date (``2026-11-23``); `key` is the key's id."""
-
-    account: str
-    group: str
-    requests: int
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    units: int
-    charge_nanos: Nanos
-    shortfall_nanos: Nanos
-    estimated: int
-    """How many of the requests were charged by estimate."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One invariant: what it says, its figures, and the rows that break it (empty: it holds)."""
-
-    name: str
-    figures: str
-    offenders: Sequence[str] = ()
-
-    @property
-    def holds(self) -> bool:
-        return not self.offenders
-
-
-@dataclass(frozen=True, slots=True)
-class OpenTasks:
-    """The video tasks of one upstream in one state that have not ended."""
-
-    upstream: str
-    state: TaskState
-    count: int
-    longest_due_at_ms: int
-    """When the one that waits the longest was, or will be, to be looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Census:
-    """What is open at one moment, for who watches the gateway."""
-
-    held_nanos: Nanos
-    holds: int
-    oldest_hold_at_ms: int | None
-    """Of a request that is no video: those end within minutes, a video's may last for days."""
-    tasks: Sequence[OpenTasks]
-
-
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """How it goes with writing: operations that wait, and batches so far in which something could not be written."""
-
-    waiting: int
-    failures: int
-
-
-@dataclass(frozen=True, slots=True)
-class CommitStats:
-    """Of one group commit: how many operations shared it, and how long the transaction took, in seconds."""
-
-    operations: int
-    seconds: float
 
 
 class Store(Protocol):

@@ -12,9 +12,9 @@ from proxy import ids
 from proxy.core.catalog import Kind
 from proxy.core.money import NANOS_PER_YUAN, Nanos
 from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource
-from proxy.store.contract import CommitStats, NewRequest
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.store import SqliteStore
+from proxy.store.values import CommitStats, NewRequest
 
 HOLD, CHARGE = Nanos(8_500_000), Nanos(40_000)
 PRICE = '{"input":800,"output":2000,"cached_input":160}'

@@ -16,11 +16,11 @@ import aiohttp
 import orjson
 import pytest
 
-from proxy import cli_client
-from proxy.cli_client import perform
+from proxy.cli import client
+from proxy.cli.client import perform
 from proxy.clock import SystemClock
 from proxy.config import Config, load
-from proxy.store.contract import StoreError, StoreLockedError, StoreUnavailableError
+from proxy.store.errors import StoreError, StoreLockedError, StoreUnavailableError
 from proxy.store.sqlite import open_store
 from proxy.tasks import TaskGroup
 
@@ -189,7 +189,7 @@ async def test_commands_at_the_same_time_wait_for_each_other(tmp_path: Path, con
 async def test_a_gateway_that_stands_still_is_given_up_and_the_doubt_is_told(
     config: Config, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_client, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.2)
     gateway = await serve()
     gateway.send_signal(signal.SIGSTOP)
 
@@ -290,7 +290,7 @@ def test_a_reader_that_has_seen_enough_is_no_incident(tmp_path: Path, config: Co
 
 
 async def test_a_lock_with_nobody_behind_the_socket_is_explained(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_client, "LOCK_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(client, "LOCK_WAIT_SECONDS", 0.0)
     store = await open_store(config.store.path)
 
     with pytest.raises(StoreLockedError) as caught:
@@ -304,7 +304,7 @@ async def test_a_lock_with_nobody_behind_the_socket_is_explained(config: Config,
 async def test_a_gateway_without_an_admin_door_must_be_stopped_for_a_change(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_client, "LOCK_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(client, "LOCK_WAIT_SECONDS", 0.0)
     (tmp_path / "config.toml").write_text('admin.listen = "off"\n' + CONFIG)
     store = await open_store(config.store.path)
 

@@ -15,7 +15,7 @@ import pytest
 import typer.main
 
 from proxy import cli
-from proxy.cli_examples import EXAMPLES, examples
+from proxy.cli.examples import EXAMPLES, examples
 from proxy.core.money import Nanos
 from proxy.store.sqlite import open_store
 from tests.support.store import NOW_MS, new_key, new_request, settlement

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 import pytest
 
 from proxy.core.money import Nanos
-from proxy.store.contract import Account, CommitStats, Store
+from proxy.store.contract import Store
 from proxy.store.sqlite import open_store
+from proxy.store.values import Account, CommitStats
 from tests.support.store import NOW_MS
 
 Open = Callable[[], Awaitable[Store]]

@@ -3,17 +3,9 @@
 import pytest
 
 from proxy.core.money import NANOS_MAX, Nanos
-from proxy.store.contract import (
-    Account,
-    AccountExistsError,
-    AccountNotFoundError,
-    Grant,
-    InsufficientFundsError,
-    Key,
-    KeyNotFoundError,
-    Store,
-    StoreRefusedError,
-)
+from proxy.store.contract import Store
+from proxy.store.errors import AccountExistsError, AccountNotFoundError, InsufficientFundsError, KeyNotFoundError, StoreRefusedError
+from proxy.store.values import Account, Grant, Key
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, new_key, new_request
 

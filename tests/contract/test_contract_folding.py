@@ -6,7 +6,8 @@ from proxy.core.catalog import Kind
 from proxy.core.keeping import DAY_MS, FoldedRequest
 from proxy.core.money import Nanos
 from proxy.core.settlement import TokenUsage, UsageSource
-from proxy.store.contract import FOLD_REQUESTS_MAX, Account, Store, StoredAnswer, UsageQuery
+from proxy.store.contract import FOLD_REQUESTS_MAX, Store
+from proxy.store.values import Account, StoredAnswer, UsageQuery
 from tests.contract.conftest import Open
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, made, new_claim, new_key, new_request, new_video, pay, settlement, submitted, task_of

@@ -8,18 +8,9 @@ from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.video_record import TaskState
 from proxy.core.video_report import Found, Polled
-from proxy.store.contract import (
-    CLAIM_LIFE_MS,
-    FORGET_CLAIMS_MAX,
-    Account,
-    ClaimedKey,
-    IdempotencyClaim,
-    InsufficientFundsError,
-    KeyClaimedError,
-    NewRequest,
-    Store,
-    StoredAnswer,
-)
+from proxy.store.contract import CLAIM_LIFE_MS, FORGET_CLAIMS_MAX, Store
+from proxy.store.errors import InsufficientFundsError, KeyClaimedError
+from proxy.store.values import Account, ClaimedKey, IdempotencyClaim, NewRequest, StoredAnswer
 from tests.contract.conftest import Open
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, hears, made, new_claim, new_request, new_video, settlement, submitted, task_of

@@ -6,7 +6,9 @@ import pytest
 
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, TokenUsage
-from proxy.store.contract import Account, AccountNotFoundError, InsufficientFundsError, OpenRequest, Store, StoreUnavailableError
+from proxy.store.contract import Store
+from proxy.store.errors import AccountNotFoundError, InsufficientFundsError, StoreUnavailableError
+from proxy.store.values import Account, OpenRequest
 from tests.contract.conftest import Open
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, new_request, settlement

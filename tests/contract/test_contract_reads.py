@@ -9,17 +9,9 @@ from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource
 from proxy.core.video_record import TaskState
-from proxy.store.contract import (
-    Account,
-    AccountNotFoundError,
-    Census,
-    OpenTasks,
-    Receipt,
-    Store,
-    StoreRefusedError,
-    UsageQuery,
-    UsageRow,
-)
+from proxy.store.contract import Store
+from proxy.store.errors import AccountNotFoundError, StoreRefusedError
+from proxy.store.values import Account, Census, OpenTasks, Receipt, UsageQuery, UsageRow
 from tests.contract.conftest import Open
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, new_key, new_request, new_video, settlement, submitted, task_of

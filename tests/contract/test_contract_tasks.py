@@ -14,16 +14,9 @@ from proxy.core.video_record import TaskError, TaskState, VideoTask
 from proxy.core.video_report import CancelConfirmed, DeadlinePassed, Found, NotFound, Polled, Report, SubmitRefused, SubmitUnknown
 from proxy.core.video_task import Step
 from proxy.core.videos import VideoBilling
-from proxy.store.contract import (
-    Account,
-    AccountNotFoundError,
-    InsufficientFundsError,
-    NewRequest,
-    Store,
-    StoreUnavailableError,
-    UpstreamIdTakenError,
-    UsageQuery,
-)
+from proxy.store.contract import Store
+from proxy.store.errors import AccountNotFoundError, InsufficientFundsError, StoreUnavailableError, UpstreamIdTakenError
+from proxy.store.values import Account, NewRequest, UsageQuery
 from tests.contract.conftest import Open
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, hears, made, new_request, new_video, pay, settlement, submitted, task_of

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from proxy.core.keeping import DAY_MS
-from proxy.store.contract import Store, UsageQuery
+from proxy.store.contract import Store
 from proxy.store.sqlite import open_store
+from proxy.store.values import UsageQuery
 from tests.support.books import assert_books_balance
 from tests.support.killed import COMMON, run_until_killed
 from tests.support.promises import Faults

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.store.contract import StoreRefusedError
+from proxy.store.errors import StoreRefusedError
 from proxy.store.sqlite import admin, ledger, migrations, open_store
 from proxy.store.sqlite.together import OpenHolds
 from proxy.store.sqlite.writer import _Operation, transact

@@ -28,9 +28,9 @@ from proxy.demo.ark.script import Step
 from proxy.demo.ark.server import When
 from proxy.jobs.video_poll import VideoPoll
 from proxy.metrics import Metrics
-from proxy.store.contract import NewRequest
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.store import SqliteStore
+from proxy.store.values import NewRequest
 from proxy.upstreams import Upstreams
 from proxy.video_calls import VideoCalls
 from proxy.video_desk import VideoDesk

@@ -28,8 +28,9 @@ from proxy.handlers.chat import ChatHandlers
 from proxy.idempotency import Idempotency
 from proxy.metrics import Metrics
 from proxy.relay import Relay
-from proxy.store.contract import Grant, Store
+from proxy.store.contract import Store
 from proxy.store.sqlite import open_store
+from proxy.store.values import Grant
 from proxy.tasks import TaskGroup
 from proxy.upstreams import Upstreams
 from tests.support.books import assert_books_balance

@@ -9,7 +9,8 @@ import orjson
 from proxy.config import load
 from proxy.core.keeping import DAY_MS, REQUEST_DAYS_MIN, keep_from_ms
 from proxy.jobs.folding import Folding
-from proxy.store.contract import FOLD_REQUESTS_MAX, UsageQuery
+from proxy.store.contract import FOLD_REQUESTS_MAX
+from proxy.store.values import UsageQuery
 from tests.support.books import assert_books_balance
 from tests.support.gateway import Bench
 from tests.support.settings import CONFIGURATION, live

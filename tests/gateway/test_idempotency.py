@@ -12,8 +12,8 @@ from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.demo.ark import Answer, Hang, StandIn, Wait, answer_json, known_error, lost
 from proxy.idempotency import digest
-from proxy.store.contract import IdempotencyClaim, NewRequest
 from proxy.store.sqlite import open_store
+from proxy.store.values import IdempotencyClaim, NewRequest
 from tests.support.books import assert_books_balance
 from tests.support.gateway import BALANCE, MODEL, Bench, Reply, bench
 from tests.support.images import PRICE, PROMPT, ROUTE, left_behind, paint, receipt_of

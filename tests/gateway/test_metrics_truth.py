@@ -8,7 +8,9 @@ import pytest
 
 from proxy.core.money import NANOS_PER_YUAN
 from proxy.demo.ark import Close, answer_json, answer_sse, error
-from proxy.store.contract import Census, Store, StoreUnavailableError, UsageQuery
+from proxy.store.contract import Store
+from proxy.store.errors import StoreUnavailableError
+from proxy.store.values import Census, UsageQuery
 from proxy.tasks import TaskGroup
 from tests.support.gateway import CANARY_KEY, MODEL, Bench, bench
 from tests.support.images import paint

@@ -5,7 +5,8 @@ import logging
 import aiohttp
 import pytest
 
-from proxy.store.contract import Account, StoreUnavailableError
+from proxy.store.errors import StoreUnavailableError
+from proxy.store.values import Account
 from tests.support.gateway import Bench
 
 

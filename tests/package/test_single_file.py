@@ -18,6 +18,7 @@ from proxy.demo.ark import StandIn
 from proxy.store.sqlite import open_store
 from tests.package.conftest import EmptyRoot
 from tests.support.books import assert_books_balance
+from tests.support.tls import make_certificate
 
 pytestmark = [pytest.mark.package, pytest.mark.timeout(600)]
 
@@ -116,13 +117,7 @@ async def test_it_takes_the_sockets_that_systemd_opened(root: EmptyRoot) -> None
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl command to make a certificate with")
-    folder = tmp_path_factory.mktemp("tls")
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    subprocess.run([*command, "-keyout", folder / "key.pem", "-out", folder / "cert.pem"], check=True, capture_output=True)
-    return folder
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def write_config(root: EmptyRoot, listen: str, base_url: str, *, auth: str = "none") -> None:

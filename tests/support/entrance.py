@@ -9,7 +9,7 @@ from proxy.edge.middleware import Dispatcher, Observer
 from proxy.edge.response import Response
 from proxy.edge.router import Handler, Router
 from proxy.metrics import Metrics
-from proxy.store.contract import Grant
+from proxy.store.values import Grant
 from tests.support.gateway import Lines
 
 

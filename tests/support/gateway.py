@@ -12,13 +12,15 @@ import aiohttp
 import orjson
 
 from proxy import ids
-from proxy.app import StopSignal, running
+from proxy.app import running
 from proxy.clock import SystemClock
 from proxy.config import Source
 from proxy.core.money import Nanos, parse_yuan
 from proxy.demo.ark import StandIn
+from proxy.draining import StopSignal
 from proxy.logs import Field
-from proxy.store.contract import NewKey, Store
+from proxy.store.contract import Store
+from proxy.store.values import NewKey
 from tests.support.books import assert_books_balance
 
 BALANCE = parse_yuan("100")

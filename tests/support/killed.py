@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 COMMON = """
 import asyncio, pathlib, sys
 from proxy.core.money import Nanos
-from proxy.store.contract import StoreCorruptError, StoreUnavailableError
+from proxy.store.errors import StoreCorruptError, StoreUnavailableError
 from proxy.store.sqlite import open_store
 from tests.support.store import NOW_MS, new_request, settlement
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from proxy import ids
 from proxy.core.money import Nanos
-from proxy.store.contract import NewKey
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.store import SqliteStore
+from proxy.store.values import NewKey
 from tests.support.gateway import CANARY_KEY, CONFIG, DEFAULTS
 
 START_SECONDS = 30.0

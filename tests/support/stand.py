@@ -21,8 +21,8 @@ from proxy import ids
 from proxy.core.catalog import Kind
 from proxy.core.money import parse_yuan
 from proxy.demo.ark import Settings, StandIn, Timeline
-from proxy.store.contract import NewKey
 from proxy.store.sqlite import open_store
+from proxy.store.values import NewKey
 from proxy.tasks import TaskGroup
 from tests.support.ark_books import INPUT, NEVER_ENDS, OUTPUT, PROMPT, TOKENS_MIN, ArkBooks
 from tests.support.audit import Audit, Hands

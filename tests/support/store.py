@@ -11,7 +11,8 @@ from proxy.core.video_record import TaskState, VideoTask
 from proxy.core.video_report import Polled, Report, Submitted
 from proxy.core.video_task import Pace, Step, advance
 from proxy.core.videos import VideoBilling
-from proxy.store.contract import IdempotencyClaim, NewKey, NewRequest, Store
+from proxy.store.contract import Store
+from proxy.store.values import IdempotencyClaim, NewKey, NewRequest
 
 NOW_MS = 1_764_000_000_000
 """2025-11-24T16:00:00Z."""

@@ -16,16 +16,10 @@ from proxy.core.errors import IdempotencyConflictError, InsufficientBalanceError
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement
 from proxy.metrics import Metrics
-from proxy.store.contract import (
-    Account,
-    ClaimedKey,
-    IdempotencyClaim,
-    InsufficientFundsError,
-    KeyClaimedError,
-    StoreUnavailableError,
-)
+from proxy.store.errors import InsufficientFundsError, KeyClaimedError, StoreUnavailableError
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.store import SqliteStore
+from proxy.store.values import Account, ClaimedKey, IdempotencyClaim
 from proxy.tasks import TaskGroup
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, new_request, new_video, settlement, task_of

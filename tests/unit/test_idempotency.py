@@ -13,8 +13,10 @@ from proxy.core.errors import IdempotencyConflictError, InvalidParameterError
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.idempotency import KEPT_BYTES_MAX, Idempotency, digest, kept
-from proxy.store.contract import IdempotencyClaim, NewRequest, Store, StoredAnswer, StoreUnavailableError
+from proxy.store.contract import Store
+from proxy.store.errors import StoreUnavailableError
 from proxy.store.sqlite import open_store
+from proxy.store.values import IdempotencyClaim, NewRequest, StoredAnswer
 from tests.support.books import assert_books_balance
 
 CLOCK = SystemClock()

@@ -14,17 +14,17 @@ from proxy.core.catalog import ChatPrice, ChatTier, ImagePrice, Kind, Price, Vid
 from proxy.core.money import Nanos
 from proxy.core.settlement import TokenUsage, UsageSource
 from proxy.operations import OPERATIONS, Desk, NotLiveError, ParameterError, UnknownOperationError, prepare
-from proxy.store.contract import (
+from proxy.store.contract import Store
+from proxy.store.errors import (
     AccountExistsError,
     AccountNotFoundError,
     InsufficientFundsError,
     KeyNotFoundError,
-    NewRequest,
-    Store,
     StoreRefusedError,
     StoreUnavailableError,
 )
 from proxy.store.sqlite import open_store
+from proxy.store.values import NewRequest
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, new_request, pay, settlement
 

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.clock import Clock, SystemClock
 from proxy.scheduler import DueWork, Scheduler
-from proxy.store.contract import StoreUnavailableError
+from proxy.store.errors import StoreUnavailableError
 
 NEVER_MS = 10**15
 

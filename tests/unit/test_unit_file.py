@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from proxy.app import CUT_SECONDS, SETTLE_SECONDS, SUBMIT_DRAIN_SECONDS
-from proxy.cli import BAD_CONFIGURATION, WRONG_USAGE
+from proxy.cli.base import WRONG_USAGE
+from proxy.cli.gateway import BAD_CONFIGURATION
 from proxy.config_tables import ServerTable
+from proxy.draining import CUT_SECONDS, SETTLE_SECONDS, SUBMIT_DRAIN_SECONDS
 from proxy.edge.door import CLOSE_SECONDS, NEWCOMER_SECONDS
 
 ROOT = Path(__file__).parents[2]

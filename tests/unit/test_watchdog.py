@@ -14,7 +14,7 @@ import pytest
 
 from proxy.clock import SystemClock
 from proxy.scheduler import DueWork, Scheduler
-from proxy.store.contract import StoreUnavailableError
+from proxy.store.errors import StoreUnavailableError
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.store import SqliteStore
 from proxy.systemd import notify, watchdog_seconds

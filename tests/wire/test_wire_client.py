@@ -1,9 +1,7 @@
 """The chat client over real sockets: bodies, the pool, limits, failures, cancellation, on both event loops."""
 
 import asyncio
-import shutil
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from proxy.upstream.wire import (
 )
 from tests.support.origin import Origin, Peer, answering, chunked, cut, serve
 from tests.support.promises import UPSTREAM_AWAY
+from tests.support.tls import make_certificate
 
 PAYLOADS = [b"data: %d %b\n\n" % (n, b"x" * (n * 37 % 300)) for n in range(40)]
 BODY = b"".join(PAYLOADS)
@@ -742,13 +741,7 @@ async def test_a_connection_whose_caller_left_while_it_opened_serves_the_next(ce
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl command to make a certificate with")
-    folder = tmp_path_factory.mktemp("tls")
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    subprocess.run([*command, "-keyout", folder / "key.pem", "-out", folder / "cert.pem"], check=True, capture_output=True)
-    return folder
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def serve_tls(certificate: Path, *pieces: bytes, close: bool = False) -> AbstractAsyncContextManager[Origin]:

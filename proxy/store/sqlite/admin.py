@@ -3,8 +3,9 @@
 import sqlite3
 
 from proxy.core.money import Nanos
-from proxy.store.contract import Account, AccountExistsError, Grant, Key, KeyNotFoundError, NewKey, StoreRefusedError
+from proxy.store.errors import AccountExistsError, KeyNotFoundError, StoreRefusedError
 from proxy.store.sqlite import ledger
+from proxy.store.values import Account, Grant, Key, NewKey
 
 NAME_CHARACTERS_MAX = 100
 

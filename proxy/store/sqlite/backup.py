@@ -5,10 +5,11 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from proxy.store.contract import Check, StoreRefusedError
+from proxy.store.errors import StoreRefusedError
 from proxy.store.progress import Progress, Report
 from proxy.store.sqlite import restore, verify
 from proxy.store.sqlite.migrations import sync_folder
+from proxy.store.values import Check
 
 STEP_PAGES = 4096
 """Between two reports: 16 MB."""

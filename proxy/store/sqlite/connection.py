@@ -10,7 +10,7 @@ from typing import Literal, Self, TypeVar, TypeVarTuple
 
 import aiosqlite
 
-from proxy.store.contract import StoreCorruptError, StoreError, StoreUnavailableError
+from proxy.store.errors import StoreCorruptError, StoreError, StoreUnavailableError
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")

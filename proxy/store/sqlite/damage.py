@@ -10,7 +10,7 @@ import struct
 import sys
 from pathlib import Path
 
-from proxy.store.contract import StoreRefusedError
+from proxy.store.errors import StoreRefusedError
 from proxy.store.sqlite.migrations import RESTORE
 
 CHECKED_BYTES_MAX = 256 * 1024 * 1024

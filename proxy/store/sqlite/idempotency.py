@@ -5,15 +5,9 @@ A key is owned from its claim for 24 hours, and in any case until its request is
 
 import sqlite3
 
-from proxy.store.contract import (
-    CLAIM_LIFE_MS,
-    FORGET_CLAIMS_MAX,
-    ClaimedKey,
-    IdempotencyClaim,
-    KeyClaimedError,
-    NewRequest,
-    StoredAnswer,
-)
+from proxy.store.contract import CLAIM_LIFE_MS, FORGET_CLAIMS_MAX
+from proxy.store.errors import KeyClaimedError
+from proxy.store.values import ClaimedKey, IdempotencyClaim, NewRequest, StoredAnswer
 
 _OWNED = """
     SELECT key, body_sha256, request_id, status, answer

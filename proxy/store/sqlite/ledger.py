@@ -9,8 +9,9 @@ import sqlite3
 from proxy.core.catalog import Kind
 from proxy.core.money import NANOS_MAX, Nanos, format_yuan
 from proxy.core.settlement import Settlement
-from proxy.store.contract import Account, AccountNotFoundError, InsufficientFundsError, NewRequest, StoredAnswer, StoreRefusedError
+from proxy.store.errors import AccountNotFoundError, InsufficientFundsError, StoreRefusedError
 from proxy.store.sqlite import idempotency
+from proxy.store.values import Account, NewRequest, StoredAnswer
 
 CASH_ID = 1
 REVENUE_ID = 2

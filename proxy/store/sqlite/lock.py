@@ -4,7 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from proxy.store.contract import StoreLockedError
+from proxy.store.errors import StoreLockedError
 
 
 class FileLock:

@@ -5,7 +5,7 @@ import sqlite3
 from importlib import resources
 from pathlib import Path
 
-from proxy.store.contract import StoreRefusedError, StoreVersionError
+from proxy.store.errors import StoreRefusedError, StoreVersionError
 
 APPLICATION_ID = int.from_bytes(b"LMPP", "big")
 """Set by the first migration; what tells our file from somebody else's."""

@@ -7,8 +7,8 @@ from proxy.core.keeping import DAY_MS
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource
 from proxy.core.video_record import TaskState
-from proxy.store.contract import Census, IdempotencyClaim, NewRequest, OpenRequest, OpenTasks, Receipt, UsageQuery, UsageRow
 from proxy.store.sqlite import ledger
+from proxy.store.values import Census, IdempotencyClaim, NewRequest, OpenRequest, OpenTasks, Receipt, UsageQuery, UsageRow
 
 _GROUPS = {
     "model": ("requests.model", "request_days.model"),

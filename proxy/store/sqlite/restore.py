@@ -15,10 +15,11 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.store.contract import Check, StoreLockedError, StoreRefusedError
+from proxy.store.errors import StoreLockedError, StoreRefusedError
 from proxy.store.progress import Progress, Report
 from proxy.store.sqlite import damage, migrations, verify
 from proxy.store.sqlite.lock import FileLock, is_locked
+from proxy.store.values import Check
 
 _DECIDED = ".restore-"
 _KEPT = ".before-restore-"

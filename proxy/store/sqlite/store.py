@@ -14,7 +14,16 @@ from proxy.core.money import Nanos
 from proxy.core.settlement import Settlement
 from proxy.core.video_record import VideoTask
 from proxy.core.video_task import Step
-from proxy.store.contract import (
+from proxy.store.errors import StoreError, StoreRefusedError, StoreUnavailableError
+from proxy.store.progress import GivenUpError, Progress, Report
+from proxy.store.sqlite import admin, damage, folding, idempotency, ledger, migrations, reads, restore, tasks
+from proxy.store.sqlite.admission import Admission
+from proxy.store.sqlite.backup import backup
+from proxy.store.sqlite.connection import Connection, connection_to, failure, is_damage
+from proxy.store.sqlite.lock import FileLock
+from proxy.store.sqlite.verify import verify, verify_open
+from proxy.store.sqlite.writer import Writer
+from proxy.store.values import (
     Account,
     Backlog,
     Census,
@@ -28,20 +37,9 @@ from proxy.store.contract import (
     OpenRequest,
     Receipt,
     StoredAnswer,
-    StoreError,
-    StoreRefusedError,
-    StoreUnavailableError,
     UsageQuery,
     UsageRow,
 )
-from proxy.store.progress import GivenUpError, Progress, Report
-from proxy.store.sqlite import admin, damage, folding, idempotency, ledger, migrations, reads, restore, tasks
-from proxy.store.sqlite.admission import Admission
-from proxy.store.sqlite.backup import backup
-from proxy.store.sqlite.connection import Connection, connection_to, failure, is_damage
-from proxy.store.sqlite.lock import FileLock
-from proxy.store.sqlite.verify import verify, verify_open
-from proxy.store.sqlite.writer import Writer
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ from proxy.core.money import Nanos
 from proxy.core.video_record import TRANSITIONS, TaskError, TaskState, VideoTask
 from proxy.core.video_task import Step
 from proxy.core.videos import VideoBilling
-from proxy.store.contract import NewRequest, StoredAnswer, UpstreamIdTakenError
+from proxy.store.errors import UpstreamIdTakenError
 from proxy.store.sqlite import idempotency, ledger
+from proxy.store.values import NewRequest, StoredAnswer
 
 _ASKED = (
     "id, account_id, model, upstream, upstream_model, prompt, task_type, resolution, duration_seconds, generate_audio, service_tier, "

@@ -16,8 +16,8 @@ from itertools import chain
 from proxy.core.catalog import Kind
 from proxy.core.money import NANOS_MAX
 from proxy.core.settlement import Settlement
-from proxy.store.contract import NewRequest, StoredAnswer
 from proxy.store.sqlite import ledger
+from proxy.store.values import NewRequest, StoredAnswer
 
 ROWS_MAX = 32
 """Rows of one statement. The connection keeps each of its shapes prepared, so their number must have a bound."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from proxy.core.money import format_yuan
-from proxy.store.contract import Check
 from proxy.store.progress import Progress, Report
+from proxy.store.values import Check
 
 OFFENDERS_MAX = 20
 """As many rows are shown a check; how many there are in all is said after them."""
@@ -58,6 +58,9 @@ _DEFINITIONS = """
       FROM request_days GROUP BY 1, 2)
 """
 
+_OVERDRAWN = """SELECT 'account ' || name || ': balance ' || balance_nanos || ', held ' || held_nanos
+                FROM accounts WHERE balance_nanos < held_nanos OR held_nanos < 0"""
+
 _INVARIANTS = (
     _Invariant(
         name="transfers sum to zero",
@@ -93,8 +96,7 @@ _INVARIANTS = (
         figures="SELECT coalesce(min(balance_nanos - held_nanos), 0) FROM accounts WHERE kind = 'customer'",
         say="least available ¥{}",
         yuan=(0,),
-        offenders="""SELECT 'account ' || name || ': balance ' || balance_nanos || ', held ' || held_nanos
-                     FROM accounts WHERE balance_nanos < held_nanos OR held_nanos < 0""",
+        offenders=_OVERDRAWN,
     ),
     _Invariant(
         name="each request has its hold",
@@ -247,8 +249,7 @@ _OPEN_INVARIANTS = (
         name="available is never negative",
         figures="SELECT count(*) FROM accounts WHERE kind = 'customer'",
         say="{} accounts",
-        offenders="""SELECT 'account ' || name || ': balance ' || balance_nanos || ', held ' || held_nanos
-                     FROM accounts WHERE balance_nanos < held_nanos OR held_nanos < 0""",
+        offenders=_OVERDRAWN,
     ),
     _Invariant(
         name="held = sum of open holds",

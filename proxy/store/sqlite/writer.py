@@ -17,11 +17,12 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from msgspec import Struct
 
-from proxy.store.contract import Backlog, CommitStats, StoreCorruptError, StoreError, StoreUnavailableError
+from proxy.store.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from proxy.store.sqlite import ledger, tasks
 from proxy.store.sqlite.admission import Admission
 from proxy.store.sqlite.connection import Connection, failure, is_fatal
 from proxy.store.sqlite.together import Changes, OpenHolds
+from proxy.store.values import Backlog, CommitStats
 from proxy.tasks import TaskGroup
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from proxy.core.catalog import ChatPrice, ChatTier, Kind
 from proxy.core.money import Nanos
 from proxy.core.settlement import TokenUsage
 from proxy.handlers.account import receipt
-from proxy.store.contract import Receipt
+from proxy.store.values import Receipt
 from tests.support.store import NOW_MS, new_request, settlement
 
 PRICE = ChatPrice((ChatTier(None, input=Nanos(800), output=Nanos(2000), cached_input=Nanos(160)),))

@@ -10,7 +10,8 @@ import pytest
 from proxy.clock import SystemClock
 from proxy.handlers.admin import BODY_BYTES_MAX, AdminHandlers
 from proxy.operations import Desk
-from proxy.store.contract import Store, StoreUnavailableError
+from proxy.store.contract import Store
+from proxy.store.errors import StoreUnavailableError
 from proxy.store.sqlite import open_store
 from proxy.tasks import TaskGroup
 from tests.support.books import assert_books_balance

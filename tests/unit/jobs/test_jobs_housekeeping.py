@@ -17,8 +17,9 @@ from proxy.jobs.hold_sweep import HoldSweep
 from proxy.jobs.retention import Retention
 from proxy.jobs.video_poll import DueVideos
 from proxy.metrics import Metrics
-from proxy.store.contract import IdempotencyClaim, NewRequest, Store, StoredAnswer
+from proxy.store.contract import Store
 from proxy.store.sqlite import open_store
+from proxy.store.values import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.video_calls import VideoCalls
 from proxy.video_desk import VideoDesk
 from tests.support.books import assert_books_balance

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from proxy.core.money import Nanos
-from proxy.store.contract import StoreUnavailableError
+from proxy.store.errors import StoreUnavailableError
 from proxy.store.sqlite import admission, open_store
 from proxy.store.sqlite.store import SqliteStore
 from tests.support.books import assert_books_balance

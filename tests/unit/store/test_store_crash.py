@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from proxy.core.video_record import TaskState
-from proxy.store.contract import StoredAnswer
 from proxy.store.sqlite import open_store
+from proxy.store.values import StoredAnswer
 from tests.support.books import assert_books_balance
 from tests.support.killed import COMMON, run_until_killed
 from tests.support.store import NOW_MS
@@ -48,7 +48,7 @@ VIDEO_WRITER = (
     COMMON
     + """
 from proxy.core.video_record import TaskState
-from proxy.store.contract import StoredAnswer
+from proxy.store.values import StoredAnswer
 from tests.support.store import made, new_claim, new_video, submitted, task_of
 
 async def submit(store, name):

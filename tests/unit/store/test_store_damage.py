@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.store.contract import StoreRefusedError
+from proxy.store.errors import StoreRefusedError
 from proxy.store.sqlite import open_store
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, new_request, settlement

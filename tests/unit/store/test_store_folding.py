@@ -13,9 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from proxy.core.keeping import DAY_MS
 from proxy.core.money import Nanos
 from proxy.core.settlement import TokenUsage, UsageSource
-from proxy.store.contract import CLAIM_LIFE_MS, InsufficientFundsError, NewRequest, StoredAnswer, UsageQuery
+from proxy.store.contract import CLAIM_LIFE_MS
+from proxy.store.errors import InsufficientFundsError
 from proxy.store.sqlite import admin, folding, idempotency, ledger, migrations, open_store, reads, tasks
 from proxy.store.sqlite.verify import verify
+from proxy.store.values import NewRequest, StoredAnswer, UsageQuery
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, made, new_claim, new_key, new_request, new_video, settlement, submitted, task_of
 

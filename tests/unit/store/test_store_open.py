@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxy.core.money import Nanos
-from proxy.store.contract import StoreLockedError, StoreRefusedError, StoreVersionError
+from proxy.store.errors import StoreLockedError, StoreRefusedError, StoreVersionError
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.migrations import APPLICATION_ID, scripts
 from tests.support.books import assert_books_balance

@@ -14,7 +14,7 @@ from typing import IO
 import pytest
 
 from proxy.core.money import Nanos
-from proxy.store.contract import StoreLockedError, StoreRefusedError, StoreVersionError
+from proxy.store.errors import StoreLockedError, StoreRefusedError, StoreVersionError
 from proxy.store.progress import Report
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.migrations import APPLICATION_ID, scripts

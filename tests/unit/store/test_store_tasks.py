@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.core.money import Nanos
-from proxy.store.contract import StoreRefusedError
+from proxy.store.errors import StoreRefusedError
 from proxy.store.sqlite import idempotency, ledger, open_store, tasks
 from proxy.store.sqlite.migrations import scripts
 from tests.support.books import assert_books_balance

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.store.contract import IdempotencyClaim, InsufficientFundsError
+from proxy.store.errors import InsufficientFundsError
 from proxy.store.sqlite import admin, ledger, migrations
 from proxy.store.sqlite.together import ROWS_MAX, OpenHolds
 from proxy.store.sqlite.verify import verify
 from proxy.store.sqlite.writer import _Operation, transact
+from proxy.store.values import IdempotencyClaim
 from tests.support.store import NOW_MS, new_request, settlement
 
 BALANCE = 1000

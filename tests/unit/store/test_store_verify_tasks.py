@@ -9,8 +9,8 @@ import pytest
 
 from proxy.core.money import Nanos
 from proxy.core.video_report import Polled
-from proxy.store.contract import StoredAnswer
 from proxy.store.sqlite import SqliteStore, open_store
+from proxy.store.values import StoredAnswer
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, hears, made, new_claim, new_request, new_video, settlement, submitted, task_of
 

@@ -11,10 +11,11 @@ from threading import Event
 import pytest
 
 from proxy.core.money import Nanos
-from proxy.store.contract import CommitStats, InsufficientFundsError, StoreCorruptError, StoreUnavailableError
+from proxy.store.errors import InsufficientFundsError, StoreCorruptError, StoreUnavailableError
 from proxy.store.sqlite import SqliteStore, open_store
 from proxy.store.sqlite.connection import Connection, connection_to
 from proxy.store.sqlite.writer import BATCH_OPERATIONS_MAX, CROWD_OPERATIONS, Writer
+from proxy.store.values import CommitStats
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, new_request, settlement
 

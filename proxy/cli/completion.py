@@ -11,11 +11,11 @@ from typing import Any
 
 import typer
 
-from proxy.cli_client import perform
+from proxy.cli.client import perform
 from proxy.clock import SystemClock
 from proxy.config import ConfigError, load
 from proxy.config_env import stands_for_keys
-from proxy.store.contract import StoreError
+from proxy.store.errors import StoreError
 
 DEFAULT_CONFIGS = (Path("config.toml"), Path("/etc/llm-proxy/config.toml"))
 

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from proxy.cli_client import perform
+from proxy.cli.client import perform
 from proxy.clock import Clock
 from proxy.config import Config
 from proxy.operations import Answer
@@ -12,15 +12,15 @@ from proxy.store.progress import Progress, Report
 NOTHING_SET = "retention.request_days is 0, so requests are kept for ever: set it, or name a number of days with --days"
 
 
-def retention(config: Config, clock: Clock, days: int, report: Report | None, *, is_rehearsal: bool) -> Answer:
+def fold(config: Config, clock: Clock, days: int, report: Report | None, *, is_rehearsal: bool) -> Answer:
     """Fold what is older than so many days, through the gateway where one runs; return what there was and how much of it was folded.
 
     Raises: ParameterError, StoreError.
     """
-    return asyncio.run(_retention(config, clock, {"days": days}, report, is_rehearsal=is_rehearsal))
+    return asyncio.run(_fold(config, clock, {"days": days}, report, is_rehearsal=is_rehearsal))
 
 
-async def _retention(config: Config, clock: Clock, days: dict[str, Any], report: Report | None, *, is_rehearsal: bool) -> Answer:
+async def _fold(config: Config, clock: Clock, days: dict[str, Any], report: Report | None, *, is_rehearsal: bool) -> Answer:
     answer = await perform(config, clock, "retention.look", days)
     if is_rehearsal:
         return answer

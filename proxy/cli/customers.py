@@ -1,0 +1,123 @@
+"""Customers: their accounts and keys, what they used, and what one request was charged."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from proxy.cli import tables
+from proxy.cli.base import WRONG_USAGE, ConfigOption, JsonOption, fail, perform, show
+from proxy.cli.completion import account_names, key_ids
+from proxy.cli.examples import examples
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", autocompletion=account_names)]
+
+app = typer.Typer()
+account_app = typer.Typer(help="Customers' accounts. Amounts are in yuan.", no_args_is_help=True)
+key_app = typer.Typer(help="API keys.", no_args_is_help=True)
+
+
+@account_app.command("create", epilog=examples("account create"))
+def account_create(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    credit: Annotated[str, typer.Option("--credit", metavar="YUAN", help="Money to begin with.")] = "0",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Open an account."""
+    answer = perform(context, config, "account.create", account=name, credit=credit)
+    show(answer, tables.print_account, json)
+
+
+@account_app.command("list", epilog=examples("account list"))
+def account_list(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """List all accounts with what they have."""
+    show(perform(context, config, "account.list"), tables.print_accounts, json)
+
+
+@account_app.command("show", epilog=examples("account show"))
+def account_show(context: typer.Context, name: NameArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show an account and its keys."""
+    show(perform(context, config, "account.show", account=name), tables.print_account, json)
+
+
+@account_app.command(
+    "credit",
+    epilog=examples("account credit"),
+    context_settings={"ignore_unknown_options": True},  # so that -5.00 is an amount
+)
+def account_credit(
+    context: typer.Context,
+    name: NameArgument,
+    amount: Annotated[str, typer.Argument(metavar="YUAN")],
+    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="Kept with the booking.")] = "",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Book money in; a negative amount takes money back."""
+    answer = perform(context, config, "account.credit", account=name, amount=amount, note=note)
+    show(answer, tables.print_account, json)
+
+
+@key_app.command("create", epilog=examples("key create"))
+def key_create(
+    context: typer.Context,
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", autocompletion=account_names)],
+    name: Annotated[str, typer.Option("--name", metavar="TEXT", help="To tell it from others.")] = "",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a key and print its secret, this once."""
+    show(perform(context, config, "key.create", account=account, label=name), tables.print_new_key, json)
+
+
+@key_app.command("list", epilog=examples("key list"))
+def key_list(
+    context: typer.Context,
+    account: Annotated[str | None, typer.Argument(metavar="[ACCOUNT]", autocompletion=account_names)] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List all keys, or those of an account."""
+    show(perform(context, config, "key.list", account=account), tables.print_keys, json)
+
+
+@key_app.command("revoke", epilog=examples("key revoke"))
+def key_revoke(
+    context: typer.Context,
+    key_id: Annotated[str, typer.Argument(metavar="ID", autocompletion=key_ids)],
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Revoke a key for good; it stops at once."""
+    answer = perform(context, config, "key.revoke", id=key_id)
+    show(answer, lambda key: tables.print_keys({"keys": [key]}), json)
+
+
+@app.command(epilog=examples("usage"))
+def usage(
+    context: typer.Context,
+    account: Annotated[str | None, typer.Option("--account", metavar="NAME", autocompletion=account_names)] = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="WHEN", help="2026-11-23, an ISO time, or 7d, 24h ago. UTC.")] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="WHEN", help="Up to, not including.")] = None,
+    by: Annotated[Literal["model", "key", "day"], typer.Option("--by")] = "model",
+    csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """What was used and charged, by the time of the requests."""
+    if csv and json:
+        fail("--csv and --json exclude each other", WRONG_USAGE)
+    answer = perform(context, config, "usage", account=account, since=since, until=until, by=by)
+    show(answer, tables.print_usage_csv if csv else tables.print_usage, json)
+
+
+@app.command(epilog=examples("receipt"))
+def receipt(
+    context: typer.Context,
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID")],
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """One request or task: tokens, price, formula, hold, charge, times, upstream id."""
+    show(perform(context, config, "receipt", id=request_id), tables.print_receipt, json)

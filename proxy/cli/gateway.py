@@ -1,0 +1,91 @@
+"""The gateway as such: run it, try it, check and change its configuration, look for what ails it."""
+
+import asyncio
+import os
+from typing import Annotated
+
+import typer
+
+from proxy.cli import tables
+from proxy.cli.base import REFUSED, WRONG_USAGE, ConfigOption, JsonOption, ask_gateway, config_path, fail, load_config, show
+from proxy.cli.described import describe
+from proxy.cli.examples import examples
+from proxy.clock import SystemClock
+from proxy.config import ConfigError, Source
+
+BAD_CONFIGURATION = 78
+"""EX_CONFIG of sysexits.h: `serve` will not start by being started again. systemd is told not to (RestartPreventExitStatus=)."""
+
+app = typer.Typer()
+
+
+@app.command(epilog=examples("serve"))
+def serve(context: typer.Context, config: ConfigOption = None) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C. SIGHUP reloads the configuration. Exits 78 where that is faulty."""
+    from proxy.process import serve as run_gateway  # noqa: PLC0415  the gateway's imports cost other commands half a second
+
+    source = Source(config_path(context, config, code=BAD_CONFIGURATION), dict(os.environ))
+    try:
+        loaded = source.read()
+    except ConfigError as error:
+        fail(str(error), BAD_CONFIGURATION)
+    raise typer.Exit(run_gateway(loaded, source))
+
+
+@app.command(epilog=examples("demo"))
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Run the whole tour and exit.")] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: any free port.")] = 0,
+    real: Annotated[bool, typer.Option("--real", help="Ask Ark itself, with ARK_API_KEY. This costs money.")] = False,
+) -> None:
+    """Try everything on a throwaway gateway with a built-in stand-in for Ark."""
+    if real and not os.environ.get("ARK_API_KEY"):
+        fail("--real needs ARK_API_KEY to be set", WRONG_USAGE)
+    from proxy.demo.tour import run as show  # noqa: PLC0415  nothing else needs the demonstration
+
+    raise typer.Exit(show(once=once, port=port, real=real))
+
+
+@app.command("check-config", epilog=examples("check-config"))
+def check_config(
+    context: typer.Context,
+    diff: Annotated[bool, typer.Option("--diff", help="Show what a reload would change in the gateway that runs.")] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check the configuration and print what would run, or what a reload would change. Never prints a secret."""
+    if not diff:
+        show(describe(load_config(context, config)), tables.print_config, json)
+        return
+    path = config_path(context, config)
+    file = {} if path is None else {"file": str(path.absolute())}
+    answer = ask_gateway(context, config, "reload", preview=True, **file)
+    show(answer, lambda it: tables.print_reload(it, "a reload would change"), json)
+
+
+@app.command(epilog=examples("reload"))
+def reload(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Put the changed configuration in force in the gateway that runs, as SIGHUP does. A faulty one changes nothing."""
+    answer = ask_gateway(context, config, "reload")
+    show(answer, lambda it: tables.print_reload(it, "in force now"), json)
+
+
+@app.command(epilog=examples("doctor"))
+def doctor(
+    context: typer.Context,
+    url: Annotated[
+        str | None, typer.Option("--url", metavar="URL", help="The public base URL: look through what stands in front.")
+    ] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Look for what commonly breaks an installation and say what to do. Spends nothing, changes nothing."""
+    from proxy.doctor.examination import examine  # noqa: PLC0415  aiohttp costs other commands a quarter of a second
+
+    if url is not None and not url.startswith(("http://", "https://")):
+        fail("--url must begin with https:// or http://", WRONG_USAGE)
+    findings = asyncio.run(examine(config_path(context, config), os.environ, SystemClock(), url))
+    holds = all(finding.state != "failed" for finding in findings)
+    show({"holds": holds, "checks": [finding.view() for finding in findings]}, tables.print_findings, json)
+    if not holds:
+        raise typer.Exit(REFUSED)

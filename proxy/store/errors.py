@@ -1,0 +1,55 @@
+"""How a store refuses or fails."""
+
+from proxy.store.values import ClaimedKey
+
+
+class StoreError(Exception):
+    """A store refused or failed."""
+
+
+class StoreUnavailableError(StoreError):
+    """The transaction did not happen, for no fault of its own (disk full, I/O): it may be tried again."""
+
+
+class StoreCorruptError(StoreError):
+    """Nothing more may be written by this process: an fsync failed. The process must end; a restart recovers."""
+
+
+class StoreRefusedError(StoreError):
+    """What an operator asked for is not possible; the message says why, in words for a terminal."""
+
+
+class StoreLockedError(StoreRefusedError):
+    """Another process holds the store."""
+
+
+class StoreVersionError(StoreRefusedError):
+    """The file was written by a newer version: it is not touched."""
+
+
+class AccountExistsError(StoreRefusedError):
+    pass
+
+
+class AccountNotFoundError(StoreRefusedError):
+    pass
+
+
+class KeyNotFoundError(StoreRefusedError):
+    pass
+
+
+class InsufficientFundsError(StoreRefusedError):
+    """The account's available balance does not cover the amount."""
+
+
+class KeyClaimedError(StoreRefusedError):
+    """The idempotency key belongs to an earlier request of this account."""
+
+    def __init__(self, claimed: ClaimedKey) -> None:
+        super().__init__(f"the idempotency key belongs to request {claimed.request_id}")
+        self.claimed = claimed
+
+
+class UpstreamIdTakenError(StoreRefusedError):
+    """The id upstream belongs to another task: a look-up took somebody else's video for its own."""

@@ -1,0 +1,205 @@
+"""What a store is told and what it answers with. Amounts are nano-yuan, times are unix milliseconds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from msgspec import Struct
+
+from proxy.core.catalog import Kind
+from proxy.core.money import Nanos
+from proxy.core.settlement import Settlement
+from proxy.core.video_record import TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    id: int
+    name: str
+    balance_nanos: Nanos
+    held_nanos: Nanos
+    created_at_ms: int
+
+    @property
+    def available_nanos(self) -> Nanos:
+        return Nanos(self.balance_nanos - self.held_nanos)
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key to be stored: its SHA-256 and a prefix to recognise it by, never the secret."""
+
+    id: str
+    name: str
+    prefix: str
+    sha256: bytes
+    created_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    id: str
+    name: str
+    prefix: str
+    account: str
+    created_at_ms: int
+    revoked_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Whom a live key stands for: one row of the snapshot that authenticates requests."""
+
+    sha256: bytes
+    key_id: str
+    account_id: int
+    account_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyClaim:
+    """A customer's ``Idempotency-Key`` on one request: whoever places it first owns it for `CLAIM_LIFE_MS`."""
+
+    key: str
+    body_sha256: bytes
+    """Of the route and the body as parsed and written again: the same key with another body is a conflict."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """The first answer under an idempotency key, to be given again byte for byte."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedKey:
+    """What is known of a key that was claimed before. ``answer`` None: its request is still under way."""
+
+    claim: IdempotencyClaim
+    request_id: str
+    answer: StoredAnswer | None
+
+
+class NewRequest(Struct, frozen=True):
+    """A paid request before its upstream is asked, with its hold: the worst case of what it may cost."""
+
+    id: str
+    kind: Kind
+    account_id: int
+    key_id: str
+    """Empty where no keys are used (``auth = "none"``)."""
+    model: str
+    upstream: str
+    upstream_model: str
+    stream: bool
+    hold_nanos: Nanos
+    price: str
+    """The frozen price, as JSON: what `receipt` explains the charge with."""
+    created_at_ms: int
+    claim: IdempotencyClaim | None = None
+    """Taken in the same transaction as the hold. On a receipt: the claim that the request still has."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """A request whose hold is open: at start, one whose process died."""
+
+    id: str
+    kind: Kind
+    account_id: int
+    hold_nanos: Nanos
+    created_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Everything that is known of one request. ``settlement`` is None while its hold is open."""
+
+    request: NewRequest
+    account: str
+    settlement: Settlement | None
+    settled_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageQuery:
+    """Which settled requests to sum: by time of creation, ``since`` inclusive, ``until`` exclusive.
+
+    Folded requests count at the beginning of their UTC day: a period that begins or ends in the midst of one has all of them or none,
+    and the sums of adjoining periods are those of the whole.
+    """
+
+    by: Literal["model", "key", "day"] = "model"
+    account: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """Sums of one group. `day` is the UTC date (``2026-11-23``); `key` is the key's id."""
+
+    account: str
+    group: str
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    units: int
+    charge_nanos: Nanos
+    shortfall_nanos: Nanos
+    estimated: int
+    """How many of the requests were charged by estimate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One invariant: what it says, its figures, and the rows that break it (empty: it holds)."""
+
+    name: str
+    figures: str
+    offenders: Sequence[str] = ()
+
+    @property
+    def holds(self) -> bool:
+        return not self.offenders
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTasks:
+    """The video tasks of one upstream in one state that have not ended."""
+
+    upstream: str
+    state: TaskState
+    count: int
+    longest_due_at_ms: int
+    """When the one that waits the longest was, or will be, to be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What is open at one moment, for who watches the gateway."""
+
+    held_nanos: Nanos
+    holds: int
+    oldest_hold_at_ms: int | None
+    """Of a request that is no video: those end within minutes, a video's may last for days."""
+    tasks: Sequence[OpenTasks]
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How it goes with writing: operations that wait, and batches so far in which something could not be written."""
+
+    waiting: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitStats:
+    """Of one group commit: how many operations shared it, and how long the transaction took, in seconds."""
+
+    operations: int
+    seconds: float
