@@ -41,6 +41,7 @@ from proxy.config_values import (
     parse_store_url,
     parse_tcp_address,
     parse_unix_address,
+    read_beginning,
     read_secret,
 )
 from proxy.core.catalog import Catalog
@@ -188,15 +189,14 @@ def load(path: Path | None, env: Mapping[str, str], *, require_secrets: bool = T
 def parse(path: Path) -> dict[str, object]:
     """Return the file as it is written. Raises: ConfigError."""
     try:
-        with path.open("rb") as file:
-            content = file.read(_FILE_BYTES_MAX + 1)
+        content = read_beginning(path, _FILE_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigError(path, [f"cannot be read: {error.strerror}"]) from None
     if len(content) > _FILE_BYTES_MAX:
         raise ConfigError(path, [f"is larger than {_FILE_BYTES_MAX} bytes"])
     try:
         return msgspec.toml.decode(content, type=dict[str, object])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # DecodeError; UnicodeDecodeError; Python's own, of a number with thousands of digits
         raise ConfigError(path, [f"is no valid TOML: {error}"]) from None
     except RecursionError:
         raise ConfigError(path, ["is no valid TOML: it is nested too deeply"]) from None

@@ -3,12 +3,18 @@
 No reason ever quotes a secret, or what stands where a secret was expected.
 """
 
+import errno
 import ipaddress
+import os
+import select
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+PIPE_SECONDS = 10.0
+"""What a pipe has to say all of it in. Perhaps nobody writes to it any more, and a reload that waited would hold up the process's end."""
 _SECRET_BYTES_MAX = 65_536
 _UNIX_PATH_BYTES_MAX = 107
 """`sun_path` of Linux has 108 bytes, one of them the closing zero."""
@@ -146,6 +152,24 @@ def read_secret(reference: str, base: Path, env: Mapping[str, str] | None) -> Se
     return _checked(_from_file(_credential_path(name, env)), f"the systemd credential {name}")
 
 
+def read_beginning(path: Path, bytes_max: int, *, pipe_seconds: float = PIPE_SECONDS) -> bytes:
+    """Return a file's content, ``bytes_max`` of it at most; of a pipe, what comes within `PIPE_SECONDS`. Raises: OSError."""
+    deadline = time.monotonic() + pipe_seconds
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # else the open itself waits for a writer
+    content = b""
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        poll = select.poll()
+        poll.register(file, select.POLLIN)
+        while len(content) < bytes_max:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise OSError(errno.ETIMEDOUT, f"it is a pipe that nobody wrote all of within {pipe_seconds:g} s")
+            piece = file.read(bytes_max - len(content))
+            if piece == b"":
+                break
+            content += piece or b""
+    return content
+
+
 def _parse_host(host: str, text: str) -> str:
     if host.startswith("[") and host.endswith("]"):
         ipaddress.IPv6Address(host[1:-1])
@@ -181,8 +205,7 @@ def _credential_path(name: str, env: Mapping[str, str]) -> Path:
 
 def _from_file(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            content = file.read(_SECRET_BYTES_MAX + 1)
+        content = read_beginning(path, _SECRET_BYTES_MAX + 1)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     return content.decode("utf-8", "replace").rstrip("\r\n")

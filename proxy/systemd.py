@@ -22,7 +22,8 @@ class SocketActivationError(Exception):
 def notify(state: str, env: Mapping[str, str] = os.environ) -> bool:
     """Tell systemd the state, such as ``READY=1`` or ``STOPPING=1``; False where nobody listens.
 
-    A service that cannot say so is still a service: a failure is logged, not raised.
+    A service that cannot say so is still a service: a failure is logged, not raised. Nor is anybody waited for who takes no more
+    messages: the loop would hang with him.
     """
     address = env.get("NOTIFY_SOCKET", "")
     if not address:
@@ -31,7 +32,7 @@ def notify(state: str, env: Mapping[str, str] = os.environ) -> bool:
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
         try:
-            sender.sendto(state.encode(), address)
+            sender.sendto(state.encode(), socket.MSG_DONTWAIT, address)
         except OSError as error:
             logger.warning("systemd was not told %r: %s", state, error.strerror)
             return False

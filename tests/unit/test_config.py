@@ -1,6 +1,8 @@
 """The configuration file: what it turns into, and how each fault in it is told."""
 
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -8,6 +10,7 @@ import pytest
 
 from proxy import config_tables
 from proxy.config import ConfigError, Secret, SystemdAddress, TcpAddress, UnixAddress, load
+from proxy.config_values import read_beginning
 from proxy.core.catalog import ChatPrice, ChatTier, ImagePrice, Kind, VideoPrice, VideoRate
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
@@ -386,6 +389,7 @@ def test_all_faults_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     [
         (b"a = [", "is no valid TOML: "),
         (b"a = 1\na = 2", "is no valid TOML: "),
+        (b"a = " + b"1" * 5000, "is no valid TOML: "),
         (b"a = '\xff'", "is no valid TOML: "),
         (b"", "upstreams: at least one [upstreams.NAME] table is needed"),
     ],
@@ -439,3 +443,15 @@ def test_the_values_that_the_example_shows_are_the_defaults(tmp_path: Path) -> N
     assert example.upstreams == short.upstreams
     assert (example.billing, example.videos) == (short.billing, short.videos)
     assert example.store.path == EXAMPLE.parent / short.store.path.name
+
+
+def test_a_pipe_is_read_to_its_end_and_not_waited_for_without_end(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(read_beginning, pipe, 1_000_000)
+        pipe.write_bytes(b"x" * 300_000)
+        assert read.result() == b"x" * 300_000
+    with pytest.raises(OSError, match="nobody wrote all of"):
+        read_beginning(pipe, 100, pipe_seconds=0.05)

@@ -4,6 +4,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,19 @@ def test_without_systemd_nothing_is_said() -> None:
 def test_a_socket_that_nobody_reads_is_logged_and_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert not notify("READY=1", {"NOTIFY_SOCKET": str(tmp_path / "gone")})
     assert "systemd was not told 'READY=1'" in caplog.text
+
+
+def test_who_listens_and_never_reads_holds_nobody_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filling:
+            with suppress(BlockingIOError):
+                while True:
+                    filling.sendto(b"WATCHDOG=1", socket.MSG_DONTWAIT, str(tmp_path / "notify"))
+
+            assert not notify("WATCHDOG=1", {"NOTIFY_SOCKET": str(tmp_path / "notify")})
+
+    assert "systemd was not told 'WATCHDOG=1'" in caplog.text
 
 
 def test_a_passed_socket_accepts_connections_and_is_kept_from_children() -> None:
