@@ -87,6 +87,7 @@ async def make_root(base: Path) -> None:
     """Make the Debian, unless an earlier run has left it there."""
     if (base / "etc/debian_version").exists():
         return
+    base.parent.mkdir(parents=True, exist_ok=True)
     words = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(base)]
     if (ended := await execute(words, timeout_seconds=1800)).code:
         raise CommandFailedError(ended.text)
