@@ -102,7 +102,7 @@ async def test_models_are_switched_off_taken_out_and_added(gateway: Bench) -> No
     await assert_books_balance(gateway.store)
 
 
-@pytest.mark.parametrize("change", [('id = "doubao-pro-32k"\n', 'id = "new"\n'), ("context_tokens = 32768", "context_tokens = 1")])
+@pytest.mark.parametrize("change", [('"doubao-pro-32k"\n', '"new"\n'), ('"doubao-pro-32k"\n', '"doubao-pro-32k"\nenabled = false\n')])
 async def test_what_was_answered_under_a_key_is_answered_again_whatever_became_of_the_model(
     gateway: Bench, change: tuple[str, str]
 ) -> None:
