@@ -91,6 +91,8 @@ def _put(document: dict[str, Any], name: str, text: str) -> str:
 def _put_upstream(document: dict[str, Any], label: str, key: str, name: str, text: str) -> str:
     _check_known(UpstreamTable, key)
     label = _label_in(document, label)
+    if key == "api_key" and isinstance(_parsed_or_none(text), str) and ":" not in text:
+        raise ValueError("is taken as it stands: write the key without quotes")
     value = f"env:{name}" if key == "api_key" and ":" not in text else _value(text, _type_of(UpstreamTable, key))
     _put_value(document, ["upstreams", label], key, value)
     return join(join("upstreams", label), key)

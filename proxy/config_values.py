@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 PIPE_SECONDS = 10.0
-"""What a pipe has to say all of it in. Perhaps nobody writes to it any more, and a reload that waited would hold up the process's end."""
+"""What a pipe has to say all of it in. Perhaps nobody writes to it any more, and a reload that waits holds up the process's end."""
 _SECRET_BYTES_MAX = 65_536
 _UNIX_PATH_BYTES_MAX = 107
 """`sun_path` of Linux has 108 bytes, one of them the closing zero."""

@@ -1,6 +1,7 @@
 """``POST /chat/completions``: parse, find the model, hold, ask, relay, settle."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -59,18 +60,25 @@ class ChatHandlers:
         """Answer one chat call, and settle it however it ends."""
         bodies, request = self._bodies, context.request
         body = parsed(here) if (here := bodies.arrived(request)) else await bodies.json(request)
+        if KEY_HEADER in request.headers and not _asks_for_stream(body):
+            return await self._idempotency.once(context, body, partial(self._keyed, context, body))
         settings = self._live.now
         model = find_model(settings.catalog, requested_model(body), Kind.CHAT)
         context.model = model.id
         call = parse_chat_call(body, model)
         if not here:
             await bodies.breathe(request)
-        if not call.stream and KEY_HEADER in request.headers:
-            return await self._idempotency.once(
-                context, body, lambda claim: self._exchange(settings, context, call, model, claim).run()
-            )
         del body
         return await self._exchange(settings, context, call, model).run()
+
+    async def _keyed(self, context: Context, body: Any, claim: IdempotencyClaim | None) -> Response:
+        """Answer a call for the first time under its key: one that was answered needs no model that is still for sale."""
+        settings = self._live.now
+        model = find_model(settings.catalog, requested_model(body), Kind.CHAT)
+        context.model = model.id
+        call = parse_chat_call(body, model)
+        await self._bodies.breathe(context.request)
+        return await self._exchange(settings, context, call, model, claim).run()
 
     def _exchange(
         self, settings: Settings, context: Context, call: ChatCall, model: Model, claim: IdempotencyClaim | None = None
@@ -92,6 +100,11 @@ class ChatHandlers:
             claim=claim,
         )
         return _Exchange(self._parts, settings, context, model, call, request)
+
+
+def _asks_for_stream(body: Any) -> bool:
+    """Tell before the body is checked: of another `stream` than true or false the check says more."""
+    return isinstance(body, dict) and body.get("stream") is True
 
 
 @dataclass(frozen=True, slots=True)

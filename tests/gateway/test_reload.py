@@ -102,6 +102,20 @@ async def test_models_are_switched_off_taken_out_and_added(gateway: Bench) -> No
     await assert_books_balance(gateway.store)
 
 
+@pytest.mark.parametrize("change", [('"doubao-pro-32k"\n', '"new"\n'), ('"doubao-pro-32k"\n', '"doubao-pro-32k"\nenabled = false\n')])
+async def test_what_was_answered_under_a_key_is_answered_again_whatever_became_of_the_model(
+    gateway: Bench, change: tuple[str, str]
+) -> None:
+    body, key = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}, {"Idempotency-Key": "key-1"}
+    first = await gateway.ask("/chat/completions", body, headers=key)
+    await reload(gateway, change)
+
+    again = await gateway.ask("/chat/completions", body, headers=key)
+
+    assert (again.status, again.body) == (first.status, first.body)
+    await gateway.assert_charged(CHARGE)
+
+
 async def test_a_video_of_a_model_and_an_upstream_that_are_gone_is_polled_and_billed(tmp_path: Path) -> None:
     async with StandIn(Settings(timeline=Timeline(3600, 3600))) as ark, StandIn() as other, quick_bench(tmp_path, ark) as gateway:
         task_id = await submitted(gateway)

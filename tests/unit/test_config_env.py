@@ -181,6 +181,7 @@ FAULTS = [
     ("LLM_PROXY_UPSTREAMS__ARK__BASE_URL", "ftp://x", 'LLM_PROXY_UPSTREAMS__ARK__BASE_URL: must begin with "https://"'),
     ("LLM_PROXY_UPSTREAMS__B__API_KEY", "x", "LLM_PROXY_UPSTREAMS__B__BASE_URL: missing"),
     ("LLM_PROXY_UPSTREAMS__ARK__API_KEY", "env:NONE", "LLM_PROXY_UPSTREAMS__ARK__API_KEY: the environment variable NONE is not set"),
+    ("LLM_PROXY_UPSTREAMS__ARK__API_KEY", '"ark-canary-1234"', "LLM_PROXY_UPSTREAMS__ARK__API_KEY: is taken as it stands"),
     ("LLM_PROXY_UPSTREAMS__ARK__API_KEY", "evn:A", "LLM_PROXY_UPSTREAMS__ARK__API_KEY: a secret does not stand in this file"),
     ("LLM_PROXY_MODELS", "[", "LLM_PROXY_MODELS: is no value of TOML and none of JSON"),
     ("LLM_PROXY_MODELS", "[]\n[server]\nauth = 1", "LLM_PROXY_MODELS: is no value of TOML and none of JSON"),

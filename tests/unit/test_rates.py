@@ -47,6 +47,19 @@ async def test_a_new_rate_holds_from_the_next_turn_on() -> None:
     assert all(later - earlier >= SPACING_SECONDS * 0.95 for (_, earlier), (_, later) in itertools.pairwise(taken))
 
 
+async def test_who_waits_at_a_pace_that_is_far_too_slow_has_his_turn_once_that_is_mended() -> None:
+    rate = Rate(1e-300, SystemClock())
+    await rate.turn()
+    group = TaskGroup("test")
+    waiting = group.spawn(rate.turn(), "waiting")
+    await asyncio.sleep(0)
+
+    rate.limit(1 / SPACING_SECONDS)
+
+    async with asyncio.timeout(10):
+        await waiting
+
+
 async def test_an_urgent_call_overtakes_all_but_one() -> None:
     rate = Rate(1 / SPACING_SECONDS, SystemClock())
     taken: list[tuple[str, float]] = []
