@@ -71,9 +71,11 @@ def _open_standard_descriptors() -> None:
 
     Otherwise sockets and the store's files get these numbers, and whatever a library says to "standard error".
     """
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # the lowest number that is free is what it gets; where all stand, as nearly always, no /dev is needed
+            os.open(os.devnull, os.O_RDWR)
 
 
 async def _reload_at(hangup: asyncio.Event, reloader: Reloader) -> None:
