@@ -57,7 +57,7 @@ def usage(query: UsageQuery, rows: Sequence[UsageRow], folded_at_ms: Sequence[in
         "currency": "CNY",
         "rows": [{"account": row.account, query.by: row.group} | _sums([row]) for row in rows],
         "total": _sums(rows),
-        "days_not_cut": [iso(at_ms)[:10] for at_ms in folded_at_ms],
+        "days_not_cut": list(dict.fromkeys(iso(at_ms)[:10] for at_ms in folded_at_ms)),
     }
 
 
