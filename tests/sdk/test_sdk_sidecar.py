@@ -30,7 +30,7 @@ def block(language: str) -> str:
 
 async def test_the_application_of_the_readme_spends_the_budget_of_the_sidecar_of_the_readme(directory: Path) -> None:
     *setting_up, serve = block("sh").splitlines()
-    assert serve == "llm-proxy serve"
+    assert serve == "llm-proxy serve"  # in place of the shell: a signal that is sent to it is the gateway's
     async with StandIn() as ark:
         (directory / "sidecar.toml").write_text(block("toml").replace(ARK, ark.base_url))
 
@@ -51,9 +51,9 @@ async def test_the_application_of_the_readme_spends_the_budget_of_the_sidecar_of
 async def test_a_sidecar_without_a_budget_says_how_to_give_it_one(directory: Path) -> None:
     async with StandIn() as ark:
         (directory / "sidecar.toml").write_text(block("toml").replace(ARK, ark.base_url))
-        lines = [line for line in block("sh").splitlines() if "account create" not in line]
+        *setting_up, serve = [line for line in block("sh").splitlines() if "account create" not in line]
 
-        async with sidecar(directory, "\n".join(lines)):
+        async with sidecar(directory, "\n".join([*setting_up, f"exec {serve}"])):
             with pytest.raises(AssertionError, match="402"):
                 await application(directory)
 
