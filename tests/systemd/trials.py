@@ -35,9 +35,9 @@ async def reloads(service: Service, crowd: Crowd) -> str:
     pid = await service.show("MainPID")
     seen = await _under_load(crowd, RELOADS, reload)
     _assert_nobody_was_hurt(seen)
-    await service.machine.run(f"cp {CONFIG} /root/good.toml; echo 'typo = 1' >> {CONFIG}")
+    await service.machine.run(f"cp {CONFIG} {CONFIG}.good; echo 'typo = 1' >> {CONFIG}")
     refused = await service.machine.run("systemctl reload llm-proxy", check=False)
-    await service.machine.run(f"cp /root/good.toml {CONFIG}; systemctl reload llm-proxy")
+    await service.machine.run(f"cp {CONFIG}.good {CONFIG}; systemctl reload llm-proxy")
     assert refused.code != 0, "a bad file was taken"
     assert await service.show("MainPID") == pid
     _assert_nobody_was_hurt(await crowd.seen())
@@ -78,13 +78,13 @@ async def hang(service: Service, crowd: Crowd) -> str:
 async def bad_configuration(service: Service, crowd: Crowd) -> str:
     """A configuration that is wrong is tried once, with customers knocking; once it is mended, all is as it was."""
     before, cursor = await service.show("NRestarts"), await service.cursor()
-    await service.machine.run(f"cp {CONFIG} /root/good.toml; echo 'typo = 1' >> {CONFIG}")
+    await service.machine.run(f"cp {CONFIG} {CONFIG}.good; echo 'typo = 1' >> {CONFIG}")
     await service.machine.run("systemctl restart llm-proxy", check=False)
     await asyncio.sleep(STEADY_SECONDS)
     status = await service.show("ExecMainStatus")
     states = await service.show("ActiveState"), await service.show("ActiveState", "llm-proxy.socket")
     starts = (await service.journal("llm-proxy", cursor)).count("Starting llm-proxy.service")
-    await service.machine.run(f"cp /root/good.toml {CONFIG}; systemctl start llm-proxy")
+    await service.machine.run(f"cp {CONFIG}.good {CONFIG}; systemctl start llm-proxy")
     await crowd.seen()
     await asyncio.sleep(STEADY_SECONDS)
     _assert_nobody_was_hurt(await crowd.seen())
