@@ -62,27 +62,24 @@ class ChatHandlers:
         body = parsed(here) if (here := bodies.arrived(request)) else await bodies.json(request)
         if KEY_HEADER in request.headers and not _asks_for_stream(body):
             return await self._idempotency.once(context, body, partial(self._keyed, context, body))
-        settings = self._live.now
-        model = find_model(settings.catalog, requested_model(body), Kind.CHAT)
-        context.model = model.id
-        call = parse_chat_call(body, model)
+        exchange = self._exchange(context, body)
+        del body
         if not here:
             await bodies.breathe(request)
-        del body
-        return await self._exchange(settings, context, call, model).run()
+        return await exchange.run()
 
     async def _keyed(self, context: Context, body: Any, claim: IdempotencyClaim | None) -> Response:
         """Answer a call for the first time under its key: one that was answered needs no model that is still for sale."""
+        exchange = self._exchange(context, body, claim)
+        await self._bodies.breathe(context.request)
+        return await exchange.run()
+
+    def _exchange(self, context: Context, body: Any, claim: IdempotencyClaim | None = None) -> "_Exchange":
+        """Find the model, check the call, and draw up what is asked and held. Raises: GatewayError."""
         settings = self._live.now
         model = find_model(settings.catalog, requested_model(body), Kind.CHAT)
         context.model = model.id
         call = parse_chat_call(body, model)
-        await self._bodies.breathe(context.request)
-        return await self._exchange(settings, context, call, model, claim).run()
-
-    def _exchange(
-        self, settings: Settings, context: Context, call: ChatCall, model: Model, claim: IdempotencyClaim | None = None
-    ) -> "_Exchange":
         assert context.grant is not None
         assert isinstance(model.price, ChatPrice)
         request = NewRequest(
