@@ -415,6 +415,22 @@ async def test_a_gateway_that_is_stopping_reloads_no_more(gateway: Bench) -> Non
     assert (status, answer["error"]["message"]) == (409, "not reloaded, nothing has changed:\nthe gateway is stopping")
 
 
+async def test_a_stop_while_the_file_is_read_leaves_it_at_what_ran(gateway: Bench) -> None:
+    path = gateway.directory / "config.toml"
+    changed = path.read_bytes().replace(OLD_PRICE.encode(), NEW_PRICE.encode())
+    path.unlink()
+    os.mkfifo(path)
+    reloading = asyncio.create_task(operate(gateway))  # noqa: TID251
+    written = await asyncio.to_thread(os.open, path, os.O_WRONLY)  # returns once the gateway has begun to read
+
+    gateway.stop.request()
+    os.write(written, changed)
+    os.close(written)
+    status, answer = await reloading
+
+    assert (status, answer["error"]["message"]) == (409, "not reloaded, nothing has changed:\nthe gateway is stopping")
+
+
 async def test_reloads_at_once_wait_for_one_another_and_the_last_file_counts(gateway: Bench) -> None:
     async def reloads() -> AsyncIterator[tuple[int, Any]]:
         for number in range(10):

@@ -122,7 +122,7 @@ async def jobs(service: Service) -> str:
 
 async def sandbox(service: Service) -> str:
     """Everything that the probe tries is denied in each unit's sandbox, and allowed to root without one."""
-    await service.machine.run("mkdir -p /tmp/of-another /home/someone && touch /tmp/of-another/file /root/file && chmod 755 /root")
+    await service.machine.run("mkdir -p /tmp/of-another /home/someone && touch /tmp/of-another/file ~root/file && chmod 755 ~root")
     for unit, kind in UNITS.items():
         text = await service.probe(unit, kind)
         allowed = {line.removeprefix("allowed ") for line in text.splitlines() if line.startswith("allowed ")}
