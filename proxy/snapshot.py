@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from proxy import ids
 from proxy.store.contract import Store
 from proxy.store.values import Grant
 
@@ -21,8 +20,8 @@ class Snapshot:
         self._refreshing = asyncio.Lock()
         self.anonymous = anonymous
 
-    def authenticate(self, secret: str) -> Grant | None:
-        return self._grants.get(ids.digest(secret))
+    def authenticate(self, credential: bytes) -> Grant | None:
+        return self._grants.get(credential)
 
     async def refresh(self) -> None:
         """Read the live keys anew. One at a time, so that an older reading never replaces a newer one."""

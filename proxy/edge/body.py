@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import orjson
-from aiohttp.streams import StreamReader
 
 from proxy.core.errors import (
     GatewayError,
@@ -14,7 +13,7 @@ from proxy.core.errors import (
     RequestTooLargeError,
     UnsupportedMediaTypeError,
 )
-from proxy.edge.connection import Request
+from proxy.edge.request import Body, Request
 from proxy.settings import Live
 
 LARGE_BYTES = 65_536
@@ -34,7 +33,7 @@ class BodyReader:
 
     def __init__(self, live: Live) -> None:
         self._live = live
-        self._arriving: set[StreamReader] = set()
+        self._arriving: set[Body] = set()
         self._is_cut = False
         self._large_bytes = 0
         """Of all that are being read, beyond the first `LARGE_BYTES` of each."""

@@ -3,7 +3,8 @@
 import orjson
 
 from proxy.core.settlement import Settlement
-from proxy.edge.connection import JSON_TYPE, Connection, Request
+from proxy.edge.connection import JSON_TYPE, Connection
+from proxy.edge.request import Request
 from proxy.edge.response import Response
 from proxy.store.values import Grant
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from proxy import ids
 from proxy.clock import Clock
-from proxy.edge.connection import Request
 from proxy.edge.context import Context
 from proxy.edge.middleware import CLIENT_CLOSED_REQUEST, Dispatcher, Observer
+from proxy.edge.request import Request
 from proxy.edge.response import Response
 from proxy.edge.server import Server
 

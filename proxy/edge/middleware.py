@@ -11,6 +11,7 @@ from typing import Protocol
 
 import orjson
 
+from proxy import ids
 from proxy.clock import Clock
 from proxy.core.access import refuse_foreign_page, secret_of
 from proxy.core.errors import (
@@ -35,12 +36,13 @@ logger = logging.getLogger(__name__)
 
 
 class Access(Protocol):
-    """Who may call: whom a secret stands for, or the one that all calls are charged to where no keys are used."""
+    """Who may call: whom a key stands for, or the one that all calls are charged to where no keys are used."""
 
     @property
     def anonymous(self) -> Grant | None: ...
 
-    def authenticate(self, secret: str) -> Grant | None: ...
+    def authenticate(self, credential: bytes) -> Grant | None:
+        """Return what the key with this SHA-256 grants, or None."""
 
 
 CLIENT_CLOSED_REQUEST = 499
@@ -143,7 +145,7 @@ class Dispatcher:
         request = context.request
         if "Origin" in request.headers:
             context.headers.update(CROSS_ORIGIN_HEADERS)
-        if not request.version_known:
+        if not request.head.is_known_version:
             raise BadRequestError("HTTP/1.1 and HTTP/1.0 are spoken here")
         route = self._router.at(request.method, request.target)
         if route is None:
@@ -164,7 +166,11 @@ class Dispatcher:
             headers = context.request.headers
             refuse_foreign_page(headers.get("Origin"), headers.get("Host") if context.connection.is_loopback else None)
             return grant
-        grant = self._access.authenticate(secret_of(context.request.headers))
+        head = context.request.head
+        credential = head.credential
+        if credential is None:
+            credential = head.credential = ids.digest(secret_of(head.headers))
+        grant = self._access.authenticate(credential)
         if grant is None:
             raise InvalidApiKeyError("Invalid or revoked API key")
         return grant

@@ -13,6 +13,29 @@ _WHOLE_JSON = (b"}", b"0\r\n\r\n")
 """A small answer arrives in one read, or its head and its body in one each: an inner brace never ends a read."""
 _WHOLE_STREAM = b"0\r\n\r\n"
 
+_HEAD = """\
+POST {path} HTTP/1.1
+Host: 127.0.0.1:{port}
+Accept-Encoding: gzip, deflate
+Connection: keep-alive
+Authorization: Bearer {key}
+Accept: application/json
+Content-Type: application/json
+User-Agent: OpenAI/Python 3.57.0
+X-Stainless-Lang: python
+X-Stainless-Package-Version: 3.57.0
+X-Stainless-OS: Linux
+X-Stainless-Arch: x64
+X-Stainless-Runtime: CPython
+X-Stainless-Runtime-Version: 3.11.7
+X-Stainless-Async: false
+X-Stainless-Retry-Count: 0
+X-Stainless-Read-Timeout: 600
+Content-Length: {length}
+
+"""
+"""What the `openai` package 3.57 sends; unlike it, the body follows in the same write, as with most other clients."""
+
 
 @dataclass(slots=True)
 class Tally:
@@ -31,11 +54,8 @@ class Tally:
 def request(target: Target, body: bytes, turn: int) -> bytes:
     """Return a request as it goes over the wire, with the key whose turn it is."""
     key = target.keys[turn % len(target.keys)]
-    head = (
-        f"POST {target.path} HTTP/1.1\r\nHost: 127.0.0.1:{target.port}\r\nAuthorization: Bearer {key}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+    head = _HEAD.format(path=target.path, port=target.port, key=key, length=len(body))
+    return head.replace("\n", "\r\n").encode() + body
 
 
 class Client(asyncio.Protocol):

@@ -36,9 +36,14 @@ _USAGE = (
     b'"prompt_tokens":20,"total_tokens":%d,"prompt_tokens_details":{"cached_tokens":0},'
     b'"completion_tokens_details":{"reasoning_tokens":0}}}\n\n'
 )
-_HEAD = b"HTTP/1.1 200 OK\r\nServer: istio-envoy\r\nDate: Mon, 23 Nov 2026 12:00:00 GMT\r\n"
-_JSON = b"%bContent-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n\r\n%b" % (_HEAD, len(JSON_BODY), JSON_BODY)
-_STREAM_HEAD = _HEAD + b"Content-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+_HEAD = (
+    b"HTTP/1.1 200 OK\r\nserver: istio-envoy\r\ndate: Mon, 23 Nov 2026 12:00:00 GMT\r\nvary: Accept-Encoding\r\n"
+    b"x-client-request-id: unknown-20261123200000-kXbTqWzRmLpNvYcHsJdF\r\nx-envoy-upstream-service-time: 812\r\n"
+    b"x-request-id: 0217954000001230000000000000000000ffffac15093a1b2c3d\r\n"
+)
+"""The fields that Ark's answers have been seen with."""
+_JSON = b"%bcontent-type: application/json; charset=utf-8\r\ncontent-length: %d\r\n\r\n%b" % (_HEAD, len(JSON_BODY), JSON_BODY)
+_STREAM_HEAD = _HEAD + b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _PLAN = re.compile(rb"chunks=(\d+) ms=(\d+) bytes=(\d+)")

@@ -18,8 +18,8 @@ class Nobody:
 
     anonymous: Grant | None = None
 
-    def authenticate(self, secret: str) -> Grant | None:
-        raise AssertionError(f"nobody asks for a key: {secret}")
+    def authenticate(self, credential: bytes) -> Grant | None:
+        raise AssertionError(f"nobody asks for a key: {credential!r}")
 
 
 class _Straight(Dispatcher):

@@ -20,6 +20,7 @@ from proxy import app, billing, clock, folding, process, scheduler, video_desk
 from proxy.core import sse, video_task
 from proxy.core.video_task import Pace
 from proxy.edge import connection as edge
+from proxy.edge.request import Request
 from proxy.handlers import chat
 from proxy.jobs import folding as old_requests
 from proxy.jobs import retention as old_claims
@@ -205,7 +206,7 @@ class _Points:
         self._around(billing.Hold, "settle", "settlement")
         finish = edge.Connection._finish
 
-        def finished(connection: edge.Connection, request: edge.Request, response: Any) -> None:
+        def finished(connection: edge.Connection, request: Request, response: Any) -> None:
             paid = request.method == "POST"
             if paid:
                 self.passed("answer before")

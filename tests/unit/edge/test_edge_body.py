@@ -8,7 +8,7 @@ import pytest
 
 from proxy.core.errors import InvalidJsonError, ModelUnavailableError
 from proxy.edge.body import LARGE_BODIES, LARGE_BYTES, BodyReader
-from proxy.edge.connection import Request
+from proxy.edge.request import Request
 from tests.support.settings import live
 
 

@@ -1,0 +1,157 @@
+"""A request as a handler sees it, and its head: one for all requests of a connection whose client repeats it.
+
+A client that stays sends the same head each time, but for the length of its body. The head is parsed and judged once, by aiohttp's
+parser; a repetition is recognised by its bytes, all of them: 1 µs, where parsing the 18 fields that an SDK sends takes 13.
+"""
+
+import re
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import parse_qs
+
+from aiohttp import HttpVersion10, HttpVersion11
+from aiohttp.http_parser import RawRequestMessage
+from multidict import CIMultiDict, CIMultiDictProxy
+
+if TYPE_CHECKING:
+    from proxy.edge.connection import Connection
+
+_LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,15})\r\n", re.IGNORECASE)
+_END = b"\r\n\r\n"
+_DIGITS_MAX = 15
+
+
+class Body(Protocol):
+    """What has come of a request's body: a `StreamReader`, or `Whole`."""
+
+    def is_eof(self) -> bool:
+        """Return whether all of it has come."""
+
+    def read_nowait(self) -> bytes: ...
+    async def readany(self) -> bytes: ...
+    def set_exception(self, exc: BaseException) -> None: ...
+
+
+class Whole:
+    """A body that came in the same packet as its head."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def is_eof(self) -> bool:
+        return True
+
+    def read_nowait(self) -> bytes:
+        body, self._body = self._body, b""
+        return body
+
+    async def readany(self) -> bytes:
+        return self.read_nowait()
+
+    def set_exception(self, exc: BaseException) -> None:
+        """Do nothing: whatever happens to the connection, the body is here."""
+
+
+class RequestHead:
+    """What a head says, but for the length of its body."""
+
+    __slots__ = ("closing", "credential", "headers", "is_known_version", "method", "takes_chunks", "target")
+
+    def __init__(self, message: RawRequestMessage) -> None:
+        self.method = message.method
+        self.target = message.path
+        """As it was sent: path and query, nothing decoded."""
+        self.headers: CIMultiDictProxy[str] = message.headers
+        self.closing = message.should_close
+        """Whether the client wants the connection to end with the answer."""
+        self.is_known_version = message.version in (HttpVersion11, HttpVersion10)
+        self.takes_chunks = message.version != HttpVersion10
+        """Whether an answer without a length can be sent in chunks; to HTTP/1.0 it ends with its connection."""
+        self.credential: bytes | None = None
+        """The SHA-256 of the key that it shows, once somebody has looked: of a head that is repeated, only once."""
+
+
+class Request:
+    """One request, and the connection that it came over. aiohttp's own request object costs 2 µs more."""
+
+    __slots__ = ("closing", "connection", "content", "content_length", "head", "headers", "method", "takes_chunks", "target")
+
+    def __init__(self, head: RequestHead, content_length: int, content: Body, connection: "Connection") -> None:
+        self.head = head
+        self.method = head.method
+        self.target = head.target
+        self.headers = head.headers
+        self.takes_chunks = head.takes_chunks
+        self.closing = head.closing
+        """Whether the connection ends with the answer."""
+        self.content = content
+        self.content_length = content_length
+        """Bytes of the body as announced, or 0."""
+        self.connection = connection
+
+    def query_values(self, name: str) -> list[str]:
+        """Return every value of a query parameter, unquoted."""
+        _, _, query = self.target.partition("?")
+        return parse_qs(query.partition("#")[0], keep_blank_values=True).get(name, [])
+
+    def _cancel(self, fault: BaseException) -> None:
+        """Tell who reads the body that its connection is gone. aiohttp's protocol calls this by its name."""
+        self.content.set_exception(fault)
+
+
+class Repetition:
+    """The bytes of a head that may come again: what stands before the digits of its ``Content-Length``, and behind them."""
+
+    __slots__ = ("_after", "_before", "_before_bytes", "head")
+
+    def __init__(self, head: RequestHead, before: bytes, after: bytes) -> None:
+        """Where nothing is ``after``, the head announces no body."""
+        self.head = head
+        self._before = before
+        self._before_bytes = len(before)
+        self._after = after
+
+    def find(self, received: bytes) -> tuple[int, int] | None:
+        """Return where the body begins and how long it is, if this head is what was received begins with; else None."""
+        begin = self._before_bytes
+        if not received.startswith(self._before):
+            return None
+        if not self._after:
+            return begin, 0
+        end = received.find(b"\r", begin, begin + _DIGITS_MAX + 1)
+        digits = received[begin:end]
+        if end < 0 or not digits.isdigit() or not received.startswith(self._after, end):
+            return None
+        return end + len(self._after), int(digits)
+
+
+def repetition_of(message: RawRequestMessage, received: bytes) -> Repetition | None:
+    """Return how a head would be recognised when it comes again, or None where anything about it is out of the ordinary.
+
+    Args:
+        message: what the parser, which had nothing left of an earlier request, made of it.
+        received: what the parser was given, from the first byte of the head on. The parser forgives line ends and folded lines that
+            could be read in another way; so only a head of which no byte leaves a choice is taken.
+    """
+    raw = received[: received.find(_END) + len(_END)]
+    lines = raw.count(b"\r\n")
+    if (
+        message.chunked
+        or message.upgrade
+        or not raw.startswith(f"{message.method} {message.path} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"))
+        or lines != len(message.raw_headers) + 2
+        or not lines == raw.count(b"\r") == raw.count(b"\n")
+    ):
+        return None
+    head = RequestHead(message)
+    lengths = message.headers.getall("Content-Length", [])
+    if not lengths:
+        return Repetition(head, raw, b"")
+    found = _LENGTH.search(raw)
+    if found is None or lengths != [found[1].decode()]:
+        return None
+    fields = CIMultiDict(message.headers)
+    del fields["Content-Length"]  # each request has its own
+    head.headers = CIMultiDictProxy(fields)
+    return Repetition(head, raw[: found.start(1)], raw[found.end(1) :])
