@@ -102,7 +102,6 @@ class Connection(RequestHandler):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it came over this machine's loopback: by a browser on it, perhaps, which a unix socket never is."""
         here = None if self.transport is None else self.transport.get_extra_info("sockname")
         return isinstance(here, tuple) and (here[0].startswith("127.") or here[0] == "::1")
 
@@ -119,7 +118,6 @@ class Connection(RequestHandler):
             self.force_close()  # close() would leave the transport open, and a next request on it unanswered
 
     def send_head(self, request: Request, status: int, headers: Mapping[str, str]) -> None:
-        """Send the head of an answer whose body its handler sends: in chunks, or up to the end of the connection."""
         if request.takes_chunks:
             self._send(request, status, {**headers, "Transfer-Encoding": "chunked"}, b"")
         else:

@@ -3,8 +3,8 @@
 import orjson
 
 from proxy.core.settlement import Settlement
-from proxy.edge.connection import JSON_TYPE, Connection
-from proxy.edge.request import Request
+from proxy.edge.connection import JSON_TYPE
+from proxy.edge.request import Peer, Request
 from proxy.edge.response import Response
 from proxy.store.values import Grant
 
@@ -55,7 +55,7 @@ class Context:
         self.settlement: Settlement | None = None
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> Peer:
         return self.request.connection
 
     @property

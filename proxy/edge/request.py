@@ -5,15 +5,15 @@ parser; a repetition is recognised by its bytes, all of them: 1 µs, where parsi
 """
 
 import re
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import Protocol
 from urllib.parse import parse_qs
 
 from aiohttp import HttpVersion10, HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDict, CIMultiDictProxy
 
-if TYPE_CHECKING:
-    from proxy.edge.connection import Connection
+from proxy.relay import Client
 
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,15})\r\n", re.IGNORECASE)
 _END = b"\r\n\r\n"
@@ -53,6 +53,17 @@ class Whole:
         """Do nothing: whatever happens to the connection, the body is here."""
 
 
+class Peer(Client, Protocol):
+    """The connection that a request came over."""
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it came over this machine's loopback: by a browser on it, perhaps, which a unix socket never is."""
+
+    def send_head(self, request: "Request", status: int, headers: Mapping[str, str]) -> None:
+        """Send the head of an answer whose body its handler sends: in chunks, or up to the end of the connection."""
+
+
 class RequestHead:
     """What a head says, but for the length of its body."""
 
@@ -77,7 +88,7 @@ class Request:
 
     __slots__ = ("closing", "connection", "content", "content_length", "head", "headers", "method", "takes_chunks", "target")
 
-    def __init__(self, head: RequestHead, content_length: int, content: Body, connection: "Connection") -> None:
+    def __init__(self, head: RequestHead, content_length: int, content: Body, connection: Peer) -> None:
         self.head = head
         self.method = head.method
         self.target = head.target
