@@ -64,14 +64,14 @@ class Hold:
         if self.durable is None:
             self.durable = self._billing.commit(self.request, settlement, answer)
 
-    async def settled(self) -> None:
-        """Return when the settlement is durable. Cancelling who waits cancels nothing else.
+    def settled(self) -> "asyncio.Future[None]":
+        """Return what resolves when the settlement is durable. Cancelling who waits cancels nothing else.
 
-        Raises:
+        It raises:
             InternalError: the store has refused it for `SETTLE_WAIT_SECONDS`; it is still being tried.
         """
         assert self.durable is not None
-        await self.durable
+        return self.durable
 
 
 class Billing:
@@ -121,6 +121,7 @@ class Billing:
         durable: "asyncio.Future[None]",
         stored: "asyncio.Future[bool]",
     ) -> None:
+        self._tasks.release(stored)
         if stored.cancelled():
             return  # the process ends, and the next start settles the request
         fault = stored.exception()

@@ -36,9 +36,11 @@ class TaskGroup:
         return task
 
     def keep(self, future: "asyncio.Future[Any]") -> None:
-        """Let a drain wait for this future too; what it comes to is its owner's affair."""
+        """Let a drain wait for this future too, until it is released; what it comes to is its owner's affair."""
         self._tasks.add(future)
-        future.add_done_callback(self._tasks.discard)
+
+    def release(self, future: "asyncio.Future[Any]") -> None:
+        self._tasks.discard(future)
 
     async def drain(self, timeout_seconds: float | None = None) -> int:
         """Wait for the tasks, also for those they start, and return how many are left after the timeout."""

@@ -22,6 +22,7 @@ class Context:
         "id",
         "model",
         "received_at",
+        "received_at_ms",
         "request",
         "route",
         "settlement",
@@ -29,11 +30,13 @@ class Context:
         "upstream_seconds",
     )
 
-    def __init__(self, request: Request, request_id: str, received_at: float) -> None:
+    def __init__(self, request: Request, request_id: str, received_at: float, received_at_ms: int) -> None:
         self.request = request
         self.id = request_id
         self.received_at = received_at
         """Monotonic seconds."""
+        self.received_at_ms = received_at_ms
+        """Unix milliseconds."""
         self.headers = {"x-request-id": request_id}
         """What the answer will carry; complete before the handler runs, because a stream's head leaves before it ends."""
         self.begun = False

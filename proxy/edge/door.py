@@ -35,10 +35,12 @@ class Entrance:
         Raises:
             ConnectionError: the client left, or is to see that its answer broke off.
         """
-        context = Context(request, ids.request_id(self._clock.now_ms()), self._clock.monotonic())
+        now_ms = self._clock.now_ms()
+        context = Context(request, ids.request_id(now_ms), self._clock.monotonic(), now_ms)
         status = CLIENT_CLOSED_REQUEST
+        if not self._inside:
+            self._empty.clear()
         self._inside += 1
-        self._empty.clear()
         try:
             try:
                 response = await self._dispatch(context)

@@ -1,5 +1,6 @@
 """``POST /chat/completions``: parse, find the model, hold, ask, relay, settle."""
 
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -56,10 +57,17 @@ class ChatHandlers:
         self._clock = clock
         self._parts = _Parts(billing, relay, clock, metrics)
 
-    async def create(self, context: Context) -> Response:
-        """Answer one chat call, and settle it however it ends."""
+    def create(self, context: Context) -> Coroutine[Any, Any, Response]:
+        """Return what answers one chat call, and settles it however it ends. Raises: GatewayError: it cannot even begin."""
+        here = self._bodies.arrived(context.request)
+        if not here or KEY_HEADER in context.request.headers:
+            return self._create(context, here)
+        return self._exchange(context, parsed(here)).run()  # nearly always, and without a coroutine around it
+
+    async def _create(self, context: Context, here: bytes) -> Response:
+        """Answer a call whose body is still to come, or that has a key of its own."""
         bodies, request = self._bodies, context.request
-        body = parsed(here) if (here := bodies.arrived(request)) else await bodies.json(request)
+        body = parsed(here) if here else await bodies.json(request)
         if KEY_HEADER in request.headers and not _asks_for_stream(body):
             return await self._idempotency.once(context, body, partial(self._keyed, context, body))
         exchange = self._exchange(context, body)
@@ -93,7 +101,7 @@ class ChatHandlers:
             stream=call.stream,
             hold_nanos=call.hold_nanos(model.price),
             price=settings.frozen[model.id],
-            created_at_ms=self._clock.now_ms(),
+            created_at_ms=context.received_at_ms,
             claim=claim,
         )
         return _Exchange(self._parts, settings, context, model, call, request)
@@ -174,9 +182,13 @@ class _Exchange:
                 result = self._ended_here()
             except UpstreamFailure as failure:
                 result = self._failed(failure)
-            # What happens to the client from here on changes nothing.
-            parts.relay.land(flight)
-            await self._settled()
+            finally:
+                parts.relay.land(flight)  # what happens to the client from here on changes nothing
+            try:
+                await self._hold.settled()
+            except InternalError:
+                if self._response is None:  # a stream has been sent by now, and ends as it should even if its settlement takes longer
+                    raise
         finally:
             self._close()
         if self._response is None and flight.client_left:
@@ -186,19 +198,10 @@ class _Exchange:
         return result
 
     def _close(self) -> None:
-        """Leave no hold and no watcher behind, whatever ended the call."""
-        self._parts.relay.land(self._flight)
+        """Leave no hold behind, whatever ended the call."""
         self._context.body_bytes = self._flight.body_bytes
         if self._context.settlement is None:
             self._break_off(Outcome.INTERRUPTED, _restarting(), "the handler was cancelled")
-
-    async def _settled(self) -> None:
-        """Wait for the settlement. A stream has been sent by now, and ends as it should even if its settlement takes longer."""
-        try:
-            await self._hold.settled()
-        except InternalError:
-            if self._response is None:
-                raise
 
     def _at_hand(self, answer: Answer) -> bytes | None:
         """Return a JSON answer that is here whole, as nearly all are when their head is; None: see what it is, and wait for it."""
@@ -299,6 +302,12 @@ class _Exchange:
     def _outcome(self, outcome: Outcome) -> Outcome:
         return Outcome.CLIENT_GONE if self._flight.client_left else outcome
 
+    def _is_unheard(self, outcome: Outcome) -> bool:
+        """Whether the client left before anything was answered."""
+        if self._response is not None or outcome is Outcome.COMPLETE:
+            return False
+        return outcome is Outcome.CLIENT_GONE or self._flight.client_left
+
     # other ends
 
     def _ended_here(self) -> Response | GatewayError:
@@ -342,7 +351,7 @@ class _Exchange:
             usage=usage,
             began=began,
             completion_tokens_min=completion_tokens_min,
-            http_status=0 if self._response is None and self._flight.client_left else status,
+            http_status=0 if self._is_unheard(outcome) else status,
             upstream_id=upstream_id,
             first_byte_ms=_ms(context.first_byte_at, context.received_at),
             total_ms=_ms(now, context.received_at),

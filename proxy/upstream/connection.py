@@ -183,10 +183,10 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         return transport is not None and not transport.is_closing() and self._loop.time() - self._since < self._limits.keepalive_seconds
 
-    async def exchange(self, head: bytes, body: bytes) -> Answer:
-        """Send a request and return its answer once the answer's head is here. However this ends early, the connection is closed.
+    def ask(self, head: bytes, body: bytes) -> "asyncio.Future[Answer]":
+        """Send a request and return its answer, once the answer's head is here. Who does not wait for it to the end must `give_up`.
 
-        Raises:
+        It raises:
             ConnectionDiedError: the connection ended before one byte of an answer.
             UpstreamBrokenError, UpstreamTimeoutError
         """
@@ -198,15 +198,14 @@ class Connection(asyncio.Protocol):
             self._fail(ConnectionDiedError("upstream: the connection was lost before the request left"))
         else:
             self._send(self._transport, head, body)
-        try:
-            return await expected
-        except BaseException:
-            # An answer that is whole already has given the connection back, perhaps to another call: only what is still ours is closed.
-            if self._expected is expected:
-                self.abort()
-            elif expected.done() and not expected.cancelled() and expected.exception() is None:
-                expected.result().abort()
-            raise
+        return expected
+
+    def give_up(self, expected: "asyncio.Future[Answer]") -> None:
+        """Close, if the connection still is that call's: an answer that is whole has given it back, perhaps to another call."""
+        if self._expected is expected:
+            self.abort()
+        elif expected.done() and not expected.cancelled() and expected.exception() is None:
+            expected.result().abort()
 
     def pause(self) -> None:
         if not self._paused and self._transport is not None:

@@ -94,14 +94,21 @@ class Wire:
         if begin is None:
             begin = self._begins[path] = b"POST %b HTTP/1.1\r\n%b" % (_line_part(self._path + path), self._fields)
         head = b"%b%bContent-Length: %d\r\n\r\n" % (begin, _rendered(headers) if headers else b"", len(body))
-        kept = self._kept()
-        if kept is not None:
+        connection = self._kept()
+        while True:
+            may_have_died = connection is not None
+            if connection is None:
+                connection = await self._dial()
+            expected = connection.ask(head, body)
             try:
-                return await kept.exchange(head, body)
+                return await expected
             except ConnectionDiedError:
-                pass
-        connection = await self._dial()
-        return await connection.exchange(head, body)
+                if not may_have_died:
+                    raise
+                connection = None
+            except BaseException:
+                connection.give_up(expected)
+                raise
 
     async def close(self) -> None:
         """Close all connections, and wait until they are gone; calls under way end as broken. Asking is refused from now on."""

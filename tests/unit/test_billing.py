@@ -153,7 +153,11 @@ async def test_who_waits_too_long_is_told_and_the_settlement_goes_on(rig: Rig, m
 async def test_cancelling_who_waits_does_not_cancel_the_settlement(rig: Rig) -> None:
     hold = await rig.billing.hold(new_request(account_id=rig.account_id, hold_nanos=400))
     hold.settle(settlement(150))
-    waiting = rig.tasks.spawn(hold.settled(), "wait")
+
+    async def wait() -> None:
+        await hold.settled()
+
+    waiting = rig.tasks.spawn(wait(), "wait")
     await asyncio.sleep(0)
 
     waiting.cancel()
