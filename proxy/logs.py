@@ -15,6 +15,8 @@ from functools import partial
 from typing import Protocol, TextIO
 
 import orjson
+from msgspec import Struct
+from msgspec.json import Encoder
 
 from proxy.clock import Clock, iso
 from proxy.log_output import Write, never_waiting
@@ -22,11 +24,41 @@ from proxy.log_output import Write, never_waiting
 STANDARD_ERROR = 2
 Field = str | int | float | bool | None
 
+_encode = Encoder().encode
+
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 
 
+class RequestLine(Struct, omit_defaults=True):
+    """What is told of one request, in this order. What there is nothing of is left out."""
+
+    request_id: str
+    method: str
+    route: str
+    status: int
+    bytes: int
+    first_byte_ms: float
+    total_ms: float
+    upstream_ms: float | None = None
+    account: str | None = None
+    key_id: str | None = None
+    model: str = ""
+    code: str | None = None
+    """Of an error."""
+    outcome: str | None = None
+    """This and what follows: of a paid request, once it is settled."""
+    usage: str | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost: str | None = None
+    upstream_id: str = ""
+    units: int = 0
+    note: str = ""
+
+
 class AccessLog(Protocol):
-    def write(self, fields: Mapping[str, Field]) -> None:
+    def write(self, line: RequestLine) -> None:
         """Write one request's line."""
 
 
@@ -78,17 +110,13 @@ class JsonAccessLog:
         self._prefix = prefix
         self._second = -1
         self._second_text = b""
+        """How a line of that second begins, worked out once a second."""
 
-    def write(self, fields: Mapping[str, Field]) -> None:
-        line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
-        self._lines.add(b'%b%03dZ","level":"info","event":"request",%b' % (*self._begin(), line[1:]))
-
-    def _begin(self) -> tuple[bytes, int]:
-        """Return how a line of this second begins, worked out once a second, and the millisecond."""
+    def write(self, line: RequestLine) -> None:
         second, ms = divmod(self._clock.now_ms(), 1000)
         if second != self._second:
             self._second, self._second_text = second, self._prefix + b'{"time":"' + iso(second * 1000)[:-4].encode()
-        return self._second_text, ms
+        self._lines.add(b'%b%03dZ","level":"info","event":"request",%b\n' % (self._second_text, ms, _encode(line)[1:]))
 
 
 class TerminalAccessLog:
@@ -98,17 +126,14 @@ class TerminalAccessLog:
         self._clock = clock
         self._lines = lines
 
-    def write(self, fields: Mapping[str, Field]) -> None:
-        words = [iso(self._clock.now_ms())[11:19], str(fields.get("status")), f"{fields.get('outcome') or '-':<14}"]
-        words.append(f"{fields.get('method')} {fields.get('route')}")
-        words += [str(fields[name]) for name in ("model", "account", "code") if fields.get(name)]
-        if fields.get("prompt_tokens") is not None:
-            words.append(f"{fields['prompt_tokens']}+{fields['completion_tokens']} tokens ({fields.get('usage')})")
-        if fields.get("cost"):
-            words.append(f"¥{fields['cost']}")
-        if fields.get("first_byte_ms") is not None:
-            words.append(f"first {fields['first_byte_ms']} ms")
-        words += [f"total {fields.get('total_ms')} ms", str(fields.get("request_id"))]
+    def write(self, line: RequestLine) -> None:
+        words = [iso(self._clock.now_ms())[11:19], str(line.status), f"{line.outcome or '-':<14}", f"{line.method} {line.route}"]
+        words += [word for word in (line.model, line.account, line.code) if word]
+        if line.prompt_tokens is not None:
+            words.append(f"{line.prompt_tokens}+{line.completion_tokens} tokens ({line.usage})")
+        if line.cost:
+            words.append(f"¥{line.cost}")
+        words += [f"first {line.first_byte_ms} ms", f"total {line.total_ms} ms", line.request_id]
         self._lines.add(("  ".join(words) + "\n").encode())
 
 

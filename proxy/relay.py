@@ -46,9 +46,10 @@ class Deadline:
     Entered by the task that waits. When it expires that task is cancelled, and leaving turns the cancel into a TimeoutError.
     """
 
-    __slots__ = ("_cancels_before", "_handle", "_has_expired", "_seconds", "_task")
+    __slots__ = ("_cancels_before", "_handle", "_has_expired", "_loop", "_seconds", "_task")
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._task: asyncio.Task[Any] | None = None
         self._handle: asyncio.TimerHandle | None = None
         self._seconds: float | None = None
@@ -61,10 +62,10 @@ class Deadline:
         if self._task is not None and not self._has_expired:
             if self._handle is not None:
                 self._handle.cancel()
-            self._handle = self._task.get_loop().call_later(seconds, self._expire)
+            self._handle = self._loop.call_later(seconds, self._expire)
 
     def __enter__(self) -> None:
-        task = self._task = asyncio.current_task()
+        task = self._task = asyncio.current_task(self._loop)  # which asks the kernel for the process's id where it is not told
         assert task is not None
         self._cancels_before = task.cancelling()
         if self._seconds is not None:
@@ -89,6 +90,7 @@ class Relay:
     """All calls that are under way, and what they do when their client leaves or the process ends."""
 
     def __init__(self, live: Live, metrics: Metrics) -> None:
+        self.loop = asyncio.get_running_loop()
         self._live = live
         self._flights: set[Flight] = set()
         self._drains: Counter[int] = Counter()
@@ -179,7 +181,7 @@ class Flight:
         self._done: asyncio.Future[UpstreamFailure | None] | None = None
         self._chunked = True
         self.connection = connection
-        self.deadline = Deadline()
+        self.deadline = Deadline(relay.loop)
         self.cause: Outcome | None = None
         """Why the call was, or will be, ended from this side."""
         self.drains = False
@@ -225,7 +227,7 @@ class Flight:
         self._chunked = chunked
         if not self.connection.lost:
             self._transport = self.connection.transport
-        self._done = asyncio.get_running_loop().create_future()
+        self._done = self._relay.loop.create_future()
         try:
             answer.splice(self)
             if self.connection.writing_paused:

@@ -1,7 +1,6 @@
 """The demonstration: a throwaway gateway to try by hand, or a tour of all that it does that ends with the books verified."""
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +30,7 @@ class TourError(Exception):
 class _NoLog:
     """The tour tells what happens itself."""
 
-    def write(self, fields: Mapping[str, logs.Field]) -> None:
+    def write(self, line: logs.RequestLine) -> None:
         pass
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import orjson
 
 from proxy import ids
@@ -18,7 +19,7 @@ from proxy.config import Source
 from proxy.core.money import Nanos, parse_yuan
 from proxy.demo.ark import StandIn
 from proxy.draining import StopSignal
-from proxy.logs import Field
+from proxy.logs import Field, RequestLine
 from proxy.store.contract import Store
 from proxy.store.values import NewKey
 from tests.support.books import assert_books_balance
@@ -118,8 +119,8 @@ class Lines:
     written: list[dict[str, Field]] = field(default_factory=list)
     _waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = field(default_factory=list)
 
-    def write(self, fields: Mapping[str, Field]) -> None:
-        self.written.append(dict(fields))
+    def write(self, line: RequestLine) -> None:
+        self.written.append(msgspec.to_builtins(line))
         for enough, future in self._waiting:
             if not future.done() and enough():
                 future.set_result(None)

@@ -6,18 +6,20 @@ import logging
 import os
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import orjson
 import pytest
 
 from proxy.clock import SystemClock
-from proxy.logs import Field, JournalFormatter, JsonAccessLog, JsonFormatter, Lines, TerminalAccessLog, is_journal
+from proxy.logs import JournalFormatter, JsonAccessLog, JsonFormatter, Lines, RequestLine, TerminalAccessLog, is_journal
 
-PAID: dict[str, Field] = {
+PAID: dict[str, Any] = {
     "request_id": "req_1",
     "method": "POST",
     "route": "/chat/completions",
     "status": 200,
+    "bytes": 480,
     "first_byte_ms": 2.5,
     "total_ms": 20.1,
     "account": "acme",
@@ -44,7 +46,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 async def test_a_line_for_programs_is_one_json_object(pipe: tuple[int, int]) -> None:
     log = JsonAccessLog(SystemClock(), Lines(partial(os.write, pipe[1])))
 
-    log.write(PAID)
+    log.write(RequestLine(**PAID))
     await asyncio.sleep(0)
 
     line = os.read(pipe[0], 4096)
@@ -57,7 +59,7 @@ async def test_a_line_for_programs_is_one_json_object(pipe: tuple[int, int]) -> 
 async def test_a_line_for_the_journal_has_its_priority_in_front(pipe: tuple[int, int]) -> None:
     log = JsonAccessLog(SystemClock(), Lines(partial(os.write, pipe[1])), b"<6>")
 
-    log.write(PAID)
+    log.write(RequestLine(**PAID))
     await asyncio.sleep(0)
 
     line = os.read(pipe[0], 4096)
@@ -88,7 +90,7 @@ def test_the_journal_is_told_from_another_descriptor_with_the_same_variable(pipe
 async def test_a_line_for_eyes_tells_what_matters(pipe: tuple[int, int]) -> None:
     log = TerminalAccessLog(SystemClock(), Lines(partial(os.write, pipe[1])))
 
-    log.write(PAID)
+    log.write(RequestLine(**PAID))
     await asyncio.sleep(0)
 
     line = os.read(pipe[0], 4096).decode()

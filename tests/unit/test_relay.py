@@ -335,7 +335,7 @@ async def waiting(deadline: Deadline) -> None:
 
 
 async def test_a_deadline_that_expires_is_a_timeout() -> None:
-    deadline = Deadline()
+    deadline = Deadline(asyncio.get_running_loop())
     task = asyncio.get_running_loop().create_task(waiting(deadline))
     await asyncio.sleep(0)
 
@@ -348,7 +348,8 @@ async def test_a_deadline_that_expires_is_a_timeout() -> None:
 
 
 async def test_a_deadline_that_is_set_anew_forgets_the_sooner_one() -> None:
-    deadline, loop = Deadline(), asyncio.get_running_loop()
+    loop = asyncio.get_running_loop()
+    deadline = Deadline(loop)
     task = loop.create_task(waiting(deadline))
     await asyncio.sleep(0)
 
@@ -364,7 +365,7 @@ async def test_a_deadline_that_is_set_anew_forgets_the_sooner_one() -> None:
 
 
 async def test_a_deadline_that_was_set_before_runs_from_when_it_is_entered() -> None:
-    deadline = Deadline()
+    deadline = Deadline(asyncio.get_running_loop())
     deadline.expire_in(0)
 
     with pytest.raises(TimeoutError):
@@ -373,7 +374,7 @@ async def test_a_deadline_that_was_set_before_runs_from_when_it_is_entered() -> 
 
 @pytest.mark.parametrize("expires", [False, True])
 async def test_a_cancel_is_a_cancel_whether_or_not_the_deadline_expires_with_it(*, expires: bool) -> None:
-    deadline = Deadline()
+    deadline = Deadline(asyncio.get_running_loop())
     task = asyncio.get_running_loop().create_task(waiting(deadline))
     await asyncio.sleep(0)
 
@@ -387,7 +388,7 @@ async def test_a_cancel_is_a_cancel_whether_or_not_the_deadline_expires_with_it(
 
 
 async def test_a_deadline_that_is_left_in_time_does_nothing_more() -> None:
-    deadline = Deadline()
+    deadline = Deadline(asyncio.get_running_loop())
 
     with deadline:
         deadline.expire_in(0)
