@@ -8,6 +8,7 @@ import asyncio
 import logging
 from functools import partial
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from proxy.clock import Clock
@@ -45,16 +46,13 @@ def hold_refused(fault: StoreError) -> GatewayError:
     return ModelUnavailableError("The gateway cannot take requests just now", retry_after_seconds=5)
 
 
-class Hold:
+class Hold(Struct, eq=False):
     """A durable hold on an account. It ends by `settle`, once; whoever placed it makes sure of that in a ``finally``."""
 
-    __slots__ = ("_billing", "durable", "request")
-
-    def __init__(self, billing: "Billing", request: NewRequest) -> None:
-        self._billing = billing
-        self.request = request
-        self.durable: asyncio.Future[None] | None = None
-        """Done when the settlement is on the ledger, failed where the store refuses it for `SETTLE_WAIT_SECONDS`; None: not settled."""
+    billing: "Billing"
+    request: NewRequest
+    durable: "asyncio.Future[None] | None" = None
+    """Done when the settlement is on the ledger, failed where the store refuses it for `SETTLE_WAIT_SECONDS`; None: not settled."""
 
     def settle(self, settlement: Settlement, answer: StoredAnswer | None = None) -> None:
         """Begin to commit the settlement; only the first call counts. Never waits, so nothing can come between.
@@ -62,7 +60,7 @@ class Hold:
         The request's idempotency key, where it has one, keeps ``answer`` in the same transaction; without an answer it is free again.
         """
         if self.durable is None:
-            self.durable = self._billing.commit(self.request, settlement, answer)
+            self.durable = self.billing.commit(self.request, settlement, answer)
 
     def settled(self) -> "asyncio.Future[None]":
         """Return what resolves when the settlement is durable. Cancelling who waits cancels nothing else.

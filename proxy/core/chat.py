@@ -41,6 +41,18 @@ PRICED_KEYS = frozenset(
 )
 """Keys that a price depends on. An upstream that reads keys without regard to case would take ``Max_Tokens`` for one of them."""
 
+KNOWN_KEYS = PRICED_KEYS | {
+    "temperature",
+    "top_p",
+    "stop",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "parallel_tool_calls",
+    "user",
+}
+"""With what else is sent most: of a body that has no others no key need be looked at."""
+
 MEDIA_KEYS = frozenset({"image_url", "video_url", "input_audio", "file"})
 """Keys of a part that hold no text of the prompt: media are bounded by a figure, not by the length of their base64."""
 
@@ -92,16 +104,18 @@ def requested_model(body: object) -> str:
         raise InvalidJsonError("The request body must be a JSON object")
     if len(body) > FIELDS_MAX:
         raise InvalidParameterError(f"The request body has more than {FIELDS_MAX} fields")
-    refuse_other_case(body, PRICED_KEYS)
-    for key, value in body.items():
-        if type(value) is float and abs(value) >= WHOLE_MAX:
-            raise InvalidParameterError(f"The number of {key[:64]!r} is too large", param=key[:64])
+    if not KNOWN_KEYS.issuperset(body):
+        refuse_other_case(body, PRICED_KEYS)
+    for value in body.values():
+        if type(value) is float and not -WHOLE_MAX < value < WHOLE_MAX:
+            key = next(key for key in body if body[key] is value)[:64]
+            raise InvalidParameterError(f"The number of {key!r} is too large", param=key)
     model = body.get("model")
+    if type(model) is str and model:
+        return model
     if model is None or model == "":
         raise MissingModelError("The request body has no 'model'", param="model")
-    if not isinstance(model, str):
-        raise InvalidParameterError("'model' must be a string", param="model")
-    return model
+    raise InvalidParameterError("'model' must be a string", param="model")
 
 
 def parse_chat_call(body: Body, model: Model) -> ChatCall:
@@ -230,11 +244,19 @@ def _measure_messages(messages: list[Any], model: Model) -> tuple[int, int]:
     odd: list[int] = []
     parts = 0
     for index, message in enumerate(messages):
-        if type(message) is dict and len(message) == 2 and type(content := message.get("content")) is str and _has_role(message):
+        if (
+            type(message) is dict
+            and len(message) == 2
+            and type(content := message.get("content")) is str
+            and type(role := message.get("role")) is str
+            and role in ROLES
+        ):
             text_bytes += len(content) if content.isascii() else len(content.encode())
-            continue
-        odd.append(index)
-        parts += _parts_of(message)
+        else:
+            odd.append(index)
+            parts += _parts_of(message)
+    if not odd:
+        return text_bytes, 0
     if parts > PARTS_MAX:
         raise InvalidMessagesError(f"'messages' has more than {PARTS_MAX} parts", param="messages")
     for index in odd:
@@ -331,7 +353,7 @@ def _other_text_bytes(body: Body) -> int:
     """Count what else may end in the prompt: tools, functions, formats, and any structured field that we do not know."""
     size = 0
     for key, value in body.items():
-        if isinstance(value, (dict, list)) and key not in NO_TEXT_KEYS:
+        if (type(value) is dict or type(value) is list) and key not in NO_TEXT_KEYS:
             size += len(encode(value))
     return size
 

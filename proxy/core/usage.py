@@ -1,14 +1,42 @@
-"""What an upstream says that a chat call used: one JSON value in, `TokenUsage` or nothing out.
+"""What an upstream says that a chat call used: JSON in, `TokenUsage` or nothing out.
 
 An upstream's figures become money, so only what is beyond doubt is taken: a count is a non-negative integer within bounds.
 """
 
-from typing import TypeGuard
+from typing import Any, TypeGuard
+
+from msgspec import DecodeError, Raw, Struct, field
+from msgspec.json import Decoder
 
 from proxy.core.settlement import TokenUsage
 
 TOKENS_MAX = 10**12
 """Far above any context window; a larger count is a fault, and would overflow a 64-bit product with a price."""
+
+
+class PlainAnswer(Struct):
+    """Of a chat's JSON answer, what its settlement needs; what the choices say is passed over."""
+
+    choices: list[Raw]
+    id: Any = None
+    usage: Any = None
+    error: Any = None
+    code: Any = None
+    metadata: Any = field(default=None, name="ResponseMetadata")
+
+
+_decode = Decoder(PlainAnswer).decode
+
+
+def read_plain_answer(raw: bytes) -> PlainAnswer | None:
+    """Return an answer that is one beyond doubt: choices, and no error in any of Ark's shapes. None: look closer."""
+    try:
+        answer = _decode(raw)
+        if not raw.isascii():
+            raw.decode()  # the choices were passed over
+    except (DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    return None if answer.error or answer.code or answer.metadata else answer
 
 
 def parse_usage(value: object) -> TokenUsage | None:

@@ -1,6 +1,7 @@
 """One request on its way through the gateway: what the layers hand on to each other."""
 
 import orjson
+from msgspec import Struct
 
 from proxy.core.settlement import Settlement
 from proxy.edge.connection import JSON_TYPE
@@ -9,53 +10,34 @@ from proxy.edge.response import Response
 from proxy.store.values import Grant
 
 
-class Context:
+class Context(Struct, eq=False):
     """Everything known of one request. Handlers fill in what the request's log line and metrics tell."""
 
-    __slots__ = (
-        "begun",
-        "body_bytes",
-        "code",
-        "first_byte_at",
-        "grant",
-        "headers",
-        "id",
-        "model",
-        "received_at",
-        "received_at_ms",
-        "request",
-        "route",
-        "settlement",
-        "tail",
-        "upstream_seconds",
-    )
-
-    def __init__(self, request: Request, request_id: str, received_at: float, received_at_ms: int) -> None:
-        self.request = request
-        self.id = request_id
-        self.received_at = received_at
-        """Monotonic seconds."""
-        self.received_at_ms = received_at_ms
-        """Unix milliseconds."""
-        self.headers = {"x-request-id": request_id}
-        """What the answer will carry; complete before the handler runs, because a stream's head leaves before it ends."""
-        self.begun = False
-        """Whether a part of the answer has left."""
-        self.route = "-"
-        """The matched route's pattern: the raw path is never logged, it may hold a key that was pasted wrongly."""
-        self.tail = ""
-        """What stands where the pattern ends in ``{id}``."""
-        self.grant: Grant | None = None
-        self.model = ""
-        """A model of the catalog, once it is known."""
-        self.code: str | None = None
-        """The error code that was answered."""
-        self.first_byte_at: float | None = None
-        self.upstream_seconds: float | None = None
-        """From asking the upstream until its answer, or the last of several, had come or was given up."""
-        self.body_bytes = 0
-        """What was sent of the answer's body, before any framing."""
-        self.settlement: Settlement | None = None
+    request: Request
+    id: str
+    headers: dict[str, str]
+    """What the answer will carry; complete before the handler runs, because a stream's head leaves before it ends."""
+    received_at: float
+    """Monotonic seconds."""
+    received_at_ms: int
+    """Unix milliseconds."""
+    begun: bool = False
+    """Whether a part of the answer has left."""
+    route: str = "-"
+    """The matched route's pattern: the raw path is never logged, it may hold a key that was pasted wrongly."""
+    tail: str = ""
+    """What stands where the pattern ends in ``{id}``."""
+    grant: Grant | None = None
+    model: str = ""
+    """A model of the catalog, once it is known."""
+    code: str | None = None
+    """The error code that was answered."""
+    first_byte_at: float | None = None
+    upstream_seconds: float | None = None
+    """From asking the upstream until its answer, or the last of several, had come or was given up."""
+    body_bytes: int = 0
+    """What was sent of the answer's body, before any framing."""
+    settlement: Settlement | None = None
 
     @property
     def connection(self) -> Peer:

@@ -36,7 +36,8 @@ class Entrance:
             ConnectionError: the client left, or is to see that its answer broke off.
         """
         now_ms = self._clock.now_ms()
-        context = Context(request, ids.request_id(now_ms), self._clock.monotonic(), now_ms)
+        request_id = ids.request_id(now_ms)
+        context = Context(request, request_id, {"x-request-id": request_id}, self._clock.monotonic(), now_ms)
         status = CLIENT_CLOSED_REQUEST
         if not self._inside:
             self._empty.clear()

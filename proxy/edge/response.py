@@ -4,20 +4,19 @@ from collections.abc import Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 
+from msgspec import Struct
+
 SERVER_NAME = "llm-proxy"
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
-class Response:
+class Response(Struct, eq=False):
     """One answer: a status, header fields and a body. Where the body is None it has been streamed, and its head has left already."""
 
-    __slots__ = ("body", "headers", "status")
-
-    def __init__(self, status: int, headers: dict[str, str], body: bytes | None) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
+    status: int
+    headers: dict[str, str]
+    body: bytes | None
 
 
 def render_head(version: str, status: int, headers: Mapping[str, str], date: str) -> bytes:

@@ -18,7 +18,7 @@ from proxy.core.mended_json import read_mended
 from proxy.core.pricing import PROMPT_BYTES_PER_TOKEN_MAX
 from proxy.core.settlement import Outcome, TokenUsage
 from proxy.core.sse import Tap
-from proxy.core.usage import parse_usage
+from proxy.core.usage import parse_usage, read_plain_answer
 from proxy.edge.body import BodyReader, parsed
 from proxy.edge.context import Context
 from proxy.edge.response import Response
@@ -227,6 +227,14 @@ class _Exchange:
     # one JSON answer
 
     def _whole(self, raw: bytes) -> Response | GatewayError:
+        answer = read_plain_answer(raw)
+        usage = None if answer is None else parse_usage(answer.usage)
+        if answer is None or usage is None:
+            return self._doubtful(raw)
+        return self._answered(raw, answer.id, usage)
+
+    def _doubtful(self, raw: bytes) -> Response | GatewayError:
+        """Take what is an error, or an answer that lacks its usage, or JSON to some only."""
         try:
             parsed = orjson.loads(raw)
         except orjson.JSONDecodeError:
@@ -235,12 +243,16 @@ class _Exchange:
         if not is_answer or read_error(200, parsed) is not None:
             return self._refused(ark.refusal(200, parsed or {}, upstream_model=self._model.upstream_model))
         usage = parse_usage(parsed.get("usage"))
+        tokens_min = _text_bytes(parsed) // PROMPT_BYTES_PER_TOKEN_MAX if usage is None else 0
+        return self._answered(raw, parsed.get("id"), usage, tokens_min)
+
+    def _answered(self, raw: bytes, upstream_id: object, usage: TokenUsage | None, completion_tokens_min: int = 0) -> Response:
         self._settle(
             self._outcome(Outcome.COMPLETE),
             usage=usage,
             began=True,
-            completion_tokens_min=_text_bytes(parsed) // PROMPT_BYTES_PER_TOKEN_MAX if usage is None else 0,
-            upstream_id=_id_of(parsed),
+            completion_tokens_min=completion_tokens_min,
+            upstream_id=upstream_id[:128] if isinstance(upstream_id, str) else "",
             answer=None if self._request.claim is None else kept(self._request.claim, 200, raw),
         )
         return self._context.answer(raw)
@@ -367,11 +379,6 @@ def _restarting() -> GatewayError:
 
 def _ms(at: float | None, since: float) -> int | None:
     return None if at is None else round((at - since) * 1000)
-
-
-def _id_of(answer: dict[str, Any]) -> str:
-    upstream_id = answer.get("id")
-    return upstream_id[:128] if isinstance(upstream_id, str) else ""
 
 
 def _text_bytes(answer: dict[str, Any]) -> int:
