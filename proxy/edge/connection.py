@@ -20,7 +20,7 @@ from proxy import ids
 from proxy.clock import Clock
 from proxy.core.errors import BadRequestError, GatewayError, HeadersTooLargeError
 from proxy.edge.request import Body, Repetition, Request, RequestHead, Whole, repetition_of
-from proxy.edge.response import HttpDate, Response, render_head
+from proxy.edge.response import HeadWriter, Response
 from proxy.relay import Watcher
 
 logger = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ class Connection(RequestHandler):
         "_answer",
         "_arriving",
         "_clock",
-        "_date",
         "_filling",
+        "_heads",
         "_missing",
         "_recognised",
         "_repetition",
@@ -62,12 +62,12 @@ class Connection(RequestHandler):
     )
 
     def __init__(
-        self, manager: web.Server, *, answer: RequestCoroutine, clock: Clock, date: HttpDate, stall_seconds: float, **options: Any
+        self, manager: web.Server, *, answer: RequestCoroutine, clock: Clock, heads: HeadWriter, stall_seconds: float, **options: Any
     ) -> None:
         super().__init__(manager, **options)
         self._answer = answer
         self._clock = clock
-        self._date = date
+        self._heads = heads
         self._stall_seconds = stall_seconds
         self._stall_handle: asyncio.TimerHandle | None = None
         self._arriving: StreamReader | None = None
@@ -215,7 +215,7 @@ class Connection(RequestHandler):
             headers = {**headers, "Connection": "close" if request.closing else "keep-alive"}
         elif request.closing:
             headers = {**headers, "Connection": "close"}
-        head = render_head(version, status, headers, self._date.at(self._clock.now_ms()))
+        head = self._heads.head(version, status, headers, self._clock.now_ms())
         if len(body) <= _JOIN_BYTES_MAX:
             self.transport.write(head + body)
         else:
@@ -281,7 +281,7 @@ class Connection(RequestHandler):
         body = orjson.dumps(error.body())
         if self.transport is not None:
             headers["Content-Length"] = str(len(body))
-            self.transport.write(render_head("HTTP/1.1", error.status, headers, self._date.at(self._clock.now_ms())) + body)
+            self.transport.write(self._heads.head("HTTP/1.1", error.status, headers, self._clock.now_ms()) + body)
         logger.info("refused malformed HTTP with %d %s, request %s", error.status, error.code, request_id)
 
     # what the loop calls

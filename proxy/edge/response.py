@@ -19,27 +19,30 @@ class Response(Struct, eq=False):
     body: bytes | None
 
 
-def render_head(version: str, status: int, headers: Mapping[str, str], date: str) -> bytes:
-    """Return a head, from its status line to its empty line; ``Server`` and ``Date`` (RFC 9110, 6.6.1) are added.
-
-    Raises:
-        ValueError: a field would end its line. It is not quoted: it may hold anything.
-    """
-    fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    if fields.count("\n") != len(headers) or fields.count("\r") != len(headers):
-        raise ValueError("a header field holds a line break")
-    return f"{version} {status} {_REASONS.get(status, '')}\r\nServer: {SERVER_NAME}\r\nDate: {date}\r\n{fields}\r\n".encode("latin-1")
-
-
-class HttpDate:
-    """The time as HTTP writes it, ``Sun, 06 Nov 1994 08:49:37 GMT``, worked out once a second."""
+class HeadWriter:
+    """Writes heads of answers. What they begin with is worked out once a second for each status."""
 
     def __init__(self) -> None:
         self._second = -1
-        self._text = ""
+        self._starts: dict[tuple[str, int], str] = {}
 
-    def at(self, now_ms: int) -> str:
-        second = now_ms // 1000
-        if second != self._second:
-            self._second, self._text = second, formatdate(second, usegmt=True)
-        return self._text
+    def head(self, version: str, status: int, headers: Mapping[str, str], now_ms: int) -> bytes:
+        """Return a head, from its status line to its empty line; ``Server`` and ``Date`` (RFC 9110, 6.6.1) are added.
+
+        Raises:
+            ValueError: a field would end its line. It is not quoted: it may hold anything.
+        """
+        if now_ms // 1000 != self._second:
+            self._second = now_ms // 1000
+            self._starts.clear()
+        start = self._starts.get((version, status))
+        if start is None:
+            date = formatdate(self._second, usegmt=True)  # such as Sun, 06 Nov 1994 08:49:37 GMT
+            start = f"{version} {status} {_REASONS.get(status, '')}\r\nServer: {SERVER_NAME}\r\nDate: {date}"
+            self._starts[version, status] = start
+        head = start
+        for name, value in headers.items():
+            head += f"\r\n{name}: {value}"
+        if head.count("\n") != len(headers) + 2 or head.count("\r") != len(headers) + 2:
+            raise ValueError("a header field holds a line break")
+        return (head + "\r\n\r\n").encode("latin-1")

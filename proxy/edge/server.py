@@ -9,7 +9,7 @@ from aiohttp import web
 
 from proxy.clock import Clock
 from proxy.edge.connection import HEADER_LINE_BYTES_MAX, HEADERS_MAX, LINGER_SECONDS, Connection, RequestCoroutine
-from proxy.edge.response import HttpDate
+from proxy.edge.response import HeadWriter
 
 
 class Server(web.Server):
@@ -26,7 +26,7 @@ class Server(web.Server):
             max_field_size=HEADER_LINE_BYTES_MAX,
             max_headers=HEADERS_MAX,
         )
-        self._own: dict[str, Any] = {"answer": answer, "clock": clock, "date": HttpDate(), "stall_seconds": stall_seconds}
+        self._own: dict[str, Any] = {"answer": answer, "clock": clock, "heads": HeadWriter(), "stall_seconds": stall_seconds}
 
     def __call__(self) -> Connection:
         return Connection(self, loop=self._loop, **self._own, **self._kwargs)
