@@ -12,6 +12,8 @@ from proxy.core.money import Nanos
 from proxy.core.pricing import charge_for_chat, prompt_tokens_min
 from proxy.core.settlement import NO_USAGE, Outcome, Settlement, TokenUsage, UsageSource, capped
 
+_REPORTED = UsageSource.REPORTED
+
 
 class Seen(Struct, frozen=True):
     """What was seen of one call."""
@@ -54,7 +56,7 @@ def conclude(call: ChatCall, price: ChatPrice, hold_nanos: Nanos, seen: Seen, *,
 
 def _usage_of(call: ChatCall, seen: Seen, *, estimate: bool) -> tuple[TokenUsage, UsageSource]:
     if seen.usage is not None:
-        return seen.usage, UsageSource.REPORTED
+        return seen.usage, _REPORTED
     if estimate and seen.began:
         return TokenUsage(prompt_tokens_min(call.text_bytes), seen.completion_tokens_min), UsageSource.ESTIMATED
     return NO_USAGE, UsageSource.NONE

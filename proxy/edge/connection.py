@@ -82,14 +82,13 @@ class Connection(RequestHandler):
         """The body that they go to, where the parser was not asked."""
         self.watcher: Watcher | None = None
 
-    @property
-    def lost(self) -> bool:
+    def is_lost(self) -> bool:
         return self.transport is None or self.transport.is_closing()
 
     @property
     def is_new(self) -> bool:
         """Whether it has yet to send its first request."""
-        return self._request_count == 0 and not self.lost
+        return self._request_count == 0 and not self.is_lost()
 
     def limit(self, *, keepalive_seconds: float, stall_seconds: float) -> None:
         """Wait so long for a next request, from now on, and for a client that reads nothing, from the next time that it does."""
@@ -292,17 +291,13 @@ class Connection(RequestHandler):
             data = self._fill(self._filling, data)
             if not data:
                 return
-        if not (self._is_waiting and self._recognise(data)):
+        waiter = self._waiter
+        is_waiting = self._missing == 0 and waiter is not None and not waiter.done() and not self._close
+        if not (is_waiting and self._recognise(data)):
             self._parse(data)
 
-    @property
-    def _is_waiting(self) -> bool:
-        """Whether the parser is between two requests, and nothing is being answered or waits to be."""
-        waiter = self._waiter
-        return self._missing == 0 and waiter is not None and not waiter.done() and not self._close
-
     def _recognise(self, data: bytes) -> bool:
-        """Begin a request without the parser, if its head is the last one's; return whether it was."""
+        """Begin a request without the parser, which is between two, if its head is the last one's; return whether it was."""
         repetition, waiter = self._repetition, self._waiter
         found = None if repetition is None else repetition.find(data)
         if repetition is None or found is None or waiter is None:

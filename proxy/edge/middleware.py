@@ -78,7 +78,7 @@ class Observer:
         if isinstance(fault, StoreUnavailableError):
             logger.error("request %s: the store does not answer: %s", context.id, fault)  # no bug of ours: no traceback
             return ModelUnavailableError("The gateway cannot answer just now", retry_after_seconds=5)
-        if isinstance(fault, OSError) and context.connection.lost:
+        if isinstance(fault, OSError) and context.connection.is_lost():
             raise ConnectionResetError("the client left") from None
         logger.error("request %s failed", context.id, exc_info=fault)
         return InternalError("Internal error")

@@ -35,6 +35,7 @@ PATH = "/chat/completions"
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 ERROR_BYTES_MAX = 256 * 1024
 EVENT_STREAM = "text/event-stream"
+_CHAT, _COMPLETE, _CLIENT_GONE = Kind.CHAT, Outcome.COMPLETE, Outcome.CLIENT_GONE
 
 
 class ChatHandlers:
@@ -85,14 +86,14 @@ class ChatHandlers:
     def _exchange(self, context: Context, body: Any, claim: IdempotencyClaim | None = None) -> "_Exchange":
         """Find the model, check the call, and draw up what is asked and held. Raises: GatewayError."""
         settings = self._live.now
-        model = find_model(settings.catalog, requested_model(body), Kind.CHAT)
+        model = find_model(settings.catalog, requested_model(body), _CHAT)
         context.model = model.id
         call = parse_chat_call(body, model)
         assert context.grant is not None
         assert isinstance(model.price, ChatPrice)
         request = NewRequest(
             id=context.id,
-            kind=Kind.CHAT,
+            kind=_CHAT,
             account_id=context.grant.account_id,
             key_id=context.grant.key_id,
             model=model.id,
@@ -166,11 +167,11 @@ class _Exchange:
         context, parts = self._context, self._parts
         upward = upstream_body(self._call, self._model)
         self._hold = await parts.billing.hold(self._request)
-        flight = self._flight = parts.relay.depart(context.connection, self._request.account_id)
+        flight = self._flight = parts.relay.depart(context.request.connection, self._request.account_id)
         try:
             try:
                 with flight.deadline:
-                    if flight.ended:
+                    if flight.is_over():
                         raise TimeoutError  # over before anything was asked
                     self._asked_at = parts.clock.monotonic()
                     answer = await self._settings.upstreams[self._model.upstream].wire.ask(PATH, upward)
@@ -191,7 +192,7 @@ class _Exchange:
                     raise
         finally:
             self._close()
-        if self._response is None and flight.client_left:
+        if self._response is None and flight.has_client_left():
             raise ConnectionResetError("the client left")
         if isinstance(result, GatewayError):
             raise result
@@ -248,7 +249,7 @@ class _Exchange:
 
     def _answered(self, raw: bytes, upstream_id: object, usage: TokenUsage | None, completion_tokens_min: int = 0) -> Response:
         self._settle(
-            self._outcome(Outcome.COMPLETE),
+            self._outcome(_COMPLETE),
             usage=usage,
             began=True,
             completion_tokens_min=completion_tokens_min,
@@ -312,13 +313,13 @@ class _Exchange:
         )
 
     def _outcome(self, outcome: Outcome) -> Outcome:
-        return Outcome.CLIENT_GONE if self._flight.client_left else outcome
+        return _CLIENT_GONE if self._flight.has_client_left() else outcome
 
     def _is_unheard(self, outcome: Outcome) -> bool:
         """Whether the client left before anything was answered."""
-        if self._response is not None or outcome is Outcome.COMPLETE:
+        if self._response is not None or outcome is _COMPLETE:
             return False
-        return outcome is Outcome.CLIENT_GONE or self._flight.client_left
+        return outcome is _CLIENT_GONE or self._flight.has_client_left()
 
     # other ends
 

@@ -129,14 +129,14 @@ class _Generation:
             GatewayError: no image came; the first one's reason.
             ConnectionError: the client left; the call is settled.
         """
-        is_asked = not self._flight.ended
+        is_asked = not self._flight.is_over()
         if is_asked:
             await self._ask_for_all(client, bodies)
         # What happens to the client from here on changes nothing.
         self._relay.land(self._flight)
         result = self._concluded(is_asked=is_asked)
         await self._hold.settled()
-        if self._flight.client_left:
+        if self._flight.has_client_left():
             raise ConnectionResetError("the client left")
         if isinstance(result, GatewayError):
             raise result
@@ -231,7 +231,7 @@ class _Generation:
         return kept(self._hold.request.claim, status, body)
 
     def _settle(self, outcome: Outcome, *, made: int = 0, status: int, note: str, answer: StoredAnswer | None = None) -> None:
-        context, client_left = self._context, self._flight.client_left
+        context, client_left = self._context, self._flight.has_client_left()
         context.settlement = Settlement(
             outcome=Outcome.CLIENT_GONE if client_left and outcome in _OURS else outcome,
             usage_source=UsageSource.REPORTED if made else UsageSource.NONE,

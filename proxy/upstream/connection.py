@@ -177,8 +177,7 @@ class Connection(asyncio.Protocol):
         self.used = False
         """It has carried an answer before."""
 
-    @property
-    def reusable(self) -> bool:
+    def is_reusable(self) -> bool:
         """Whether this idle connection is open and fresh."""
         transport = self._transport
         return transport is not None and not transport.is_closing() and self._loop.time() - self._since < self._limits.keepalive_seconds

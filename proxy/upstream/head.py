@@ -100,7 +100,7 @@ class HeadReader:
         """
         if not self._held and received.startswith(b"HTTP/1.") and 0 < (end := received.find(b"\r\n\r\n")) <= self._bytes_max:
             head = Head(received[: end + 4])  # whole, and in one piece, as nearly all are
-            if not head.interim:
+            if head.status >= 200:
                 return head, received[end + 4 :]
         scan_from = max(0, len(self._held) - 3)
         self._held += received

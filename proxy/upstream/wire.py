@@ -153,7 +153,7 @@ class Wire:
         """Return the kept connection that was used last: the likeliest to live, and the others may expire."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.reusable:
+            if connection.is_reusable():
                 return connection
             connection.abort()
         return None

@@ -31,12 +31,15 @@ class Transport:
 class Client:
     def __init__(self) -> None:
         self.watcher: Watcher | None = None
-        self.lost = False
+        self.left = False
         self.writing_paused = False
         self.transport: Any = Transport()
 
+    def is_lost(self) -> bool:
+        return self.left
+
     def leave(self) -> None:
-        self.lost = True
+        self.left = True
         if self.watcher is not None:
             self.watcher.client_lost()
 
@@ -155,7 +158,7 @@ async def test_a_client_that_left_is_written_nothing_and_its_upstream_is_read_on
     call.answer.end()
 
     assert await call.task is None
-    assert (call.written, call.tap.done, call.flight.client_left) == ([], True, True)
+    assert (call.written, call.tap.done, call.flight.has_client_left()) == ([], True, True)
     assert call.answer.did[:2] == ["pause", "resume"]
 
 
@@ -270,7 +273,7 @@ async def test_a_call_that_departs_after_the_cut_has_ended_before_it_asks() -> N
 
     flight = relay.depart(Client())
 
-    assert (flight.ended, flight.cause) == (True, Outcome.INTERRUPTED)
+    assert (flight.is_over(), flight.cause) == (True, Outcome.INTERRUPTED)
 
 
 async def test_a_landed_call_is_no_longer_told_of_anything() -> None:
@@ -322,11 +325,11 @@ async def test_half_an_event_is_not_passed_on_when_the_upstream_breaks() -> None
 
 async def test_a_flight_knows_a_client_that_was_lost_before_it_departed() -> None:
     client = Client()
-    client.lost = True
+    client.left = True
 
     flight: Flight = Relay(live(billing=drain()), Metrics()).depart(client)
 
-    assert (flight.ended, flight.client_left) == (True, True)
+    assert (flight.is_over(), flight.has_client_left()) == (True, True)
 
 
 async def waiting(deadline: Deadline) -> None:

@@ -22,6 +22,7 @@ from proxy.store.values import NewRequest, StoredAnswer
 ROWS_MAX = 32
 """Rows of one statement. The connection keeps each of its shapes prepared, so their number must have a bound."""
 
+_VIDEO = Kind.VIDEO
 Row = tuple[object, ...]
 
 
@@ -115,7 +116,7 @@ class OpenHolds:
 
     def _place(self, request: NewRequest, available: dict[int, int], changes: Changes) -> bool:
         account_id, hold = request.account_id, request.hold_nanos
-        if request.claim is not None or request.kind is Kind.VIDEO or not 0 <= hold <= min(available.get(account_id, -1), NANOS_MAX):
+        if request.claim is not None or request.kind is _VIDEO or not 0 <= hold <= min(available.get(account_id, -1), NANOS_MAX):
             return False
         available[account_id] -= hold
         changes.requests.append(ledger.request_values(request))
