@@ -15,7 +15,7 @@ from proxy.core.errors import InvalidJsonError, InvalidMessagesError, InvalidPar
 from proxy.core.money import Nanos
 from proxy.core.pricing import hold_for_chat, prompt_tokens_max
 
-ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+ROLES = ("user", "assistant", "system", "tool", "developer")
 OUTPUT_TOKENS_MAX = 10_000_000
 CHOICES_MAX = 128
 MESSAGES_MAX = 10_000
@@ -69,6 +69,7 @@ WHOLE_MAX = 2.0**63
 """Integers beyond 64 bits are read as floats, and would go up as another number than the client wrote."""
 
 Body = dict[str, Any]
+_STRUCTURED = (dict, list)
 
 
 class ChatCall(Struct, frozen=True):
@@ -248,8 +249,7 @@ def _measure_messages(messages: list[Any], model: Model) -> tuple[int, int]:
             type(message) is dict
             and len(message) == 2
             and type(content := message.get("content")) is str
-            and type(role := message.get("role")) is str
-            and role in ROLES
+            and message.get("role") in ROLES
         ):
             text_bytes += len(content) if content.isascii() else len(content.encode())
         else:
@@ -266,11 +266,6 @@ def _measure_messages(messages: list[Any], model: Model) -> tuple[int, int]:
     return text_bytes, media_tokens
 
 
-def _has_role(message: Body) -> bool:
-    role = message.get("role")
-    return type(role) is str and role in ROLES
-
-
 def _parts_of(message: object) -> int:
     content = message.get("content") if isinstance(message, dict) else None
     return len(content) if isinstance(content, list) else 0
@@ -280,7 +275,7 @@ def _measure_message(message: object, where: str, model: Model) -> tuple[int, in
     """Check one message and return its text in bytes and its media in tokens."""
     if not isinstance(message, dict):
         raise InvalidMessagesError(f"'{where}' must be an object", param=where)
-    if not _has_role(message):
+    if message.get("role") not in ROLES:
         raise InvalidMessagesError(f"'{where}.role' must be one of system, developer, user, assistant, tool", param=f"{where}.role")
     content = message.get("content")
     text = media = 0
@@ -353,7 +348,7 @@ def _other_text_bytes(body: Body) -> int:
     """Count what else may end in the prompt: tools, functions, formats, and any structured field that we do not know."""
     size = 0
     for key, value in body.items():
-        if (type(value) is dict or type(value) is list) and key not in NO_TEXT_KEYS:
+        if type(value) in _STRUCTURED and key not in NO_TEXT_KEYS:
             size += len(encode(value))
     return size
 

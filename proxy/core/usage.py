@@ -3,7 +3,7 @@
 An upstream's figures become money, so only what is beyond doubt is taken: a count is a non-negative integer within bounds.
 """
 
-from typing import Any, TypeGuard
+from typing import Any
 
 from msgspec import DecodeError, Raw, Struct, field
 from msgspec.json import Decoder
@@ -49,17 +49,12 @@ def parse_usage(value: object) -> TokenUsage | None:
     if not isinstance(value, dict):
         return None
     prompt, completion = value.get("prompt_tokens"), value.get("completion_tokens")
-    if not (_is_count(prompt) and _is_count(completion)):
+    if type(prompt) is not int or type(completion) is not int or not (0 <= prompt <= TOKENS_MAX and 0 <= completion <= TOKENS_MAX):
         return None
-    cached = _detail(value.get("prompt_tokens_details"), "cached_tokens")
-    reasoning = _detail(value.get("completion_tokens_details"), "reasoning_tokens")
-    return TokenUsage(prompt, completion, min(cached, prompt), min(reasoning, completion))
+    cached = _part(value.get("prompt_tokens_details"), "cached_tokens", prompt)
+    return TokenUsage(prompt, completion, cached, _part(value.get("completion_tokens_details"), "reasoning_tokens", completion))
 
 
-def _is_count(value: object) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value <= TOKENS_MAX
-
-
-def _detail(details: object, name: str) -> int:
+def _part(details: object, name: str, whole: int) -> int:
     count = details.get(name) if isinstance(details, dict) else 0
-    return count if _is_count(count) else 0
+    return min(count, whole) if type(count) is int and 0 <= count <= TOKENS_MAX else 0

@@ -10,8 +10,8 @@ from proxy.upstream.framing import Chunked, Counted, Framing, UntilClose
 
 # Only simple repeats are possessive: before Python 3.11.5 a possessive group matches nothing that it should (gh-106052).
 _HEAD = re.compile(
-    rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n\0]*+)?"  # the reason may be missing, with its space or without
-    rb"(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\r\n\0]*+)*\r\n\r\n"
+    rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\x01-\x09\x0b\x0c\x0e-\xff]*+)?"  # the reason may be missing, with its space or without
+    rb"(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\x01-\x09\x0b\x0c\x0e-\xff]*+)*\r\n\r\n"  # what is not CR, LF or NUL; "not" takes longer
 )
 _FRAMING = re.compile(rb"\n(content-length|transfer-encoding|connection):([^\r]*)")
 _LENGTH_DIGITS_MAX = 15
