@@ -34,7 +34,8 @@ def hold_for_chat(price: ChatPrice, prompt_tokens: int, output_tokens: int) -> N
     """Return the worst case in nano-yuan: at most so many prompt tokens and so many output tokens, at the dearest reachable tier."""
     if len(price.tiers) == 1:
         tier = price.tiers[0]
-        return Nanos(prompt_tokens * max(tier.input, tier.cached_input) + output_tokens * tier.output)
+        dearest = tier.input if tier.input > tier.cached_input else tier.cached_input  # noqa: FURB136 - `max` takes five times as long
+        return Nanos(prompt_tokens * dearest + output_tokens * tier.output)
     return Nanos(
         max(prompt_tokens * max(tier.input, tier.cached_input) + output_tokens * tier.output for tier in price.reachable(prompt_tokens))
     )

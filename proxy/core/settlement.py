@@ -64,5 +64,6 @@ class Settlement(Struct, frozen=True):
 
 def capped(charge_nanos: int, hold_nanos: int) -> tuple[Nanos, Nanos]:
     """Return the charge, never more than the hold, and the shortfall."""
-    charge = min(charge_nanos, hold_nanos)
-    return Nanos(charge), Nanos(charge_nanos - charge)
+    if charge_nanos <= hold_nanos:
+        return Nanos(charge_nanos), _NOTHING
+    return Nanos(hold_nanos), Nanos(charge_nanos - hold_nanos)

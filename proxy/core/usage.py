@@ -57,4 +57,6 @@ def parse_usage(value: object) -> TokenUsage | None:
 
 def _part(details: object, name: str, whole: int) -> int:
     count = details.get(name) if isinstance(details, dict) else 0
-    return min(count, whole) if type(count) is int and 0 <= count <= TOKENS_MAX else 0
+    if type(count) is not int or not 0 <= count <= TOKENS_MAX:
+        return 0
+    return count if count <= whole else whole  # noqa: FURB136 - `min` takes five times as long

@@ -1,7 +1,7 @@
 """One request on its way through the gateway: what the layers hand on to each other."""
 
 import orjson
-from msgspec import Struct
+from dataclasses import dataclass
 
 from proxy.core.settlement import Settlement
 from proxy.edge.connection import JSON_TYPE
@@ -10,7 +10,8 @@ from proxy.edge.response import Response
 from proxy.store.values import Grant
 
 
-class Context(Struct, eq=False):
+@dataclass(eq=False, slots=True)
+class Context:
     """Everything known of one request. Handlers fill in what the request's log line and metrics tell."""
 
     request: Request
