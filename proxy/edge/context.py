@@ -1,7 +1,8 @@
 """One request on its way through the gateway: what the layers hand on to each other."""
 
-import orjson
 from dataclasses import dataclass
+
+import orjson
 
 from proxy.core.settlement import Settlement
 from proxy.edge.connection import JSON_TYPE

@@ -13,6 +13,7 @@ from tests.bench.arena import say
 from tests.bench.cliffs import disk_part, large_part, leaving_part, stalled_part
 from tests.bench.folding import folding_part
 from tests.bench.footprint import memory_part, start_part, store_part
+from tests.bench.instructions import instructions_part
 from tests.bench.limits import raise_open_files
 from tests.bench.options import Options
 from tests.bench.plot import draw, require_plot
@@ -37,7 +38,7 @@ TABLE_COLUMNS = 136
 TERMINATED = 128 + signal.SIGTERM
 SCALE: Mapping[str, Part] = {"scale-streams": streams_part, "scale-accounts": accounts_part, "scale-ledger": ledger_part}
 CLIFFS: Mapping[str, Part] = {"stalled": stalled_part, "large": large_part, "disk": disk_part, "leaving": leaving_part}
-PARTS: Mapping[str, Part] = {**DESIGN, **SCALE, **CLIFFS, "soak": soak_part, "folding": folding_part}
+PARTS: Mapping[str, Part] = {**DESIGN, **SCALE, **CLIFFS, "soak": soak_part, "folding": folding_part, "instructions": instructions_part}
 GROUPS: Mapping[str, Sequence[str]] = {"design": [*DESIGN], "scale": [*SCALE], "cliffs": [*CLIFFS]}
 
 

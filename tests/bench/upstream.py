@@ -42,8 +42,8 @@ _HEAD = (
     b"x-request-id: 0217954000001230000000000000000000ffffac15093a1b2c3d\r\n"
 )
 """The fields that Ark's answers have been seen with."""
-_JSON = b"%bcontent-type: application/json; charset=utf-8\r\ncontent-length: %d\r\n\r\n%b" % (_HEAD, len(JSON_BODY), JSON_BODY)
-_STREAM_HEAD = _HEAD + b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+JSON_ANSWER = b"%bcontent-type: application/json; charset=utf-8\r\ncontent-length: %d\r\n\r\n%b" % (_HEAD, len(JSON_BODY), JSON_BODY)
+STREAM_HEAD = _HEAD + b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _PLAN = re.compile(rb"chunks=(\d+) ms=(\d+) bytes=(\d+)")
@@ -109,11 +109,11 @@ class Call(asyncio.Protocol):
     def _answer(self, request: bytes) -> None:
         plan = _PLAN.search(request)
         if plan is None:
-            self._transport.write(_JSON)
+            self._transport.write(JSON_ANSWER)
         else:
             self._chunks = self._left = int(plan[1])
             self._frame = frame(int(plan[3]))
-            self._transport.write(_STREAM_HEAD)
+            self._transport.write(STREAM_HEAD)
             self.send()
             self._pacer.add(self, int(plan[2]))
 

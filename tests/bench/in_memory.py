@@ -1,0 +1,209 @@
+"""A chat's way without kernel, disk and threads: memory transports, and a store that answers at once.
+
+``python -m tests.bench.in_memory json|stream COUNT`` answers so many requests, or relays so many chunks, and ends at once. What the
+instructions of two such runs differ by is what the gateway's own code takes, the same each time, whatever else the machine does.
+"""
+
+import asyncio
+import gc
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+import uvloop
+
+from proxy import ids
+from proxy.billing import Billing
+from proxy.clock import SystemClock
+from proxy.config import load
+from proxy.edge.body import BodyReader
+from proxy.edge.door import Entrance
+from proxy.edge.middleware import Dispatcher, Observer
+from proxy.edge.router import Route, Router
+from proxy.edge.server import Server
+from proxy.handlers.chat import PATH, ChatHandlers
+from proxy.idempotency import Idempotency
+from proxy.logs import JsonAccessLog, Lines
+from proxy.metrics import Metrics
+from proxy.process import GC_ALLOCATIONS
+from proxy.relay import Relay
+from proxy.settings import Live
+from proxy.store.contract import Store
+from proxy.store.values import Grant
+from proxy.tasks import TaskGroup
+from proxy.upstream.connection import Connection
+from proxy.upstream.wire import Limits, Wire
+from proxy.upstreams import Upstream
+from tests.bench.clients import request
+from tests.bench.jobs import Job, Target
+from tests.bench.upstream import JSON_ANSWER, STREAM_HEAD, frame, stream_end
+from tests.support.settings import CONFIGURATION, live
+
+SECRET = "sk_" + 43 * "a"
+WARM_REQUESTS = 500
+CONNECTIONS = 64
+"""In flight; a stream is alone."""
+MODELS = """[{"id": "doubao-pro-32k", "kind": "chat", "upstream_model": "doubao-seed-2-0-lite-260428",
+  "request_defaults": {"thinking": {"type": "disabled"}}, "price": {"input": "0.8", "output": "2.0", "cached_input": "0.16"}}]"""
+
+
+class Transport:
+    """What is written goes to a function."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self.write = write
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None: ...
+
+    abort = close
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def get_extra_info(self, _: str, default: object = None) -> object:
+        return default
+
+
+class Books:
+    """A store for which everything is durable at once."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def place_hold(self, *_: object) -> "asyncio.Future[None]":
+        return self._done(None)
+
+    def settle(self, *_: object) -> "asyncio.Future[bool]":
+        return self._done(True)
+
+    def _done(self, result: Any) -> "asyncio.Future[Any]":
+        future = self._loop.create_future()
+        self._loop.call_soon(future.set_result, result)
+        return future
+
+
+class Access:
+    """One key."""
+
+    anonymous: Grant | None = None
+
+    def __init__(self) -> None:
+        grant = Grant(ids.digest(SECRET), "key_bench", 3, "bench")
+        self._grants = {grant.sha256: grant}
+
+    def authenticate(self, credential: bytes) -> Grant | None:
+        return self._grants.get(credential)
+
+
+class Gateway:
+    """The parts of a gateway that a chat goes through."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        clock, metrics, store = SystemClock(), Metrics(), cast("Store", Books())
+        self._limits = Limits()
+        self._wire = Wire("http://127.0.0.1:9/api/v3", headers={"Authorization": "Bearer upstream"}, limits=self._limits)
+        config = load(None, {**CONFIGURATION, "LLM_PROXY_MODELS": MODELS})
+        settings: Live = live(config, {"ark": cast("Upstream", _Ark(self._wire))})
+        chat = ChatHandlers(
+            live=settings,
+            billing=Billing(store, TaskGroup("settlement"), clock, metrics),
+            idempotency=Idempotency(store, clock),
+            relay=Relay(settings, metrics),
+            bodies=BodyReader(settings),
+            clock=clock,
+            metrics=metrics,
+        )
+        router = Router([Route("POST", PATH, chat.create)], ("/api/v1", "/v1"))
+        dispatcher = Dispatcher(router, Access(), draining=lambda: False, refusing=lambda: False)
+        observer = Observer(clock, JsonAccessLog(clock, Lines(len)), metrics)
+        self._server = Server(Entrance(dispatcher, observer, clock), clock=clock, keepalive_seconds=75, stall_seconds=30)
+
+    def add_upstream(self, asked: Callable[[Connection], object]) -> None:
+        """Keep one more connection to an upstream, which does this when it is asked."""
+        connection = Connection(self._wire, self._limits, self._loop)
+        connection.connection_made(cast("asyncio.Transport", Transport(lambda _: asked(connection))))
+        self._wire.vacant(connection)
+
+    def add_client(self, told: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        """Connect a client, and return what sends."""
+        connection = self._server()
+        connection.connection_made(cast("asyncio.Transport", Transport(told)))
+        return connection.data_received
+
+
+class _Ark:
+    """An upstream of which a chat needs its wire alone."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+
+
+async def answer(count: int) -> None:
+    """Answer so many JSON requests, `CONNECTIONS` at a time."""
+    loop, gateway = asyncio.get_running_loop(), Gateway()
+    asked = _asked(chunks=0)
+    left = count + WARM_REQUESTS
+    done = loop.create_future()
+
+    def client() -> None:
+        def told(piece: bytes) -> None:
+            nonlocal left
+            assert piece.startswith(b"HTTP/1.1 200"), piece
+            left -= 1
+            if left >= CONNECTIONS:
+                loop.call_soon(send, asked)
+            elif left == 0:
+                done.set_result(None)
+
+        send = gateway.add_client(told)
+        loop.call_soon(send, asked)
+
+    for _ in range(CONNECTIONS):
+        gateway.add_upstream(lambda connection: loop.call_soon(connection.data_received, JSON_ANSWER))
+        client()
+    await done
+
+
+async def relay(count: int) -> None:
+    """Relay so many chunks of one stream, each in a piece of its own."""
+    loop, gateway = asyncio.get_running_loop(), Gateway()
+    done = loop.create_future()
+    left, right = frame(0)
+    chunk = left + b"%020d" % 1 + right
+
+    def stream(connection: Connection) -> None:
+        connection.data_received(STREAM_HEAD)
+        loop.call_later(0.01, run, connection)
+
+    def run(connection: Connection) -> None:
+        for _ in range(count):
+            connection.data_received(chunk)
+        connection.data_received(stream_end(count))
+
+    def told(piece: bytes) -> None:
+        if piece.endswith(b"0\r\n\r\n"):
+            done.set_result(None)
+
+    gateway.add_upstream(lambda connection: loop.call_soon(stream, connection))
+    gateway.add_client(told)(_asked(chunks=count))
+    await done
+
+
+def _asked(chunks: int) -> bytes:
+    target = Target(0, keys=(SECRET,))
+    return request(target, Job(kind="json", target=target, connections=1, seconds=0, chunks=chunks).body, 0)
+
+
+def main() -> None:
+    what, count = sys.argv[1:]
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 20)
+    uvloop.run({"json": answer, "stream": relay}[what](int(count)))
+
+
+if __name__ == "__main__":
+    main()
