@@ -6,7 +6,8 @@ is neither a chunk nor usage is taken for such an error: it is one in another sh
 tell what is the operator's. Whatever the splitting, the outcome is the same.
 
 An ordinary piece (one event of one line, with choices, without usage or error) costs a handful of C-level searches and comes back as
-the same object (1.6 µs at 250 bytes); only what these do not know is parsed.
+the same object; only what these do not know is parsed. Most events repeat the one before but for their text, and are known by what
+stands left and right of it: 0.4 µs at 280 bytes instead of 0.9.
 """
 
 import re
@@ -31,6 +32,12 @@ _FIELD = re.compile(rb"data(?::.*)?|id(?:: ?[\w.:-]{0,128})?|event(?:: ?[A-Za-z_
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.]\d{1,6})?(?:Z|[+-]\d\d:\d\d)?")
 _COMMENT_BYTES_MAX = 256
 _CONTENT = re.compile(rb'(?:content|arguments)": ?"[^"]')
+_STRING = rb'[ !#-[\]-\xff]*+(?:\\["\\/bfnrt][ !#-[\]-\xff]*+)*'
+"""What stands between the quotes of a JSON string, but for escapes by number. An event with another one is the same otherwise."""
+_TEXT = re.compile(_STRING)
+_TOLD = re.compile(rb'content":"(?!")(' + _STRING + rb')"')
+_NO_EVENT = b"\n\n\n"
+_LESSONS = 16
 _UPSTREAM_ID_CHARACTERS_MAX = 200
 _ERROR_CHARACTERS_MAX = 2000
 
@@ -51,13 +58,17 @@ class Tap:
     """
 
     __slots__ = (
+        "_after",
         "_after_cr",
         "_at_start",
+        "_before",
         "_event_bytes_max",
         "_held",
         "_id_seen",
         "_last_withheld",
+        "_lessons",
         "_ordinary",
+        "_shape_bytes",
         "_too_large",
         "_withhold_usage",
         "content_events",
@@ -83,6 +94,9 @@ class Tap:
         self._last_withheld = False
         self._ordinary = False
         """The next piece starts an event, and not the first one: the fast path may judge it."""
+        self._before = self._after = _NO_EVENT
+        self._shape_bytes = 0
+        self._lessons = _LESSONS
 
     def feed(self, piece: bytes) -> bytes:
         """Return what may be passed on now; the very object that came in when nothing has to be changed.
@@ -90,11 +104,32 @@ class Tap:
         Raises:
             EventTooLargeError: an event is larger than `event_bytes_max`.
         """
-        if self._ordinary and _is_plain(piece) and len(piece) <= self._event_bytes_max:
-            if _has_content(piece):
+        if self._ordinary and len(piece) <= self._event_bytes_max:
+            if (
+                piece.startswith(self._before)
+                and piece.endswith(self._after)
+                and len(piece) > self._shape_bytes
+                and _TEXT.fullmatch(piece, len(self._before), len(piece) - len(self._after)) is not None
+            ):
                 self.content_events += 1
-            return piece
+                return piece
+            if _is_plain(piece):
+                if _has_content(piece):
+                    self.content_events += 1
+                self._learn_shape(piece)
+                return piece
         return self._walk(piece)
+
+    def _learn_shape(self, event: bytes) -> None:
+        """Keep in mind what is left and right of a plain event's text: the next one is most likely the same but for that.
+
+        An upstream whose events differ in more is soon left alone: looking for a shape would be in vain each time.
+        """
+        text = _TOLD.search(event) if self._lessons else None
+        if text is not None:
+            self._lessons -= 1
+            self._before, self._after = (event[: text.start(1)], event[text.end(1) :]) if self._lessons else (_NO_EVENT, _NO_EVENT)
+            self._shape_bytes = len(self._before) + len(self._after)
 
     def finish(self, clean: bool) -> bytes:
         """Return what is left to pass on at the end of the body.

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from proxy.core import sse
 from proxy.core.ark_text import ArkError, read_error
 from proxy.core.settlement import TokenUsage
 from proxy.core.sse import EventTooLargeError, Tap
@@ -533,6 +534,66 @@ def test_even_of_a_garbled_stream_no_splitting_changes_anything(parts: list[byte
     clean = data.draw(st.booleans())
 
     assert run(cut(stream, size), clean=clean) == run([stream], clean=clean)
+
+
+# events that repeat the last one but for their text
+
+LEFT, RIGHT = HELLO.split(b"Hello")
+SHAPES = [
+    (LEFT, RIGHT),
+    tuple(THINK.split(b"hm")),
+    (LEFT, b'"}}],"usage":{"prompt_tokens":1,"completion_tokens":2}}' + b"\n\n"),
+    (b"data: ", b"\n\n"),
+]
+TEXTS = [
+    *(b"Hello", b"", b"usage", b"error", b"essage", b"[DONE]", b"data: [DONE]", b"]}", "你好".encode(), b"\x7f", b"\xff"),
+    *(b'"', b"\\", b'\\"', b"\\\\", b'\\\\"', b'\\\\\\"', b"\\n", b"\\u0065", b"\\u4f60", b"\\x", b'a\\"b\\n'),
+    *(b"\n", b"\r\n", b"\n\n", b"\r", b"\t", b"\x00", b"}\n\ndata: {"),
+    *(b'x","error":{"code":"y"},"z":"', b'","usage":{"prompt_tokens":9,"completion_tokens":9},"z":"'),
+]
+
+
+@given(st.lists(st.tuples(st.sampled_from([SHAPES[0], *SHAPES]), st.sampled_from([TEXTS[0], *TEXTS])), min_size=2, max_size=12))
+def test_a_known_shape_changes_nothing_of_what_passes_or_is_learnt(drawn: list[tuple[tuple[bytes, bytes], bytes]]) -> None:
+    events = [HELLO, HELLO] + [left + text + right for (left, right), text in drawn]
+
+    assert run(events) == run([b"".join(events)]) == run(cut(b"".join(events), 7))
+
+
+def test_an_event_of_a_known_shape_is_not_judged_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tap = Tap(withhold_usage=True)
+    judged: list[bytes] = []
+    judge = sse._is_plain
+
+    def watched(event: bytes) -> bool:
+        judged.append(event)
+        return judge(event)
+
+    monkeypatch.setattr(sse, "_is_plain", watched)
+    first, second, third, coded = (HELLO.replace(b"Hello", text) for text in (b"first", "第二".encode(), b'\\n\\"', b"\\u4f60"))
+    for event in (HELLO, first, second, third, coded, second, EMPTY, THINK, THINK, HELLO):
+        assert tap.feed(event) is event
+
+    assert judged == [first, coded, EMPTY, THINK, HELLO]  # the very first was parsed, for its id
+    assert tap.content_events == 9
+
+
+def test_an_event_of_a_known_shape_is_no_longer_than_others_may_be() -> None:
+    tap = Tap(withhold_usage=True, event_bytes_max=len(HELLO) + 10)
+    for event in (HELLO, HELLO, HELLO.replace(b"Hello", 15 * b"x")):
+        tap.feed(event)
+
+    with pytest.raises(EventTooLargeError):
+        tap.feed(HELLO.replace(b"Hello", 16 * b"x"))
+
+
+def test_an_upstream_whose_events_have_no_shape_is_soon_left_alone() -> None:
+    tap = Tap(withhold_usage=True)
+    for turn in range(100):
+        tap.feed(HELLO.replace(b'"index":0', b'"index":0,"nonce":%d' % turn))
+
+    assert tap._before == sse._NO_EVENT
+    assert tap.content_events == 100
 
 
 # limits, to the byte
