@@ -147,6 +147,7 @@ class Connection(asyncio.Protocol):
         "_expected",
         "_framing",
         "_head",
+        "_heads",
         "_home",
         "_keep_alive",
         "_limits",
@@ -165,7 +166,9 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._expected: asyncio.Future[Answer] | None = None
+        self._heads = HeadReader(limits.head_bytes_max)
         self._head: HeadReader | None = None
+        """The same, while an answer's head is awaited."""
         self._answer: Answer | None = None
         self._framing: Framing | None = None
         self._keep_alive = False
@@ -191,7 +194,8 @@ class Connection(asyncio.Protocol):
         """
         expected: asyncio.Future[Answer] = self._loop.create_future()
         self._expected = expected
-        self._head = HeadReader(self._limits.head_bytes_max)
+        self._head = self._heads
+        self._heads.restart()
         self._since = self._loop.time()
         if self._transport is None or self._transport.is_closing():
             self._fail(ConnectionDiedError("upstream: the connection was lost before the request left"))

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.upstream import head as head_module
 from proxy.upstream.framing import Chunked, Counted, FramingError, UntilClose
 from proxy.upstream.head import Head, HeadError, HeadReader
 from tests.support.origin import chunked, cut
@@ -239,3 +240,89 @@ def test_interim_heads_are_skipped(size: int) -> None:
     assert found[:-1] == [None] * (len(found) - 1)
     assert found[-1] is not None
     assert (found[-1][0].status, found[-1][1]) == (200, b"")
+
+
+# heads that have the fields of the last one
+
+ARK = [
+    b"HTTP/1.1 200 OK",
+    b"server: istio-envoy",
+    b"Date: Mon, 23 Nov 2026 12:00:00 GMT",
+    b"x-request-id: 0217",
+    b"content-type: application/json",
+    b"content-length: 480",
+]
+USUAL = [
+    ARK,
+    [*ARK, b"connection: keep-alive"],
+    [*ARK, b"connection: close"],
+    [*ARK, b"content-encoding: br"],
+    [b"HTTP/1.1 201 Created", *ARK[1:]],
+    [b"HTTP/1.0 200 OK", *ARK[1:], b"connection: keep-alive"],
+    [b"HTTP/1.0 200 OK", *ARK[1:]],
+    [*ARK[:-1], b"transfer-encoding: chunked"],
+    [*ARK[:-1], b"Content-Length:480"],
+    [b"HTTP/1.1 204 No Content", *ARK[1:-1]],
+]
+OTHER_LINES = [
+    *(b"HTTP/1.1 201 OK", b"HTTP/1.0 200 OK", b"HTTP/1.1 200 Fine", b"HTTP/1.1 200", b"HTTP/1.1 100 Continue", b"HTTP/1.1 204 OK"),
+    *(b"content-length: 5", b"content-length:5", b"content-length:  5", b"Content-Length: 5", b"content-length: +5"),
+    *(b"content-length: 5 5", b"content-length: 5, 5", b"content-length: " + 20 * b"9", b"content-length: "),
+    *(b"content-length : 5", b"content-lengthy: 5", b"transfer-encoding: chunked", b"connection: close", b"connection: keep-alive"),
+    *(b"content-encoding: gzip", b"x-request-id", b"x-request-id: ", b"x-request-id: a\0b", b"x-request-id: a\rb"),
+    *(b"x-request-id: a\nb", b"x-request-id: \xff\x01\t", b" folded", b"", b"x-request-id: " + 9000 * b"x"),
+]
+
+
+def _head_of(reader: HeadReader, raw: bytes) -> object:
+    try:
+        found = reader.feed(raw)
+    except HeadError as fault:
+        return str(fault)
+    if found is None:
+        return None
+    head, rest = found
+    fields = [head.field(name) for name in (b"x-request-id", b"content-encoding", b"content-type", b"no-such")]
+    return head.status, type(head.framing), head.framing.feed(99 * b"x"), head.keep_alive, fields, rest
+
+
+def _joined(lines: list[bytes]) -> bytes:
+    return b"\r\n".join(lines) + b"\r\n\r\n{}"
+
+
+@pytest.mark.parametrize("usual", USUAL, ids=lambda lines: f"{lines[0].decode()} {lines[-1].decode()}")
+def test_a_known_shape_changes_nothing_of_what_a_head_says(usual: list[bytes]) -> None:
+    for at in range(len(usual) + 1):
+        before, after = usual[:at], usual[at + 1 :]
+        for lines in (usual, before + after, *([*before, line, *rest] for line in OTHER_LINES for rest in (usual[at:], after))):
+            knowing, fresh = HeadReader(bytes_max=4096), HeadReader(bytes_max=4096)
+            _head_of(knowing, _joined(usual))
+            knowing.restart()
+            assert _head_of(knowing, _joined(lines)) == _head_of(fresh, _joined(lines)), lines
+
+
+def test_a_head_of_a_known_shape_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, raw = HeadReader(bytes_max=4096), b"\r\n".join(ARK) + b"\r\n\r\n"
+    first = _head_of(reader, raw)
+    monkeypatch.setattr(Head, "__init__", lambda *_: pytest.fail("it was parsed"))
+    for _ in range(3):
+        reader.restart()
+        assert _head_of(reader, raw) == first
+
+
+def test_an_upstream_whose_heads_differ_each_time_is_soon_taken_as_it_is() -> None:
+    reader = HeadReader(bytes_max=4096)
+    before = head_module._shape.cache_info().misses
+    for turn in range(50):
+        reader.restart()
+        assert _head_of(reader, b"\r\n".join([*ARK, b"x-%d: y" % turn]) + b"\r\n\r\n")
+
+    assert head_module._shape.cache_info().misses - before <= 4
+
+
+def test_a_reader_begins_anew_after_a_head_that_came_in_pieces() -> None:
+    reader, raw = HeadReader(bytes_max=256), b"HTTP/1.1 100 Continue\r\n\r\n" + b"\r\n".join(ARK) + b"\r\n\r\n"
+    for _ in range(5):
+        reader.restart()
+        assert [reader.feed(piece) for piece in cut(raw, 100)][-1] is not None
+        assert reader.begun
