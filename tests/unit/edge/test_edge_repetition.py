@@ -246,6 +246,7 @@ async def test_a_turn_of_the_parser_without_data_forgets_nothing(client: Callabl
         pytest.param(post(b"x").replace(b"\r\n\r\n", b"\n\n"), id="bare line feeds at its end"),
         pytest.param(post(b"x").replace(b"Length: 1", b"Length: +1"), id="signed"),
         pytest.param(post(b"x").replace(b"Length: 1\r\n", b"Length: 1\r\nContent-Length: 1\r\n"), id="two lengths"),
+        pytest.param(post(b"x", b"t" * 10_000), id="a head too long to be kept while its connection idles"),
     ],
 )
 async def test_what_is_out_of_the_ordinary_is_the_parsers_each_time(client: Callable[[], Client], asked: bytes) -> None:
