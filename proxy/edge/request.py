@@ -18,6 +18,8 @@ from proxy.relay import Client
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,15})\r\n", re.IGNORECASE)
 _END = b"\r\n\r\n"
 _DIGITS_MAX = 15
+_HEAD_BYTES_MAX = 8_192
+"""A longer head is not kept: 124 kB have been seen to come in one packet, and would stay while the connection idles, without a key."""
 
 
 class Body(Protocol):
@@ -148,7 +150,8 @@ def repetition_of(message: RawRequestMessage, received: bytes) -> Repetition | N
     raw = received[: received.find(_END) + len(_END)]
     lines = raw.count(b"\r\n")
     if (
-        message.chunked
+        len(raw) > _HEAD_BYTES_MAX
+        or message.chunked
         or message.upgrade
         or not raw.startswith(f"{message.method} {message.path} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"))
         or lines != len(message.raw_headers) + 2
