@@ -168,6 +168,8 @@ async def test_usage_that_is_no_usage_is_not_believed_but_estimated(gateway: Ben
         (b'"content":"cut \\ud83d"', "half a surrogate pair"),
         (b'"content":"a","logprobs":{"content":[{"logprob":-Infinity},{"logprob":NaN}]}', "numbers that JSON has not"),
         (b'"content":"NaN \\"Infinity\\" \\\\","logprob":-Infinity', "the like within a text"),
+        (b'"content":"a","logprob":-1e999', "a number beyond a double"),
+        (b'"content":"a","logprob":-1' + b"0" * 309, "the same in digits"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
