@@ -1,4 +1,4 @@
-"""JSON that orjson refuses and SDKs read all the same: half a surrogate pair, NaN and Infinity, a byte order mark.
+"""JSON that orjson refuses and SDKs read all the same: half a surrogate pair, NaN, Infinity, huge numbers, a byte order mark.
 
 What an upstream says so has been made, is billed to the operator, and a customer's SDK would read it. Only figures are taken from here:
 what is passed on are the bytes as they came.
@@ -10,8 +10,10 @@ import orjson
 
 _BOM = b"\xef\xbb\xbf"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-_NO_NUMBER = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")|-?\b(?:NaN|Infinity)\b', re.DOTALL)
-"""A string, to be passed over, or what Python's `json` writes for a number that JSON has not."""
+_STRING = rb'("[^"\\]*(?:\\.[^"\\]*)*")'
+_HUGE = rb"(?:[1-9][0-9]{308,}+(?:\.[0-9]++)?|(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?=[eE]\+?[0-9]{3}))(?:[eE][+-]?[0-9]++)?"
+_NO_NUMBER = re.compile(_STRING + rb"|-?\b(?:NaN|Infinity|" + _HUGE + rb")\b", re.DOTALL)
+"""A string, to be passed over; or what Python's `json` writes for a number that JSON has not; or one that may be beyond a double."""
 
 
 def read_mended(text: bytes) -> object:
