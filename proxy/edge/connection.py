@@ -144,6 +144,8 @@ class Connection(RequestHandler):
 
     async def _answer_all(self) -> None:
         while not self._force_close:
+            if not self._messages and self._missing is None:
+                self.data_received(b"")  # aiohttp miscounts, and may hold back what came as if others were before it
             if not self._messages:
                 self._waiter = self._loop.create_future()
                 try:

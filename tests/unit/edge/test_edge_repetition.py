@@ -191,7 +191,7 @@ async def test_a_length_that_is_no_number_is_the_parsers_to_refuse(client: Calla
     again = post(b"x").replace(b"Length: 1", b"Length: " + digits)
     await made.send(post(b"x"), again)
 
-    assert made.parsed == [post(b"x"), again]
+    assert [data for data in made.parsed if data] == [post(b"x"), again]
 
 
 INTO_A_VALUE = b"POST /other HTTP/1.1\r\nX-Tag: "
