@@ -17,7 +17,7 @@ TOKENS_MAX = 10**12
 class PlainAnswer(Struct):
     """Of a chat's JSON answer, what its settlement needs; what the choices say is passed over."""
 
-    choices: list[Raw]
+    choices: Raw
     id: Any = None
     usage: Any = None
     error: Any = None
@@ -25,6 +25,7 @@ class PlainAnswer(Struct):
     metadata: Any = field(default=None, name="ResponseMetadata")
 
 
+_ARRAY = ord("[")
 _decode = Decoder(PlainAnswer).decode
 
 
@@ -36,7 +37,8 @@ def read_plain_answer(raw: bytes) -> PlainAnswer | None:
             raw.decode()  # the choices were passed over
     except (DecodeError, RecursionError, UnicodeDecodeError):
         return None
-    return None if answer.error or answer.code or answer.metadata else answer
+    is_array = memoryview(answer.choices)[0] == _ARRAY  # its members could be millions, and are made by nobody
+    return answer if is_array and not (answer.error or answer.code or answer.metadata) else None
 
 
 def parse_usage(value: object) -> TokenUsage | None:

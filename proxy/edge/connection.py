@@ -31,6 +31,8 @@ LINGER_SECONDS = 5.0
 """How long the rest of a refused body is read and thrown away, so that the client gets to see the refusal."""
 _JOIN_BYTES_MAX = 65_536
 """Head and body leave in one piece, unless copying costs more than another piece does."""
+_LESSONS = 8
+"""After so many heads one after the other that did not come again none is learnt any more: one with the id of a trace never will."""
 _FILLED_BYTES_MAX = 65_536
 """So long a body needs no pause of its sender, however slowly it is read."""
 JSON_TYPE = "application/json"
@@ -53,6 +55,7 @@ class Connection(RequestHandler):
         "_clock",
         "_filling",
         "_heads",
+        "_lessons",
         "_missing",
         "_recognised",
         "_repetition",
@@ -74,6 +77,7 @@ class Connection(RequestHandler):
         """The body that was last begun."""
         self._repetition: Repetition | None = None
         """The head that came last, if it can be recognised."""
+        self._lessons = _LESSONS
         self._recognised: Request | None = None
         """A request that has just come, and whose head was."""
         self._missing: int | None = 0
@@ -315,6 +319,7 @@ class Connection(RequestHandler):
         else:
             content = Whole(data[begin:])
         self._missing = missing
+        self._lessons = _LESSONS
         self._request_count += 1
         self._recognised = Request(repetition.head, length, content, self)
         waiter.set_result(None)
@@ -357,6 +362,9 @@ class Connection(RequestHandler):
             self._missing = missing - len(data) if missing >= len(data) else None
             return
         self._repetition = None
+        if not self._lessons:
+            return
+        self._lessons -= 1
         message = self._messages[-1][0] if requests == 1 and not self._upgraded else None
         repetition = repetition_of(message, data) if isinstance(message, RawRequestMessage) else None
         found = None if repetition is None else repetition.find(data)

@@ -63,7 +63,7 @@ class ChatHandlers:
         here = self._bodies.arrived(context.request)
         if not here or KEY_HEADER in context.request.headers:
             return self._create(context, here)
-        return self._exchange(context, parsed(here)).run()  # nearly always, and without a coroutine around it
+        return self._exchange(context, parsed(here), context.received_at_ms).run()  # nearly always, and without a coroutine around it
 
     async def _create(self, context: Context, here: bytes) -> Response:
         """Answer a call whose body is still to come, or that has a key of its own."""
@@ -71,7 +71,7 @@ class ChatHandlers:
         body = parsed(here) if here else await bodies.json(request)
         if KEY_HEADER in request.headers and not _asks_for_stream(body):
             return await self._idempotency.once(context, body, partial(self._keyed, context, body))
-        exchange = self._exchange(context, body)
+        exchange = self._exchange(context, body, self._clock.now_ms())
         del body
         if not here:
             await bodies.breathe(request)
@@ -79,11 +79,11 @@ class ChatHandlers:
 
     async def _keyed(self, context: Context, body: Any, claim: IdempotencyClaim | None) -> Response:
         """Answer a call for the first time under its key: one that was answered needs no model that is still for sale."""
-        exchange = self._exchange(context, body, claim)
+        exchange = self._exchange(context, body, self._clock.now_ms(), claim)
         await self._bodies.breathe(context.request)
         return await exchange.run()
 
-    def _exchange(self, context: Context, body: Any, claim: IdempotencyClaim | None = None) -> "_Exchange":
+    def _exchange(self, context: Context, body: Any, now_ms: int, claim: IdempotencyClaim | None = None) -> "_Exchange":
         """Find the model, check the call, and draw up what is asked and held. Raises: GatewayError."""
         settings = self._live.now
         model = find_model(settings.catalog, requested_model(body), _CHAT)
@@ -102,7 +102,7 @@ class ChatHandlers:
             stream=call.stream,
             hold_nanos=call.hold_nanos(model.price),
             price=settings.frozen[model.id],
-            created_at_ms=context.received_at_ms,
+            created_at_ms=now_ms,
             claim=claim,
         )
         return _Exchange(self._parts, settings, context, model, call, request)
