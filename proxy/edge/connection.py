@@ -182,7 +182,8 @@ class Connection(RequestHandler):
                 self._refuse(message)
                 return None
             length = int(message.headers.get("Content-Length", 0))  # the parser has let digits pass only
-            request = Request(RequestHead(message), length, content, self)
+            head = None if self._repetition is None else self._repetition.take_head(message)
+            request = Request(head or RequestHead(message), length, content, self)
         self._request_in_progress = True
         self._current_request = request  # type: ignore[assignment]  # of it only `_cancel` is called
         return request

@@ -116,14 +116,22 @@ class Request:
 class Repetition:
     """The bytes of a head that may come again: what stands before the digits of its ``Content-Length``, and behind them."""
 
-    __slots__ = ("_after", "_before", "_before_bytes", "head")
+    __slots__ = ("_after", "_before", "_before_bytes", "_learnt_from", "head")
 
-    def __init__(self, head: RequestHead, before: bytes, after: bytes) -> None:
+    def __init__(self, message: RawRequestMessage, head: RequestHead, before: bytes, after: bytes) -> None:
         """Where nothing is ``after``, the head announces no body."""
         self.head = head
+        self._learnt_from: RawRequestMessage | None = message
         self._before = before
         self._before_bytes = len(before)
         self._after = after
+
+    def take_head(self, message: RawRequestMessage) -> RequestHead | None:
+        """Return the head, once, for the request that it was learnt from: there need not be another."""
+        if self._learnt_from is not message:
+            return None
+        self._learnt_from = None
+        return self.head
 
     def find(self, received: bytes) -> tuple[int, int] | None:
         """Return where the body begins and how long it is, if this head is what was received begins with; else None."""
@@ -161,11 +169,11 @@ def repetition_of(message: RawRequestMessage, received: bytes) -> Repetition | N
     head = RequestHead(message)
     lengths = message.headers.getall("Content-Length", [])
     if not lengths:
-        return Repetition(head, raw, b"")
+        return Repetition(message, head, raw, b"")
     found = _LENGTH.search(raw)
     if found is None or lengths != [found[1].decode()]:
         return None
     fields = CIMultiDict(message.headers)
     del fields["Content-Length"]  # each request has its own
     head.headers = CIMultiDictProxy(fields)
-    return Repetition(head, raw[: found.start(1)], raw[found.end(1) :])
+    return Repetition(message, head, raw[: found.start(1)], raw[found.end(1) :])
