@@ -10,8 +10,9 @@ import pytest
 from aiohttp.web_protocol import RequestHandler
 
 from proxy.clock import SystemClock
+from proxy.edge.arrivals import _FILLED_BYTES_MAX, _LESSONS
 from proxy.edge.body import BodyReader
-from proxy.edge.connection import _FILLED_BYTES_MAX, _LESSONS, Connection
+from proxy.edge.connection import Connection
 from proxy.edge.request import Request
 from proxy.edge.response import Response
 from proxy.edge.server import Server
