@@ -1,13 +1,17 @@
 """The benchmark itself: each part runs, at its smallest, and yields its rows. Nothing is asserted on times: machines are noisy."""
 
 import math
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.bench.__main__ import CLIFFS, PARTS, SCALE, _parser, _parts
+from tests.bench.instructions import COUNTS
 from tests.bench.options import Options
+from tests.bench.processes import ROOT
 from tests.bench.rows import Row
 
 ROWS = {
@@ -54,6 +58,15 @@ def test_the_soak_yields_its_rows_and_nobody_fails(tmp_path: Path) -> None:
     assert rows["requests that failed"] == 0
 
 
+@pytest.mark.parametrize("load", COUNTS)
+def test_what_instructions_are_counted_of_runs_to_its_end(load: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.bench.in_memory", load, "50"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
 @pytest.mark.bench
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("part", PARTS)
@@ -70,4 +83,12 @@ def test_every_command_that_the_readme_shows_is_understood() -> None:
     asked = [_parser().parse_args(words[3:]) for words in shown]
 
     assert len(asked) > 3
-    assert {part for one in asked for part in _parts(one.parts)} == {*SCALE, *CLIFFS, "soak", "folding", "json", "stream"}
+    assert {part for one in asked for part in _parts(one.parts)} == {
+        *SCALE,
+        *CLIFFS,
+        "soak",
+        "folding",
+        "instructions",
+        "json",
+        "stream",
+    }
