@@ -62,12 +62,6 @@ class Arrivals(RequestHandler):
             self._resume_reading_if_drained()
         return message, content
 
-    def _end_request(self) -> None:
-        self._current_request = None
-        self._request_in_progress = False
-        if self._handler_waiter is not None:
-            self._handler_waiter.set_result(None)
-
     # what the loop calls
 
     def data_received(self, data: bytes) -> None:

@@ -160,6 +160,12 @@ class Connection(Arrivals):
         self._current_request = request  # type: ignore[assignment]  # of it only `_cancel` is called
         return request
 
+    def _end_request(self) -> None:
+        self._current_request = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None:
+            self._handler_waiter.set_result(None)
+
     def _finish(self, request: Request, response: Response) -> None:
         """Send a whole answer, or the end of one that has been streamed."""
         body = response.body
