@@ -24,7 +24,7 @@ from proxy.core.usage import parse_usage
 EVENT_BYTES_MAX = 4 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
-_LF, _CR, _COLON = 10, 13, 58
+_LF, _CR, _QUOTE, _COLON, _BACKSLASH = b"\n\r\":\\"
 _LINE_END = re.compile(rb"\r\n?|\n")
 _BLANK_LINE = re.compile(rb"[\r\n](?:\r\n?|(?<=\n)\n)")
 """The end of a line and the empty line after it, in LF, CR, CRLF or any mix; a single CRLF is not two ends."""
@@ -36,7 +36,8 @@ _STRING = rb'[ !#-[\]-\xff]*+(?:\\["\\/bfnrt][ !#-[\]-\xff]*+)*'
 """What stands between the quotes of a JSON string, but for escapes by number. An event with another one is the same otherwise."""
 _TEXT = re.compile(_STRING)
 _TOLD = re.compile(rb'content":"(?!")(' + _STRING + rb')"')
-_NO_EVENT = b"\n\n\n"
+_NO_SHAPE = -1
+"""A length that nothing is short of: no text is longer than its event."""
 _LESSONS = 16
 _UPSTREAM_ID_CHARACTERS_MAX = 200
 _ERROR_CHARACTERS_MAX = 2000
@@ -94,8 +95,8 @@ class Tap:
         self._last_withheld = False
         self._ordinary = False
         """The next piece starts an event, and not the first one: the fast path may judge it."""
-        self._before = self._after = _NO_EVENT
-        self._shape_bytes = 0
+        self._before = self._after = b""
+        self._shape_bytes = _NO_SHAPE
         self._lessons = _LESSONS
 
     def feed(self, piece: bytes) -> bytes:
@@ -105,11 +106,14 @@ class Tap:
             EventTooLargeError: an event is larger than `event_bytes_max`.
         """
         if self._ordinary and len(piece) <= self._event_bytes_max:
+            text = piece.removeprefix(self._before).removesuffix(self._after)
             if (
-                piece.startswith(self._before)
-                and piece.endswith(self._after)
-                and len(piece) > self._shape_bytes
-                and _TEXT.fullmatch(piece, len(self._before), len(piece) - len(self._after)) is not None
+                len(text) == len(piece) - self._shape_bytes
+                and text
+                and (
+                    (_QUOTE not in text and _BACKSLASH not in text and _LF not in text and _CR not in text)
+                    or _TEXT.fullmatch(text) is not None
+                )
             ):
                 self.content_events += 1
                 return piece
@@ -128,8 +132,8 @@ class Tap:
         text = _TOLD.search(event) if self._lessons else None
         if text is not None:
             self._lessons -= 1
-            self._before, self._after = (event[: text.start(1)], event[text.end(1) :]) if self._lessons else (_NO_EVENT, _NO_EVENT)
-            self._shape_bytes = len(self._before) + len(self._after)
+            self._before, self._after = event[: text.start(1)], event[text.end(1) :]
+            self._shape_bytes = len(self._before) + len(self._after) if self._lessons else _NO_SHAPE
 
     def finish(self, clean: bool) -> bytes:
         """Return what is left to pass on at the end of the body.

@@ -592,8 +592,16 @@ def test_an_upstream_whose_events_have_no_shape_is_soon_left_alone() -> None:
     for turn in range(100):
         tap.feed(HELLO.replace(b'"index":0', b'"index":0,"nonce":%d' % turn))
 
-    assert tap._before == sse._NO_EVENT
+    assert tap._shape_bytes == sse._NO_SHAPE
     assert tap.content_events == 100
+
+
+@pytest.mark.parametrize("events", [[HELLO], [HELLO.replace(b'"index":0', b'"index":0,"nonce":%d' % turn) for turn in range(100)]])
+def test_where_no_shape_is_known_no_nonsense_passes_for_one(events: list[bytes]) -> None:
+    for nonsense in (b"acct 2100 broke", b"\n\n\nacct 2100 broke\n\n\n", b"\n\nacct 2100 broke\n\n"):
+        facts = run([*events, nonsense])
+
+        assert b"broke" not in facts.passed
 
 
 # limits, to the byte
