@@ -24,7 +24,7 @@ from proxy.core.usage import parse_usage
 EVENT_BYTES_MAX = 4 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
-_LF, _CR, _QUOTE, _COLON, _BACKSLASH = b"\n\r\":\\"
+_LF, _CR, _QUOTE, _COLON, _BACKSLASH = b'\n\r":\\'
 _LINE_END = re.compile(rb"\r\n?|\n")
 _BLANK_LINE = re.compile(rb"[\r\n](?:\r\n?|(?<=\n)\n)")
 """The end of a line and the empty line after it, in LF, CR, CRLF or any mix; a single CRLF is not two ends."""

@@ -252,7 +252,10 @@ class Connection(asyncio.Protocol):
             return
         if payload:
             sink = answer._sink
-            (answer.take if sink is None else sink.feed)(payload, framed)
+            if sink is not None:
+                sink.feed(payload, framed)
+            else:
+                answer.take(payload, framed)
         if framing.done and self._framing is framing:
             self._finish(framing)
 
