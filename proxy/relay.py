@@ -1,7 +1,7 @@
 """The hot path's middle: one call between a client's connection and the upstream's answer, spliced without a task or a queue.
 
 A `Flight` sees everything that can end a call: the upstream's end, a client that leaves, and the end of the process. Its deadline is
-around all awaits upstream; whatever ends the call early lets it expire.
+around all awaits upstream; whatever ends the call early lets it expire. What passes meanwhile is its `Stream`'s (`stream.py`).
 """
 
 import asyncio
@@ -9,10 +9,11 @@ from collections import Counter
 from typing import Any, Protocol
 
 from proxy.core.settlement import Outcome
-from proxy.core.sse import EventTooLargeError, Tap
+from proxy.core.sse import Tap
 from proxy.metrics import Metrics
 from proxy.settings import Live
-from proxy.upstream.wire import Answer, UpstreamBrokenError, UpstreamFailure
+from proxy.stream import Stream
+from proxy.upstream.wire import Answer, UpstreamFailure
 
 _CLIENT_GONE = Outcome.CLIENT_GONE
 """Python 3.11 looks a member up by a method of its enum's metaclass, and runs a property by a call through C: 0.1 µs each."""
@@ -155,17 +156,13 @@ class Relay:
 
 
 class Flight:
-    """One call: the connection's watcher, and the sink of the upstream's answer while it streams."""
+    """One call: the connection's watcher, and who joins the upstream's answer to it while it streams."""
 
     __slots__ = (
         "_answer",
-        "_chunked",
-        "_done",
         "_relay",
-        "_tap",
-        "_transport",
+        "_stream",
         "account_id",
-        "body_bytes",
         "cause",
         "connection",
         "deadline",
@@ -178,17 +175,12 @@ class Flight:
         self.stoppable = stoppable
         self.account_id = account_id
         self._answer: Answer | None = None
-        self._tap: Tap | None = None
-        self._transport: asyncio.Transport | None = None
-        self._done: asyncio.Future[UpstreamFailure | None] | None = None
-        self._chunked = True
+        self._stream: Stream | None = None
         self.connection = connection
         self.deadline = Deadline(relay.loop)
         self.cause: Outcome | None = None
         """Why the call was, or will be, ended from this side."""
         self.drains = False
-        self.body_bytes = 0
-        """What was sent of a stream."""
 
     def has_client_left(self) -> bool:
         return self.cause is _CLIENT_GONE or self.connection.is_lost()
@@ -213,7 +205,8 @@ class Flight:
             self._answer.resume()
 
     def client_lost(self) -> None:
-        self._transport = None
+        if self._stream is not None:
+            self._stream.forget_client()
         if self.cause is None:
             self._relay.drain(self)
         if self._answer is not None:
@@ -223,49 +216,23 @@ class Flight:
 
     async def splice(self, answer: Answer, tap: Tap, *, chunked: bool) -> UpstreamFailure | None:
         """Relay the answer's body until it ends; return how it failed, or None. The head of the client's answer has been sent."""
-        self._answer, self._tap = answer, tap
-        self._chunked = chunked
-        if not self.connection.is_lost():
-            self._transport = self.connection.transport
-        self._done = self._relay.loop.create_future()
+        self._answer = answer
+        done: asyncio.Future[UpstreamFailure | None] = self._relay.loop.create_future()
+        self._stream = stream = Stream(tap, None if self.connection.is_lost() else self.connection.transport, done, chunked=chunked)
         try:
-            answer.splice(self)
+            answer.splice(stream)
             if self.connection.writing_paused:
                 answer.pause()
-            return await self._done
+            return await done
         finally:
             answer.abort()
             self._answer = None
 
-    def feed(self, payload: bytes, framed: bytes | None) -> None:
-        """Pass on one piece of the body: as the upstream framed it, wherever nothing had to be taken out."""
-        tap = self._tap
-        assert tap is not None
-        try:
-            passed = tap.feed(payload)
-        except EventTooLargeError as fault:
-            self._finish(UpstreamBrokenError(str(fault)))
-            return
-        if passed and self._transport is not None:
-            if framed is not None and passed is payload and self._chunked:
-                self.body_bytes += len(passed)
-                self._transport.write(framed)
-            else:
-                self.write(passed)
-        if tap.error is not None:
-            self._finish(None)
-
-    def end(self, failure: UpstreamFailure | None) -> None:
-        assert self._tap is not None
-        self.write(self._tap.finish(clean=failure is None))
-        self._finish(failure)
-
     def write(self, piece: bytes) -> None:
-        """Send bytes of the body to the client, framed, if it is still there."""
-        if piece and self._transport is not None:
-            self.body_bytes += len(piece)
-            self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+        """Send bytes of our own after what was streamed, if anything was and the client is still there."""
+        if self._stream is not None:
+            self._stream.write(piece)
 
-    def _finish(self, failure: UpstreamFailure | None) -> None:
-        if self._done is not None and not self._done.done():
-            self._done.set_result(failure)
+    def sent_bytes(self) -> int:
+        """Return how much of a stream's body was sent."""
+        return 0 if self._stream is None else self._stream.sent_bytes

@@ -200,7 +200,7 @@ class _Exchange:
 
     def _close(self) -> None:
         """Leave no hold behind, whatever ended the call."""
-        self._context.body_bytes = self._flight.body_bytes
+        self._context.body_bytes = self._flight.sent_bytes()
         if self._context.settlement is None:
             self._break_off(Outcome.INTERRUPTED, _restarting(), "the handler was cancelled")
 

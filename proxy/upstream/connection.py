@@ -5,6 +5,7 @@ bytes go to the answer's sink within `data_received`; nothing is queued once a s
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -31,11 +32,18 @@ class Limits:
     connections_max: int = 10_000
 
 
+Shortcut = Callable[[bytes], bool]
+"""Takes a received piece as it stands, if that is one whole chunk of a kind that it knows; returns whether it has."""
+
+
 class Sink(Protocol):
     """Where the body goes, called from the event loop as the bytes come. Must not raise, must not block."""
 
-    def feed(self, payload: bytes, framed: bytes | None) -> None:
-        """Take a piece. `framed`: the same payload as whole chunks of chunked coding, as it was received."""
+    def feed(self, payload: bytes, framed: bytes | None) -> Shortcut | None:
+        """Take a piece. `framed`: the same payload as whole chunks of chunked coding, as it was received.
+
+        Returns: what to offer the next pieces first, as long as it takes them.
+        """
 
     def end(self, failure: UpstreamFailure | None) -> None:
         """Take the end, once: None when the body is whole."""
@@ -153,6 +161,7 @@ class Connection(asyncio.Protocol):
         "_limits",
         "_loop",
         "_paused",
+        "_shortcut",
         "_since",
         "_step",
         "_timer",
@@ -171,6 +180,8 @@ class Connection(asyncio.Protocol):
         """The same, while an answer's head is awaited."""
         self._answer: Answer | None = None
         self._framing: Framing | None = None
+        self._shortcut: Shortcut | None = None
+        """Who may know the next piece: only between two chunks, and only from one piece to the next."""
         self._keep_alive = False
         self._paused = False
         self._since = loop.time()
@@ -223,7 +234,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once, and tell nobody but the home."""
-        self._expected = self._answer = self._framing = self._head = None
+        self._expected = self._answer = self._framing = self._shortcut = self._head = None
         if self._transport is not None:
             self._transport.abort()
 
@@ -239,6 +250,12 @@ class Connection(asyncio.Protocol):
         self._home.opened(self)
 
     def data_received(self, received: bytes) -> None:
+        shortcut = self._shortcut
+        if shortcut is not None:
+            if shortcut(received):
+                self._since = self._loop.time()
+                return
+            self._shortcut = None
         framing = self._framing
         answer = self._answer
         if framing is None or answer is None:
@@ -252,10 +269,11 @@ class Connection(asyncio.Protocol):
             return
         if payload:
             sink = answer._sink
-            if sink is not None:
-                sink.feed(payload, framed)
-            else:
+            if sink is None:
                 answer.take(payload, framed)
+            else:
+                shortcut = sink.feed(payload, framed)
+                self._shortcut = shortcut if framed is received else None
         if framing.done and self._framing is framing:
             self._finish(framing)
 

@@ -12,9 +12,9 @@ _TRAILER_BYTES_MAX = 16 * 1024
 _HEX = b"0123456789abcdefABCDEF"
 _SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
 _CRLF = b"\r\n"
-_SIZE_LINES: dict[int, tuple[bytes, int]] = {}
-"""How the last plain chunk of that length began, and its size: most likely the next one begins alike, and no number need be read."""
-_SIZE_LINES_MAX = 4096
+PLAIN_CHUNKS: dict[int, tuple[bytes, int]] = {}
+"""The size line of the last plain chunk of so many bytes in all, and its size: the next begins alike, and no number need be read."""
+_PLAIN_CHUNKS_MAX = 4096
 
 
 class FramingError(Exception):
@@ -93,9 +93,8 @@ class Chunked:
     def feed(self, received: bytes) -> tuple[bytes, bytes | None]:
         # Nearly every piece of a stream is exactly one chunk.
         if self._state == _SIZE and not self._held:
-            known = _SIZE_LINES.get(len(received))
+            known = PLAIN_CHUNKS.get(len(received))
             if known is not None:
-                # `startswith` and `endswith` parse their arguments, at three times the cost of these.
                 line, size = known
                 payload = received.removeprefix(line).removesuffix(_CRLF)
                 if len(payload) == size:
@@ -104,8 +103,8 @@ class Chunked:
             if eol > 0 and received.endswith(b"\r\n") and not (digits := received[:eol]).strip(_HEX):
                 size = int(digits, 16)
                 if size and eol + size + 4 == len(received):
-                    if size < _SIZE_LINES_MAX:
-                        _SIZE_LINES[len(received)] = received[: eol + 2], size
+                    if size < _PLAIN_CHUNKS_MAX:
+                        PLAIN_CHUNKS[len(received)] = received[: eol + 2], size
                     return received[eol + 2 : -2], received
         return self._walk(received)
 

@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 import aiohappyeyeballs
 
 from proxy.tasks import TaskGroup
-from proxy.upstream.connection import Answer, Connection, ConnectionDiedError, Limits, Sink
+from proxy.upstream.connection import Answer, Connection, ConnectionDiedError, Limits, Shortcut, Sink
 from proxy.upstream.failures import UpstreamBrokenError, UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError
 
 __all__ = [
     "Answer",
     "Limits",
+    "Shortcut",
     "Sink",
     "UpstreamBrokenError",
     "UpstreamFailure",

@@ -127,6 +127,18 @@ async def test_pieces_pass_in_the_clients_framing(chunked: bool) -> None:
     assert len(call.relay) == 0
 
 
+async def test_a_client_that_left_before_its_stream_began_is_written_nothing() -> None:
+    call = Call(drain())
+    call.client.left = True
+    await call.begin()
+
+    call.answer.feed(EVENT + DONE)
+    call.answer.end()
+
+    assert await call.task is None
+    assert (call.written, call.flight.sent_bytes(), call.tap.done) == ([], 0, True)
+
+
 async def test_the_upstream_is_paused_and_resumed_with_the_client() -> None:
     call = await Call(drain()).begin()
 

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.core import sse
 from proxy.core.ark_text import ArkError, read_error
 from proxy.core.settlement import TokenUsage
-from proxy.core.sse import EventTooLargeError, Tap
+from proxy.core.sse import EventTooLargeError, Tap, is_told
 
 REST = b'"created":1742632436,"id":"0217abc","model":"doubao-1-5-pro-32k-250115","object":"chat.completion.chunk"'
 HELLO = b'data: {"choices":[{"delta":{"content":"Hello","role":"assistant"},"index":0}],' + REST + b',"usage":null}\n\n'
@@ -536,55 +535,33 @@ def test_even_of_a_garbled_stream_no_splitting_changes_anything(parts: list[byte
     assert run(cut(stream, size), clean=clean) == run([stream], clean=clean)
 
 
-# events that repeat the last one but for their text
+# the shape of events that repeat the last one but for their text
 
 LEFT, RIGHT = HELLO.split(b"Hello")
-SHAPES = [
-    (LEFT, RIGHT),
-    tuple(THINK.split(b"hm")),
-    (LEFT, b'"}}],"usage":{"prompt_tokens":1,"completion_tokens":2}}' + b"\n\n"),
-    (b"data: ", b"\n\n"),
-]
-TEXTS = [
-    *(b"Hello", b"", b"usage", b"error", b"essage", b"[DONE]", b"data: [DONE]", b"]}", "你好".encode(), b"\x7f", b"\xff"),
-    *(b'"', b"\\", b'\\"', b"\\\\", b'\\\\"', b'\\\\\\"', b"\\n", b"\\u0065", b"\\u4f60", b"\\x", b'a\\"b\\n'),
-    *(b"\n", b"\r\n", b"\n\n", b"\r", b"\t", b"\x00", b"}\n\ndata: {"),
-    *(b'x","error":{"code":"y"},"z":"', b'","usage":{"prompt_tokens":9,"completion_tokens":9},"z":"'),
-]
 
 
-@given(st.lists(st.tuples(st.sampled_from([SHAPES[0], *SHAPES]), st.sampled_from([TEXTS[0], *TEXTS])), min_size=2, max_size=12))
-def test_a_known_shape_changes_nothing_of_what_passes_or_is_learnt(drawn: list[tuple[tuple[bytes, bytes], bytes]]) -> None:
-    events = [HELLO, HELLO] + [left + text + right for (left, right), text in drawn]
-
-    assert run(events) == run([b"".join(events)]) == run(cut(b"".join(events), 7))
-
-
-def test_an_event_of_a_known_shape_is_not_judged_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shape_is_what_stands_around_the_text_of_the_last_plain_event() -> None:
     tap = Tap(withhold_usage=True)
-    judged: list[bytes] = []
-    judge = sse._is_plain
+    told = []
 
-    def watched(event: bytes) -> bool:
-        judged.append(event)
-        return judge(event)
-
-    monkeypatch.setattr(sse, "_is_plain", watched)
-    first, second, third, coded = (HELLO.replace(b"Hello", text) for text in (b"first", "第二".encode(), b'\\n\\"', b"\\u4f60"))
-    for event in (HELLO, first, second, third, coded, second, EMPTY, THINK, THINK, HELLO):
-        assert tap.feed(event) is event
-
-    assert judged == [first, coded, EMPTY, THINK, HELLO]  # the very first was parsed, for its id
-    assert tap.content_events == 9
-
-
-def test_an_event_of_a_known_shape_is_no_longer_than_others_may_be() -> None:
-    tap = Tap(withhold_usage=True, event_bytes_max=len(HELLO) + 10)
-    for event in (HELLO, HELLO, HELLO.replace(b"Hello", 15 * b"x")):
+    for event in (HELLO, HELLO, EMPTY, THINK, b": ping\n\n", HELLO[:20], HELLO[20:], HELLO, USAGE, DONE):
         tap.feed(event)
+        told.append(tap.shape())
 
-    with pytest.raises(EventTooLargeError):
-        tap.feed(HELLO.replace(b"Hello", 16 * b"x"))
+    hello, think = (LEFT, RIGHT), tuple(THINK.split(b"hm"))
+    # The very first is parsed, for its id; no shape is of use within an event, or after the last one.
+    assert told == [None, hello, hello, think, think, None, think, hello, hello, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "may_be"),
+    [
+        *((told, True) for told in (b"Hello", b"usage", b"[DONE]", "你好".encode(), b"\x7f", b"\xff", b"\\n", b'a\\"b\\\\', b"\\/")),
+        *((not_told, False) for not_told in (b"", b'"', b"\\", b'\\\\"', b"\\u0065", b"\\x", b"a\n", b"\r", b'\\"\n', b"\\")),
+    ],
+)
+def test_only_a_strings_inside_is_told(text: bytes, may_be: bool) -> None:
+    assert is_told(text) is may_be
 
 
 def test_an_upstream_whose_events_have_no_shape_is_soon_left_alone() -> None:
@@ -592,16 +569,16 @@ def test_an_upstream_whose_events_have_no_shape_is_soon_left_alone() -> None:
     for turn in range(100):
         tap.feed(HELLO.replace(b'"index":0', b'"index":0,"nonce":%d' % turn))
 
-    assert tap._shape_bytes == sse._NO_SHAPE
+    assert tap.shape() is None
     assert tap.content_events == 100
 
 
-@pytest.mark.parametrize("events", [[HELLO], [HELLO.replace(b'"index":0', b'"index":0,"nonce":%d' % turn) for turn in range(100)]])
-def test_where_no_shape_is_known_no_nonsense_passes_for_one(events: list[bytes]) -> None:
-    for nonsense in (b"acct 2100 broke", b"\n\n\nacct 2100 broke\n\n\n", b"\n\nacct 2100 broke\n\n"):
-        facts = run([*events, nonsense])
+def test_to_see_the_same_shape_again_is_no_lesson() -> None:
+    tap = Tap(withhold_usage=True)
+    for _ in range(100):
+        tap.feed(HELLO)
 
-        assert b"broke" not in facts.passed
+    assert tap.shape() == (LEFT, RIGHT)
 
 
 # limits, to the byte
