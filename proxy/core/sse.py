@@ -124,7 +124,7 @@ class Tap:
             shape = event[: text.start(1)], event[text.end(1) :]
             if shape != self._shape:
                 self._lessons -= 1
-                self._shape = shape if self._lessons else None
+                self._shape = shape if self._lessons and _is_json(event) else None
 
     def finish(self, clean: bool) -> bytes:
         """Return what is left to pass on at the end of the body.
@@ -372,6 +372,15 @@ def _parse(text: bytes) -> object:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return read_mended(text.decode("utf-8", "replace").encode())
+
+
+def _is_json(event: bytes) -> bool:
+    """Return whether a plain event's data is JSON: then another text in its place leaves it what it is."""
+    try:
+        orjson.loads(event.removeprefix(b"data: "))
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 def _error(value: object, text: bytes) -> dict[str, Any]:

@@ -573,6 +573,17 @@ def test_an_upstream_whose_events_have_no_shape_is_soon_left_alone() -> None:
     assert tap.content_events == 100
 
 
+def test_an_event_that_is_no_json_has_no_shape() -> None:
+    tap = Tap(withhold_usage=True)
+    odd = HELLO.replace(b'"Hello"', b'"Hello":""')
+
+    for event in (HELLO, odd, odd):
+        assert tap.feed(event) is event  # some SDK may read it
+
+    assert tap.shape() is None
+    assert tap.feed(odd.replace(b"Hello", b"error")) == b""
+
+
 def test_to_see_the_same_shape_again_is_no_lesson() -> None:
     tap = Tap(withhold_usage=True)
     for _ in range(100):
