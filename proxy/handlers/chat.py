@@ -18,7 +18,7 @@ from proxy.core.mended_json import read_mended
 from proxy.core.pricing import PROMPT_BYTES_PER_TOKEN_MAX
 from proxy.core.settlement import Outcome, TokenUsage
 from proxy.core.sse import Tap
-from proxy.core.usage import parse_usage, read_plain_answer
+from proxy.core.usage import parse_usage, plain_usage, read_plain_answer
 from proxy.edge.body import BodyReader, parsed
 from proxy.edge.context import Context
 from proxy.edge.response import Response
@@ -229,10 +229,9 @@ class _Exchange:
 
     def _whole(self, raw: bytes) -> Response | GatewayError:
         answer = read_plain_answer(raw)
-        usage = None if answer is None else parse_usage(answer.usage)
-        if answer is None or usage is None:
+        if answer is None:
             return self._doubtful(raw)
-        return self._answered(raw, answer.id, usage)
+        return self._answered(raw, answer.id, plain_usage(answer))
 
     def _doubtful(self, raw: bytes) -> Response | GatewayError:
         """Take what is an error, or an answer that lacks its usage, or JSON to some only."""
