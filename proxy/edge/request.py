@@ -116,7 +116,7 @@ class Request:
 class Repetition:
     """The bytes of a head that may come again: what stands before the digits of its ``Content-Length``, and behind them."""
 
-    __slots__ = ("_after", "_before", "_before_bytes", "_learnt_from", "head")
+    __slots__ = ("_after", "_after_bytes", "_before", "_before_bytes", "_learnt_from", "head")
 
     def __init__(self, message: RawRequestMessage, head: RequestHead, before: bytes, after: bytes) -> None:
         """Where nothing is ``after``, the head announces no body."""
@@ -125,6 +125,7 @@ class Repetition:
         self._before = before
         self._before_bytes = len(before)
         self._after = after
+        self._after_bytes = len(after)
 
     def take_head(self, message: RawRequestMessage) -> RequestHead | None:
         """Return the head, once, for the request that it was learnt from: there need not be another."""
@@ -136,15 +137,16 @@ class Repetition:
     def find(self, received: bytes) -> tuple[int, int] | None:
         """Return where the body begins and how long it is, if this head is what was received begins with; else None."""
         begin = self._before_bytes
-        if not received.startswith(self._before):
+        if received[:begin] != self._before:
             return None
         if not self._after:
             return begin, 0
-        end = received.find(b"\r", begin, begin + _DIGITS_MAX + 1)
-        digits = received[begin:end]
-        if end < 0 or not digits.isdigit() or not received.startswith(self._after, end):
+        digits, _, _ = received[begin : begin + _DIGITS_MAX].partition(b"\r")
+        end = begin + len(digits)
+        body = end + self._after_bytes
+        if not digits.isdigit() or received[end:body] != self._after:
             return None
-        return end + len(self._after), int(digits)
+        return body, int(digits)
 
 
 def repetition_of(message: RawRequestMessage, received: bytes) -> Repetition | None:
