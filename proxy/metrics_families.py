@@ -7,6 +7,7 @@ import logging
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import accumulate
 from typing import Self
 
@@ -40,6 +41,16 @@ class Tally(Collector):
         yield family
 
 
+class _Series:
+    """How often amounts fell between two bounds, and their sum."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self, buckets: int) -> None:
+        self.counts = [0] * buckets
+        self.total = 0.0
+
+
 class Spread(Collector):
     """A histogram with at most one label."""
 
@@ -47,29 +58,25 @@ class Spread(Collector):
         self, name: str, documentation: str, bounds: tuple[float, ...], registry: CollectorRegistry, labels: Labels = ()
     ) -> None:
         self._described = (name, documentation, labels)
-        self._bounds = bounds
-        self._counts: dict[str, list[int]] = {} if labels else {"": self._zeros()}
-        """By label; without one there is a line before anything was counted, so that a rate has a beginning."""
-        self._sums: defaultdict[str, float] = defaultdict(float)
+        self._bounds = tuple(map(float, bounds))  # which compare faster with floats than integers do
+        self._series: defaultdict[str, _Series] = defaultdict(partial(_Series, len(bounds) + 1))
+        """By label."""
+        if not labels:
+            self._series[""]  # a line before anything was counted, so that a rate has a beginning
         registry.register(self)
 
     def observe(self, amount: float, label: str = "") -> None:
-        counts = self._counts.get(label)
-        if counts is None:
-            counts = self._counts[label] = self._zeros()
-        counts[bisect_left(self._bounds, amount)] += 1
-        self._sums[label] += amount
+        series = self._series[label]
+        series.counts[bisect_left(self._bounds, amount)] += 1
+        series.total += amount
 
     def collect(self) -> Iterator[Metric]:
         name, documentation, labels = self._described
         family = HistogramMetricFamily(name, documentation, labels=labels)
         bounds = [*map(floatToGoString, self._bounds), "+Inf"]
-        for label, counts in self._counts.items():
-            family.add_metric([label] if labels else [], list(zip(bounds, accumulate(counts), strict=True)), self._sums[label])
+        for label, series in self._series.items():
+            family.add_metric([label] if labels else [], list(zip(bounds, accumulate(series.counts), strict=True)), series.total)
         yield family
-
-    def _zeros(self) -> list[int]:
-        return [0] * (len(self._bounds) + 1)
 
 
 class Level:

@@ -52,7 +52,7 @@ def format_yuan(nanos: int, decimals_min: int = 2) -> str:
     """Return an amount in yuan as an exact decimal string with at least ``decimals_min`` decimals: ``"0.8640"``."""
     sign = "-" if nanos < 0 else ""
     whole, fraction = divmod(abs(nanos), NANOS_PER_YUAN)
-    decimals = f"{fraction:09d}".rstrip("0").ljust(decimals_min, "0")
+    decimals = str(NANOS_PER_YUAN + fraction)[1:].rstrip("0").ljust(decimals_min, "0")  # faster than a format with zeros
     return f"{sign}{whole}.{decimals}" if decimals else f"{sign}{whole}"
 
 
