@@ -29,21 +29,35 @@ LEDGER_ROUNDS = 2
 
 
 def streams_part(options: Options) -> list[Row]:
-    """A fresh gateway for each number of open streams: CPU of a chunk, memory and delay; then CPU of JSON requests beside them."""
+    """A fresh gateway for each number of open streams: CPU of a chunk, memory and delay; then CPU of JSON requests beside them.
+
+    The references' chunks are measured too: with the number of sockets the kernel's part grows, whoever relays.
+    """
     part = "scale: open streams"
     rows: list[Row] = []
     for streams in map(options.count, STREAMS[:1] if options.quick else STREAMS):
-        with arena(options, alone=True) as running:
+        with arena(options) as running:
             seen = _look(running, streams)
+            others = {
+                other.name: running.sample(stream_job(other.target, streams, _chunk_ms(streams), options, STREAM_SECONDS), other)
+                for other in running.contenders[1:]
+            }
         chunks = seen.chunks
+        mine = chunks.cpu_us(chunks.report.chunks)
         note = "; ".join(filter(None, (f"a chunk each {_chunk_ms(streams)} ms", saturation([chunks]))))
         rows += [
-            Row(part, "CPU a chunk", "gateway", "µs", (chunks.cpu_us(chunks.report.chunks),), note=note, at=streams),
+            Row(part, "CPU a chunk", "gateway", "µs", (mine,), note=note, at=streams),
             Row(part, "CPU a JSON request beside them", "gateway", "µs", (seen.request_us,), at=streams),
             Row(part, "memory over idle", "gateway", "KiB a stream", (seen.kib,), at=streams),
             Row(part, "chunk under way, p50", "gateway", "ms", (chunks.report.delays.p50,), at=streams),
             Row(part, "chunk under way, p99", "gateway", "ms", (chunks.report.delays.p99,), at=streams),
         ]
+        for name, other in others.items():
+            theirs = other.cpu_us(other.report.chunks)
+            rows += [
+                Row(part, f"CPU a chunk, {name}", name, "µs", (theirs,), note=saturation([other]), at=streams),
+                Row(part, "CPU a chunk", f"gateway : {name}", "×", paired((mine,), (theirs,)), at=streams),
+            ]
     return rows
 
 

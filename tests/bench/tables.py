@@ -65,5 +65,6 @@ def _verdicts(rows: Sequence[Row]) -> Table:
     for row in rows:
         style = "red" if row.is_missed else "green"
         reach = "" if row.reach is None else f"≤ {figure(row.reach)} {row.unit}"
-        table.add_row(row.part, row.what, _head(row), reach, f"{figure(row.value)} {row.unit}", f"[{style}]{row.verdict}[/]")
+        of = row.who if row.at is None else f"{row.who}, {_head(row)}"
+        table.add_row(row.part, row.what, of, reach, f"{figure(row.value)} {row.unit}", f"[{style}]{row.verdict}[/]")
     return table
