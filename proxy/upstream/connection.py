@@ -262,20 +262,7 @@ class Connection(asyncio.Protocol):
             self._receive_head(received)
             return
         self._since = self._loop.time()
-        try:
-            payload, framed = framing.feed(received)
-        except FramingError as fault:
-            self._fail(UpstreamBrokenError(f"upstream: {fault}"))
-            return
-        if payload:
-            sink = answer._sink
-            if sink is None:
-                answer.take(payload, framed)
-            else:
-                shortcut = sink.feed(payload, framed)
-                self._shortcut = shortcut if framed is received else None
-        if framing.done and self._framing is framing:
-            self._finish(framing)
+        self._feed(framing, answer, received)
 
     def eof_received(self) -> None:
         framing = self._framing
@@ -321,11 +308,27 @@ class Connection(asyncio.Protocol):
         self._expected = self._head = None
         self._since = self._loop.time()
         self._keep_alive = head.keep_alive
-        self._framing = head.framing
-        self._answer = Answer(self, head)
-        expected.set_result(self._answer)
-        if rest or head.framing.done:
-            self.data_received(rest)
+        framing = self._framing = head.framing
+        answer = self._answer = Answer(self, head)
+        expected.set_result(answer)
+        if rest or framing.done:
+            self._feed(framing, answer, rest)
+
+    def _feed(self, framing: Framing, answer: Answer, received: bytes) -> None:
+        try:
+            payload, framed = framing.feed(received)
+        except FramingError as fault:
+            self._fail(UpstreamBrokenError(f"upstream: {fault}"))
+            return
+        if payload:
+            sink = answer._sink
+            if sink is None:
+                answer.take(payload, framed)
+            else:
+                shortcut = sink.feed(payload, framed)
+                self._shortcut = shortcut if framed is received else None
+        if framing.done and self._framing is framing:
+            self._finish(framing)
 
     def _finish(self, framing: Framing) -> None:
         """The body is whole: free the connection first, then tell, since the one told may ask again at once."""
