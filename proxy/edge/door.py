@@ -21,15 +21,15 @@ NEWCOMER_SECONDS = 1.0
 class Entrance:
     """What every request comes in by: it gets its id and its clock, then its handler; its end is told. Counts who is inside."""
 
-    def __init__(self, dispatch: Dispatcher, observer: Observer, clock: Clock) -> None:
-        self._dispatch = dispatch
+    def __init__(self, dispatcher: Dispatcher, observer: Observer, clock: Clock) -> None:
+        self._dispatcher = dispatcher
         self._observer = observer
         self._clock = clock
         self._inside = 0
         self._empty = asyncio.Event()
         self._empty.set()
 
-    async def __call__(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         """Return the answer to one request, or the JSON of its error.
 
         Raises:
@@ -44,10 +44,10 @@ class Entrance:
         self._inside += 1
         try:
             try:
-                response = await self._dispatch(context)
+                response = await self._dispatcher.dispatch(context)
             except Exception as fault:  # noqa: BLE001 - whatever it is, it is answered, told and counted
                 response = self._observer.failed(context, fault)
-            if self._dispatch.draining():
+            if self._dispatcher.draining():
                 request.closing = True
             status = response.status
             if response.body is not None:
@@ -71,7 +71,7 @@ class Door:
 
     def __init__(self, entrance: Entrance, clock: Clock, *, keepalive_seconds: float, stall_seconds: float) -> None:
         self.entrance = entrance
-        self._server = Server(self.entrance, clock=clock, keepalive_seconds=keepalive_seconds, stall_seconds=stall_seconds)
+        self._server = Server(self.entrance.answer, clock=clock, keepalive_seconds=keepalive_seconds, stall_seconds=stall_seconds)
         self._listening: list[asyncio.AbstractServer] = []
 
     async def open(self, sockets: Sequence[socket.socket]) -> tuple[str, ...]:

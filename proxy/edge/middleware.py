@@ -137,7 +137,7 @@ class Dispatcher:
         self.draining = draining
         self._refusing = refusing
 
-    def __call__(self, context: Context) -> Awaitable[Response]:
+    def dispatch(self, context: Context) -> Awaitable[Response]:
         """Return what will answer. Pages of any origin may call with a key in a header. Raises: GatewayError."""
         request = context.request
         if "Origin" in request.headers:

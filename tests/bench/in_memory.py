@@ -120,7 +120,7 @@ class Gateway:
         router = Router([Route("POST", PATH, chat.create)], ("/api/v1", "/v1"))
         dispatcher = Dispatcher(router, Access(), draining=lambda: False, refusing=lambda: False)
         observer = Observer(clock, JsonAccessLog(clock, Lines(len)), metrics)
-        self._server = Server(Entrance(dispatcher, observer, clock), clock=clock, keepalive_seconds=75, stall_seconds=30)
+        self._server = Server(Entrance(dispatcher, observer, clock).answer, clock=clock, keepalive_seconds=75, stall_seconds=30)
 
     def add_upstream(self, asked: Callable[[Connection], object]) -> None:
         """Keep one more connection to an upstream, which does this when it is asked."""

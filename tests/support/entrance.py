@@ -27,7 +27,7 @@ class _Straight(Dispatcher):
         super().__init__(Router([]), Nobody(), draining=lambda: False, refusing=lambda: False)
         self._handler = handler
 
-    def __call__(self, context: Context) -> Awaitable[Response]:
+    def dispatch(self, context: Context) -> Awaitable[Response]:
         return self._handler(context)
 
 
