@@ -269,3 +269,7 @@ async def test_an_event_beyond_the_limit_ends_the_stream() -> None:
 
 def test_a_chunk_that_is_known_by_its_length_is_smaller_than_any_event_may_be() -> None:
     assert framing._PLAIN_CHUNKS_MAX < sse.EVENT_BYTES_MAX
+    for size in (framing._PLAIN_CHUNKS_MAX - 1, framing._PLAIN_CHUNKS_MAX):
+        assert Chunked().feed(chunk(b"x" * size))[0] == b"x" * size
+
+    assert [size for _, size in framing.PLAIN_CHUNKS.values()] == [framing._PLAIN_CHUNKS_MAX - 1]
