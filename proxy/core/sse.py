@@ -124,7 +124,7 @@ class Tap:
             shape = event[: text.start(1)], event[text.end(1) :]
             if shape != self._shape:
                 self._lessons -= 1
-                self._shape = shape if self._lessons and _is_json(event) else None
+                self._shape = shape if self._lessons and _is_chunk(event) else None
 
     def finish(self, clean: bool) -> bytes:
         """Return what is left to pass on at the end of the body.
@@ -374,13 +374,17 @@ def _parse(text: bytes) -> object:
         return read_mended(text.decode("utf-8", "replace").encode())
 
 
-def _is_json(event: bytes) -> bool:
-    """Return whether a plain event's data is JSON: then another text in its place leaves it what it is."""
+def _is_chunk(event: bytes) -> bool:
+    """Return whether a plain event is a chunk when it is parsed, too: then it is one with another text in its place.
+
+    Of one that is not (no JSON, choices only somewhere within it), a text which needs a closer look would make an error.
+    """
+    text = event.removeprefix(b"data: ")
     try:
-        orjson.loads(event.removeprefix(b"data: "))
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return False
-    return True
+    return _told_error(b"", text, value, b"") is None and _is_sense(text, value, b"")
 
 
 def _error(value: object, text: bytes) -> dict[str, Any]:

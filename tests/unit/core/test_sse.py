@@ -573,9 +573,19 @@ def test_an_upstream_whose_events_have_no_shape_is_soon_left_alone() -> None:
     assert tap.content_events == 100
 
 
-def test_an_event_that_is_no_json_has_no_shape() -> None:
+@pytest.mark.parametrize(
+    "odd",
+    [
+        HELLO.replace(b'"Hello"', b'"Hello":""'),
+        b'data: {"asked":{"choices":[{"index":0}]},"content":"Hello"}\n\n',
+        b'data: {"code":"AccessDenied","asked":{"choices":[{"index":0}]},"content":"Hello"}\n\n',
+        b'data: {"choices":[{"delta":{"content":"Hello"}}],"choices":null}\n\n',
+        b'data: {"choices":[{"delta":{"content":"Hello"}}],"choices":[],"code":"AccessDenied"}\n\n',
+    ],
+    ids=["no JSON", "choices within", "an error with choices within", "no choices after all", "an error after all"],
+)
+def test_an_event_that_is_no_chunk_when_it_is_parsed_has_no_shape(odd: bytes) -> None:
     tap = Tap(withhold_usage=True)
-    odd = HELLO.replace(b'"Hello"', b'"Hello":""')
 
     for event in (HELLO, odd, odd):
         assert tap.feed(event) is event  # some SDK may read it
