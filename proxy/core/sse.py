@@ -37,6 +37,8 @@ _STRING = rb'[ !#-[\]-\xff]*+(?:\\["\\/bfnrt][ !#-[\]-\xff]*+)*'
 _TOLD_TEXT = re.compile(_STRING)
 _TOLD = re.compile(rb'content":"(?!")(' + _STRING + rb')"')
 _LESSONS = 16
+_SHAPE_BYTES_MAX = 4096
+"""Of a longer event no shape is kept: each stream would hold it for as long as it is open."""
 _UPSTREAM_ID_CHARACTERS_MAX = 200
 _ERROR_CHARACTERS_MAX = 2000
 
@@ -119,7 +121,7 @@ class Tap:
 
         An upstream whose events differ in more is soon left alone: looking for a shape would be in vain each time.
         """
-        text = _TOLD.search(event) if self._lessons else None
+        text = _TOLD.search(event) if self._lessons and len(event) <= _SHAPE_BYTES_MAX else None
         if text is not None:
             shape = event[: text.start(1)], event[text.end(1) :]
             if shape != self._shape:

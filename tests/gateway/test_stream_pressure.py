@@ -12,9 +12,8 @@ from tests.support.gateway import Bench, bench
 from tests.support.promises import CLIENT_AWAY
 from tests.support.raw_chat import raw_chat
 
-EVENT = b'data: {"choices":[{"delta":{"content":"' + b"x" * 16_000 + b'"},"index":0}],"id":"0217","usage":null}\n\n'
-EVENTS = 2_500
-"""40 MB: far more than all buffers on the way take."""
+POURED_BYTES = 40_000_000
+"""Far more than all buffers on the way take."""
 USAGE = b'data: {"choices":[],"id":"0217","usage":{"completion_tokens":12,"prompt_tokens":20,"total_tokens":32}}\n\n'
 DONE = b"data: [DONE]\n\n"
 ON_THE_WAY_MAX = 20_000_000
@@ -22,10 +21,13 @@ ON_THE_WAY_MAX = 20_000_000
 CHARGE = 40_000
 
 
-def pour(gateway: Bench) -> None:
-    """Let the upstream send its stream as fast as it is taken."""
+def pour(gateway: Bench, text_bytes: int = 16_000) -> bytes:
+    """Let the upstream send a stream of such events as fast as it is taken; return what of it is to come to the client."""
+    event = b'data: {"choices":[{"delta":{"content":"' + b"x" * text_bytes + b'"},"index":0}],"id":"0217","usage":null}\n\n'
+    events = POURED_BYTES // text_bytes
     head = answer_head(200, "text/event-stream", chunked=True)
-    gateway.ark.enqueue([Send(head), Stream(chunk(EVENT) for _ in range(EVENTS)), Send(chunk(USAGE + DONE) + LAST_CHUNK)])
+    gateway.ark.enqueue([Send(head), Stream(chunk(event) for _ in range(events)), Send(chunk(USAGE + DONE) + LAST_CHUNK)])
+    return event * events + DONE
 
 
 async def standstill(gateway: Bench) -> Call:
@@ -45,8 +47,9 @@ def kept_for_clients() -> int:
     return sum(found.transport.get_write_buffer_size() for found in connections if found.transport is not None)
 
 
-async def test_a_client_that_stops_reading_pauses_its_upstream_and_goes_on_without_loss(gateway: Bench) -> None:
-    pour(gateway)
+@pytest.mark.parametrize("text_bytes", [16_000, 3_000])
+async def test_a_client_that_stops_reading_pauses_its_upstream_and_goes_on_without_loss(gateway: Bench, text_bytes: int) -> None:
+    poured = pour(gateway, text_bytes)
 
     async with raw_chat(gateway.origin, gateway.key, receive_bytes=65_536, stream=True) as client:
         await client.head()
@@ -55,7 +58,7 @@ async def test_a_client_that_stops_reading_pauses_its_upstream_and_goes_on_witho
         assert kept_for_clients() < 1_000_000
         chunks, ended = await client.chunks()
 
-    assert (b"".join(chunks) == EVENT * EVENTS + DONE, ended) == (True, True)
+    assert (b"".join(chunks) == poured, ended) == (True, True)
     assert call.state == "played"
     await gateway.assert_charged(CHARGE)
 

@@ -41,6 +41,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "proxy/billing.py": (_UNIT + "test_billing.py", "tests/gateway/test_money_admission.py", *_CHAT),
     "proxy/store/sqlite/ledger.py": _MONEY,
     "proxy/store/sqlite/together.py": _MONEY,
+    "proxy/stream.py": (_UNIT + "test_stream.py", _UNIT + "test_relay.py", *_CHAT),
     "proxy/relay.py": (
         _UNIT + "test_relay.py",
         *_CHAT,

@@ -594,6 +594,23 @@ def test_an_event_that_is_no_chunk_when_it_is_parsed_has_no_shape(odd: bytes) ->
     assert tap.feed(odd.replace(b"Hello", b"error")) == b""
 
 
+def test_a_long_event_is_not_kept_for_its_shape() -> None:
+    tap = Tap(withhold_usage=True)
+    for size in (4096, 4097):
+        event = HELLO.replace(b"Hello", b"x" * (5 + size - len(HELLO)))
+        for _ in range(2):
+            assert tap.feed(event) is event
+    told = tap.shape()
+
+    assert told == (LEFT, RIGHT)  # that of the shorter
+    assert len(event) == 4097
+
+    long = Tap(withhold_usage=True)
+    for _ in range(2):
+        long.feed(event)
+    assert long.shape() is None
+
+
 def test_to_see_the_same_shape_again_is_no_lesson() -> None:
     tap = Tap(withhold_usage=True)
     for _ in range(100):
