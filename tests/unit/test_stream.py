@@ -259,6 +259,15 @@ async def test_an_answer_that_is_aborted_passes_nothing_more() -> None:
     assert len(relayed.client.written) == 3
 
 
+@pytest.mark.parametrize(("end", "passed"), [(b"0\r\n\r\n", b"data: [DONE]\n"), (b"", b"")], ids=["whole", "cut"])
+async def test_an_event_without_its_empty_line_passes_at_the_end_of_a_whole_body(end: bytes, passed: bytes) -> None:
+    relayed = Relayed().feed(chunk(EVENT), chunk(b"data: [DONE]\n"))
+
+    relayed.feed(*filter(None, [end]))
+
+    assert relayed.facts()[0] == EVENT + passed
+
+
 async def test_an_event_beyond_the_limit_ends_the_stream() -> None:
     relayed = Relayed(tap=Tap(withhold_usage=True, event_bytes_max=len(EVENT)))
 
