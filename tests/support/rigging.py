@@ -202,7 +202,7 @@ class _Points:
             return passed
 
         _replace(sse.Tap, "feed", watched)
-        self._around(chat, "parse_usage", "JSON usage")
+        self._around(chat, "plain_usage", "JSON usage")
         self._around(billing.Hold, "settle", "settlement")
         finish = edge.Connection._finish
 
