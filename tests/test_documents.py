@@ -16,7 +16,7 @@ from proxy.core import errors
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TOP = {"pyproject.toml", "proxy", "tests", "config.example.toml", "systemd", "README.md", "CHANGELOG.md", "LICENSE"}
-ROUTES = (ROOT / "proxy/routes.py").read_text(encoding="utf-8")
+ROUTES = (ROOT / "proxy/gateway/routes.py").read_text(encoding="utf-8")
 
 
 def all_errors(root: type[errors.GatewayError]) -> set[type[errors.GatewayError]]:

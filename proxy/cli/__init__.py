@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
-from proxy.cli import books, customers, gateway, watching
-from proxy.cli.base import ConfigOption
+from proxy.cli import books, customers, gateway
+from proxy.cli import top as watching
 from proxy.cli.examples import examples
+from proxy.cli.shared import ConfigOption
 
 app = typer.Typer(
     help="An OpenAI-compatible gateway in front of Volcengine Ark that bills every token exactly once.",

@@ -6,16 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from proxy import operation_views
 from proxy.cli import tables
-from proxy.cli.base import WRONG_USAGE, ConfigOption, JsonOption, fail, load_config, perform, refusals, show, show_checks
 from proxy.cli.examples import examples
-from proxy.cli.fold import NOTHING_SET, fold
 from proxy.cli.progress import bar
+from proxy.cli.retention import NOTHING_SET, fold
+from proxy.cli.rotation import Rotation, RotationError, compact
+from proxy.cli.shared import WRONG_USAGE, ConfigOption, JsonOption, fail, load_config, perform, refusals, show, show_checks
 from proxy.clock import SystemClock, iso
-from proxy.core.keeping import REQUEST_DAYS_MIN
-from proxy.rotation import Rotation, RotationError, compact
-from proxy.store.sqlite.restore import restore as put_in_place
+from proxy.core.retention import REQUEST_DAYS_MIN
+from proxy.operations import views as operation_views
+from proxy.store.sqlite.file.restore import restore as put_in_place
 
 app = typer.Typer()
 ledger_app = typer.Typer(help="The books.", no_args_is_help=True)

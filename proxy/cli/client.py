@@ -15,7 +15,7 @@ import orjson
 
 from proxy.clock import Clock
 from proxy.config import Config
-from proxy.operations import Answer, Desk, Operation, ParameterError, prepare
+from proxy.operations.operation import Answer, Desk, Operation, ParameterError, prepare
 from proxy.store.errors import StoreError, StoreLockedError, StoreRefusedError, StoreUnavailableError
 from proxy.store.progress import Report
 from proxy.store.sqlite import open_store

@@ -14,7 +14,7 @@ import typer
 from proxy.cli.client import perform
 from proxy.clock import SystemClock
 from proxy.config import ConfigError, load
-from proxy.config_env import stands_for_keys
+from proxy.config.environment import stands_for_keys
 from proxy.store.errors import StoreError
 
 DEFAULT_CONFIGS = (Path("config.toml"), Path("/etc/llm-proxy/config.toml"))

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 import typer
 
 from proxy.cli import tables
-from proxy.cli.base import WRONG_USAGE, ConfigOption, JsonOption, fail, perform, show
 from proxy.cli.completion import account_names, key_ids
 from proxy.cli.examples import examples
+from proxy.cli.shared import WRONG_USAGE, ConfigOption, JsonOption, fail, perform, show
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", autocompletion=account_names)]
 

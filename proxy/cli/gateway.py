@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from proxy.cli import tables
-from proxy.cli.base import REFUSED, WRONG_USAGE, ConfigOption, JsonOption, ask_gateway, config_path, fail, load_config, show
-from proxy.cli.described import describe
+from proxy.cli.config_view import describe
 from proxy.cli.examples import examples
+from proxy.cli.shared import REFUSED, WRONG_USAGE, ConfigOption, JsonOption, ask_gateway, config_path, fail, load_config, show
 from proxy.clock import SystemClock
 from proxy.config import ConfigError, Source
 
@@ -22,7 +22,7 @@ app = typer.Typer()
 @app.command(epilog=examples("serve"))
 def serve(context: typer.Context, config: ConfigOption = None) -> None:
     """Run the gateway until SIGTERM or Ctrl-C. SIGHUP reloads the configuration. Exits 78 where that is faulty."""
-    from proxy.process import serve as run_gateway  # noqa: PLC0415  the gateway's imports cost other commands half a second
+    from proxy.gateway.process import serve as run_gateway  # noqa: PLC0415  the gateway's imports cost other commands half a second
 
     source = Source(config_path(context, config, code=BAD_CONFIGURATION), dict(os.environ))
     try:

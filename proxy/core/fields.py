@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
-from proxy.core.chat import encode, refuse_other_case
+from proxy.core.chat.request import encode, refuse_other_case
 from proxy.core.errors import InvalidJsonError, InvalidParameterError, MissingPromptError
 
 Body = Mapping[str, object]

@@ -8,14 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from proxy import ids
-from proxy.app import Gateway, running
 from proxy.clock import SystemClock
 from proxy.config import Config, load
 from proxy.core.money import parse_yuan
 from proxy.demo.ark import Settings, StandIn, Timeline
-from proxy.draining import StopSignal
-from proxy.logs import AccessLog
+from proxy.gateway.app import Gateway, running
+from proxy.gateway.shutdown import StopSignal
 from proxy.store.values import NewKey
+from proxy.telemetry.logs import AccessLog
 
 ACCOUNT = "demo"
 BALANCE_YUAN = "100.00"

@@ -9,13 +9,13 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from proxy import logs
 from proxy.clock import SystemClock
 from proxy.demo.paste import paste
 from proxy.demo.setting import CHAT_MODEL, IMAGE_MODEL, VIDEO_MODEL, Setting, setting
-from proxy.draining import StopSignal
-from proxy.edge.listeners import ListenError
-from proxy.process import heed_signals
+from proxy.edge.sockets import ListenError
+from proxy.gateway.process import heed_signals
+from proxy.gateway.shutdown import StopSignal
+from proxy.telemetry import logs
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 ANSWER_SECONDS = 180.0

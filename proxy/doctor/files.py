@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from proxy import config_env
-from proxy.config import Config, base_of, parse
+from proxy.config import Config
+from proxy.config import environment as config_env
+from proxy.config.reading import base_of, parse
 from proxy.doctor.finding import Finding, failed, ok, warning
-from proxy.store.sqlite import restore
+from proxy.store.sqlite.file import restore
 
 FREE_BYTES_MIN = 64 * 2**20
 FREE_BYTES_COMFORT = 2**30

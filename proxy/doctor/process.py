@@ -13,7 +13,7 @@ from proxy.config import Address, Config, SystemdAddress, TcpAddress, UnixAddres
 from proxy.doctor.finding import Finding, failed, ok, warning
 from proxy.store.errors import StoreError, StoreRefusedError
 from proxy.store.sqlite import open_store
-from proxy.store.sqlite.lock import is_locked
+from proxy.store.sqlite.file.lock import is_locked
 
 DESCRIPTORS_MIN = 256
 DESCRIPTORS_COMFORT = 4096

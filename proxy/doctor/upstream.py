@@ -11,7 +11,7 @@ import aiohttp
 from proxy.clock import Clock
 from proxy.config import UpstreamConfig
 from proxy.doctor.finding import Finding, failed, ok, warning
-from proxy.upstream.client import TASKS_PATH
+from proxy.upstream.ark_client import TASKS_PATH
 
 FAKE_TASK = "cgt-20000101000000-doctr"
 """No task has this id. Ark says 404 to whoever has a key, and 401 to whoever has none; neither costs anything."""

@@ -14,7 +14,7 @@ from proxy.core.errors import (
     UnsupportedMediaTypeError,
 )
 from proxy.edge.request import Body, Request
-from proxy.settings import Live
+from proxy.live.settings import Live
 
 LARGE_BYTES = 65_536
 LARGE_BODIES = 16

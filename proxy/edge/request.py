@@ -13,7 +13,7 @@ from aiohttp import HttpVersion10, HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from proxy.relay import Client
+from proxy.exchange.flight import Client
 
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,15})\r\n", re.IGNORECASE)
 _END = b"\r\n\r\n"

@@ -7,7 +7,7 @@ from proxy.core.errors import NotFoundError
 from proxy.core.money import format_yuan
 from proxy.edge.context import Context
 from proxy.edge.response import Response
-from proxy.operation_views import formula
+from proxy.operations.views import formula
 from proxy.store.contract import Store
 from proxy.store.values import Receipt
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from proxy.operations import Desk, Operation, ParameterError, UnknownOperationError, prepare
+from proxy.operations.operation import Desk, Operation, ParameterError, UnknownOperationError, prepare
 from proxy.store.errors import StoreError, StoreRefusedError
 from proxy.tasks import TaskGroup
 

@@ -7,29 +7,29 @@ from typing import Any
 
 import orjson
 
-from proxy.billing import Billing, Hold
+from proxy.billing.holds import Billing, Hold
+from proxy.billing.idempotency import HEADER as KEY_HEADER
+from proxy.billing.idempotency import Idempotency, kept
 from proxy.clock import Clock
-from proxy.core.ark_text import read_error
+from proxy.core.ark import refusal as ark
+from proxy.core.ark.lenient_json import read_mended
+from proxy.core.ark.text import read_error
 from proxy.core.catalog import ChatPrice, Kind, Model, find_model
-from proxy.core.chat import ChatCall, parse_chat_call, requested_model, upstream_body, utf8_bytes
-from proxy.core.conclusion import Seen, conclude
+from proxy.core.chat.request import ChatCall, parse_chat_call, requested_model, upstream_body, utf8_bytes
+from proxy.core.chat.settling import Seen, conclude
+from proxy.core.chat.tap import Tap
+from proxy.core.chat.usage import parse_usage, plain_usage, read_plain_answer
 from proxy.core.errors import GatewayError, InternalError, ModelUnavailableError
-from proxy.core.mended_json import read_mended
 from proxy.core.pricing import PROMPT_BYTES_PER_TOKEN_MAX
 from proxy.core.settlement import Outcome, TokenUsage
-from proxy.core.sse import Tap
-from proxy.core.usage import parse_usage, plain_usage, read_plain_answer
 from proxy.edge.body import BodyReader, parsed
 from proxy.edge.context import Context
 from proxy.edge.response import Response
-from proxy.idempotency import HEADER as KEY_HEADER
-from proxy.idempotency import Idempotency, kept
-from proxy.metrics import Metrics
-from proxy.relay import Flight, Relay
-from proxy.settings import Live, Settings
+from proxy.exchange.flight import Flight, Relay
+from proxy.live.settings import Live, Settings
 from proxy.store.values import IdempotencyClaim, NewRequest, StoredAnswer
-from proxy.upstream import ark
-from proxy.upstream.wire import Answer, UpstreamBrokenError, UpstreamFailure
+from proxy.telemetry.metrics import Metrics
+from proxy.upstream.http1.pool import Answer, UpstreamBrokenError, UpstreamFailure
 
 PATH = "/chat/completions"
 ANSWER_BYTES_MAX = 64 * 1024 * 1024

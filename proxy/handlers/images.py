@@ -6,25 +6,26 @@ from collections.abc import Sequence
 import orjson
 
 from proxy import ids
-from proxy.billing import Billing, Hold
+from proxy.billing.holds import Billing, Hold
+from proxy.billing.idempotency import Idempotency, kept
 from proxy.clock import Clock
-from proxy.core import fields, images
-from proxy.core.ark_text import ArkError
+from proxy.core import fields
+from proxy.core.ark import refusal as ark
+from proxy.core.ark.creation import creation_refusal
+from proxy.core.ark.text import ArkError
 from proxy.core.catalog import ImagePrice, Kind, Model, find_model
 from proxy.core.errors import GatewayError, ModelUnavailableError
-from proxy.core.images import ImageCall, ImageResult, UpstreamBody
+from proxy.core.images import request as images
+from proxy.core.images.request import ImageCall, ImageResult, UpstreamBody
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
 from proxy.edge.response import Response
-from proxy.idempotency import Idempotency, kept
-from proxy.metrics import Metrics
-from proxy.relay import Relay
-from proxy.settings import Live, Settings
+from proxy.exchange.flight import Relay
+from proxy.live.settings import Live, Settings
 from proxy.store.values import IdempotencyClaim, NewRequest, StoredAnswer
-from proxy.upstream import ark
-from proxy.upstream.client import ArkClient, Reply
-from proxy.upstream.creation import creation_refusal
+from proxy.telemetry.metrics import Metrics
+from proxy.upstream.ark_client import ArkClient, Reply
 from proxy.upstream.failures import UpstreamFailure
 
 _OURS = frozenset({Outcome.COMPLETE, Outcome.INTERRUPTED})

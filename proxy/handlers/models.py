@@ -5,7 +5,7 @@ from typing import Any
 from proxy.core.catalog import Model, find_model
 from proxy.edge.context import Context
 from proxy.edge.response import Response
-from proxy.settings import Live
+from proxy.live.settings import Live
 
 
 class ModelHandlers:

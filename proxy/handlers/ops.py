@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Callable
 
-from proxy.core.access import refuse_foreign_page
+from proxy.core.credential import refuse_foreign_page
 from proxy.edge.context import Context
 from proxy.edge.response import Response
-from proxy.metrics import CONTENT_TYPE, Metrics
-from proxy.readings import Survey
 from proxy.store.contract import Store
 from proxy.store.errors import StoreError
+from proxy.telemetry.collectors import Survey
+from proxy.telemetry.metrics import CONTENT_TYPE, Metrics
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 from proxy import ids
+from proxy.billing.idempotency import Idempotency
 from proxy.clock import Clock, iso
-from proxy.core import fields, videos
+from proxy.core import fields
 from proxy.core.catalog import Kind, Model, VideoPrice, find_model
 from proxy.core.errors import (
     GatewayError,
@@ -20,18 +21,18 @@ from proxy.core.errors import (
     InvalidParameterError,
     TaskNotFoundError,
 )
-from proxy.core.video_record import VideoTask, new_task
-from proxy.core.video_view import created_task, public_status, public_task, task_list
-from proxy.core.videos import VideoCall
+from proxy.core.video import request as videos
+from proxy.core.video.record import VideoTask, new_task
+from proxy.core.video.request import VideoCall
+from proxy.core.video.view import created_task, public_status, public_task, task_list
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
 from proxy.edge.response import Response
-from proxy.idempotency import Idempotency
-from proxy.settings import Live, Settings
+from proxy.live.settings import Live, Settings
 from proxy.store.contract import Store
 from proxy.store.values import Grant, IdempotencyClaim, NewRequest
-from proxy.video_cancel import VideoCancels
-from proxy.video_desk import SUBMIT_MARGIN_SECONDS, SUBMIT_SECONDS_MAX, VideoDesk
+from proxy.videos.cancel import VideoCancels
+from proxy.videos.tasks import SUBMIT_MARGIN_SECONDS, SUBMIT_SECONDS_MAX, VideoDesk
 
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 100

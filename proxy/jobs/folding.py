@@ -2,10 +2,10 @@
 
 import logging
 
+from proxy.billing.folding import fold
 from proxy.clock import Clock
-from proxy.core.keeping import keep_from_ms
-from proxy.folding import fold
-from proxy.settings import Live
+from proxy.core.retention import keep_from_ms
+from proxy.live.settings import Live
 from proxy.store.contract import Store
 
 logger = logging.getLogger(__name__)

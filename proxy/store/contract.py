@@ -16,11 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from proxy.core.keeping import FoldedRequest
 from proxy.core.money import Nanos
+from proxy.core.retention import FoldedRequest
 from proxy.core.settlement import Settlement
-from proxy.core.video_record import VideoTask
-from proxy.core.video_task import Step
+from proxy.core.video.record import VideoTask
+from proxy.core.video.task import Step
 from proxy.store.progress import Report
 from proxy.store.values import (
     Account,

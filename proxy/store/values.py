@@ -9,7 +9,7 @@ from msgspec import Struct
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.settlement import Settlement
-from proxy.core.video_record import TaskState
+from proxy.core.video.record import TaskState
 
 
 @dataclass(frozen=True, slots=True)

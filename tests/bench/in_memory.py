@@ -13,27 +13,27 @@ from typing import Any, cast
 import uvloop
 
 from proxy import ids
-from proxy.billing import Billing
+from proxy.billing.holds import Billing
+from proxy.billing.idempotency import Idempotency
 from proxy.clock import SystemClock
 from proxy.config import load
 from proxy.edge.body import BodyReader
-from proxy.edge.door import Entrance
-from proxy.edge.middleware import Dispatcher, Observer
+from proxy.edge.entrance import Dispatcher, Observer
+from proxy.edge.listener import Entrance
 from proxy.edge.router import Route, Router
 from proxy.edge.server import Server
+from proxy.exchange.flight import Relay
+from proxy.gateway.process import GC_ALLOCATIONS
 from proxy.handlers.chat import PATH, ChatHandlers
-from proxy.idempotency import Idempotency
-from proxy.logs import JsonAccessLog, Lines
-from proxy.metrics import Metrics
-from proxy.process import GC_ALLOCATIONS
-from proxy.relay import Relay
-from proxy.settings import Live
+from proxy.live.settings import Live
 from proxy.store.contract import Store
 from proxy.store.values import Grant
 from proxy.tasks import TaskGroup
-from proxy.upstream.connection import Connection
-from proxy.upstream.wire import Limits, Wire
-from proxy.upstreams import Upstream
+from proxy.telemetry.logs import JsonAccessLog, Lines
+from proxy.telemetry.metrics import Metrics
+from proxy.upstream.http1.connection import Connection
+from proxy.upstream.http1.pool import Limits, Wire
+from proxy.upstream.upstreams import Upstream
 from tests.bench.clients import request
 from tests.bench.jobs import Job, Target
 from tests.bench.upstream import JSON_ANSWER, STREAM_HEAD, frame, stream_end

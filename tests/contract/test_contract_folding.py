@@ -3,8 +3,8 @@
 import pytest
 
 from proxy.core.catalog import Kind
-from proxy.core.keeping import DAY_MS, FoldedRequest
 from proxy.core.money import Nanos
+from proxy.core.retention import DAY_MS, FoldedRequest
 from proxy.core.settlement import TokenUsage, UsageSource
 from proxy.store.contract import FOLD_REQUESTS_MAX, Store
 from proxy.store.values import Account, StoredAnswer, UsageQuery

@@ -6,8 +6,8 @@ import pytest
 
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
-from proxy.core.video_record import TaskState
-from proxy.core.video_report import Found, Polled
+from proxy.core.video.record import TaskState
+from proxy.core.video.report import Found, Polled
 from proxy.store.contract import CLAIM_LIFE_MS, FORGET_CLAIMS_MAX, Store
 from proxy.store.errors import InsufficientFundsError, KeyClaimedError
 from proxy.store.values import Account, ClaimedKey, IdempotencyClaim, NewRequest, StoredAnswer

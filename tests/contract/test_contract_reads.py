@@ -8,7 +8,7 @@ import pytest
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource
-from proxy.core.video_record import TaskState
+from proxy.core.video.record import TaskState
 from proxy.store.contract import Store
 from proxy.store.errors import AccountNotFoundError, StoreRefusedError
 from proxy.store.values import Account, Census, OpenTasks, Receipt, UsageQuery, UsageRow

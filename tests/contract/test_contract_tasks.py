@@ -10,10 +10,10 @@ from msgspec import structs
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, TokenUsage, UsageSource
-from proxy.core.video_record import TaskError, TaskState, VideoTask
-from proxy.core.video_report import CancelConfirmed, DeadlinePassed, Found, NotFound, Polled, Report, SubmitRefused, SubmitUnknown
-from proxy.core.video_task import Step
-from proxy.core.videos import VideoBilling
+from proxy.core.video.record import TaskError, TaskState, VideoTask
+from proxy.core.video.report import CancelConfirmed, DeadlinePassed, Found, NotFound, Polled, Report, SubmitRefused, SubmitUnknown
+from proxy.core.video.request import VideoBilling
+from proxy.core.video.task import Step
 from proxy.store.contract import Store
 from proxy.store.errors import AccountNotFoundError, InsufficientFundsError, StoreUnavailableError, UpstreamIdTakenError
 from proxy.store.values import Account, NewRequest, UsageQuery

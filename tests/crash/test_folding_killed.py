@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.keeping import DAY_MS
+from proxy.core.retention import DAY_MS
 from proxy.store.contract import Store
 from proxy.store.sqlite import open_store
 from proxy.store.values import UsageQuery

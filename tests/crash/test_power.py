@@ -14,8 +14,9 @@ from typing import Any, cast
 import pytest
 
 from proxy.store.errors import StoreRefusedError
-from proxy.store.sqlite import admin, ledger, migrations, open_store
-from proxy.store.sqlite.together import OpenHolds
+from proxy.store.sqlite import admin, ledger, open_store
+from proxy.store.sqlite.batch import OpenHolds
+from proxy.store.sqlite.file import migrations
 from proxy.store.sqlite.writer import _Operation, transact
 from tests.support.promises import Faults
 from tests.support.recording import Connection, Event, FolderSync, RecordingDisk, left_by_a_lost_power, write_files

@@ -10,7 +10,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.store.sqlite import migrations, open_store
+from proxy.store.sqlite import open_store
+from proxy.store.sqlite.file import migrations
 from tests.support.audit import receipts
 from tests.support.promises import STOPPED, Faults
 from tests.support.stand import ACCOUNTS, Stand, stand

@@ -20,20 +20,20 @@ from proxy.clock import SystemClock
 from proxy.config import load
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
-from proxy.core.video_record import VideoTask, new_task
-from proxy.core.video_task import Pace
-from proxy.core.videos import VideoBilling, VideoCall, upstream_body, video_tokens
+from proxy.core.video.record import VideoTask, new_task
+from proxy.core.video.request import VideoBilling, VideoCall, upstream_body, video_tokens
+from proxy.core.video.task import Pace
 from proxy.demo.ark import TASKS, Answer, Call, Check, Perform, Send, Settings, StandIn, Timeline
 from proxy.demo.ark.script import Step
 from proxy.demo.ark.server import When
-from proxy.jobs.video_poll import VideoPoll
-from proxy.metrics import Metrics
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.store import SqliteStore
 from proxy.store.values import NewRequest
-from proxy.upstreams import Upstreams
-from proxy.video_calls import VideoCalls
-from proxy.video_desk import VideoDesk
+from proxy.telemetry.metrics import Metrics
+from proxy.upstream.upstreams import Upstreams
+from proxy.videos.calls import VideoCalls
+from proxy.videos.poll import VideoPoll
+from proxy.videos.tasks import VideoDesk
 from tests.support.books import assert_books_balance
 from tests.support.gateway import BALANCE, Bench
 from tests.support.process import GatewayProcess, gateway_process

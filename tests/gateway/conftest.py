@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 import pytest
 import pytest_asyncio
 
-from proxy.logs import JsonFormatter
+from proxy.telemetry.logs import JsonFormatter
 from tests.support.gateway import CANARY_KEY, Bench, bench
 
 CANARY_PROMPT = "canary-prompt-3b91"

@@ -7,7 +7,7 @@ import aiohttp
 import orjson
 
 from proxy.config import load
-from proxy.core.keeping import DAY_MS, REQUEST_DAYS_MIN, keep_from_ms
+from proxy.core.retention import DAY_MS, REQUEST_DAYS_MIN, keep_from_ms
 from proxy.jobs.folding import Folding
 from proxy.store.contract import FOLD_REQUESTS_MAX
 from proxy.store.values import UsageQuery

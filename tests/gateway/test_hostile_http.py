@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy.routes import PREFIXES
+from proxy.gateway.routes import PREFIXES
 from tests.support.gateway import MODEL, Bench
 from tests.support.raw import connect, request
 

@@ -14,8 +14,9 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.core import images, videos
+from proxy.core.images import request as images
 from proxy.core.money import parse_yuan
+from proxy.core.video import request as videos
 from proxy.store.sqlite import open_store
 from tests.support.books import assert_books_balance
 from tests.support.gateway import MODEL, Bench, Reply, bench

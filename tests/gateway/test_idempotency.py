@@ -7,11 +7,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from proxy.billing.idempotency import digest
 from proxy.clock import SystemClock
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.demo.ark import Answer, Hang, StandIn, Wait, answer_json, known_error, lost
-from proxy.idempotency import digest
 from proxy.store.sqlite import open_store
 from proxy.store.values import IdempotencyClaim, NewRequest
 from tests.support.books import assert_books_balance

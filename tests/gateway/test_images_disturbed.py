@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import orjson
 import pytest
 
-from proxy.billing import Billing
+from proxy.billing.holds import Billing
+from proxy.billing.idempotency import Idempotency
 from proxy.clock import SystemClock
 from proxy.config import BillingConfig, load
 from proxy.core.money import Nanos
@@ -20,17 +21,16 @@ from proxy.core.settlement import Outcome
 from proxy.demo.ark import StandIn
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
-from proxy.edge.door import Door
+from proxy.edge.listener import Door
 from proxy.edge.response import Response
+from proxy.exchange.flight import Relay
 from proxy.handlers.images import ImageHandlers
-from proxy.idempotency import Idempotency
-from proxy.metrics import Metrics
-from proxy.relay import Relay
 from proxy.store.contract import Store
 from proxy.store.sqlite import open_store
 from proxy.store.values import Grant
 from proxy.tasks import TaskGroup
-from proxy.upstreams import Upstreams
+from proxy.telemetry.metrics import Metrics
+from proxy.upstream.upstreams import Upstreams
 from tests.support.books import assert_books_balance
 from tests.support.entrance import straight_to
 from tests.support.gateway import CONFIG, DEFAULTS

@@ -185,7 +185,7 @@ async def test_a_store_that_hangs_or_fails_is_told_by_a_scrape_that_goes_without
     async def fail() -> Census:
         raise StoreUnavailableError("disk I/O error")
 
-    monkeypatch.setattr("proxy.readings.LOOK_SECONDS_MAX", 0.05)
+    monkeypatch.setattr("proxy.telemetry.collectors.LOOK_SECONDS_MAX", 0.05)
     for answer in (hang, fail):
         with monkeypatch.context() as patch:
             patch.setattr(gateway.store, "census", answer)

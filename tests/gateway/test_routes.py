@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from proxy.routes import PREFIXES
+from proxy.gateway.routes import PREFIXES
 from tests.support.gateway import Bench
 from tests.support.raw import RawAnswer, connect, request
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core import video_task
-from proxy.core.video_record import TaskState, VideoTask
-from proxy.core.video_report import Polled, PollFailed
+from proxy.core.video import task as video_task
+from proxy.core.video.record import TaskState, VideoTask
+from proxy.core.video.report import Polled, PollFailed
 from proxy.demo.ark import TASKS, Answer, Check, Perform, Wait, answer_json, error
-from proxy.video_calls import VideoCalls
-from proxy.video_cancel import CANCELS_MAX, VideoCancels
+from proxy.videos.calls import VideoCalls
+from proxy.videos.cancel import CANCELS_MAX, VideoCancels
 from tests.support.gateway import Bench
 from tests.support.videos import cancel, ended, look, quick_bench, stored, submitted
 

@@ -25,7 +25,7 @@ class SetClock(SystemClock):
 async def test_a_task_that_is_queued_while_the_clock_is_set_ends_with_its_video(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_ms: int
 ) -> None:
-    monkeypatch.setattr("proxy.scheduler.SLEEP_SECONDS_MAX", 0.1)
+    monkeypatch.setattr("proxy.jobs.scheduler.SLEEP_SECONDS_MAX", 0.1)
     monkeypatch.setattr(support, "SystemClock", SetClock)
     monkeypatch.setattr(SetClock, "step_ms", 0)
     async with (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.video_record import TaskState
-from proxy.core.video_report import Submitted
+from proxy.core.video.record import TaskState
+from proxy.core.video.report import Submitted
 from proxy.demo.ark import TASKS, answer_json
 from tests.support.gateway import Bench
 from tests.support.videos import SILENT, cancel, creates, ended, look_quickly, quick_bench, stored, submit, submitted
@@ -63,7 +63,7 @@ async def test_a_submit_answered_with_an_id_that_cannot_be_asked_for_is_looked_f
 async def test_a_task_on_record_with_such_an_id_breaks_neither_its_polls_nor_its_cancel(
     gateway: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("proxy.video_calls.read_submit", lambda _status, _answer: Submitted(".."))  # as before ids were checked
+    monkeypatch.setattr("proxy.videos.calls.read_submit", lambda _status, _answer: Submitted(".."))  # as before ids were checked
     task_id = await submitted(gateway)
     while (await stored(gateway, task_id)).polls < 3:
         pass

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from proxy import process
 from proxy.clock import SystemClock
 from proxy.config import Source, load
 from proxy.core.money import Nanos
-from proxy.core.video_report import CancelConfirmed, DeadlinePassed, Polled, PollFailed, PollFailure, Report
+from proxy.core.video.report import CancelConfirmed, DeadlinePassed, Polled, PollFailed, PollFailure, Report
 from proxy.demo.ark import TASKS, Hang, Reset, StandIn, answer_json, known_error
-from proxy.jobs.video_poll import DueVideos, VideoPoll
-from proxy.metrics import Metrics
-from proxy.scheduler import RUNNING_MAX
-from proxy.video_calls import VideoCalls
-from proxy.video_desk import VideoDesk
+from proxy.gateway import process
+from proxy.jobs.scheduler import RUNNING_MAX
+from proxy.telemetry.metrics import Metrics
+from proxy.videos.calls import VideoCalls
+from proxy.videos.poll import DueVideos, VideoPoll
+from proxy.videos.tasks import VideoDesk
 from tests.support.books import assert_books_balance
 from tests.support.gateway import BALANCE, CANARY_KEY, CONFIG, DEFAULTS, Bench, Lines
 from tests.support.lateness import lateness
@@ -145,7 +145,7 @@ async def test_failing_polls_change_nothing_but_the_next_time(tmp_path: Path, ca
 
 
 async def test_a_task_that_is_gone_upstream_ends_after_three_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.core.video_task.MISSING_AGE_MS", 0)  # as if it were two minutes old
+    monkeypatch.setattr("proxy.core.video.task.MISSING_AGE_MS", 0)  # as if it were two minutes old
     async with StandIn() as ark, quick_bench(tmp_path, ark) as gateway:
         task_id = await submitted(gateway)
         ark.videos.forget(next(iter(ark.videos.tasks)))

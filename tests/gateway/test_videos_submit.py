@@ -311,8 +311,8 @@ async def test_a_stop_waits_for_a_submit_whose_customer_has_left(tmp_path: Path)
 
 
 async def test_an_impatient_stop_cuts_the_handler_and_not_the_submit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.draining.CUT_SECONDS", 0.1)
-    monkeypatch.setattr("proxy.edge.door.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("proxy.gateway.shutdown.CUT_SECONDS", 0.1)
+    monkeypatch.setattr("proxy.edge.listener.CLOSE_SECONDS", 0.1)
     answer = asyncio.Event()
     async with StandIn() as ark, aiohttp.ClientSession() as customer:
         async with quick_bench(tmp_path, ark, drain_seconds=0.1) as gateway:

@@ -28,22 +28,26 @@ from tests.mutation.mutants import Mutant, mutants  # noqa: E402  found by the l
 SECONDS_MAX = 60
 """A fault that makes the tests run for longer than this has been noticed."""
 _UNIT = "tests/unit/"
-_MONEY = (*(f"tests/unit/store/test_store_{name}.py" for name in ("together", "verify", "writer")), "tests/contract")
+_MONEY = (*(f"tests/unit/store/sqlite/test_{name}.py" for name in ("batch", "verify", "writer")), "tests/contract")
 _CHAT = ("tests/gateway/test_chat.py", "tests/gateway/test_chat_outcomes.py", "tests/gateway/test_stream_bytes.py")
 
 TARGETS: dict[str, tuple[str, ...]] = {
-    "proxy/core/money.py": (_UNIT + "core/test_core_money.py", _UNIT + "core/test_pricing.py", _UNIT + "test_config.py"),
-    "proxy/core/pricing.py": (_UNIT + "core/test_pricing.py", _UNIT + "core/test_conclusion.py", _UNIT + "test_operations.py"),
-    "proxy/core/settlement.py": (_UNIT + "core/test_conclusion.py", _UNIT + "core/test_pricing.py", "tests/contract", *_CHAT),
-    "proxy/core/conclusion.py": (_UNIT + "core/test_conclusion.py", *_CHAT),
-    "proxy/core/usage.py": (_UNIT + "core/test_usage.py",),
-    "proxy/core/sse.py": (_UNIT + "core/test_sse.py",),
-    "proxy/billing.py": (_UNIT + "test_billing.py", "tests/gateway/test_money_admission.py", *_CHAT),
+    "proxy/core/money.py": (_UNIT + "core/test_money.py", _UNIT + "core/test_pricing.py", _UNIT + "config/test_reading.py"),
+    "proxy/core/pricing.py": (
+        _UNIT + "core/test_pricing.py",
+        _UNIT + "core/chat/test_settling.py",
+        _UNIT + "operations/test_operations.py",
+    ),
+    "proxy/core/settlement.py": (_UNIT + "core/chat/test_settling.py", _UNIT + "core/test_pricing.py", "tests/contract", *_CHAT),
+    "proxy/core/chat/settling.py": (_UNIT + "core/chat/test_settling.py", *_CHAT),
+    "proxy/core/chat/usage.py": (_UNIT + "core/chat/test_usage.py",),
+    "proxy/core/chat/tap.py": (_UNIT + "core/chat/test_tap.py",),
+    "proxy/billing/holds.py": (_UNIT + "billing/test_holds.py", "tests/gateway/test_money_admission.py", *_CHAT),
     "proxy/store/sqlite/ledger.py": _MONEY,
-    "proxy/store/sqlite/together.py": _MONEY,
-    "proxy/stream.py": (_UNIT + "test_stream.py", _UNIT + "test_relay.py", *_CHAT),
-    "proxy/relay.py": (
-        _UNIT + "test_relay.py",
+    "proxy/store/sqlite/batch.py": _MONEY,
+    "proxy/exchange/stream.py": (_UNIT + "exchange/test_stream.py", _UNIT + "exchange/test_flight.py", *_CHAT),
+    "proxy/exchange/flight.py": (
+        _UNIT + "exchange/test_flight.py",
         *_CHAT,
         "tests/gateway/test_chat_cancelled.py",
         "tests/gateway/test_stream_pressure.py",

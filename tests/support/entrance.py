@@ -4,12 +4,12 @@ from collections.abc import Awaitable
 
 from proxy.clock import Clock
 from proxy.edge.context import Context
-from proxy.edge.door import Entrance
-from proxy.edge.middleware import Dispatcher, Observer
+from proxy.edge.entrance import Dispatcher, Observer
+from proxy.edge.listener import Entrance
 from proxy.edge.response import Response
 from proxy.edge.router import Handler, Router
-from proxy.metrics import Metrics
 from proxy.store.values import Grant
+from proxy.telemetry.metrics import Metrics
 from tests.support.gateway import Lines
 
 

@@ -13,15 +13,15 @@ import msgspec
 import orjson
 
 from proxy import ids
-from proxy.app import running
 from proxy.clock import SystemClock
 from proxy.config import Source
 from proxy.core.money import Nanos, parse_yuan
 from proxy.demo.ark import StandIn
-from proxy.draining import StopSignal
-from proxy.logs import Field, RequestLine
+from proxy.gateway.app import running
+from proxy.gateway.shutdown import StopSignal
 from proxy.store.contract import Store
 from proxy.store.values import NewKey
+from proxy.telemetry.logs import Field, RequestLine
 from tests.support.books import assert_books_balance
 
 BALANCE = parse_yuan("100")

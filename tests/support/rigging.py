@@ -16,18 +16,26 @@ from typing import Any
 
 import aiohttp
 
-from proxy import app, billing, clock, folding, process, scheduler, video_desk
-from proxy.core import sse, video_task
-from proxy.core.video_task import Pace
+from proxy import clock
+from proxy.billing import folding
+from proxy.billing import holds as billing
+from proxy.core.chat import tap as sse
+from proxy.core.video import task as video_task
+from proxy.core.video.task import Pace
 from proxy.edge import connection as edge
 from proxy.edge.request import Request
+from proxy.gateway import app, process
 from proxy.handlers import chat
 from proxy.jobs import folding as old_requests
-from proxy.jobs import retention as old_claims
-from proxy.store.sqlite import admission, migrations, writer
+from proxy.jobs import forget_keys as old_claims
+from proxy.jobs import scheduler
+from proxy.store.sqlite import admission, writer
 from proxy.store.sqlite import folding as store_folding
-from proxy.upstream import client, wire
-from proxy.upstream import connection as upstream
+from proxy.store.sqlite.file import migrations
+from proxy.upstream import ark_client as client
+from proxy.upstream.http1 import connection as upstream
+from proxy.upstream.http1 import pool as wire
+from proxy.videos import tasks as video_desk
 
 LIFE = (
     "hold commit before", "hold commit after", "task commit before", "task commit after", "step commit before", "step commit after",

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.config import Config, load
-from proxy.settings import Live, settings_of
-from proxy.upstreams import Upstream
+from proxy.live.settings import Live, settings_of
+from proxy.upstream.upstreams import Upstream
 
 CONFIGURATION = {
     "LLM_PROXY_UPSTREAMS__ARK__BASE_URL": "http://127.0.0.1:9/api/v3",

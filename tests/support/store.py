@@ -7,10 +7,10 @@ from dataclasses import replace
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.settlement import NO_USAGE, Outcome, Settlement, TokenUsage, UsageSource
-from proxy.core.video_record import TaskState, VideoTask
-from proxy.core.video_report import Polled, Report, Submitted
-from proxy.core.video_task import Pace, Step, advance
-from proxy.core.videos import VideoBilling
+from proxy.core.video.record import TaskState, VideoTask
+from proxy.core.video.report import Polled, Report, Submitted
+from proxy.core.video.request import VideoBilling
+from proxy.core.video.task import Pace, Step, advance
 from proxy.store.contract import Store
 from proxy.store.values import IdempotencyClaim, NewKey, NewRequest
 

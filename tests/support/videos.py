@@ -9,9 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.core import video_task
-from proxy.core.video_record import VideoTask
-from proxy.core.video_task import Pace
+from proxy.core.video import task as video_task
+from proxy.core.video.record import VideoTask
+from proxy.core.video.task import Pace
 from proxy.demo.ark import TASKS, StandIn
 from tests.support.gateway import Bench, Reply, bench
 

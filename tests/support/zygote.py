@@ -13,8 +13,8 @@ from typing import Any
 
 import orjson
 
-import proxy.app
-import proxy.process  # noqa: F401  what takes the time is imported here, once
+import proxy.gateway.app
+import proxy.gateway.process  # noqa: F401  what takes the time is imported here, once
 from proxy import cli
 from tests.support import rigging
 

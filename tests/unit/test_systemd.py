@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config_tables import ServerTable
+from proxy.config.tables import ServerTable
 from proxy.systemd import SocketActivationError, listen_sockets, notify
 
 UNIT = Path(__file__).parents[2] / "systemd/llm-proxy.service"

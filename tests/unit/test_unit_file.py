@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli.base import WRONG_USAGE
 from proxy.cli.gateway import BAD_CONFIGURATION
-from proxy.config_tables import ServerTable
-from proxy.draining import CUT_SECONDS, SETTLE_SECONDS, SUBMIT_DRAIN_SECONDS
-from proxy.edge.door import CLOSE_SECONDS, NEWCOMER_SECONDS
+from proxy.cli.shared import WRONG_USAGE
+from proxy.config.tables import ServerTable
+from proxy.edge.listener import CLOSE_SECONDS, NEWCOMER_SECONDS
+from proxy.gateway.shutdown import CUT_SECONDS, SETTLE_SECONDS, SUBMIT_DRAIN_SECONDS
 
 ROOT = Path(__file__).parents[2]
 DIRECTORY = ROOT / "systemd"

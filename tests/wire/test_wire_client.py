@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.upstream.wire import (
+from proxy.upstream.http1.pool import (
     Answer,
     Limits,
     UpstreamBrokenError,

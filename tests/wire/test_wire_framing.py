@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.upstream import head as head_module
-from proxy.upstream.framing import Chunked, Counted, FramingError, UntilClose
-from proxy.upstream.head import Head, HeadError, HeadReader
+from proxy.upstream.http1 import head as head_module
+from proxy.upstream.http1.framing import Chunked, Counted, FramingError, UntilClose
+from proxy.upstream.http1.head import Head, HeadError, HeadReader
 from tests.support.origin import chunked, cut
 
 

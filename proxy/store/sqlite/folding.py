@@ -9,8 +9,8 @@ import sqlite3
 
 import orjson
 
-from proxy.core.keeping import DAY_MS, FoldedRequest
 from proxy.core.money import Nanos
+from proxy.core.retention import DAY_MS, FoldedRequest
 from proxy.store.contract import FOLD_REQUESTS_MAX
 
 _FOLDABLE = """

@@ -3,10 +3,10 @@
 import sqlite3
 
 from proxy.core.catalog import Kind
-from proxy.core.keeping import DAY_MS
 from proxy.core.money import Nanos
+from proxy.core.retention import DAY_MS
 from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource
-from proxy.core.video_record import TaskState
+from proxy.core.video.record import TaskState
 from proxy.store.sqlite import ledger
 from proxy.store.values import Census, IdempotencyClaim, NewRequest, OpenRequest, OpenTasks, Receipt, UsageQuery, UsageRow
 

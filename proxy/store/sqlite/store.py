@@ -9,18 +9,19 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Literal, TypeVar, TypeVarTuple
 
-from proxy.core.keeping import FoldedRequest
 from proxy.core.money import Nanos
+from proxy.core.retention import FoldedRequest
 from proxy.core.settlement import Settlement
-from proxy.core.video_record import VideoTask
-from proxy.core.video_task import Step
+from proxy.core.video.record import VideoTask
+from proxy.core.video.task import Step
 from proxy.store.errors import StoreError, StoreRefusedError, StoreUnavailableError
 from proxy.store.progress import GivenUpError, Progress, Report
-from proxy.store.sqlite import admin, damage, folding, idempotency, ledger, migrations, reads, restore, tasks
+from proxy.store.sqlite import admin, folding, idempotency, ledger, reads, tasks
 from proxy.store.sqlite.admission import Admission
-from proxy.store.sqlite.backup import backup
-from proxy.store.sqlite.connection import Connection, connection_to, failure, is_damage
-from proxy.store.sqlite.lock import FileLock
+from proxy.store.sqlite.file import damage, migrations, restore
+from proxy.store.sqlite.file.backup import backup
+from proxy.store.sqlite.file.connection import Connection, connection_to, failure, is_damage
+from proxy.store.sqlite.file.lock import FileLock
 from proxy.store.sqlite.verify import verify, verify_open
 from proxy.store.sqlite.writer import Writer
 from proxy.store.values import (

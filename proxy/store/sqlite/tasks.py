@@ -1,18 +1,18 @@
 """Video tasks: recorded with their hold, advanced one step at a time, ended with their settlement. Functions of a connection.
 
-What a step may be is decided in `proxy.core.video_task`; here it is held to the table of transitions, and stored whole or not at all.
+What a step may be is decided in `proxy.core.video.task`; here it is held to the table of transitions, and stored whole or not at all.
 """
 
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from proxy.core import video_error
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
-from proxy.core.video_record import TRANSITIONS, TaskError, TaskState, VideoTask
-from proxy.core.video_task import Step
-from proxy.core.videos import VideoBilling
+from proxy.core.video import failure as video_error
+from proxy.core.video.record import TRANSITIONS, TaskError, TaskState, VideoTask
+from proxy.core.video.request import VideoBilling
+from proxy.core.video.task import Step
 from proxy.store.errors import UpstreamIdTakenError
 from proxy.store.sqlite import idempotency, ledger
 from proxy.store.values import NewRequest, StoredAnswer

@@ -20,8 +20,8 @@ from msgspec import Struct
 from proxy.store.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from proxy.store.sqlite import ledger, tasks
 from proxy.store.sqlite.admission import Admission
-from proxy.store.sqlite.connection import Connection, failure, is_fatal
-from proxy.store.sqlite.together import Changes, OpenHolds
+from proxy.store.sqlite.batch import Changes, OpenHolds
+from proxy.store.sqlite.file.connection import Connection, failure, is_fatal
 from proxy.store.values import Backlog, CommitStats
 from proxy.tasks import TaskGroup
 

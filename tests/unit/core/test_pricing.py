@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from proxy.core.catalog import ChatPrice, ChatTier, ImagePrice, Kind, Model, VideoPrice, VideoRate
-from proxy.core.chat import ChatCall, parse_chat_call, requested_model
+from proxy.core.chat.request import ChatCall, parse_chat_call, requested_model
 from proxy.core.money import Nanos, parse_token_price
 from proxy.core.pricing import charge_for_chat, explain, freeze, hold_for_chat, prompt_tokens_max, prompt_tokens_min, thaw_chat
 from proxy.core.settlement import TokenUsage, capped

@@ -1,0 +1,1 @@
+"""What a request does with money and its key: holds, idempotency, receipts, folding."""

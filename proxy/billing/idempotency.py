@@ -1,0 +1,141 @@
+"""`Idempotency-Key`: what is asked twice under one key is done once, and answered twice with the same bytes.
+
+A handler hands its work to `Idempotency.once`, passes on the claim that it gets (`NewRequest.claim`), and settles with the answer to be
+kept (`Hold.settle(settlement, kept(claim, status, body))`; a video hands it to `Store.advance_task`):
+
+    return await self._idempotency.once(context, body, lambda claim: self._make(context, body, claim))
+
+Claim and hold are one transaction, answer and settlement another, so a crash leaves both or neither, and what a dead process had
+claimed is free again once its request is settled. A key is the account's: the same one of another account is another key. Within this
+process a second call waits for the first; whoever is alone asks the store.
+"""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from proxy.clock import Clock
+from proxy.core.chat.request import encode
+from proxy.core.errors import IdempotencyConflictError, InvalidParameterError
+from proxy.store.contract import Store
+from proxy.store.values import ClaimedKey, IdempotencyClaim, StoredAnswer
+
+HEADER = "Idempotency-Key"
+KEPT_BYTES_MAX = 8 * 1024 * 1024
+"""A longer answer is not kept: it would hold up every commit behind it."""
+UNDER_WAY_RETRY_SECONDS = 1.0
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_INVITES_RETRY = frozenset({402, 408, 409, 425, 429})
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Caller(Protocol[R_co]):
+    """What has to be known of a request; R is what its handler answers with."""
+
+    @property
+    def account_id(self) -> int: ...
+
+    route: str
+
+    def header_values(self, name: str) -> Sequence[str]:
+        """Return every value of a header."""
+
+    def replay(self, request_id: str, status: int, body: bytes) -> R_co:
+        """Return the answer that an earlier request had, as that request's."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _UnderWay:
+    claim: IdempotencyClaim
+    ended: asyncio.Event
+
+
+class Idempotency:
+    """The keys of all calls that are under way in this process, in front of those that the store keeps."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._under_way: dict[tuple[int, str], _UnderWay] = {}
+
+    async def once(self, caller: Caller[R], body: object, work: Callable[[IdempotencyClaim | None], Awaitable[R]]) -> R:
+        """Return what ``work`` answers, or what it answered to an earlier call with the same key and body.
+
+        Args:
+            body: as parsed; what is compared is the route and its serialisation with sorted keys.
+            work: called at most once, with None where no key was sent. It ends only when its request is settled.
+
+        Raises:
+            InvalidJsonError: the body is nested too deeply to be compared.
+            InvalidParameterError: the key is none: 1 to 255 visible ASCII characters, once.
+            IdempotencyConflictError: the key came with another body, or its first request is not settled yet and not under way here.
+        """
+        key = _key_of(caller.header_values(HEADER))
+        if key is None:
+            return await work(None)
+        claim = IdempotencyClaim(key, digest(caller.route, body))
+        place = (caller.account_id, key)
+        while (first := self._under_way.get(place)) is not None:
+            _check_same(first.claim, claim)
+            await first.ended.wait()
+        mine = self._under_way[place] = _UnderWay(claim, asyncio.Event())
+        try:
+            known = await self._store.claimed_key(caller.account_id, key, self._clock.now_ms())
+            return await work(claim) if known is None else _replayed(caller, known, claim)
+        finally:
+            del self._under_way[place]
+            mine.ended.set()
+
+
+def kept(claim: IdempotencyClaim | None, status: int, body: bytes) -> StoredAnswer | None:
+    """Return the answer that a key keeps; None where there is no key, or a retry under it should run.
+
+    A success is final, and a refusal that the upstream pronounced: asked again, it would be the same. What came of no balance, a
+    limit or an outage is not.
+    """
+    if claim is None or len(body) > KEPT_BYTES_MAX:
+        return None
+    final = 200 <= status < 300 or (400 <= status < 500 and status not in _INVITES_RETRY)
+    return StoredAnswer(status, body) if final else None
+
+
+def digest(route: str, body: object) -> bytes:
+    """Return what tells one request from another: SHA-256 over its route and its body, parsed and written again with sorted keys.
+
+    Raises:
+        InvalidJsonError: nested too deeply to be written.
+    """
+    written = hashlib.sha256(route.encode() + b"\n")
+    written.update(encode(body, sort_keys=True))
+    return written.digest()
+
+
+def _key_of(values: Sequence[str]) -> str | None:
+    if not values:
+        return None
+    if len(values) > 1 or not _KEY.fullmatch(values[0]):
+        raise InvalidParameterError(f"{HEADER} must be sent once, as 1 to 255 visible ASCII characters", param=HEADER)
+    return values[0]
+
+
+def _check_same(first: IdempotencyClaim, claim: IdempotencyClaim) -> None:
+    if first.body_sha256 != claim.body_sha256:
+        raise IdempotencyConflictError(f"This {HEADER} was used for another request", param=HEADER, should_retry=False)
+
+
+def _replayed(caller: Caller[R], known: ClaimedKey, claim: IdempotencyClaim) -> R:
+    _check_same(known.claim, claim)
+    if known.answer is None:
+        raise IdempotencyConflictError(
+            f"The first request with this {HEADER} is not settled yet",
+            param=HEADER,
+            retry_after_seconds=UNDER_WAY_RETRY_SECONDS,
+            should_retry=True,
+        )
+    return caller.replay(known.request_id, known.answer.status, known.answer.body)

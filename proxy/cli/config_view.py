@@ -1,0 +1,46 @@
+"""A configuration as `check-config` shows it: what would run, without a secret."""
+
+from typing import Any
+
+from proxy.config import Config
+from proxy.config.words import price_in_words
+from proxy.core.catalog import Model
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """Return what would run, JSON-able, without a secret."""
+    return {
+        "file": None if config.path is None else str(config.path),
+        "environment": list(config.variables),
+        "server": {
+            "listen": [str(address) for address in config.server.listen],
+            "auth": config.server.auth,
+            "drain_seconds": config.server.drain_seconds,
+            "body_bytes_max": config.server.body_bytes_max,
+            "body_seconds": config.server.body_seconds,
+            "keepalive_seconds": config.server.keepalive_seconds,
+            "stall_seconds": config.server.stall_seconds,
+        },
+        "store": {"path": str(config.store.path)},
+        "admin": {"listen": str(config.admin.listen or "off"), "metrics_listen": str(config.admin.metrics_listen or "off")},
+        "billing": {name: getattr(config.billing, name) for name in config.billing.__struct_fields__},
+        "log": {"level": config.log.level},
+        "retention": {"request_days": config.retention.request_days},
+        "videos": {"poll_seconds": [config.videos.poll_first_seconds, config.videos.poll_longest_seconds]},
+        "upstreams": [
+            {"name": upstream.name, "base_url": upstream.base_url, "api_key": "set" if upstream.api_key else "missing"}
+            for upstream in config.upstreams.values()
+        ],
+        "models": [_described_model(model) for model in config.catalog.values()],
+    }
+
+
+def _described_model(model: Model) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "kind": str(model.kind),
+        "upstream": model.upstream,
+        "upstream_model": model.upstream_model,
+        "enabled": model.enabled,
+        "price": price_in_words(model.price),
+    }

@@ -1,0 +1,29 @@
+"""The configuration: one TOML file and the environment over it, checked whole, and turned into frozen values before anything runs.
+
+`load` either returns what `serve` can start with, or raises one `ConfigError` that lists every fault. What the keys mean is
+explained in ``config.example.toml``.
+"""
+
+from proxy.config.reading import AdminConfig, Config, ServerConfig, Source, StoreConfig, UpstreamConfig, VideosConfig, load
+from proxy.config.tables import BillingConfig, ConfigError, LogConfig, RetentionConfig
+from proxy.config.values import Address, Secret, SystemdAddress, TcpAddress, UnixAddress
+
+__all__ = [
+    "Address",
+    "AdminConfig",
+    "BillingConfig",
+    "Config",
+    "ConfigError",
+    "LogConfig",
+    "RetentionConfig",
+    "Secret",
+    "ServerConfig",
+    "Source",
+    "StoreConfig",
+    "SystemdAddress",
+    "TcpAddress",
+    "UnixAddress",
+    "UpstreamConfig",
+    "VideosConfig",
+    "load",
+]

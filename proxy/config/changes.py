@@ -1,0 +1,143 @@
+"""Two configurations side by side: which keys differ, and which of those a running gateway can take over.
+
+A key that is not named here as live needs a restart: so one that is new, and is read at the start only, is never said to be in force.
+"""
+
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from proxy.config import Config, UpstreamConfig
+from proxy.config.values import Secret
+from proxy.config.words import in_words
+
+_LIVE = ("upstreams", "billing", "videos", "log", "retention", "catalog")
+"""Fields of `Config` that a reload swaps."""
+_LIVE_KEYS: Mapping[str, frozenset[str]] = {
+    "server": frozenset({"drain_seconds", "body_bytes_max", "body_seconds", "keepalive_seconds", "stall_seconds"})
+}
+"""Of tables that are live in part."""
+_NOT_KEYS = ("path", "variables")
+_IN_FILE = {
+    "catalog": "models",
+    "store.path": "store.url",
+    "videos.poll_first_seconds": "videos.poll_seconds[0]",
+    "videos.poll_longest_seconds": "videos.poll_seconds[1]",
+}
+"""Keys as the file has them, where the program's names are others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One key that differs, or an upstream or a model that is there only once."""
+
+    key: str
+    before: object
+    """In words; None: not there. Of a secret neither side is told."""
+    after: object
+    is_live: bool
+    """Whether a running gateway can take it over."""
+
+    def view(self) -> dict[str, object]:
+        return {"key": self.key, "before": self.before, "after": self.after}
+
+
+class NotReloadedError(Exception):
+    """Everything is as it was; the text says why, a line a fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload changed, or would change."""
+
+    path: Path | None
+    live: tuple[Change, ...]
+    """In force now, or once it is reloaded."""
+    restart: tuple[Change, ...]
+    """Not taken over: these need a restart."""
+
+    def view(self) -> dict[str, Any]:
+        return {
+            "file": None if self.path is None else str(self.path),
+            "changed": [change.view() for change in self.live],
+            "needs_restart": [change.view() for change in self.restart],
+        }
+
+
+def changes(running: Config, wanted: Config) -> list[Change]:
+    """Return what differs, a table after the other."""
+    found: list[Change] = []
+    for name in _tables():
+        before, after, is_live = getattr(running, name), getattr(wanted, name), name in _LIVE
+        if isinstance(before, Mapping):
+            found += _between_named(name, before, after, is_live=is_live)
+        else:
+            found += _between(name, before, after, live=_LIVE_KEYS.get(name, is_live))
+    return found
+
+
+def adopted(running: Config, wanted: Config) -> Config:
+    """Return what a running gateway can be of ``wanted``: its live keys, and the rest as it runs."""
+    sections = {}
+    for name in _tables():
+        before, after = getattr(running, name), getattr(wanted, name)
+        if name in _LIVE:
+            sections[name] = after
+        elif name in _LIVE_KEYS:
+            sections[name] = replace(before, **{key: getattr(after, key) for key in _LIVE_KEYS[name]})
+    return replace(running, variables=wanted.variables, **sections)
+
+
+def _tables() -> list[str]:
+    return [field.name for field in fields(Config) if field.name not in _NOT_KEYS]
+
+
+def _between(key: str, before: object, after: object, *, live: Container[str] | bool) -> Iterator[Change]:
+    """Compare two tables key by key; ``live``: the keys that can be taken over, or whether all can."""
+    parts, others = _parts(before), _parts(after)
+    for name, part in parts.items():
+        if part != others[name]:
+            at = f"{key}.{name}"
+            yield Change(_in_file(at), *_shown(at, part, others[name]), live if isinstance(live, bool) else name in live)
+
+
+def _between_named(key: str, before: Mapping[str, Any], after: Mapping[str, Any], *, is_live: bool) -> Iterator[Change]:
+    """Compare upstreams or models, each by its name."""
+    for name in dict.fromkeys((*before, *after)):
+        at = f'{key}."{name}"' if key == "catalog" else f"{key}.{name}"
+        if name in before and name in after:
+            yield from _between(at, before[name], after[name], live=is_live)
+        else:
+            yield Change(_in_file(at), _summary(before.get(name)), _summary(after.get(name)), is_live)
+    if before.keys() == after.keys() and list(before) != list(after):
+        yield Change(f"{_in_file(key)} (their order)", list(before), list(after), is_live)
+
+
+def _parts(table: Any) -> dict[str, object]:
+    names = table.__struct_fields__ if isinstance(table, msgspec.Struct) else [field.name for field in fields(table)]
+    return {name: getattr(table, name) for name in names if name not in ("id", "name")}
+
+
+def _shown(key: str, before: object, after: object) -> tuple[object, object]:
+    if isinstance(before, Secret):
+        return "set", "changed"
+    if key.startswith("admin."):  # None: there is no such door
+        return in_words(before) or "off", in_words(after) or "off"
+    if key == "server.socket_mode":
+        return f"{before:04o}", f"{after:04o}"
+    return in_words(before), in_words(after)
+
+
+def _summary(value: Any) -> str | None:
+    """Return an upstream or a model in a few words."""
+    if value is None:
+        return None
+    return value.base_url if isinstance(value, UpstreamConfig) else f"{value.kind}, {in_words(value.price)}"
+
+
+def _in_file(key: str) -> str:
+    """Return a key as the file has it."""
+    return _IN_FILE.get(key, f"models{key.removeprefix('catalog')}" if key.startswith("catalog") else key)

@@ -1,0 +1,177 @@
+"""The configuration's keys as environment variables: ``LLM_PROXY_SERVER__LISTEN`` is ``server.listen``, and stands over the file's.
+
+Two underscores part what a dot parts in the file. What has none is left alone, since it need not be ours: for a service named
+``llm-proxy`` Kubernetes sets ``LLM_PROXY_PORT`` and more in every container. An empty variable is one that is not set.
+"""
+
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from proxy.config.tables import SECTIONS, VARIABLE_PREFIX, Faults, Table, UpstreamTable, join, suggestion
+
+_PARTS = "__"
+_NOT_A_KEY = f"{VARIABLE_PREFIX}CONFIG"
+"""Names the file."""
+_WHOLE = ("models", "upstreams")
+"""What can be given as one value; the models cannot be given otherwise."""
+_MODELS = f"{VARIABLE_PREFIX}MODELS"
+
+
+def stands_for_keys(env: Mapping[str, str]) -> bool:
+    """Tell whether anything of the configuration is in the environment."""
+    return any(True for _ in _variables(env))
+
+
+def overlay(document: dict[str, Any], env: Mapping[str, str], *, is_all: bool) -> tuple[list[str], Faults]:
+    """Put the environment's values in their places in the document, and return their variables' names.
+
+    The faults that are returned, and those that are yet to be added to them, name a key's variable where its value is a variable's;
+    with ``is_all``, where there is no file, always.
+    """
+    set_by: dict[str, str] = {}
+    faults = Faults(lambda key: _place(key, set_by, is_all=is_all))
+    for name in _variables(env):
+        try:
+            key = _put(document, name, env[name].strip())
+        except ValueError as error:
+            faults.append(f"{name}: {error}")
+            continue
+        set_by[key] = name
+    return list(set_by.values()), faults
+
+
+def _variables(env: Mapping[str, str]) -> Iterator[str]:
+    """Return the names that stand for a key, or were meant to, a whole table before its keys."""
+    ours = [name for name, value in env.items() if name.startswith(VARIABLE_PREFIX) and name != _NOT_A_KEY and value.strip()]
+    return iter(sorted((name for name in ours if _is_meant(name)), key=lambda name: (name.count(_PARTS), name)))
+
+
+def _is_meant(name: str) -> bool:
+    rest = name.removeprefix(VARIABLE_PREFIX)
+    return _PARTS in rest or rest.lower() in _WHOLE or _with_two_underscores(name) is not None
+
+
+def _with_two_underscores(name: str) -> str | None:
+    """Return what was meant by a name with one underscore, where that can be told."""
+    rest = name.removeprefix(VARIABLE_PREFIX).lower()
+    for section, table in SECTIONS.items():
+        if rest.startswith(f"{section}_") and rest.removeprefix(f"{section}_") in table.__struct_fields__:
+            return f"{VARIABLE_PREFIX}{section}{_PARTS}{rest.removeprefix(f'{section}_')}".upper()
+    return None
+
+
+def _put(document: dict[str, Any], name: str, text: str) -> str:
+    """Put a variable's value in its place, and return the key. Raises: ValueError: there is no such place, or it is no value."""
+    if name != name.upper():
+        raise ValueError("is written in capitals throughout")
+    if _PARTS not in name and (meant := _with_two_underscores(name)) is not None:
+        raise ValueError(f"write two underscores where the file has a dot: {meant}")
+    *tables, key = name.removeprefix(VARIABLE_PREFIX).lower().split(_PARTS)
+    if not tables:
+        document[key] = _parsed(text)
+        return key
+    match tables:
+        case ["upstreams", *label] if label:
+            label_of = _PARTS.join(label)
+            return _put_upstream(document, label_of, key, name, text)
+        case [section] if section in SECTIONS:
+            _check_known(SECTIONS[section], key)
+            _put_value(document, [section], key, _value(text, _type_of(SECTIONS[section], key)))
+            return join(section, key)
+        case ["models", *_]:
+            raise ValueError(f"models are given all at once, as an array, by {_MODELS}")
+    known = ", ".join(f"{VARIABLE_PREFIX}{section.upper()}{_PARTS}…" for section in (*SECTIONS, "upstreams"))
+    raise ValueError(f"stands for no key (known: {known}, {_MODELS})")
+
+
+def _put_upstream(document: dict[str, Any], label: str, key: str, name: str, text: str) -> str:
+    _check_known(UpstreamTable, key)
+    label = _label_in(document, label)
+    if key == "api_key" and isinstance(_parsed_or_none(text), str) and ":" not in text:
+        raise ValueError("is taken as it stands: write the key without quotes")
+    value = f"env:{name}" if key == "api_key" and ":" not in text else _value(text, _type_of(UpstreamTable, key))
+    _put_value(document, ["upstreams", label], key, value)
+    return join(join("upstreams", label), key)
+
+
+def _label_in(document: Mapping[str, Any], label: str) -> str:
+    """Return an upstream's name as the file writes it: in a variable's, capitals and hyphens are lost."""
+    upstreams = document.get("upstreams")
+    names = [name for name in upstreams if name.lower().replace("-", "_") == label] if isinstance(upstreams, dict) else []
+    if len(names) > 1:
+        raise ValueError(f"could be the upstream {' or '.join(names)}")
+    return names[0] if names else label
+
+
+def _put_value(document: dict[str, Any], tables: list[str], key: str, value: object) -> None:
+    table: Any = document
+    for name in tables:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            return  # no table in the file, which is the fault that is told
+    table[key] = value
+
+
+def _check_known(table: type[Table], key: str) -> None:
+    if key not in table.__struct_fields__:
+        raise ValueError(f"stands for no key{suggestion(key, dict.fromkeys(table.__struct_fields__))}")
+
+
+def _type_of(table: type[Table], key: str) -> object:
+    return next(field.type for field in msgspec.structs.fields(table) if field.name == key)
+
+
+def _value(text: str, kind: object) -> object:
+    """Return what a text says where a key takes such a value. What cannot be read so is left as text: the key's check tells more."""
+    while typing.get_origin(kind) in (Annotated, types.UnionType, typing.Union):
+        kind = typing.get_args(kind)[0]  # of a union, what may stand there at all: the rest is None
+    if kind is str or typing.get_origin(kind) is Literal:
+        quoted = _parsed_or_none(text)
+        return quoted if isinstance(quoted, str) else text
+    if typing.get_origin(kind) is tuple and not text.startswith("["):
+        return [_value(part.strip(), typing.get_args(kind)[0]) for part in text.split(",")]
+    value = _parsed_or_none(text)
+    return text if value is None else value
+
+
+def _parsed_or_none(text: str) -> object:
+    try:
+        return _parsed(text)
+    except ValueError:
+        return None
+
+
+def _parsed(text: str) -> object:
+    """Return the value of a text in TOML or in JSON. Raises: ValueError."""
+    try:
+        document = msgspec.toml.decode(f"value = {text}", type=dict[str, Any])
+        if document.keys() == {"value"}:
+            return document["value"]
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise ValueError("is no value of TOML and none of JSON") from None
+
+
+def _place(key: str, set_by: Mapping[str, str], *, is_all: bool) -> str:
+    """Return how an operator finds a key: by the variable that set it or a part of it, or as it is."""
+    for prefix in sorted(set_by, key=len, reverse=True):
+        if key == prefix or key.startswith((f"{prefix}.", f"{prefix}[")):
+            return set_by[prefix] + key[len(prefix) :]
+    return _variable_of(key) if is_all else key
+
+
+def _variable_of(key: str) -> str:
+    """Return the variable that a key is, or would be, set by; what is within its value stays behind it."""
+    name, bracket, rest = key.partition("[")
+    if name.startswith("upstreams."):
+        return VARIABLE_PREFIX + name.replace("-", "_").replace(".", _PARTS).upper() + bracket + rest
+    parts = name.split(".", 2)
+    within = f".{parts[2]}" if len(parts) > 2 else ""
+    return VARIABLE_PREFIX + _PARTS.join(parts[:2]).upper() + within + bracket + rest

@@ -1,0 +1,331 @@
+"""Reads the configuration: every table of the file into its frozen value, each fault named by its key."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import msgspec
+
+from proxy.config import environment
+from proxy.config.models import read_catalog
+from proxy.config.tables import (
+    SECTIONS,
+    AdminTable,
+    BillingConfig,
+    ConfigError,
+    Faults,
+    LogConfig,
+    RetentionConfig,
+    ServerTable,
+    StoreTable,
+    UpstreamTable,
+    VideosTable,
+    join,
+    read_table,
+)
+from proxy.config.values import (
+    Address,
+    Secret,
+    TcpAddress,
+    UnixAddress,
+    parse_address,
+    parse_base_url,
+    parse_store_url,
+    parse_tcp_address,
+    parse_unix_address,
+    read_beginning,
+    read_secret,
+)
+from proxy.core.catalog import Catalog
+from proxy.core.retention import REQUEST_DAYS_MIN
+
+_FILE_BYTES_MAX = 4_194_304
+_SECTIONS = (*SECTIONS, "upstreams", "models")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    listen: tuple[Address, ...]
+    auth: Literal["keys", "none"]
+    socket_mode: int
+    """Permissions of a unix socket's file."""
+    drain_seconds: float
+    """How long a stop waits for the requests in flight."""
+    body_bytes_max: int
+    body_seconds: float
+    """The time that a request's body has to arrive in."""
+    keepalive_seconds: float
+    stall_seconds: float
+    """A client that takes nothing of its answer for this long is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class AdminConfig:
+    listen: UnixAddress | None
+    """None: there is no admin listener."""
+    metrics_listen: TcpAddress | None = None
+    """Where metrics are shown besides."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamConfig:
+    name: str
+    base_url: str
+    """Without a closing slash."""
+    api_key: Secret
+    connect_seconds: float
+    first_byte_seconds: float
+    idle_seconds: float
+    requests_per_second: float
+    """The pollers' limit, not the customers': video tasks are asked for no faster than this."""
+    list_requests_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class VideosConfig:
+    poll_first_seconds: float
+    poll_longest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    path: Path | None
+    """None: the environment is all of it."""
+    variables: tuple[str, ...]
+    """Names of the environment variables that stand for keys."""
+    server: ServerConfig
+    store: StoreConfig
+    admin: AdminConfig
+    upstreams: Mapping[str, UpstreamConfig]
+    billing: BillingConfig
+    videos: VideosConfig
+    log: LogConfig
+    retention: RetentionConfig
+    catalog: Catalog
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a configuration comes from, so that it can be read again."""
+
+    path: Path | None
+    env: Mapping[str, str] = field(repr=False)
+
+    def read(self, *, candidate: Path | None = None) -> Config:
+        """Return what stands there now, or what would if ``candidate`` stood in the file's place. Raises: ConfigError."""
+        return load(candidate or self.path, self.env, base=base_of(self.path))
+
+
+def base_of(path: Path | None) -> Path:
+    """Return the directory that a configuration's relative paths are taken from."""
+    return Path.cwd() if path is None else path.absolute().parent
+
+
+def load(path: Path | None, env: Mapping[str, str], *, require_secrets: bool = True, base: Path | None = None) -> Config:
+    """Return the configuration of ``path``, relative paths taken from its directory; without a file, that of the environment.
+
+    Args:
+        env: whose ``LLM_PROXY_…`` stand over the file's keys; where ``env:NAME`` looks, and ``CREDENTIALS_DIRECTORY``.
+        require_secrets: False for commands that talk to no upstream: a secret that is not there is then empty, no fault.
+        base: the directory to take relative paths from instead.
+
+    Raises:
+        ConfigError: one line ``FILE: KEY: reason``, or ``VARIABLE: reason``, for each fault.
+    """
+    document = {} if path is None else parse(path)
+    variables, faults = environment.overlay(document, env, is_all=path is None)
+    for name in document.keys() - set(_SECTIONS):
+        faults.add(name, f"unknown key (known here: {', '.join(_SECTIONS)})")
+    base = base or base_of(path)
+    server = _read_server(document.get("server", {}), base, faults)
+    store = _read_store(document.get("store", {}), base, faults)
+    admin = _read_admin(document.get("admin", {}), store.path.parent if store else base, faults)
+    upstreams = _read_upstreams(document.get("upstreams"), base, env if require_secrets else None, faults)
+    billing = read_table(BillingConfig, document.get("billing", {}), "billing", faults)
+    videos = _read_videos(document.get("videos", {}), faults)
+    log = read_table(LogConfig, document.get("log", {}), "log", faults)
+    retention = _read_retention(document.get("retention", {}), faults)
+    _check_doors(server, admin, faults)
+    catalog = read_catalog(document.get("models"), upstreams, faults)
+    if faults or not (server and store and admin and billing and videos and log and retention):
+        raise ConfigError(path, faults)
+    ready = {name: upstream for name, upstream in upstreams.items() if upstream is not None}
+    return Config(path, tuple(variables), server, store, admin, MappingProxyType(ready), billing, videos, log, retention, catalog)
+
+
+def parse(path: Path) -> dict[str, object]:
+    """Return the file as it is written. Raises: ConfigError."""
+    try:
+        content = read_beginning(path, _FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(path, [f"cannot be read: {error.strerror}"]) from None
+    if len(content) > _FILE_BYTES_MAX:
+        raise ConfigError(path, [f"is larger than {_FILE_BYTES_MAX} bytes"])
+    try:
+        return msgspec.toml.decode(content, type=dict[str, object])
+    except ValueError as error:  # DecodeError; UnicodeDecodeError; Python's own, of a number with thousands of digits
+        raise ConfigError(path, [f"is no valid TOML: {error}"]) from None
+    except RecursionError:
+        raise ConfigError(path, ["is no valid TOML: it is nested too deeply"]) from None
+
+
+def _read_server(value: object, base: Path, faults: Faults) -> ServerConfig | None:
+    table = read_table(ServerTable, value, "server", faults)
+    if table is None:
+        return None
+    listen: list[Address] = []
+    for index, text in enumerate(table.listen):
+        try:
+            address = parse_address(text, base)
+        except ValueError as error:
+            faults.add(f"server.listen[{index}]", str(error))
+            continue
+        if address in listen and not (isinstance(address, TcpAddress) and address.port == 0):
+            faults.add(f"server.listen[{index}]", f"{address} stands here twice")
+        if table.auth == "none" and not _is_local(address):
+            faults.add(
+                f"server.listen[{index}]", f'with auth = "none" only loopback addresses and unix sockets may be listened on, not {text}'
+            )
+        listen.append(address)
+    return ServerConfig(
+        tuple(listen),
+        table.auth,
+        _socket_mode(table),
+        table.drain_seconds,
+        table.body_bytes_max,
+        table.body_seconds,
+        table.keepalive_seconds,
+        table.stall_seconds,
+    )
+
+
+def _socket_mode(table: ServerTable) -> int:
+    """Return who may connect to a unix socket. Proxies run as other users: with keys the key admits them, without keys the group."""
+    if table.socket_mode == "auto":
+        return 0o666 if table.auth == "keys" else 0o660
+    return int(table.socket_mode, 8)
+
+
+def _is_local(address: Address) -> bool:
+    """Tell whether only this machine can reach it. What systemd listens on is not known here, so it is not."""
+    return isinstance(address, UnixAddress) or (isinstance(address, TcpAddress) and address.is_loopback)
+
+
+def _read_store(value: object, base: Path, faults: Faults) -> StoreConfig | None:
+    table = read_table(StoreTable, value, "store", faults)
+    if table is None:
+        return None
+    try:
+        path = parse_store_url(table.url, base)
+    except ValueError as error:
+        faults.add("store.url", str(error))
+        return None
+    if _is_directory(path):
+        faults.add("store.url", f"{path} is a directory: name a file in it")
+    return StoreConfig(path)
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # not to be looked at; whoever opens the store is told more
+        return False
+
+
+def _read_admin(value: object, base: Path, faults: Faults) -> AdminConfig | None:
+    table = read_table(AdminTable, value, "admin", faults)
+    if table is None:
+        return None
+    found = len(faults)
+    listen, metrics_listen = None, None
+    try:
+        listen = None if table.listen == "off" else parse_unix_address(table.listen, base)
+    except ValueError as error:
+        faults.add("admin.listen", f'{error}, or "off"' if "must be" in str(error) else str(error))
+    try:
+        metrics_listen = None if table.metrics_listen is None else parse_tcp_address(table.metrics_listen)
+    except ValueError as error:
+        faults.add("admin.metrics_listen", str(error))
+    return AdminConfig(listen, metrics_listen) if len(faults) == found else None
+
+
+def _read_retention(value: object, faults: Faults) -> RetentionConfig | None:
+    table = read_table(RetentionConfig, value, "retention", faults)
+    if table is not None and 0 < table.request_days < REQUEST_DAYS_MIN:
+        faults.add("retention.request_days", f"must be 0 (for ever) or at least {REQUEST_DAYS_MIN}")
+    return table
+
+
+def _check_doors(server: ServerConfig | None, admin: AdminConfig | None, faults: Faults) -> None:
+    """Refuse one socket for customers and the operator: whichever opens second would not start."""
+    if server is None or admin is None:
+        return
+    for index, address in enumerate(server.listen):
+        if isinstance(address, TcpAddress) and address == admin.metrics_listen and address.port:
+            faults.add("admin.metrics_listen", f"{address} is server.listen[{index}] too: customers are not to read it")
+        if admin.listen is not None and isinstance(address, UnixAddress) and _real(address.path) == _real(admin.listen.path):
+            faults.add("admin.listen", f"{admin.listen} is server.listen[{index}] too: the operator's door is one of its own")
+
+
+def _real(path: Path) -> Path:
+    """Return the path without links and dots, by which two names of one file are equal."""
+    return Path(os.path.realpath(path))
+
+
+def _read_upstreams(value: object, base: Path, env: Mapping[str, str] | None, faults: Faults) -> dict[str, UpstreamConfig | None]:
+    """Return the upstreams by name; one with faults is None, so that its models are not blamed for it."""
+    if not isinstance(value, Mapping) or not value:
+        faults.add("upstreams", "at least one [upstreams.NAME] table is needed")
+        return {}
+    upstreams: dict[str, UpstreamConfig | None] = {}
+    for name, table in value.items():
+        key = join("upstreams", name)
+        if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
+            faults.add(key, "the name of an upstream is made of letters, digits, - and _")
+        upstreams[name] = _read_upstream(name, table, key, base, env, faults)
+    return upstreams
+
+
+def _read_upstream(
+    name: str, value: object, key: str, base: Path, env: Mapping[str, str] | None, faults: Faults
+) -> UpstreamConfig | None:
+    table = read_table(UpstreamTable, value, key, faults)
+    if table is None:
+        return None
+    base_url, api_key = "", Secret("")
+    try:
+        base_url = parse_base_url(table.base_url)
+    except ValueError as error:
+        faults.add(join(key, "base_url"), str(error))
+    try:
+        api_key = read_secret(table.api_key, base, env)
+    except ValueError as error:
+        faults.add(join(key, "api_key"), str(error))
+    return UpstreamConfig(
+        name,
+        base_url,
+        api_key,
+        table.connect_seconds,
+        table.first_byte_seconds,
+        table.idle_seconds,
+        table.requests_per_second,
+        table.list_requests_per_second,
+    )
+
+
+def _read_videos(value: object, faults: Faults) -> VideosConfig | None:
+    table = read_table(VideosTable, value, "videos", faults)
+    if table is None:
+        return None
+    first, longest = table.poll_seconds
+    if first > longest:
+        faults.add("videos.poll_seconds", "the first interval must not be over the longest")
+    return VideosConfig(first, longest)

@@ -1,0 +1,245 @@
+"""The configuration file's tables as they are written, and the one way they are read: key by key, so that every fault is found at once.
+
+A fault is a line `KEY: reason`, the key as an operator would look for it: ``models[3] "doubao-x".price.input``.
+"""
+
+import difflib
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from proxy.core.retention import REQUEST_DAYS_MAX
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+VARIABLE_PREFIX = "LLM_PROXY_"
+"""Of the environment variables that stand for keys (`config_env`)."""
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Grace = Annotated[float, Meta(ge=0, le=86_400)]
+Rate = Annotated[float, Meta(gt=0, le=100_000)]
+Tokens = Annotated[int, Meta(ge=0, le=100_000_000)]
+Text = Annotated[str, Meta(min_length=1, max_length=4096)]
+Amount = str | int
+"""A price in yuan: text or a whole number. A float has no place where exact money begins."""
+
+_TYPE_WORDS = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "a string",
+    "str | null": "a string",
+    "bool": "true or false",
+    "array": "an array",
+    "object": "a table",
+    "int | str": 'a string such as "0.8", or an integer',
+    "float | int": "a number",
+}
+
+_PHRASES = (
+    (" of length >= ", " with a length of at least "),
+    (" of length <= ", " with a length of at most "),
+    (" >= ", " of at least "),
+    (" <= ", " of at most "),
+    (" > ", " over "),
+    ("Expected", "must be"),
+    (", got ", ", not "),
+)
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. Its text has one line a fault: ``FILE: KEY: reason``, or ``VARIABLE: reason``."""
+
+    def __init__(self, path: Path | None, faults: Sequence[str]) -> None:
+        """Args: path: None where the environment is all of it, and each fault names its variable."""
+        named = path is None
+        super().__init__("\n".join(fault if named or fault.startswith(VARIABLE_PREFIX) else f"{path}: {fault}" for fault in faults))
+        self.path = path
+        self.faults = tuple(faults)
+
+
+class Faults(list[str]):
+    """The faults found so far, each by what the operator has to change: the file's key, or the variable that stands over it."""
+
+    def __init__(self, name_of: Callable[[str], str] = str) -> None:
+        super().__init__()
+        self.name_of = name_of
+
+    def add(self, key: str, reason: str) -> None:
+        self.append(f"{self.name_of(key)}: {reason}")
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file: its fields are the keys, their defaults the file's."""
+
+
+class ServerTable(Table, frozen=True, kw_only=True):
+    listen: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=16)] = ("127.0.0.1:8080",)
+    auth: Literal["keys", "none"] = "keys"
+    socket_mode: Literal["auto", "0600", "0660", "0666"] = "auto"
+    drain_seconds: Grace = 60
+    body_bytes_max: Annotated[int, Meta(ge=1024, le=1_073_741_824)] = 67_108_864
+    body_seconds: Seconds = 60
+    keepalive_seconds: Seconds = 75
+    stall_seconds: Seconds = 60
+
+
+class StoreTable(Table, frozen=True, kw_only=True):
+    url: Text = "sqlite:llm-proxy.db"
+
+
+class AdminTable(Table, frozen=True, kw_only=True):
+    listen: Text = "unix:admin.sock"
+    metrics_listen: Text | None = None
+
+
+class UpstreamTable(Table, frozen=True, kw_only=True):
+    base_url: Text
+    api_key: Text
+    connect_seconds: Seconds = 10
+    first_byte_seconds: Seconds = 600
+    idle_seconds: Seconds = 300
+    requests_per_second: Rate = 20.0
+    list_requests_per_second: Rate = 1.0
+
+
+class BillingConfig(Table, frozen=True, kw_only=True):
+    """How a call is charged when it does not simply finish. The file's table and the program's value are the same thing."""
+
+    disconnect: Literal["drain", "cancel"] = "drain"
+    unknown_usage: Literal["estimate", "free"] = "estimate"
+    video_tokens: Literal["formula", "usage"] = "formula"
+    drain_after_seconds: Grace = 120
+    """How long an upstream is read on after its client left, to learn the usage."""
+    drains_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 200
+    """How many such at once; further ones are charged by `unknown_usage` straight away."""
+
+
+class VideosTable(Table, frozen=True, kw_only=True):
+    poll_seconds: tuple[Seconds, Seconds] = (3, 15)
+
+
+class LogConfig(Table, frozen=True, kw_only=True):
+    """What is logged. The file's table and the program's value are the same thing."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is written; requests are at info."""
+
+
+class RetentionConfig(Table, frozen=True, kw_only=True):
+    """What is forgotten. The file's table and the program's value are the same thing."""
+
+    request_days: Annotated[int, Meta(ge=0, le=REQUEST_DAYS_MAX)] = 0
+    """How many whole days receipts and video tasks are kept; 0: for ever."""
+
+
+class ModelTable(Table, frozen=True, kw_only=True):
+    id: Annotated[str, Meta(min_length=1, max_length=128)]
+    kind: Literal["chat", "image", "video"]
+    price: dict[str, Any]
+    upstream: Text | None = None
+    upstream_model: Text | None = None
+    owned_by: Text = "volcengine"
+    description: Annotated[str, Meta(max_length=4096)] = ""
+    created: Annotated[int, Meta(ge=0, le=253_402_300_799)] = 1_710_000_000
+    enabled: bool = True
+    context_tokens: Tokens = 0
+    output_tokens_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 4096
+    reasoning_tokens_max: Tokens = 0
+    image_tokens: Tokens = 2048
+    request_defaults: dict[str, Any] = {}
+    resolutions: tuple[Annotated[str, Meta(pattern="^[0-9]{1,5}[pk]$")], ...] = ()
+
+
+class ChatPriceTable(Table, frozen=True, kw_only=True):
+    input: Amount
+    output: Amount
+    cached_input: Amount | None = None
+
+
+class ChatTierTable(ChatPriceTable, frozen=True, kw_only=True):
+    up_to: Annotated[int, Meta(ge=1, le=100_000_000)] | None = None
+
+
+class ImagePriceTable(Table, frozen=True, kw_only=True):
+    image: Amount
+
+
+class VideoRateTable(Table, frozen=True, kw_only=True):
+    silent: Amount
+    audio: Amount | None = None
+
+
+class VideoPriceTable(VideoRateTable, frozen=True, kw_only=True):
+    flex: Amount | None = None
+    by_resolution: dict[str, Any] = {}
+
+
+SECTIONS: Mapping[str, type[Table]] = MappingProxyType(
+    {
+        "server": ServerTable,
+        "store": StoreTable,
+        "admin": AdminTable,
+        "billing": BillingConfig,
+        "videos": VideosTable,
+        "log": LogConfig,
+        "retention": RetentionConfig,
+    }
+)
+"""The tables that there is one of, by their names; besides them there are upstreams and models."""
+
+
+def read_table(table_type: type[T], value: object, key: str, faults: Faults) -> T | None:
+    """Return the table, or None after adding each of its faults: unknown and missing keys, wrong types, values out of range."""
+    if not isinstance(value, Mapping):
+        faults.add(key, "must be a table")
+        return None
+    fields = {field.encode_name: field for field in msgspec.structs.fields(table_type)}
+    known = len(faults)
+    for name in value:
+        if name not in fields:
+            faults.add(join(key, name), f"unknown key{suggestion(name, fields)}")
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in value:
+            values[field.name] = _read_value(field.type, value[name], join(key, name), faults)
+        elif field.required:
+            faults.add(join(key, name), "missing")
+    return table_type(**values) if len(faults) == known else None
+
+
+def join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def suggestion(name: str, known: Mapping[str, object]) -> str:
+    """Return the end of a fault: the known name that is near, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else f" (known here: {', '.join(known)})"
+
+
+def _read_value(value_type: object, value: object, key: str, faults: Faults) -> object:
+    try:
+        return msgspec.convert(value, type=value_type)
+    except msgspec.ValidationError as error:
+        reason, _, place = str(error).partition(" - at `$")
+        faults.add(key + place.removesuffix("`"), _in_words(reason, value_type))
+        return None
+
+
+def _in_words(reason: str, value_type: object) -> str:
+    """Say what msgspec found wrong in the words of the file."""
+    if typing.get_origin(value_type) is Literal:
+        return "must be " + " or ".join(f'"{choice}"' for choice in typing.get_args(value_type))
+    if "matching regex" in reason:
+        return 'must be a resolution such as "720p"'
+    words = reason.replace(", got `float`", ", not a float")
+    for name in sorted(_TYPE_WORDS, key=len, reverse=True):
+        words = words.replace(f"`{name}`", _TYPE_WORDS[name])
+    for before, after in _PHRASES:
+        words = words.replace(before, after)
+    return words.removesuffix(".0").removesuffix(" | null")

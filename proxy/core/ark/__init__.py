@@ -1,0 +1,1 @@
+"""Ark's words: what they mean, and which of them may be shown."""

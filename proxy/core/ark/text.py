@@ -1,0 +1,98 @@
+"""What Ark says, as far as a customer may read it: messages without ids, accounts or addresses, and the shapes its errors come in."""
+
+import re
+from dataclasses import dataclass
+
+from proxy.core.ark.plain_text import is_plain_text
+
+MESSAGE_CHARACTERS_MAX = 500
+CODE_CHARACTERS_MAX = 128
+_READ_CHARACTERS_MAX = 4_000
+"""Of a longer message only so much is looked at."""
+
+_CUTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), put)
+    for pattern, put in (
+        (r"[\s\x00-\x1f\x7f]+", " "),
+        # "… Request id: 021765952525…", "(request_id=…)", also log and trace ids
+        (r"[ ,;(\[]{0,4}\b(?:request|log|trace)[ _-]?id\b\s*[:=]?\s*[\"'`]?[\w.-]*\d[\w.-]*[\"'`]?[)\]]?", ""),
+        (r"https?://[^\s\"'`<>]*\b(?:volces|volcengine|volccdn|bytepluses|byteplus)\.[^\s\"'`<>]*", "the upstream's address"),
+        (r"\b(account)(?:[ _-]?id)?\s*[:=]?\s*[\"'`]?\d{6,}[\"'`]?", r"\1"),
+        # tasks, endpoints, assets, access keys
+        (r"\b(task|endpoint|model|asset)\s+[\"'`]?(?:cgt|ep|asset)-[\w-]*\d[\w-]*[\"'`]?", r"\1"),
+        (r"[\"'`]?\b(?:cgt|ep|asset)-[\w-]*\d[\w-]*[\"'`]?", "it"),
+        (r"[\"'`]?\b(?:AKLT|AKTP)[\w=+/-]{8,}[\"'`]?", "the key"),
+        (r"\b(model|endpoint)\s+[\"'`]?(?:doubao|dreamina|dola|seedance|seedream)-[\w.-]*\w[\"'`]?", r"\1"),
+        (r"[\"'`]?\b(?:doubao|dreamina|dola|seedance|seedream)-[\w.-]*\w[\"'`]?", "the model"),
+        # request ids that stand alone: 0217…, 39 characters; UUIDs
+        (r"[\"'`]?\b02[0-9a-z]{20,}\b[\"'`]?", ""),
+        (r"[\"'`]?\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b[\"'`]?", ""),
+        (r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b", "the upstream's address"),
+        # account numbers that stand alone have ten digits and more; the largest honest number, a pixel count, has eight
+        (r"\b\d{10,}\b", ""),
+        (r" {2,}", " "),
+        (r" +([.,;:!?)])", r"\1"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ArkError:
+    """An error of Ark's, raw: for mapping and for the log. Customers see `public_message(message)` at most."""
+
+    status: int
+    """Of the HTTP answer; an error can also come inside a 200."""
+    code: str
+    message: str
+    param: str = ""
+
+
+def clean_message(text: str) -> str:
+    """Return a message of the upstream's without what is known to be the operator's: request ids, account numbers, addresses.
+
+    At most ``MESSAGE_CHARACTERS_MAX`` characters, on one line; may be empty.
+    """
+    cleaned = text[:_READ_CHARACTERS_MAX]
+    for pattern, put in _CUTS:
+        cleaned = pattern.sub(put, cleaned)
+    cleaned = cleaned.strip()
+    return cleaned if len(cleaned) <= MESSAGE_CHARACTERS_MAX else cleaned[: MESSAGE_CHARACTERS_MAX - 1] + "…"
+
+
+def public_message(text: str) -> str:
+    """Return a message of the upstream's as its customer may read it, or "" where anything in it might be the operator's.
+
+    Cleaning takes out what is known; whether the rest is harmless is judged word by word, by what may be shown.
+    """
+    cleaned = clean_message(text)
+    return cleaned if is_plain_text(cleaned) else ""
+
+
+def read_error(status: int, answer: object) -> ArkError | None:
+    """Return the error that a parsed answer holds, in any of the three shapes seen; None where it holds none.
+
+    ``{"error": {"code", "message", "param"}}`` · the same unwrapped · ``{"ResponseMetadata": {"Error": {"Code", "Message"}}}``
+    """
+    if not isinstance(answer, dict):
+        return None
+    wrapped = answer.get("error")
+    if isinstance(wrapped, dict) and wrapped:
+        return ArkError(status, _text(wrapped.get("code")), _text(wrapped.get("message")), _text(wrapped.get("param")))
+    if isinstance(wrapped, str) and wrapped:
+        return ArkError(status, "", wrapped[:_READ_CHARACTERS_MAX])
+    if code := _text(answer.get("code")):
+        return ArkError(status, code, _text(answer.get("message")), _text(answer.get("param")))
+    metadata = answer.get("ResponseMetadata")
+    inner = metadata.get("Error") if isinstance(metadata, dict) else None
+    if isinstance(inner, dict) and inner:
+        return ArkError(status, _text(inner.get("Code")), _text(inner.get("Message")))
+    return None
+
+
+def is_moderation(code: str) -> bool:
+    """Return whether the code is one of Ark's refusals of content: ``…SensitiveContentDetected…``, ``…RiskDetection``."""
+    return "SensitiveContentDetected" in code or "RiskDetection" in code
+
+
+def _text(value: object) -> str:
+    return value[:_READ_CHARACTERS_MAX] if isinstance(value, str) else ""

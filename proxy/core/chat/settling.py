@@ -1,0 +1,62 @@
+"""From what was seen of a chat call to its settlement. Pure.
+
+The upstream's own usage is charged whatever else went wrong. Where none came, and something of an answer did, the estimate counts what
+was relayed: content events as completion tokens, a lower bound of the prompt. An answer that failed before it began costs nothing.
+"""
+
+from msgspec import Struct
+
+from proxy.core.catalog import ChatPrice
+from proxy.core.chat.request import ChatCall
+from proxy.core.money import Nanos
+from proxy.core.pricing import charge_for_chat, prompt_tokens_min
+from proxy.core.settlement import NO_USAGE, Outcome, Settlement, TokenUsage, UsageSource, capped
+
+_REPORTED = UsageSource.REPORTED
+
+
+class Seen(Struct, frozen=True):
+    """What was seen of one call."""
+
+    outcome: Outcome
+    usage: TokenUsage | None = None
+    """As the upstream reported it; None: it never did."""
+    began: bool = False
+    """Something of an answer came, not merely an error: the prompt was read, and an estimate is due where no usage came."""
+    completion_tokens_min: int = 0
+    """A lower bound of what was written: content events of a stream, or the text of an answer by its bytes."""
+    http_status: int = 0
+    upstream_id: str = ""
+    first_byte_ms: int | None = None
+    total_ms: int | None = None
+    note: str = ""
+
+
+def conclude(call: ChatCall, price: ChatPrice, hold_nanos: Nanos, seen: Seen, *, estimate: bool) -> Settlement:
+    """Return the settlement of a chat call.
+
+    Args:
+        estimate: whether a call whose usage never came is charged by estimate (``billing.unknown_usage``), or is free.
+    """
+    usage, source = _usage_of(call, seen, estimate=estimate)
+    charge, shortfall = capped(charge_for_chat(price, usage), hold_nanos)
+    return Settlement(
+        outcome=seen.outcome,
+        usage_source=source,
+        charge_nanos=charge,
+        usage=usage,
+        shortfall_nanos=shortfall,
+        http_status=seen.http_status,
+        upstream_id=seen.upstream_id,
+        first_byte_ms=seen.first_byte_ms,
+        total_ms=seen.total_ms,
+        note=seen.note,
+    )
+
+
+def _usage_of(call: ChatCall, seen: Seen, *, estimate: bool) -> tuple[TokenUsage, UsageSource]:
+    if seen.usage is not None:
+        return seen.usage, _REPORTED
+    if estimate and seen.began:
+        return TokenUsage(prompt_tokens_min(call.text_bytes), seen.completion_tokens_min), UsageSource.ESTIMATED
+    return NO_USAGE, UsageSource.NONE

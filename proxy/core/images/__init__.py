@@ -1,0 +1,1 @@
+"""Image calls: what a customer may ask, and what of it goes up."""

@@ -1,0 +1,271 @@
+"""Images: what a request asks for, what goes up (one body an image), what comes back, what it costs.
+
+Ark makes one image a call and knows neither `n`, `style` nor `negative_prompt`: the first becomes calls, the others words.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import orjson
+
+from proxy.core import fields
+from proxy.core.ark.field_names import FieldNames
+from proxy.core.ark.text import ArkError, read_error
+from proxy.core.catalog import ImagePrice
+from proxy.core.errors import InvalidParameterError
+from proxy.core.money import NANOS_PER_YUAN, Nanos
+
+DEFAULT_MODEL = "doubao-seedream-5-0-260128"
+PUBLISHED_KEYS = frozenset(
+    {"model", "prompt", "task_type", "negative_prompt", "image_url", "size", "style", "n", "seed", "output_format", "response_format"}
+)
+
+FIELD_NAMES = FieldNames(
+    published=PUBLISHED_KEYS,
+    renamed={r"image(?:\[\d+\])?(?:\..*)?": "image_url"},
+    added=frozenset({"sequential_image_generation", "response_format", "stream", "watermark"}),
+)
+
+TASK_TYPES = ("text_to_image", "image_to_image")
+IMAGES_MAX = 4
+SEED_MAX = 2**31 - 1
+RANDOM_SEED = -1
+STYLE_CHARACTERS_MAX = 100
+NEGATIVE_PROMPT_CHARACTERS_MAX = 2_000
+
+PIXELS_MIN = 3_686_400
+PIXELS_MAX = 16_777_216
+ASPECT_MAX = 16
+LISTED_SIZES = ((2048, 2048), (2560, 1440), (1440, 2560), (2560, 1920), (1920, 2560), (2400, 1600), (3840, 2160))
+"""As published. Of two with one ratio the smaller stands first, and is the one that a small size is raised to."""
+DEFAULT_SIZE = "2048x2048"
+_NAMED_SIZES = ("2K", "3K", "4K")
+_SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})")
+
+STYLES: Mapping[str, str] = {
+    "anime": "动漫风格",
+    "realistic": "写实摄影风格",
+    "oil_painting": "油画风格",
+    "watercolor": "水彩画风格",
+    "sketch": "素描风格",
+}
+"""The published styles as words of a prompt; any other goes up as ``<style> style``."""
+
+TIMEOUTS = frozenset({408, 504, 524})
+"""Statuses that prove nothing, whatever their body says: somebody on the way gave up waiting, and the image may be made."""
+
+_FORMAT_REFUSED = "the parameter `output_format` is not supported by the current model"
+_NAMES_SEED = re.compile(r"[`'\"]seed[`'\"]|\bparameter seed\b")
+
+_UPSTREAM_FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg"}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCall:
+    """A checked request."""
+
+    prompt: str
+    task_type: str = "text_to_image"
+    image_url: str | None = None
+    """Set exactly for ``image_to_image``."""
+    negative_prompt: str | None = None
+    style: str | None = None
+    size: str = DEFAULT_SIZE
+    """As it goes up: ``2048x2048``, or ``2K``."""
+    n: int = 1
+    seed: int | None = None
+    """None: random."""
+    output_format: str = "png"
+    """In Ark's word: png or jpeg."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageResult:
+    """One image made. `size` is what Ark says it is; empty where it does not say."""
+
+    url: str
+    size: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamBody:
+    """What goes up for one image: fields of its own, and those that it shares with the other images of its request."""
+
+    own: Mapping[str, object]
+    """Never empty."""
+    shared: bytes
+    """A JSON object; pictures have tens of megabytes, which are written and kept once for all images."""
+
+    def pieces(self) -> tuple[bytes | memoryview, ...]:
+        """Return one JSON object, in pieces that copy nothing of what is shared."""
+        return orjson.dumps(self.own)[:-1] + b",", memoryview(self.shared)[1:]
+
+
+def parse_image_call(body: object) -> ImageCall:
+    """Return the checked request. Fields that are not published are ignored, but for those of OpenAI's that change the answer's form.
+
+    Raises:
+        InvalidJsonError: no object.
+        MissingPromptError: `prompt` absent or blank.
+        InvalidParameterError: a wrong type, range or shape; `param` names the field.
+    """
+    checked = fields.checked_body(body, PUBLISHED_KEYS)
+    prompt = fields.required_prompt(checked)
+    task_type = fields.one_of(checked, "task_type", TASK_TYPES, TASK_TYPES[0])
+    _check_answer_form(checked)
+    seed = fields.optional_integer(checked, "seed", RANDOM_SEED, SEED_MAX)
+    return ImageCall(
+        prompt=prompt,
+        task_type=task_type,
+        image_url=_image_url(checked, task_type),
+        negative_prompt=fields.optional_text(checked, "negative_prompt", NEGATIVE_PROMPT_CHARACTERS_MAX),
+        style=fields.optional_text(checked, "style", STYLE_CHARACTERS_MAX),
+        size=upstream_size(fields.optional_text(checked, "size", 32) or DEFAULT_SIZE),
+        n=fields.optional_integer(checked, "n", 1, IMAGES_MAX) or 1,
+        seed=None if seed == RANDOM_SEED else seed,
+        output_format=_output_format(checked),
+    )
+
+
+def upstream_size(size: str) -> str:
+    """Return the size that goes up for the one asked for; below Ark's minimum, the listed size whose ratio is nearest.
+
+    ``1024x1024`` → ``2048x2048`` and ``1280x720`` → ``2560x1440``, as the published examples need. ``auto`` is the default.
+
+    Raises:
+        InvalidParameterError: malformed, above the maximum, or with a ratio beyond 1:16.
+    """
+    if size == "auto":
+        return DEFAULT_SIZE
+    if size.upper() in _NAMED_SIZES:
+        return size.upper()
+    found = _SIZE.fullmatch(size)
+    width, height = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not width or not height:
+        raise _bad_size(size, "must be WIDTHxHEIGHT, such as 2048x2048")
+    if max(width, height) > ASPECT_MAX * min(width, height):
+        raise _bad_size(size, f"must have a ratio from 1:{ASPECT_MAX} to {ASPECT_MAX}:1")
+    if width * height > PIXELS_MAX:
+        raise _bad_size(size, f"must have at most {PIXELS_MAX} pixels")
+    if width * height < PIXELS_MIN:
+        width, height = min(LISTED_SIZES, key=lambda listed: _ratio_distance(listed, (width, height)))
+    return f"{width}x{height}"
+
+
+def upstream_bodies(call: ImageCall, upstream_model: str) -> tuple[UpstreamBody, ...]:
+    """Return one body for each image, in order. A given seed counts up with them, else all images would be the same one."""
+    own: dict[str, object] = {"model": upstream_model, "output_format": call.output_format}
+    common: dict[str, object] = {
+        "prompt": folded_prompt(call),
+        "size": call.size,
+        "sequential_image_generation": "disabled",
+        "response_format": "url",
+        "stream": False,
+        "watermark": False,  # Ark's default is a watermark
+    }
+    if call.image_url is not None:
+        common["image"] = call.image_url
+    shared = orjson.dumps(common)
+    if call.seed is None:
+        return (UpstreamBody(own, shared),) * call.n
+    return tuple(UpstreamBody({**own, "seed": (call.seed + index) % (SEED_MAX + 1)}, shared) for index in range(call.n))
+
+
+def folded_prompt(call: ImageCall) -> str:
+    """Return prompt, style and negative prompt as one text, a line each."""
+    lines = [call.prompt]
+    if call.style:
+        name = call.style.lower().replace(" ", "_").replace("-", "_")
+        lines.append(STYLES.get(name) or f"{call.style} style")
+    if call.negative_prompt:
+        lines.append(f"画面中不要出现：{call.negative_prompt}")
+    return "\n".join(lines)
+
+
+def parse_image_answer(status: int, answer: object) -> ImageResult | ArkError | None:
+    """Return what became of one image; None where the answer is none of Ark's shapes (no image, no error: an outage).
+
+    An error can be the body of a 4xx or 5xx, wrapped or not, stand at the top of a 200, or in place of the image in ``data``.
+
+    Args:
+        status: of the HTTP answer.
+        answer: its body as parsed JSON; None where it was no JSON.
+    """
+    made = _first_image(answer) if 200 <= status < 300 and isinstance(answer, dict) else None
+    return made or read_error(status, answer)
+
+
+def without_refused(body: UpstreamBody, error: ArkError) -> UpstreamBody | None:
+    """Return the body without the one optional field that the model refused, to be asked once more; None where it is no such refusal.
+
+    `output_format` goes on Ark's very words for it, recorded of a model whose documents promise it; `seed`, undocumented for this
+    generation, on any 400 that names it. Such a 400 proves that nothing was made.
+    """
+    said = error.message.lower()
+    named = ""
+    if error.status == 400 and _FORMAT_REFUSED in said:
+        named = "output_format"
+    elif error.status == 400 and (error.param == "seed" or _NAMES_SEED.search(said)):
+        named = "seed"
+    if named not in body.own:
+        return None
+    return replace(body, own={name: value for name, value in body.own.items() if name != named})
+
+
+def hold_for(call: ImageCall, price: ImagePrice) -> Nanos:
+    """Return what the call costs if every image is made, in nano-yuan."""
+    return charge_for(call.n, price)
+
+
+def charge_for(made: int, price: ImagePrice) -> Nanos:
+    """Return the price of the images that were made, in nano-yuan; exact."""
+    return Nanos(made * price.image)
+
+
+def total_cost(charge_nanos: Nanos) -> float:
+    """Return yuan as the published number: 0.36. The quotient is the nearest float, so it prints as the decimal it stands for."""
+    return charge_nanos / NANOS_PER_YUAN
+
+
+def _check_answer_form(body: fields.Body) -> None:
+    if body.get("response_format") not in (None, "url"):
+        raise InvalidParameterError("'response_format' must be 'url': images are answered as links only", param="response_format")
+    if fields.optional_boolean(body, "stream"):
+        raise InvalidParameterError("'stream' is not available for images", param="stream")
+
+
+def _image_url(body: fields.Body, task_type: str) -> str | None:
+    fields.optional_text(body, "image_url", fields.DATA_URL_CHARACTERS_MAX)  # its type is checked also where its value is ignored
+    if task_type != "image_to_image":
+        return None
+    return fields.required_image_url(body, "image_url", "when 'task_type' is 'image_to_image'")
+
+
+def _output_format(body: fields.Body) -> str:
+    asked = fields.one_of(body, "output_format", ("png", "jpg", "jpeg", "webp"), "png")
+    if asked == "webp":
+        raise InvalidParameterError("'output_format' webp is not available: the model makes png and jpg", param="output_format")
+    return _UPSTREAM_FORMATS[asked]
+
+
+def _first_image(answer: dict[str, object]) -> ImageResult | ArkError | None:
+    entries = answer.get("data")
+    if not isinstance(entries, list):
+        return None
+    for entry in entries:
+        if isinstance(entry, dict) and isinstance(url := entry.get("url"), str) and url:
+            size = entry.get("size")
+            return ImageResult(url, size if isinstance(size, str) else "")
+    return next((error for entry in entries if (error := read_error(200, entry))), None)
+
+
+def _ratio_distance(one: tuple[int, int], other: tuple[int, int]) -> Fraction:
+    """Return the factor between two ratios, at least 1; exact, so that ties are ties."""
+    factor = Fraction(one[0] * other[1], one[1] * other[0])
+    return max(factor, 1 / factor)
+
+
+def _bad_size(size: str, why: str) -> InvalidParameterError:
+    return InvalidParameterError(f"'size' {fields.shown(size)} {why}", param="size")

@@ -1,0 +1,33 @@
+"""Why a video task failed, as its customer reads it: our own codes, and never the operator's affairs."""
+
+from proxy.core.ark.text import ArkError, is_moderation, public_message
+from proxy.core.video.record import TaskError
+
+LOST = TaskError("SUBMIT_LOST", "The task could not be handed over; nothing was charged, please submit it again")
+EXPIRED = TaskError("TASK_EXPIRED", "The task expired before it was done; nothing was charged")
+CANCELLED = TaskError("TASK_CANCELLED", "The task was cancelled; nothing was charged")
+NO_VIDEO = TaskError("GENERATION_FAILED", "The generation ended without a video; nothing was charged")
+GONE = TaskError("GENERATION_FAILED", "The task was lost while it was generated; nothing was charged")
+DELETED = TaskError("GENERATION_FAILED", "The task ended while it was being cancelled, and its video is gone; nothing was charged")
+FAILED = TaskError("GENERATION_FAILED", "The generation failed; nothing was charged")
+UNAVAILABLE = TaskError("MODEL_UNAVAILABLE", "The model was not available; nothing was charged")
+
+_OPERATORS = ("Account", "Authentication", "AccessDenied", "OperationDenied", "ModelNotOpen", "InvalidEndpoint", "InvalidSubscription")
+_LIMITS = ("QuotaExceeded", "SetLimitExceeded", "RateLimit", "ServerOverloaded", "RequestBurst", "InflightBatchsize")
+
+
+def public_error(error: ArkError | None) -> TaskError:
+    """Return what a customer reads of Ark's error: our own code, and its message if every word of it may be shown.
+
+    What is the operator's (key, balance, access, limits) is told as an outage, without Ark's words.
+    """
+    if error is None:
+        return FAILED
+    if error.code.startswith(_OPERATORS) or any(limit in error.code for limit in _LIMITS) or error.status in (401, 403, 429):
+        return UNAVAILABLE
+    message = public_message(error.message)
+    if is_moderation(error.code):
+        return TaskError("CONTENT_REJECTED", message or "The content was rejected")
+    if error.code.startswith(("InvalidParameter", "MissingParameter", "InvalidImage")):
+        return TaskError("INVALID_PARAMETER", message or "A parameter was refused")
+    return TaskError("GENERATION_FAILED", message or FAILED.message)

@@ -1,0 +1,1 @@
+"""One paid call from its hold to its settlement."""

@@ -1,0 +1,1 @@
+"""The process: what it is built of, how it starts and how it stops."""

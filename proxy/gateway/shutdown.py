@@ -1,0 +1,73 @@
+"""How the gateway stops: what asks it to, and how long what is under way then has to end."""
+
+import asyncio
+import logging
+
+from proxy.edge.body import BodyReader
+from proxy.edge.listener import Door
+from proxy.exchange.flight import Relay
+from proxy.live.settings import Live
+from proxy.tasks import TaskGroup, first_of
+from proxy.videos.tasks import VideoDesk
+
+logger = logging.getLogger(__name__)
+
+CUT_SECONDS = 10.0
+"""What cut streams get to say goodbye."""
+SETTLE_SECONDS = 30.0
+"""What the store gets for the last settlements; what is then still open is settled at the next start."""
+SUBMIT_DRAIN_SECONDS = 30.0
+"""What submits get whose customers have left; the next start looks for those that are cut."""
+
+
+class StopSignal:
+    """SIGTERM, SIGINT or a closed terminal: the first begins a drain, a second ends it."""
+
+    def __init__(self) -> None:
+        self.requested = asyncio.Event()
+        self.impatient = asyncio.Event()
+        self.refusing = asyncio.Event()
+        """Set once the last newcomers have been heard: whoever asks now, on a connection that has not closed yet, is sent away."""
+        self.has_failed = False
+        """Whether the gateway stops of itself, because a part of it that must never end has ended."""
+
+    def request(self) -> None:
+        """Ask to stop; asked twice, to stop now."""
+        (self.impatient if self.requested.is_set() else self.requested).set()
+
+    def fail(self, fault: BaseException | None) -> None:
+        """Stop because the scheduler has ended: without it no video would, and no hold of one."""
+        logger.critical("the scheduler ended, so the gateway stops: %s", fault or "without a reason")
+        self.has_failed = True
+        self.requested.set()
+
+
+async def drain_submits(desk: VideoDesk) -> None:
+    if left := await desk.drain(SUBMIT_DRAIN_SECONDS):
+        logger.warning("%d video submits or cancels were not answered in time; the next start looks after their tasks", left)
+
+
+async def drain_door(door: Door, relay: Relay, bodies: BodyReader, stop: StopSignal, live: Live) -> None:
+    """Wait for what is under way: until it is done, the time is up, or a second signal; then cut it."""
+    drain_seconds = live.now.config.server.drain_seconds
+    try:
+        async with asyncio.timeout(drain_seconds):
+            await door.hear_newcomers()
+            stop.refusing.set()
+            await first_of(door.entrance.wait_empty(), stop.impatient.wait())
+    except TimeoutError:
+        logger.warning("drain: %d requests are still under way after %g s", len(door.entrance), drain_seconds)
+    stop.refusing.set()
+    relay.cut()
+    bodies.cut()
+    try:
+        async with asyncio.timeout(CUT_SECONDS):
+            await door.entrance.wait_empty()
+    except TimeoutError:
+        logger.error("%d requests did not end when they were cut", len(door.entrance))  # noqa: TRY400
+
+
+async def drain_settlements(settlements: TaskGroup) -> None:
+    if left := await settlements.drain(SETTLE_SECONDS):
+        logger.error("%d settlements could not be committed; the next start settles their requests as interrupted", left)
+        await settlements.cancel()

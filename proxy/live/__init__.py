@@ -1,0 +1,1 @@
+"""What is in force now: settings and keys, and how a reload changes them."""

@@ -1,0 +1,83 @@
+"""Putting a changed configuration in force while requests run: read, check, compare, then swap, in one step of the loop.
+
+Whatever is wrong is found before anything is touched. What cannot change without a restart stays as it runs, and is named.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from proxy.config import Config, ConfigError, Source
+from proxy.config.changes import NotReloadedError, Reloaded, adopted, changes
+from proxy.live.settings import Live, Settings, settings_of
+from proxy.upstream.upstreams import Upstreams
+
+logger = logging.getLogger(__name__)
+
+
+class Reloader:
+    """The one hand that swaps settings. Reloads wait for one another."""
+
+    def __init__(
+        self,
+        *,
+        source: Source | None,
+        live: Live,
+        upstreams: Upstreams,
+        is_stopping: Callable[[], bool],
+        on_swap: Iterable[Callable[[Settings], None]],
+    ) -> None:
+        """Args: source: None where there is nothing to read again; on_swap: told of the new settings in the step that swaps them."""
+        self._source = source
+        self._live = live
+        self._upstreams = upstreams
+        self._is_stopping = is_stopping
+        self._on_swap = tuple(on_swap)
+        self._reloading = asyncio.Lock()
+
+    async def reload(self) -> Reloaded:
+        """Put in force what the configuration says now. Raises: NotReloadedError."""
+        async with self._reloading:
+            try:
+                reloaded, config = await self._read(None)
+            except NotReloadedError as fault:
+                logger.error("not reloaded, nothing has changed: %s", "; ".join(str(fault).splitlines()))  # noqa: TRY400
+                raise
+            if reloaded.live:
+                self._swap(config)
+        if reloaded.live or not reloaded.restart:
+            logger.info("reloaded: %s", ", ".join(change.key for change in reloaded.live) or "nothing is different")
+        if reloaded.restart:
+            logger.warning("these changes need a restart: %s", ", ".join(change.key for change in reloaded.restart))
+        return reloaded
+
+    async def preview(self, candidate: Path | None = None) -> Reloaded:
+        """Return what `reload` would change, or would if a file stood in the place of the configuration's. Raises: NotReloadedError."""
+        reloaded, _ = await self._read(candidate)
+        return reloaded
+
+    async def _read(self, candidate: Path | None) -> tuple[Reloaded, Config]:
+        """Return what differs from what runs, and what can be put in force of it."""
+        if self._source is None:
+            raise NotReloadedError("this gateway has no configuration that could be read again")
+        self._refuse_while_stopping()
+        try:
+            wanted = await asyncio.to_thread(self._source.read, candidate=candidate)
+        except ConfigError as error:
+            raise NotReloadedError(str(error)) from None
+        self._refuse_while_stopping()  # from here on nothing waits
+        running = self._live.now.config
+        found = changes(running, wanted)
+        live, restart = ([change for change in found if change.is_live is is_live] for is_live in (True, False))
+        return Reloaded(wanted.path, tuple(live), tuple(restart)), adopted(running, wanted)
+
+    def _refuse_while_stopping(self) -> None:
+        if self._is_stopping():
+            raise NotReloadedError("the gateway is stopping")
+
+    def _swap(self, config: Config) -> None:
+        settings = settings_of(config, self._upstreams.take(config.upstreams))
+        self._live.now = settings
+        for told in self._on_swap:
+            told(settings)

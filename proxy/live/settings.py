@@ -1,0 +1,59 @@
+"""What a reload changes, as one frozen value: whoever acts on it takes ``live.now`` once, and goes on with what was taken.
+
+So a request keeps the prices and the upstream that it began with, and no reader ever sees half of a change.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from proxy.config import BillingConfig, Config
+from proxy.core.catalog import Catalog
+from proxy.core.pricing import freeze
+from proxy.core.video.request import VideoBilling
+from proxy.core.video.task import Pace
+from proxy.upstream.upstreams import Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A configuration in force."""
+
+    config: Config
+    catalog: Catalog
+    frozen: Mapping[str, str]
+    """Each model's price, as it is stored with a request."""
+    upstreams: Mapping[str, Upstream]
+    """By name; also those that are gone from the configuration, for the videos that they still owe."""
+    body_bytes_max: int
+    body_seconds: float
+    billing: BillingConfig
+    estimate: bool
+    """Whether what was relayed is charged where no usage ever came."""
+    video_billing: VideoBilling
+    pace: Pace
+
+
+class Live:
+    """The one place where settings are swapped, whole."""
+
+    __slots__ = ("now",)
+
+    def __init__(self, now: Settings) -> None:
+        self.now = now
+
+
+def settings_of(config: Config, upstreams: Mapping[str, Upstream]) -> Settings:
+    videos = config.videos
+    return Settings(
+        config=config,
+        catalog=config.catalog,
+        frozen=MappingProxyType({model.id: freeze(model.price) for model in config.catalog.values()}),
+        upstreams=upstreams,
+        body_bytes_max=config.server.body_bytes_max,
+        body_seconds=config.server.body_seconds,
+        billing=config.billing,
+        estimate=config.billing.unknown_usage == "estimate",
+        video_billing=VideoBilling(config.billing.video_tokens),
+        pace=Pace(round(videos.poll_first_seconds * 1000), round(videos.poll_longest_seconds * 1000)),
+    )

@@ -1,0 +1,1 @@
+"""What an operator can do, by command or over the admin socket."""

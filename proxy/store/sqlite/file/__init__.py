@@ -1,0 +1,1 @@
+"""The SQLite file itself: its lock, schema, damage, backup and restore."""

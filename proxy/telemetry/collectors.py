@@ -1,0 +1,123 @@
+"""What stands somewhere anyway, shown to who scrapes: connections upstream, the store's files and disk, and what is open in the books.
+
+Each is read at the scrape, and costs nothing between two of them.
+"""
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+from proxy.clock import Clock
+from proxy.core.money import NANOS_PER_YUAN
+from proxy.core.video.record import TERMINAL, TaskState
+from proxy.live.settings import Live
+from proxy.store.contract import Store
+from proxy.store.errors import StoreError
+from proxy.store.values import Census
+from proxy.telemetry.instruments import Labels
+from proxy.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS_MAX = 2.0
+"""What the store has to answer a scrape in: the metrics of a gateway whose disk hangs are those that are wanted most."""
+_OPEN_STATES = tuple(state for state in TaskState if state not in TERMINAL)
+
+
+def watch_upstreams(metrics: Metrics, live: Live) -> None:
+    """Register the connections to each upstream, by what they are for."""
+
+    def read() -> dict[Labels, float]:
+        found: dict[Labels, float] = {}
+        for name, upstream in live.now.upstreams.items():
+            idle = upstream.wire.idle_connections
+            found |= {(name, "chat", "busy"): upstream.wire.open_connections - idle, (name, "chat", "idle"): idle}
+            for pool, (busy, idle) in upstream.client.connections.items():
+                found |= {(name, pool, "busy"): busy, (name, pool, "idle"): idle}
+        return found
+
+    metrics.gauges(
+        "llm_proxy_upstream_connections",
+        "Connections to upstreams: for chats, for what creates pictures and videos, for what asks about videos.",
+        ("upstream", "pool", "state"),
+        read,
+    )
+
+
+def watch_store(metrics: Metrics, store: Store, path: Path) -> None:
+    """Register the sizes of the store's files, the room on its disk, and how it goes with writing."""
+    path = path.resolve()
+    log = path.with_name(path.name + "-wal")
+    metrics.gauge("llm_proxy_store_bytes", "Size of the store's file.", lambda: path.stat().st_size)
+    metrics.gauge("llm_proxy_wal_bytes", "Size of its write-ahead log; it does not shrink.", lambda: _size(log))
+    metrics.gauge("llm_proxy_disk_free_bytes", "Room on the store's disk.", lambda: _room(path.parent))
+    metrics.gauge("llm_proxy_store_waiting_operations", "Writes that wait for their commit.", lambda: store.backlog.waiting)
+    metrics.counter(
+        "llm_proxy_commit_failures", "Group commits in which something could not be written.", lambda: store.backlog.failures
+    )
+
+
+class Survey:
+    """What only a query can tell. `look` before each scrape; where the store does not answer, its metrics are left out."""
+
+    def __init__(self, metrics: Metrics, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._census: Census | None = None
+        metrics.gauge("llm_proxy_store_up", "Whether the store answered this scrape.", lambda: self._census is not None)
+        metrics.gauges("llm_proxy_held_yuan", "Held for what is under way, in yuan.", (), self._held)
+        metrics.gauges("llm_proxy_open_holds", "Paid requests and video tasks under way.", (), self._holds)
+        metrics.gauges("llm_proxy_oldest_hold_seconds", "Age of the oldest hold that is no video's.", (), self._oldest)
+        metrics.gauges("llm_proxy_video_tasks", "Video tasks under way, by state.", ("state",), self._tasks)
+        metrics.gauges(
+            "llm_proxy_video_due_lag_seconds", "How long the longest due video task waits for its look.", ("upstream",), self._lags
+        )
+
+    async def look(self) -> None:
+        """Ask the store."""
+        try:
+            async with asyncio.timeout(LOOK_SECONDS_MAX):
+                self._census = await self._store.census()
+        except (StoreError, TimeoutError) as fault:
+            self._census = None
+            logger.warning("a scrape goes without the store: %s", str(fault) or f"no answer within {LOOK_SECONDS_MAX:g} s")
+
+    def _held(self) -> dict[Labels, float]:
+        return {(): census.held_nanos / NANOS_PER_YUAN} if (census := self._census) else {}
+
+    def _holds(self) -> dict[Labels, float]:
+        return {(): census.holds} if (census := self._census) else {}
+
+    def _oldest(self) -> dict[Labels, float]:
+        return {(): self._seconds_since(census.oldest_hold_at_ms)} if (census := self._census) else {}
+
+    def _tasks(self) -> dict[Labels, float]:
+        if self._census is None:
+            return {}
+        counts: dict[Labels, float] = {(state.value,): 0 for state in _OPEN_STATES}
+        for tasks in self._census.tasks:
+            counts[tasks.state.value,] += tasks.count
+        return counts
+
+    def _lags(self) -> dict[Labels, float]:
+        """An upstream is shown while it has tasks under way."""
+        lags: dict[Labels, float] = {}
+        for tasks in self._census.tasks if self._census else ():
+            lags[tasks.upstream,] = max(lags.get((tasks.upstream,), 0.0), self._seconds_since(tasks.longest_due_at_ms))
+        return lags
+
+    def _seconds_since(self, at_ms: int | None) -> float:
+        return 0.0 if at_ms is None else max(0.0, (self._clock.now_ms() - at_ms) / 1000)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _room(folder: Path) -> int:
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize

@@ -1,0 +1,406 @@
+"""One connection to an upstream, and the answer that it carries just now.
+
+Rule: a connection serves one exchange at a time, and serves another only after an answer that ended where its framing said. Received
+bytes go to the answer's sink within `data_received`; nothing is queued once a sink is there.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from proxy.upstream.failures import Phase, UpstreamBrokenError, UpstreamFailure, UpstreamTimeoutError
+from proxy.upstream.http1.framing import Framing, FramingError
+from proxy.upstream.http1.head import Head, HeadError, HeadReader
+
+_WAITING_BYTES_MAX = 256 * 1024
+"""What may wait for `read` or `splice` before reading stops."""
+_JOIN_BYTES_MAX = 64 * 1024
+_STEP_SECONDS_MIN = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a call to one upstream may take. `first_byte_seconds` is for the whole head, `idle_seconds` from piece to piece."""
+
+    connect_seconds: float = 10.0
+    first_byte_seconds: float = 600.0
+    idle_seconds: float = 300.0
+    idle_connections_max: int = 256
+    keepalive_seconds: float = 30.0
+    head_bytes_max: int = 64 * 1024
+    connections_max: int = 10_000
+
+
+Shortcut = Callable[[bytes], bool]
+"""Takes a received piece as it stands, if that is one whole chunk of a kind that it knows; returns whether it has."""
+
+
+class Sink(Protocol):
+    """Where the body goes, called from the event loop as the bytes come. Must not raise, must not block."""
+
+    def feed(self, payload: bytes, framed: bytes | None) -> Shortcut | None:
+        """Take a piece. `framed`: the same payload as whole chunks of chunked coding, as it was received.
+
+        Returns: what to offer the next pieces first, as long as it takes them.
+        """
+
+    def end(self, failure: UpstreamFailure | None) -> None:
+        """Take the end, once: None when the body is whole."""
+
+
+class Home(Protocol):
+    """Who keeps connections: told when one opens, may serve again, or is gone."""
+
+    def opened(self, connection: "Connection") -> None: ...
+    def vacant(self, connection: "Connection") -> bool:
+        """Return whether the connection may stay open."""
+
+    def gone(self, connection: "Connection") -> None: ...
+
+
+class ConnectionDiedError(UpstreamBrokenError):
+    """The connection ended before one byte of the answer: a reused one was perhaps closed as the request left."""
+
+
+class Answer:
+    """An upstream's answer, from its head on: `read` it, or `splice` it, or `abort` it. At its end its connection frees itself."""
+
+    __slots__ = ("_connection", "_ended", "_failure", "_head", "_sink", "_waiting", "_waiting_bytes", "status")
+
+    def __init__(self, connection: "Connection", head: Head) -> None:
+        self.status = head.status
+        self._head = head
+        self._connection: Connection | None = connection
+        self._sink: Sink | None = None
+        self._waiting: list[tuple[bytes, bytes | None]] = []
+        self._waiting_bytes = 0
+        self._ended = False
+        self._failure: UpstreamFailure | None = None
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first field of that lower-case name, or None."""
+        return self._head.field(name)
+
+    def at_hand(self) -> bytes | None:
+        """Return the body if all of it has come, and take it; None: it is to be waited for, or broken."""
+        if not self._ended or self._failure is not None or self._sink is not None:
+            return None
+        waiting, self._waiting = self._waiting, []
+        return waiting[0][0] if len(waiting) == 1 else b"".join([payload for payload, _ in waiting])
+
+    async def read(self, bytes_max: int) -> bytes:
+        """Return the whole body. Cancelled, it aborts the answer.
+
+        Raises:
+            UpstreamBrokenError: the body was cut, or is larger than `bytes_max`.
+            UpstreamTimeoutError: it stood still for too long.
+        """
+        collector = _Collector(self, bytes_max)
+        try:
+            self.splice(collector)
+            return await collector.whole
+        finally:
+            self.abort()
+
+    def splice(self, sink: Sink) -> None:
+        """Hand the body to `sink`: what has come, within this call; what comes, as it comes."""
+        assert self._sink is None, "an answer is read once"
+        self._sink = sink
+        if self._waiting_bytes > _WAITING_BYTES_MAX:
+            self.resume()
+        waiting, self._waiting = self._waiting, []
+        for payload, framed in waiting:
+            sink.feed(payload, framed)
+        if self._ended:
+            sink.end(self._failure)
+
+    def pause(self) -> None:
+        """Stop reading from the upstream. The idle limit stands still meanwhile."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._connection is not None:
+            self._connection.resume()
+
+    def abort(self) -> None:
+        """Close the connection, unless the body has ended. The sink is not called any more."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.abort()
+
+    def take(self, payload: bytes, framed: bytes | None) -> None:
+        """Take a piece that came before there was a sink."""
+        self._waiting.append((payload, framed))
+        self._waiting_bytes += len(payload)
+        if self._waiting_bytes > _WAITING_BYTES_MAX:
+            self.pause()
+
+    def end(self, failure: UpstreamFailure | None) -> None:
+        """Take the end from the connection, which is no longer this answer's."""
+        self._connection = None
+        self._ended = True
+        self._failure = failure
+        if self._sink is not None:
+            self._sink.end(failure)
+
+
+class Connection(asyncio.Protocol):
+    """The protocol of one connection: idle, awaiting a head, or carrying a body."""
+
+    __slots__ = (
+        "_answer",
+        "_expected",
+        "_framing",
+        "_head",
+        "_heads",
+        "_home",
+        "_keep_alive",
+        "_limits",
+        "_loop",
+        "_paused",
+        "_shortcut",
+        "_since",
+        "_step",
+        "_timer",
+        "_transport",
+        "used",
+    )
+
+    def __init__(self, home: Home, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+        self._home = home
+        self._limits = limits
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._expected: asyncio.Future[Answer] | None = None
+        self._heads = HeadReader(limits.head_bytes_max)
+        self._head: HeadReader | None = None
+        """The same, while an answer's head is awaited."""
+        self._answer: Answer | None = None
+        self._framing: Framing | None = None
+        self._shortcut: Shortcut | None = None
+        """Who may know the next piece: only between two chunks, and only from one piece to the next."""
+        self._keep_alive = False
+        self._paused = False
+        self._since = loop.time()
+        # One timer a connection, never re-armed by an event: it looks at the stamp when it fires, at least once in the shortest limit.
+        self._step = max(_STEP_SECONDS_MIN, min(limits.first_byte_seconds, limits.idle_seconds, limits.keepalive_seconds))
+        self._timer: asyncio.TimerHandle | None = None
+        self.used = False
+        """It has carried an answer before."""
+
+    def is_reusable(self) -> bool:
+        """Whether this idle connection is open and fresh."""
+        transport = self._transport
+        return transport is not None and not transport.is_closing() and self._loop.time() - self._since < self._limits.keepalive_seconds
+
+    def ask(self, head: bytes, body: bytes) -> "asyncio.Future[Answer]":
+        """Send a request and return its answer, once the answer's head is here. Who does not wait for it to the end must `give_up`.
+
+        It raises:
+            ConnectionDiedError: the connection ended before one byte of an answer.
+            UpstreamBrokenError, UpstreamTimeoutError
+        """
+        expected: asyncio.Future[Answer] = self._loop.create_future()
+        self._expected = expected
+        self._head = self._heads
+        self._heads.restart()
+        self._since = self._loop.time()
+        if self._transport is None or self._transport.is_closing():
+            self._fail(ConnectionDiedError("upstream: the connection was lost before the request left"))
+        else:
+            self._send(self._transport, head, body)
+        return expected
+
+    def give_up(self, expected: "asyncio.Future[Answer]") -> None:
+        """Close, if the connection still is that call's: an answer that is whole has given it back, perhaps to another call."""
+        if self._expected is expected:
+            self.abort()
+        elif expected.done() and not expected.cancelled() and expected.exception() is None:
+            expected.result().abort()
+
+    def pause(self) -> None:
+        if not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._since = self._loop.time()
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once, and tell nobody but the home."""
+        self._expected = self._answer = self._framing = self._shortcut = self._head = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    def shut(self) -> None:
+        """Close because the process ends; whoever still waits here is told."""
+        self._fail(UpstreamBrokenError("upstream: the connection was closed from this side"))
+
+    # what the loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._timer = self._loop.call_later(self._step, self._look_at_time)
+        self._home.opened(self)
+
+    def data_received(self, received: bytes) -> None:
+        shortcut = self._shortcut
+        if shortcut is not None:
+            if shortcut(received):
+                self._since = self._loop.time()
+                return
+            self._shortcut = None
+        framing = self._framing
+        answer = self._answer
+        if framing is None or answer is None:
+            self._receive_head(received)
+            return
+        self._since = self._loop.time()
+        self._feed(framing, answer, received)
+
+    def eof_received(self) -> None:
+        framing = self._framing
+        if framing is not None and framing.ends_with_connection():
+            self._finish(framing)
+        else:
+            self._fail(self._death("the upstream closed the connection"))
+
+    def connection_lost(self, fault: Exception | None) -> None:
+        framing = self._framing
+        if framing is not None and framing.ends_with_connection() and fault is None:
+            self._finish(framing)
+        else:
+            self._fail(self._death(f"the connection was lost ({type(fault).__name__ if fault else 'closed'})"))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._transport = None
+        self._home.gone(self)
+
+    # steps
+
+    def _send(self, transport: asyncio.Transport, head: bytes, body: bytes) -> None:
+        if len(body) <= _JOIN_BYTES_MAX:
+            transport.write(head + body)
+        else:
+            transport.write(head)
+            transport.write(body)
+
+    def _receive_head(self, received: bytes) -> None:
+        reader, expected = self._head, self._expected
+        if reader is None or expected is None or expected.done():
+            # Unasked bytes on an idle connection could not be told from the next answer; or nobody waits any more.
+            self.abort()
+            return
+        try:
+            found = reader.feed(received)
+        except HeadError as fault:
+            self._fail(UpstreamBrokenError(f"upstream: {fault}"))
+            return
+        if found is None:
+            return
+        head, rest = found
+        self._expected = self._head = None
+        self._since = self._loop.time()
+        self._keep_alive = head.keep_alive
+        framing = self._framing = head.framing
+        answer = self._answer = Answer(self, head)
+        expected.set_result(answer)
+        if rest or framing.done:
+            self._feed(framing, answer, rest)
+
+    def _feed(self, framing: Framing, answer: Answer, received: bytes) -> None:
+        try:
+            payload, framed = framing.feed(received)
+        except FramingError as fault:
+            self._fail(UpstreamBrokenError(f"upstream: {fault}"))
+            return
+        if payload:
+            sink = answer._sink
+            if sink is None:
+                answer.take(payload, framed)
+            else:
+                shortcut = sink.feed(payload, framed)
+                self._shortcut = shortcut if framed is received else None
+        if framing.done and self._framing is framing:
+            self._finish(framing)
+
+    def _finish(self, framing: Framing) -> None:
+        """The body is whole: free the connection first, then tell, since the one told may ask again at once."""
+        answer, self._answer, self._framing = self._answer, None, None
+        self.used = True
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            if self._keep_alive and not framing.surplus and not transport.get_write_buffer_size():
+                self.resume()
+                self._since = self._loop.time()
+                if not self._home.vacant(self):
+                    transport.abort()
+            else:
+                transport.abort()
+        if answer is not None:
+            answer.end(None)
+
+    def _fail(self, failure: UpstreamFailure) -> None:
+        """Close, and tell the one who waits, if any."""
+        expected, answer = self._expected, self._answer
+        self.abort()
+        if expected is not None and not expected.done():
+            expected.set_exception(failure)
+        if answer is not None:
+            answer.end(failure)
+
+    def _death(self, how: str) -> UpstreamBrokenError:
+        if self._head is not None and not self._head.begun:
+            return ConnectionDiedError(f"upstream: {how} before an answer")
+        return UpstreamBrokenError(f"upstream: {how} within an answer")
+
+    def _look_at_time(self) -> None:
+        now = self._loop.time()
+        phase: Phase | None = None
+        if self._answer is not None:
+            phase, seconds = "idle", self._limits.idle_seconds
+        elif self._expected is not None:
+            phase, seconds = "first_byte", self._limits.first_byte_seconds
+        else:
+            seconds = self._limits.keepalive_seconds
+        left = self._step if self._paused else self._since + seconds - now
+        if left > 0:
+            self._timer = self._loop.call_later(min(left, self._step), self._look_at_time)
+        elif phase is None:
+            self.abort()
+        else:
+            self._fail(UpstreamTimeoutError(phase, seconds))
+
+
+class _Collector:
+    """The sink of `Answer.read`."""
+
+    __slots__ = ("_answer", "_bytes_left", "_pieces", "whole")
+
+    def __init__(self, answer: Answer, bytes_max: int) -> None:
+        self._answer = answer
+        self._bytes_left = bytes_max
+        self._pieces: list[bytes] = []
+        self.whole: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def feed(self, payload: bytes, framed: bytes | None) -> None:  # noqa: ARG002 - the sink's signature
+        self._bytes_left -= len(payload)
+        if self._bytes_left >= 0:
+            self._pieces.append(payload)
+        elif not self.whole.done():
+            self._answer.abort()
+            self.whole.set_exception(UpstreamBrokenError("upstream: the answer is larger than may be read"))
+
+    def end(self, failure: UpstreamFailure | None) -> None:
+        if self.whole.done():
+            return
+        if failure is not None:
+            self.whole.set_exception(failure)
+        else:
+            self.whole.set_result(b"".join(self._pieces))

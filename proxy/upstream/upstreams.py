@@ -1,0 +1,86 @@
+"""All upstreams: how each is reached, and how often it may be asked about videos.
+
+A reload replaces what an upstream is reached by. Calls under way end over the connections that they began with. An upstream that is
+gone from the configuration stays here for the videos that it still owes, until the process ends.
+"""
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from weakref import WeakSet
+
+from proxy.clock import Clock
+from proxy.config import UpstreamConfig
+from proxy.upstream.ark_client import ArkClient
+from proxy.upstream.http1.pool import Limits, Wire, default_ssl_context
+from proxy.upstream.rates import Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One upstream. Ark allows as many deletes a second as gets, counted apart."""
+
+    config: UpstreamConfig
+    wire: Wire
+    client: ArkClient
+    gets: Rate
+    lists: Rate
+    deletes: Rate
+
+
+class Upstreams:
+    """Owns the clients. `close` it at the end."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._upstreams: Mapping[str, Upstream] = MappingProxyType({})
+        self._retired: WeakSet[Wire] = WeakSet()
+        """Wires that were replaced; one that has no connection and no caller any more is gone by itself."""
+        self._tls: ssl.SSLContext | None = None
+
+    def take(self, configs: Mapping[str, UpstreamConfig]) -> Mapping[str, Upstream]:
+        """Return all upstreams as these configurations say, and those that are in none of them as they were."""
+        taken = dict(self._upstreams)
+        changed = {name: config for name, config in configs.items() if name not in taken or taken[name].config != config}
+        wires = {name: self._wire(config) for name, config in changed.items()}  # all that could fail comes first
+        for name, config in changed.items():
+            before = taken.get(name)
+            taken[name] = self._made(config, wires[name]) if before is None else self._renewed(before, config, wires[name])
+        self._upstreams = MappingProxyType(taken)
+        return self._upstreams
+
+    async def close(self) -> None:
+        """Close all connections; calls under way end as broken."""
+        for upstream in self._upstreams.values():
+            await upstream.wire.close()
+            await upstream.client.close()
+        for wire in tuple(self._retired):
+            await wire.close()
+
+    def _made(self, config: UpstreamConfig, wire: Wire) -> Upstream:
+        client = ArkClient(config)
+        client.renew(config)
+        gets, deletes = (Rate(config.requests_per_second, self._clock) for _ in range(2))
+        return Upstream(config, wire, client, gets, Rate(config.list_requests_per_second, self._clock), deletes)
+
+    def _renewed(self, before: Upstream, config: UpstreamConfig, wire: Wire) -> Upstream:
+        """Return an upstream that is reached otherwise. Its turns go on: what was asked a moment ago still counts."""
+        self._retired.add(before.wire)
+        before.wire.retire()
+        before.client.renew(config)
+        for rate in (before.gets, before.deletes):
+            rate.limit(config.requests_per_second)
+        before.lists.limit(config.list_requests_per_second)
+        return Upstream(config, wire, before.client, before.gets, before.lists, before.deletes)
+
+    def _wire(self, config: UpstreamConfig) -> Wire:
+        limits = Limits(
+            connect_seconds=config.connect_seconds,
+            first_byte_seconds=config.first_byte_seconds,
+            idle_seconds=config.idle_seconds,
+        )
+        if self._tls is None and config.base_url.startswith("https:"):
+            self._tls = default_ssl_context()
+        headers = {"Authorization": f"Bearer {config.api_key.reveal()}"}
+        return Wire(config.base_url, headers=headers, limits=limits, ssl_context=self._tls)

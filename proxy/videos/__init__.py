@@ -1,0 +1,1 @@
+"""Videos as durable jobs: submitted, polled, cancelled, swept."""

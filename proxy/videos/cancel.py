@@ -1,0 +1,117 @@
+"""Cancels: one at a time for each task, a few at a time for each account, and honest about a task that ends meanwhile.
+
+Ark cancels a queued task by the same DELETE that removes the record of an ended one, its video with it, and says the same to both. So
+what was done is asked for afterwards: a cancelled task stays on record for a day, one that had ended is gone.
+"""
+
+import asyncio
+from collections import Counter
+
+from proxy.core.errors import GatewayError, ModelUnavailableError, RateLimitedError, TaskNotFoundError, TaskRunningError
+from proxy.core.video import failure as video_error
+from proxy.core.video.record import VideoTask
+from proxy.core.video.report import CancelConfirmed, Polled, PollFailed, PollFailure, RecordDeleted
+from proxy.store.contract import Store
+from proxy.store.errors import StoreUnavailableError
+from proxy.videos.calls import VideoCalls
+from proxy.videos.tasks import VideoDesk
+
+CANCELS_MAX = 4
+"""Of one account at a time, each of another task. They are urgent calls: everybody's polls make room for them."""
+
+_Result = VideoTask | GatewayError | StoreUnavailableError
+
+
+class VideoCancels:
+    def __init__(self, store: Store, desk: VideoDesk, calls: VideoCalls) -> None:
+        self._store = store
+        self._desk = desk
+        self._calls = calls
+        self._under_way: dict[str, asyncio.Task[_Result]] = {}
+        self._counts: Counter[int] = Counter()
+        """How many are under way, by account."""
+
+    async def cancel(self, task: VideoTask) -> VideoTask:
+        """Cancel a task that is queued upstream, and return it as it is then. Who asks meanwhile is told the same, for nothing.
+
+        Raises:
+            TaskRunningError: it is still being handed over, or it runs, or it has ended.
+            ModelUnavailableError: the upstream does not say what the task does, or whether it is cancelled.
+            RateLimitedError: the account has too many cancels under way.
+            StoreUnavailableError: what was seen could not be stored.
+        """
+        if not task.upstream_id and not task.ended:
+            raise TaskRunningError("The task is still being handed over; try again in a moment", retry_after_seconds=2)
+        result = await asyncio.shield(self._under_way.get(task.id) or self._begin(task))
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def _begin(self, task: VideoTask) -> "asyncio.Task[_Result]":
+        if not task.cancellable:
+            raise _too_late(task)
+        if self._counts[task.account_id] >= CANCELS_MAX:
+            raise RateLimitedError(f"More than {CANCELS_MAX} tasks are being cancelled at a time", retry_after_seconds=1)
+
+        def forget(_: object) -> None:
+            del self._under_way[task.id]
+            self._counts[task.account_id] -= 1
+            if not self._counts[task.account_id]:
+                del self._counts[task.account_id]
+
+        self._counts[task.account_id] += 1
+        cancel = self._under_way[task.id] = self._desk.finish(self._cancel(task), f"cancel of {task.id}")
+        cancel.add_done_callback(forget)
+        return cancel
+
+    async def _cancel(self, task: VideoTask) -> _Result:
+        try:
+            await self._calls.cancel_turn(task)  # first, so that no waiting lies between the look and the DELETE
+            async with (alone := self._desk.alone(task.id)):
+                alone.cancels += 1
+                seen = await self._seen(task.id)
+                return seen if seen.error == video_error.CANCELLED else await self._deleted(seen)
+        except (GatewayError, StoreUnavailableError) as fault:
+            return fault
+
+    async def _seen(self, task_id: str) -> VideoTask:
+        """Return the task if it is seen to be queued, or cancelled already: of a finished one a DELETE would take the video."""
+        task = await self._store.task(task_id)
+        if task is None:
+            raise TaskNotFoundError("There is no such task")
+        if not task.cancellable:  # a poll was faster
+            raise _too_late(task)
+        seen = await self._calls.status(task, urgent=True)
+        task = (await self._desk.advance(task_id, seen)).task
+        if not isinstance(seen, Polled) and not task.ended:
+            raise _unanswered()
+        if task.error == video_error.CANCELLED or (isinstance(seen, Polled) and seen.status == "queued" and task.cancellable):
+            return task
+        raise _too_late(task)
+
+    async def _deleted(self, task: VideoTask) -> VideoTask:
+        has_worked = await self._calls.cancel(task)
+        seen = await self._calls.status(task, urgent=True)
+        task = (await self._desk.record(task.id, _report(seen) if has_worked else seen)).task
+        if task.error == video_error.CANCELLED:
+            return task
+        raise _unanswered() if task.cancellable else _too_late(task)
+
+
+def _report(seen: Polled | PollFailed) -> CancelConfirmed | RecordDeleted | Polled | PollFailed:
+    """Return what it comes to that a task is seen so, after a DELETE that worked."""
+    match seen:
+        case Polled(status="cancelled" | "canceled"):
+            return CancelConfirmed()
+        case PollFailed(kind=PollFailure.NOT_FOUND):
+            return RecordDeleted()
+    return seen
+
+
+def _too_late(task: VideoTask) -> TaskRunningError:
+    why = "The task has ended" if task.ended else "The task is being generated and cannot be cancelled any more"
+    return TaskRunningError(why, should_retry=False)  # SDKs would try a 409 again
+
+
+def _unanswered() -> ModelUnavailableError:
+    return ModelUnavailableError("The task could not be cancelled just now", retry_after_seconds=2)

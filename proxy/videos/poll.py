@@ -1,0 +1,111 @@
+"""What is done for a video task that is due: it is asked for upstream, or, while nobody knows whether it is there, looked for."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from proxy.core.video.answers import find_lost, lone_unmarked, unproven
+from proxy.core.video.record import Next, TaskState, VideoTask
+from proxy.core.video.report import Found, LookupFailed, NotFound, Polled, SubmitUnknown
+from proxy.core.video.task import longest_delay_ms
+from proxy.live.settings import Live
+from proxy.store.contract import Store
+from proxy.store.errors import UpstreamIdTakenError
+from proxy.telemetry.metrics import Metrics
+from proxy.videos.calls import VideoCalls
+from proxy.videos.tasks import VideoDesk
+
+logger = logging.getLogger(__name__)
+
+KNOWN_MS = 3_600_000
+"""Tasks that were made so long before a lost one can still own an entry of the list that looks like it: twice the limit is plenty."""
+DUE_MARGIN_MS = 60_000
+"""For what was recorded a moment after the clock was read."""
+ASKED_MAX = 8
+"""Entries of the list that are asked for one by one, at a look. Ark shows a seed of what has succeeded, and perhaps not in the list."""
+_EVER = 2**62
+
+
+class DueVideos:
+    """One upstream's due tasks, as the scheduler asks for them: an upstream that hangs holds up nobody else's.
+
+    Due too is what is due later than anything is ever put off: the clock has been set back. Its look makes it due anew.
+    """
+
+    def __init__(self, store: Store, upstream: str, live: Live) -> None:
+        self._store = store
+        self._upstream = upstream
+        self._live = live
+
+    async def due(self, now_ms: int, limit: int) -> Sequence[VideoTask]:
+        due = await self._store.due_tasks(now_ms, limit, self._upstream)
+        ahead_ms = now_ms + longest_delay_ms(self._live.now.pace) + DUE_MARGIN_MS
+        return [*due, *await self._store.due_tasks(_EVER, limit - len(due), self._upstream, ahead_ms)] if len(due) < limit else due
+
+    async def next_due_at_ms(self, after_ms: int) -> int | None:
+        return await self._store.next_due_at_ms(after_ms, self._upstream)
+
+
+class VideoPoll:
+    """Looks at one task."""
+
+    def __init__(self, store: Store, desk: VideoDesk, calls: VideoCalls, metrics: Metrics) -> None:
+        self._store = store
+        self._desk = desk
+        self._calls = calls
+        self._metrics = metrics
+
+    async def __call__(self, task: VideoTask) -> None:
+        match task.next:
+            case Next.POLL:
+                await self._poll(task)
+            case Next.LOOK_UP if task.lost_at_ms is None:
+                # A submit gives up before its task is due: this one can only have died.
+                await self._desk.advance(task.id, SubmitUnknown("no word from the submit"))
+            case Next.LOOK_UP:
+                await self._look_up(task)
+
+    async def _poll(self, task: VideoTask) -> None:
+        alone = self._desk.alone(task.id)
+        cancels, is_being_cancelled = alone.cancels, alone.locked()
+        seen = await self._calls.status(task)
+        logger.debug("video %s: the upstream says %s", task.id, seen.status if isinstance(seen, Polled) else seen.kind)
+        async with alone:
+            # What was seen while a cancel was about may be of before its DELETE: a video that is gone would be charged.
+            if is_being_cancelled or alone.cancels != cancels:
+                seen = await self._calls.status(task)
+            await self._desk.advance(task.id, seen)
+
+    async def _look_up(self, task: VideoTask) -> None:
+        items = await self._calls.listed(task)
+        report = LookupFailed() if items is None else await self._find(task, items)
+        if not isinstance(report, LookupFailed):
+            self._metrics.video_polled(task.upstream, "found" if isinstance(report, Found) else "not_found")
+        try:
+            step = await self._desk.advance(task.id, report)
+        except UpstreamIdTakenError:  # by a task that was recorded after we had looked
+            step = await self._desk.advance(task.id, NotFound())
+        if step.task.state is TaskState.PENDING and not step.ignored:
+            logger.info("video %s: its lost submit is found, as %s", task.id, step.task.upstream_id)
+
+    async def _find(self, task: VideoTask, items: Sequence[object]) -> Found | NotFound:
+        """Tell the lost task apart from everybody else's.
+
+        The order of reading matters: what was submitted before the list was read is in one of the two answers, as a rival whose
+        answer is not here yet, or as a known id. One that was given up stays a rival: it may have been made all the same.
+        """
+        since_ms = task.created_at_ms - KNOWN_MS
+        rivals = await self._store.unanswered_tasks(task.upstream, since_ms)
+        known = await self._store.known_upstream_ids(task.upstream, since_ms)
+        found = find_lost(task, items, known, rivals)
+        asked = unproven(task, items, known)[-ASKED_MAX:]  # the oldest: made the soonest after the submit
+        if isinstance(found, Found) or not asked:
+            return found
+        entries = await asyncio.gather(*(self._calls.entry(task, upstream_id) for upstream_id in asked))
+        seen = [*_without(items, asked), *entries]
+        found = find_lost(task, seen, known, rivals)
+        return found if isinstance(found, Found) else lone_unmarked(task, seen, known, rivals)
+
+
+def _without(items: Sequence[object], upstream_ids: Sequence[str]) -> list[object]:
+    return [item for item in items if not isinstance(item, dict) or item.get("id") not in upstream_ids]

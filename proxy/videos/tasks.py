@@ -1,0 +1,229 @@
+"""The one hand that moves video tasks: whatever was seen of one goes through `advance`, and who waits for it is told.
+
+Metrics, log, waiting customers and the scheduler are told when a step is durable, by the step's own future: a caller that stops waiting
+changes nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import orjson
+
+from proxy.billing.holds import HOLD_REFUSALS, RETRY_SECONDS_FIRST, RETRY_SECONDS_MAX, hold_refused
+from proxy.billing.idempotency import kept
+from proxy.clock import Clock
+from proxy.core.catalog import Kind
+from proxy.core.errors import GatewayError
+from proxy.core.money import format_yuan
+from proxy.core.video import task as video_task
+from proxy.core.video.record import TaskState, VideoTask
+from proxy.core.video.report import Report, SubmitUnknown
+from proxy.core.video.task import Step
+from proxy.core.video.view import created_task, public_status
+from proxy.live.settings import Live
+from proxy.store.contract import Store
+from proxy.store.errors import StoreUnavailableError, UpstreamIdTakenError
+from proxy.store.values import NewRequest, StoredAnswer
+from proxy.tasks import TaskGroup
+from proxy.telemetry.metrics import Metrics
+from proxy.videos.calls import Submission, VideoCalls
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SUBMIT_SECONDS_MAX = 120.0
+"""Then the answer to a submit is given up; Ark takes a task in a second or two, a picture of 30 MB in some more."""
+SUBMIT_MARGIN_SECONDS = 60.0
+
+
+class Alone(asyncio.Lock):
+    """One task's lock, kept for as long as somebody looks at the task, and how many cancels have held it in that time."""
+
+    cancels = 0
+
+
+class VideoDesk:
+    """Submits tasks and moves them on."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        calls: VideoCalls,
+        live: Live,
+        clock: Clock,
+        metrics: Metrics,
+        jitter: Callable[[], float],
+        expect: Callable[[str, int], None],
+    ) -> None:
+        """Args: jitter: draws from [0, 1); expect: told of each upstream's due time that the store has now."""
+        self._store = store
+        self._calls = calls
+        self._live = live
+        self._clock = clock
+        self._metrics = metrics
+        self._jitter = jitter
+        self._expect = expect
+        self._submits = TaskGroup("submit")
+        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._alone: WeakValueDictionary[str, Alone] = WeakValueDictionary()
+        self._has_released = False
+
+    # the life of a task
+
+    def submit(self, request: NewRequest, task: VideoTask, body: Mapping[str, object]) -> "asyncio.Task[Step | GatewayError]":
+        """Record a task and its hold, then send it up, then record what came of it; nobody who leaves can cut it.
+
+        Returns: the step, or what the customer is told instead: InsufficientBalanceError, IdempotencyConflictError or
+        ModelUnavailableError, nothing was recorded; any other error of a refused submit, nothing was charged.
+        """
+        return self._submits.spawn(self._submit(request, task, body), task.id)
+
+    async def advance(self, task_id: str, report: Report, answer: StoredAnswer | None = None) -> Step:
+        """Store what a report comes to, and return that once it is durable.
+
+        Raises: StoreUnavailableError; KeyError: no such task; UpstreamIdTakenError: the report's id is another task's.
+        """
+        now_ms, jitter = self._clock.now_ms(), self._jitter()
+        before: list[TaskState] = []
+
+        def decide(task: VideoTask) -> Step:
+            before.append(task.state)
+            return video_task.advance(task, report, now_ms, pace=self._live.now.pace, jitter=jitter)
+
+        step = self._store.advance_task(task_id, decide, now_ms, answer)
+        step.add_done_callback(partial(self._tell, before))
+        return await asyncio.shield(step)
+
+    async def record(self, task_id: str, report: Report, answer: StoredAnswer | None = None) -> Step:
+        """Do as `advance`, however often the store has to be asked: what was seen will not be seen again."""
+        delay = RETRY_SECONDS_FIRST
+        while True:
+            try:
+                return await self.advance(task_id, report, answer)
+            except StoreUnavailableError as fault:
+                logger.error("video %s waits to be recorded as %s: %s", task_id, type(report).__name__, fault)  # noqa: TRY400
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, RETRY_SECONDS_MAX)
+
+    def alone(self, task_id: str) -> "Alone":
+        """Return what a cancel holds from its look at the task to what came of it, so that no poll records anything in between."""
+        return self._alone.setdefault(task_id, Alone())
+
+    def finish(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
+        """Do what nobody who leaves can cut, and `drain` waits for."""
+        return self._submits.spawn(work, name)
+
+    async def recover(self) -> int:
+        """Begin to look for the submits that the last process left without an answer, and return how many those are."""
+        tasks = await self._store.open_tasks()
+        unanswered = [task for task in tasks if task.state is TaskState.SUBMITTING and task.lost_at_ms is None]
+        why = SubmitUnknown("the process ended")
+        await asyncio.gather(*(self.advance(task.id, why, submit_answer(task)) for task in unanswered))
+        return len(unanswered)
+
+    async def drain(self, timeout_seconds: float) -> int:
+        """Wait for the submits and cancels under way and cut those that are left; return how many. The next start looks for them."""
+        left = await self._submits.drain(timeout_seconds)
+        await self._submits.cancel()
+        return left
+
+    # who waits
+
+    @contextmanager
+    def watching(self, task_id: str) -> Iterator[asyncio.Event]:
+        """Return an event that is set once the task's published status has changed, or nobody can wait any longer."""
+        change = asyncio.Event()
+        if self._has_released:
+            change.set()
+        self._watchers.setdefault(task_id, set()).add(change)
+        try:
+            yield change
+        finally:
+            watchers = self._watchers[task_id]
+            watchers.remove(change)
+            if not watchers:
+                del self._watchers[task_id]
+
+    def release(self) -> None:
+        """Let everybody who waits go, now and from now on: the process ends."""
+        self._has_released = True
+        for watchers in self._watchers.values():
+            for change in watchers:
+                change.set()
+
+    # steps
+
+    async def _submit(self, request: NewRequest, task: VideoTask, body: Mapping[str, object]) -> Step | GatewayError:
+        if (refused := await self._place(request, task)) is not None:
+            return refused
+        submission = await self._sent(task, body)
+        answer = _answer(request, task, submission.error)
+        try:
+            step = await self.record(task.id, submission.report, answer)
+        except UpstreamIdTakenError as fault:
+            # A look-up took this very task for another one: a doubt that only the list, or the deadline, can end.
+            logger.error("video %s: %s", task.id, fault)  # noqa: TRY400
+            step = await self.record(task.id, SubmitUnknown("answered with an id that another task has"), answer)
+        return submission.error or step
+
+    async def _place(self, request: NewRequest, task: VideoTask) -> GatewayError | None:
+        due_at_ms = task.created_at_ms + round((SUBMIT_SECONDS_MAX + SUBMIT_MARGIN_SECONDS) * 1000)
+        try:
+            await self._store.place_task(request, task, due_at_ms)
+        except HOLD_REFUSALS as fault:
+            return hold_refused(fault)
+        self._expect(task.upstream, due_at_ms)
+        return None
+
+    async def _sent(self, task: VideoTask, body: Mapping[str, object]) -> Submission:
+        try:
+            async with asyncio.timeout(SUBMIT_SECONDS_MAX):
+                return await self._calls.submit(task, body)
+        except TimeoutError:
+            logger.warning("video %s: its submit was not answered within %g s, it is looked for", task.id, SUBMIT_SECONDS_MAX)
+            return Submission(SubmitUnknown(f"no answer within {SUBMIT_SECONDS_MAX:g} s"))
+        except Exception as fault:  # the task stands, and may stand upstream: it must go on whatever this was
+            logger.exception("video %s: its submit failed, it is looked for", task.id)
+            return Submission(SubmitUnknown(f"failed by {type(fault).__name__}"))
+
+    def _tell(self, before: list[TaskState], stored: "asyncio.Future[Step]") -> None:
+        """Tell everybody of a step that is durable."""
+        if stored.cancelled() or stored.exception() is not None:
+            return  # whoever asked for it is told
+        step = stored.result()
+        task = step.task
+        if step.due_at_ms is not None:
+            self._expect(task.upstream, step.due_at_ms)
+        if step.news:
+            logger.warning("video %s: %s", task.id, step.news)
+        if public_status(before[-1]) != public_status(task.state):
+            for change in self._watchers.get(task.id, ()):
+                change.set()
+        if step.settlement is not None:
+            self._metrics.settled(Kind.VIDEO, task.model, step.settlement)
+            seconds = (step.settlement.total_ms or 0) / 1000
+            cost, note = format_yuan(step.settlement.charge_nanos, 4), step.settlement.note
+            logger.info(
+                "video %s of %s %s after %.1f s: %s, charged ¥%s%s",
+                *(task.id, task.model, task.state.value, seconds, step.settlement.outcome.value, cost, note and f" ({note})"),
+            )
+
+
+def submit_answer(task: VideoTask) -> StoredAnswer:
+    """Return what a submit is answered with that may have succeeded, whenever it is asked again."""
+    return StoredAnswer(200, orjson.dumps(created_task(task)))
+
+
+def _answer(request: NewRequest, task: VideoTask, error: GatewayError | None) -> StoredAnswer | None:
+    """Return what the request's idempotency key keeps, where it has one."""
+    if error is not None:
+        return kept(request.claim, error.status, orjson.dumps(error.body()))
+    answer = submit_answer(task)
+    return kept(request.claim, answer.status, answer.body)

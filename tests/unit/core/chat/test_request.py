@@ -1,0 +1,217 @@
+"""A chat request: what its hold covers, what goes up, and that no body whatever is more than a refusal."""
+
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.catalog import ChatPrice, ChatTier, Kind, Model
+from proxy.core.chat.request import ROLES, parse_chat_call, requested_model, upstream_body
+from proxy.core.errors import GatewayError, InvalidMessagesError, InvalidParameterError
+from proxy.core.money import Nanos
+
+# ¥0.8 and ¥2.0 per million tokens
+PRICE = ChatPrice((ChatTier(None, Nanos(800), Nanos(2_000), Nanos(160)),))
+MODEL = Model(
+    id="chat",
+    kind=Kind.CHAT,
+    upstream="ark",
+    upstream_model="ep-1",
+    price=PRICE,
+    context_tokens=32_768,
+    output_tokens_max=4_096,
+    image_tokens=2_048,
+)
+THINKER = replace(MODEL, reasoning_tokens_max=1_000)
+QUIET = replace(THINKER, request_defaults={"thinking": {"type": "disabled"}})
+HELLO: Any = [{"role": "user", "content": "Hello"}]
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000}}
+
+
+def say(content: Any, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content, **more}]}
+
+
+TEXT = [
+    # (body, bytes of text, tokens of media)
+    ({"messages": HELLO}, 5, 0),
+    ({"messages": HELLO * 3}, 15, 0),
+    (say("你好"), 6, 0),  # three bytes each in UTF-8
+    (say("👋"), 4, 0),
+    (say(""), 0, 0),
+    (say("Hello", name="bob"), 8, 0),
+    (say([{"type": "text", "text": "ab"}, {"type": "text", "text": "c"}]), 3, 0),
+    (say([PICTURE, {"type": "text", "text": "ab"}]), 2, 2_048),  # a picture's base64 is no text
+    (say([PICTURE] * 3), 0, 6_144),
+    # what nothing published bounds is bounded by the context
+    (say([{"type": "video_url", "video_url": {"url": "https://example.com/"}}]), 0, 32_768),
+    (say([{"type": "input_audio", "input_audio": {"data": "AAAA"}}]), 0, 32_768),
+    # media beside what the type names, for whoever reads them all the same
+    (say([{"type": "text", "text": "ab", "image_url": {"url": "x"}}]), 2, 32_768),
+    (say([{**PICTURE, "video_url": {"url": "x"}, "file": {}}]), 0, 2_048 + 2 * 32_768),
+    # [{"id":"1"}] has 12 bytes
+    ({"messages": [*HELLO, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]}, 17, 0),
+    ({"messages": [*HELLO, {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, 17, 0),
+    # {"type":"json_object"} has 22 bytes, [{"a":1}] has 9
+    ({"messages": HELLO, "response_format": {"type": "json_object"}}, 27, 0),
+    ({"messages": HELLO, "tools": [{"a": 1}], "functions": [{"a": 1}]}, 23, 0),
+    ({"messages": HELLO, "unheard_of": {"type": "json_object"}}, 27, 0),
+    ({"messages": HELLO, "temperature": 0.7, "user": "somebody"}, 5, 0),
+]
+
+
+@pytest.mark.parametrize(("body", "text_bytes", "media_tokens"), TEXT)
+def test_all_that_may_end_in_the_prompt_is_counted(body: dict[str, Any], text_bytes: int, media_tokens: int) -> None:
+    call = parse_chat_call(body, MODEL)
+
+    assert (call.text_bytes, call.media_tokens, call.messages) == (text_bytes, media_tokens, len(body["messages"]))
+
+
+OUTPUT: list[tuple[Model, dict[str, Any], int]] = [
+    # (model, limits, tokens)
+    (MODEL, {}, 4_096),
+    (MODEL, {"max_tokens": 100}, 100),
+    (MODEL, {"max_tokens": None}, 4_096),
+    (MODEL, {"max_tokens": 100, "n": 3}, 300),
+    (MODEL, {"n": 3}, 12_288),
+    (MODEL, {"max_completion_tokens": 50}, 50),
+    (MODEL, {"max_tokens": 100, "max_completion_tokens": 50}, 100),
+    (MODEL, {"max_tokens": 50, "max_completion_tokens": 100}, 100),
+    # max_tokens limits the answer alone, max_completion_tokens the chain of thought too
+    (THINKER, {}, 5_096),
+    (THINKER, {"max_tokens": 100}, 1_100),
+    (THINKER, {"max_tokens": 100, "n": 2}, 2_200),
+    (THINKER, {"max_completion_tokens": 50}, 50),
+    # a chain of thought is left out only where thinking is switched off, in so many words
+    (THINKER, {"max_tokens": 100, "thinking": {"type": "disabled"}}, 100),
+    (THINKER, {"max_tokens": 100, "thinking": {"type": "disabled"}, "reasoning_effort": "high"}, 1_100),
+    (QUIET, {"max_tokens": 100}, 100),
+    (QUIET, {"max_tokens": 100, "thinking": {"type": "enabled"}}, 1_100),
+    (QUIET, {"max_tokens": 100, "thinking": None}, 1_100),
+    (QUIET, {"max_tokens": 100, "reasoning_effort": "minimal"}, 1_100),
+    # what the operator's defaults add is bounded like what the client sends
+    (replace(MODEL, request_defaults={"max_tokens": 9_000, "n": 2}), {}, 18_000),
+    (replace(MODEL, request_defaults={"max_tokens": 9_000}), {"max_tokens": 10}, 10),
+]
+
+
+@pytest.mark.parametrize(("model", "limits", "tokens"), OUTPUT)
+def test_the_output_is_bounded_for_all_choices_together(model: Model, limits: dict[str, Any], tokens: int) -> None:
+    assert parse_chat_call({"messages": HELLO, **limits}, model).output_tokens_max == tokens
+
+
+def test_thinking_in_another_case_is_refused() -> None:
+    with pytest.raises(InvalidParameterError):
+        parse_chat_call({"messages": HELLO, "thinking": {"type": "disabled", "Type": "enabled"}}, THINKER)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 5_001}] * 2},
+        {"messages": [{"role": "user", "content": "", **{f"x{number}": [] for number in range(255)}}]},
+        {"messages": HELLO * 10_001},
+    ],
+)
+def test_what_would_take_long_to_measure_is_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(InvalidMessagesError):
+        parse_chat_call(body, MODEL)
+
+
+def test_the_hold_is_the_worst_case() -> None:
+    call = parse_chat_call({"messages": HELLO, "max_tokens": 100}, MODEL)
+
+    # 5 bytes + 32 for the message + 256 = 293 tokens at 800, and 100 tokens at 2,000
+    assert call.hold_nanos(PRICE) == 234_400 + 200_000
+
+
+def up(body: dict[str, Any], model: Model = MODEL) -> dict[str, Any]:
+    sent: dict[str, Any] = orjson.loads(upstream_body(parse_chat_call(body, model), model))
+    return sent
+
+
+def test_what_is_not_ours_to_judge_goes_up_untouched() -> None:
+    odd = {"temperature": "hot", "seed": 2**63 - 1, "metadata": {"Model": None}, "stop": ["\u0000", "🤖"], "logit_bias": {"1": -100}}
+
+    assert up({"model": "chat", "messages": HELLO, **odd}) == {"model": "ep-1", "messages": HELLO, **odd}
+
+
+def test_a_developer_goes_up_as_system_and_the_clients_body_stays_as_it_was() -> None:
+    messages = [{"role": "developer", "content": "x", "name": "a"}, *HELLO]
+
+    assert up({"messages": messages})["messages"] == [{"role": "system", "content": "x", "name": "a"}, *HELLO]
+    assert messages[0]["role"] == "developer"
+
+
+STREAMS: list[tuple[dict[str, Any], dict[str, Any] | None, bool]] = [
+    # (what the client sets, the options that go up, whether the client asked for usage)
+    ({}, None, False),
+    ({"stream": False}, None, False),
+    ({"stream": None}, None, False),
+    ({"stream": True}, {"include_usage": True}, False),
+    ({"stream": True, "stream_options": None}, {"include_usage": True}, False),
+    ({"stream": True, "stream_options": {}}, {"include_usage": True}, False),
+    ({"stream": True, "stream_options": {"include_usage": False}}, {"include_usage": True}, False),
+    ({"stream": True, "stream_options": {"include_usage": True}}, {"include_usage": True}, True),
+    ({"stream": True, "stream_options": {"x": 1}}, {"include_usage": True, "x": 1}, False),
+]
+
+
+@pytest.mark.parametrize(("fields", "options", "asked"), STREAMS)
+def test_a_stream_is_always_asked_for_its_usage(fields: dict[str, Any], options: dict[str, Any] | None, asked: bool) -> None:
+    body = {"messages": HELLO, **fields}
+
+    assert up(body).get("stream_options") == options
+    assert parse_chat_call(body, MODEL).include_usage is asked
+
+
+def test_defaults_fill_in_what_the_client_left_out_and_never_the_model() -> None:
+    model = replace(MODEL, request_defaults={"thinking": {"type": "disabled"}, "top_p": 0.5, "model": "another"})
+
+    assert up({"messages": HELLO, "top_p": 0.9}, model) == {
+        "messages": HELLO, "thinking": {"type": "disabled"}, "top_p": 0.9, "model": "ep-1",
+    }  # fmt: skip
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+PARTS = st.fixed_dictionaries({}, optional=dict.fromkeys(("type", "text", "image_url", "video_url", "file"), JSON))
+TYPED = st.fixed_dictionaries({"type": st.sampled_from(["text", "image_url", "x"])}, optional={"text": JSON, "image_url": JSON})
+MESSAGE = st.fixed_dictionaries(
+    {"role": JSON | st.sampled_from(sorted(ROLES))},
+    optional={"content": JSON | st.text() | st.lists(PARTS | TYPED, max_size=2), "tool_calls": JSON},
+)
+PRICED = ("stream", "stream_options", "max_tokens", "n", "service_tier", "tools", "Model")
+BODY = JSON | st.fixed_dictionaries(
+    {"model": st.just("chat"), "messages": JSON | st.lists(MESSAGE, min_size=1, max_size=2)}, optional=dict.fromkeys(PRICED, JSON)
+)
+
+
+def tried(body: Any) -> GatewayError | dict[str, Any]:
+    """Return what would go up, or the refusal."""
+    try:
+        requested_model(body)
+        return up(body)
+    except GatewayError as refusal:
+        return refusal
+
+
+@given(BODY)
+def test_no_body_is_more_than_a_refusal(body: Any) -> None:
+    result = tried(body)
+
+    if isinstance(result, GatewayError):
+        assert result.status == 400
+        assert orjson.dumps(result.body())
+    else:
+        assert result["model"] == "ep-1"

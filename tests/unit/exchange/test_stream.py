@@ -1,0 +1,284 @@
+"""What passes of a stream when a piece repeats the last one but for its text: the same as if every piece were judged."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.chat import tap as sse
+from proxy.core.chat.tap import Tap
+from proxy.exchange.stream import Stream
+from proxy.upstream.failures import UpstreamBrokenError, UpstreamFailure, UpstreamTimeoutError
+from proxy.upstream.http1 import framing
+from proxy.upstream.http1.connection import Connection, Limits
+from proxy.upstream.http1.framing import Chunked
+
+REST = b'"id":"0217","usage":null}\n\n'
+LEFT, RIGHT = b'data: {"choices":[{"delta":{"content":"', b'"}}],' + REST
+EVENT = LEFT + b"Hello" + RIGHT
+SHAPES = [
+    (LEFT, RIGHT),
+    (b'data: {"choices":[{"delta":{"content":"","reasoning_content":"', RIGHT),
+    (LEFT, b'"}}],"usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n'),
+    (b"data: ", b"\n\n"),
+    (b"\n\n\n", b"\n\n\n"),
+]
+TEXTS = [
+    *(b"Hello", b"", b"usage", b"error", b"essage", b"[DONE]", b"data: [DONE]", b"]}", "你好".encode(), b"\x7f", b"\xff"),
+    *(b'"', b"\\", b'\\"', b"\\\\", b'\\\\"', b'\\\\\\"', b"\\n", b"\\u0065", b"\\u4f60", b"\\x", b'a\\"b\\n'),
+    *(b"\n", b"\r\n", b"\n\n", b"\r", b"\t", b"\x00", b"}\n\ndata: {"),
+    *(b'x","error":{"code":"y"},"z":"', b'","usage":{"prompt_tokens":9,"completion_tokens":9},"z":"'),
+]
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known() -> Iterator[None]:
+    known = dict(framing.PLAIN_CHUNKS)
+    framing.PLAIN_CHUNKS.clear()
+    yield
+    framing.PLAIN_CHUNKS.update(known)
+
+
+class Transport:
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.is_closed = False
+
+    def write(self, piece: bytes) -> None:
+        self.written.append(piece)
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def abort(self) -> None:
+        self.is_closed = True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+class Loop:
+    """A loop whose time is the test's."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.look: Callable[[], None] = lambda: None
+        self.create_future = asyncio.get_running_loop().create_future
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, _: float, look: Callable[[], None]) -> asyncio.TimerHandle:
+        self.look = look
+        return asyncio.get_running_loop().call_later(0, lambda: None)
+
+
+class Home:
+    def opened(self, connection: Connection) -> None: ...
+
+    def vacant(self, _: Connection) -> bool:
+        return True
+
+    def gone(self, connection: Connection) -> None: ...
+
+
+@dataclass
+class Relayed:
+    """One stream from a connection's bytes to a client's."""
+
+    chunked: bool = True
+    client: Transport = field(default_factory=Transport)
+    upstream: Transport = field(default_factory=Transport)
+    tap: Tap = field(default_factory=lambda: Tap(withhold_usage=True))
+
+    def __post_init__(self) -> None:
+        self.loop = Loop()
+        self.done: asyncio.Future[UpstreamFailure | None] = self.loop.create_future()
+        self.stream = Stream(self.tap, cast("asyncio.Transport", self.client), self.done, chunked=self.chunked)
+        self.connection = Connection(Home(), Limits(), cast("asyncio.AbstractEventLoop", self.loop))
+        self.connection.connection_made(cast("asyncio.Transport", self.upstream))
+        expected = self.connection.ask(b"POST / HTTP/1.1\r\n\r\n", b"")
+        self.connection.data_received(HEAD)
+        expected.result().splice(self.stream)
+
+    def feed(self, *pieces: bytes) -> "Relayed":
+        for piece in pieces:
+            if not self.done.done():
+                self.connection.data_received(piece)
+        return self
+
+    def facts(self) -> tuple[Any, ...]:
+        """Return all that a customer or the books could tell from it."""
+        self.connection.connection_lost(None)
+        ended = self.done.result()
+        written = b"".join(self.client.written)
+        body = Chunked().feed(written)[0] if self.chunked and written else written
+        assert self.stream.sent_bytes == len(body)
+        tap = self.tap
+        return body, type(ended), tap.usage, tap.done, tap.error, tap.content_events, tap.upstream_id
+
+
+def chunk(data: bytes, form: str = "%x") -> bytes:
+    return b"%b\r\n%b\r\n" % ((form % len(data)).encode(), data)
+
+
+def cut(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([SHAPES[0], *SHAPES]), st.sampled_from([TEXTS[0], *TEXTS])), min_size=2, max_size=12),
+    st.lists(st.sampled_from(["%x", "%x", "%X", "00%x", "%x;a=b"]), min_size=14, max_size=14),
+    st.integers(1, 400),
+    st.booleans(),
+)
+def test_pieces_that_repeat_themselves_pass_as_if_each_were_judged(
+    drawn: Sequence[tuple[tuple[bytes, bytes], bytes]], forms: Sequence[str], size: int, chunked: bool
+) -> None:
+    events = [EVENT, EVENT, *(left + text + right for (left, right), text in drawn)]
+    chunks = [chunk(event, form) for event, form in zip(events, forms, strict=False)]
+
+    async def facts() -> list[tuple[Any, ...]]:
+        whole = b"".join(chunks)
+        ways = (chunks, [whole], cut(whole, size), [chunk(event) for event in cut(b"".join(events), size)])
+        return [Relayed(chunked).feed(*pieces).facts() for pieces in ways]
+
+    one_by_one, *others = asyncio.run(facts())
+
+    assert others == [one_by_one] * len(others)
+
+
+async def test_a_piece_that_repeats_the_last_is_not_judged_and_passes_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[bytes] = []
+    feed = Tap.feed
+
+    def watched(tap: Tap, piece: bytes) -> bytes:
+        judged.append(piece)
+        return feed(tap, piece)
+
+    monkeypatch.setattr(Tap, "feed", watched)
+    first, second, coded, longer = (LEFT + text + RIGHT for text in (b"first", b"other", b"\\u4f60", b"longer than those"))
+    pieces = [chunk(event) for event in (EVENT, EVENT, first, second, coded, first, longer, b'\\"'.join((LEFT, RIGHT)), longer)]
+
+    relayed = Relayed().feed(*pieces)
+
+    # The very first is parsed, for its id; a length that was never seen is measured once.
+    assert judged == [EVENT, EVENT, coded, longer, b'\\"'.join((LEFT, RIGHT))]
+    assert all(sent is piece for sent, piece in zip(relayed.client.written, pieces, strict=True))
+    assert relayed.facts()[-2] == len(pieces)
+
+
+async def test_a_client_that_left_is_written_nothing_more_and_all_is_counted() -> None:
+    relayed = Relayed().feed(*[chunk(EVENT)] * 3)
+
+    relayed.stream.forget_client()
+    relayed.feed(*[chunk(EVENT)] * 3)
+
+    assert len(relayed.client.written) == 3
+    assert (relayed.tap.content_events, relayed.stream.sent_bytes) == (6, 3 * len(EVENT))
+
+
+@pytest.mark.parametrize("known", [1, 100], ids=["none yet", "none to be found"])
+@pytest.mark.parametrize("nonsense", [b"acct 2100 broke", b"\n\n\nacct 2100 broke\n\n\n", b"\n\nacct 2100 broke\n\n"])
+async def test_where_no_shape_is_known_no_nonsense_passes_for_one(known: int, nonsense: bytes) -> None:
+    relayed = Relayed().feed(*(chunk(EVENT.replace(b'"delta"', b'"nonce":%d,"delta"' % turn)) for turn in range(known)))
+
+    relayed.feed(chunk(nonsense))
+
+    assert b"broke" not in relayed.facts()[0]
+
+
+async def test_what_looks_like_a_chunk_within_a_chunk_is_data() -> None:
+    inner = chunk(EVENT)
+    relayed = Relayed().feed(chunk(EVENT), chunk(EVENT), chunk(EVENT))
+
+    relayed.feed(b"%x\r\n%b" % (len(EVENT) + len(inner), EVENT), inner, b"\r\n")
+
+    assert relayed.tap.error is not None
+    assert relayed.facts()[0] == EVENT * 4
+
+
+async def test_what_looks_like_a_chunk_after_half_a_size_line_is_data() -> None:
+    piece = chunk(EVENT)
+    fill = b"\n" * (int(b"1" + piece.partition(b"\r\n")[0], 16) - len(EVENT) - 2)
+    relayed = Relayed().feed(*[piece] * 3)
+
+    relayed.feed(piece + b"1", piece, fill + chunk(b"data: [DONE]\n\n")[-2:], b"0\r\n\r\n")
+
+    assert relayed.done.result() is None
+    assert relayed.facts()[0] == EVENT * 5 + b"\r\n" + fill
+
+
+async def test_bytes_that_are_no_chunk_are_not_taken_for_a_known_one() -> None:
+    relayed = Relayed().feed(*[chunk(EVENT)] * 3)
+
+    relayed.feed(b"x" * len(chunk(EVENT)), b"\r\n")
+
+    assert isinstance(relayed.done.result(), UpstreamBrokenError)
+    assert relayed.facts()[0] == EVENT * 3
+
+
+async def test_a_piece_that_repeats_the_last_is_a_sign_of_life() -> None:
+    relayed = Relayed()
+    clock, idle_seconds = relayed.loop, Limits().idle_seconds
+    for piece in [chunk(EVENT)] * 5:
+        clock.now += idle_seconds - 1
+        relayed.feed(piece)
+
+    clock.now += idle_seconds - 1
+    clock.look()
+    assert not relayed.done.done()
+    clock.now += 1
+    clock.look()
+
+    assert isinstance(relayed.done.result(), UpstreamTimeoutError)
+
+
+async def test_a_chunk_after_the_end_is_nobodys() -> None:
+    relayed = Relayed().feed(*[chunk(EVENT)] * 3, b"0\r\n\r\n")
+
+    relayed.connection.data_received(chunk(EVENT))
+
+    assert relayed.done.result() is None
+    assert (len(relayed.client.written), relayed.upstream.is_closed) == (3, True)
+
+
+async def test_an_answer_that_is_aborted_passes_nothing_more() -> None:
+    relayed = Relayed().feed(*[chunk(EVENT)] * 3)
+
+    relayed.connection.abort()
+    relayed.connection.data_received(chunk(EVENT))
+
+    assert len(relayed.client.written) == 3
+
+
+@pytest.mark.parametrize(("end", "passed"), [(b"0\r\n\r\n", b"data: [DONE]\n"), (b"", b"")], ids=["whole", "cut"])
+async def test_an_event_without_its_empty_line_passes_at_the_end_of_a_whole_body(end: bytes, passed: bytes) -> None:
+    relayed = Relayed().feed(chunk(EVENT), chunk(b"data: [DONE]\n"))
+
+    relayed.feed(*filter(None, [end]))
+
+    assert relayed.facts()[0] == EVENT + passed
+
+
+async def test_an_event_beyond_the_limit_ends_the_stream() -> None:
+    relayed = Relayed(tap=Tap(withhold_usage=True, event_bytes_max=len(EVENT)))
+
+    relayed.feed(chunk(EVENT), chunk(EVENT), chunk(LEFT + b"longer" + RIGHT))
+
+    assert isinstance(relayed.done.result(), UpstreamBrokenError)
+
+
+def test_a_chunk_that_is_known_by_its_length_is_smaller_than_any_event_may_be() -> None:
+    assert framing._PLAIN_CHUNKS_MAX < sse.EVENT_BYTES_MAX
+    for size in (framing._PLAIN_CHUNKS_MAX - 1, framing._PLAIN_CHUNKS_MAX):
+        assert Chunked().feed(chunk(b"x" * size))[0] == b"x" * size
+
+    assert [size for _, size in framing.PLAIN_CHUNKS.values()] == [framing._PLAIN_CHUNKS_MAX - 1]
