@@ -15,7 +15,7 @@ import orjson
 
 from proxy.clock import Clock
 from proxy.config import Config
-from proxy.operations.operation import Answer, Desk, Operation, ParameterError, prepare
+from proxy.operations.operation import Answer, Operation, Operator, ParameterError, prepare
 from proxy.store.errors import StoreError, StoreLockedError, StoreRefusedError, StoreUnavailableError
 from proxy.store.progress import Report
 from proxy.store.sqlite import open_store
@@ -76,7 +76,7 @@ async def _at_own_desk(config: Config, clock: Clock, operation: Operation, *, re
     async with AsyncExitStack() as opened:
         store = await open_store(config.store.path, read_only=read_only)
         opened.push_async_callback(store.close)
-        return await operation.run(Desk(store, clock, report=report))
+        return await operation.run(Operator(store, clock, report=report))
 
 
 async def _through_gateway(config: Config, name: str, parameters: Mapping[str, Any], doubt: str = _DOUBT) -> Answer | None:

@@ -153,7 +153,7 @@ def load(path: Path | None, env: Mapping[str, str], *, require_secrets: bool = T
     videos = _read_videos(document.get("videos", {}), faults)
     log = read_table(LogConfig, document.get("log", {}), "log", faults)
     retention = _read_retention(document.get("retention", {}), faults)
-    _check_doors(server, admin, faults)
+    _check_listeners(server, admin, faults)
     catalog = read_catalog(document.get("models"), upstreams, faults)
     if faults or not (server and store and admin and billing and videos and log and retention):
         raise ConfigError(path, faults)
@@ -264,7 +264,7 @@ def _read_retention(value: object, faults: Faults) -> RetentionConfig | None:
     return table
 
 
-def _check_doors(server: ServerConfig | None, admin: AdminConfig | None, faults: Faults) -> None:
+def _check_listeners(server: ServerConfig | None, admin: AdminConfig | None, faults: Faults) -> None:
     """Refuse one socket for customers and the operator: whichever opens second would not start."""
     if server is None or admin is None:
         return

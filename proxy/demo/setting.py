@@ -104,5 +104,5 @@ async def _customer(gateway: Gateway) -> str:
     secret = ids.new_secret()
     await gateway.store.create_account(ACCOUNT, parse_yuan(BALANCE_YUAN), now_ms)
     await gateway.store.create_key(ACCOUNT, NewKey(ids.key_id(), "demo", secret.prefix, secret.sha256, now_ms))
-    await gateway.snapshot.refresh()
+    await gateway.live_keys.refresh()
     return secret.text

@@ -79,23 +79,24 @@ async def store(path: Path) -> Finding:
 
 async def gateway(config: Config, pid: int | None) -> Finding:
     """Tell whether a gateway runs and answers the operator."""
-    door = config.admin.listen
-    if door is None:
+    address = config.admin.listen
+    if address is None:
         return ok("gateway", f"runs (pid {pid})" if pid is not None else "does not run")
-    state = await asyncio.to_thread(_knock, door.path)
+    state = await asyncio.to_thread(_knock, address.path)
     if pid is None and state == "stale":
-        return ok("gateway", f"does not run; {door.path} was left by one that was killed, and the next start replaces it")
+        return ok("gateway", f"does not run; {address.path} was left by one that was killed, and the next start replaces it")
     if pid is None and state == "live":
-        return failed("gateway", f"another program answers at {door.path}", "stop it, or name another admin.listen")
+        return failed("gateway", f"another program answers at {address.path}", "stop it, or name another admin.listen")
     if state == "other":
-        return failed("gateway", f"{door.path} is a file that is no socket", "move it away, or name another admin.listen")
+        return failed("gateway", f"{address.path} is a file that is no socket", "move it away, or name another admin.listen")
     if pid is None:
         return ok("gateway", "does not run")
     if state == "denied":
-        return warning("gateway", f"runs (pid {pid}); this user may not open {door.path}", "run this as the gateway's user, or as root")
+        fault = f"runs (pid {pid}); this user may not open {address.path}"
+        return warning("gateway", fault, "run this as the gateway's user, or as root")
     if state != "live":
         return warning(
-            "gateway", f"pid {pid} has the store, but nobody answers at {door.path}", "is it another command? else restart it"
+            "gateway", f"pid {pid} has the store, but nobody answers at {address.path}", "is it another command? else restart it"
         )
     return ok("gateway", f"runs (pid {pid}) and answers the operator")
 

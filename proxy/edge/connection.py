@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from proxy import ids
 from proxy.clock import Clock
 from proxy.core.errors import BadRequestError, GatewayError, HeadersTooLargeError
-from proxy.edge.receiver import Arrivals
+from proxy.edge.receiver import Receiver
 from proxy.edge.request import Body, Request
 from proxy.edge.response import HeadWriter, Response
 from proxy.exchange.flight import Watcher
@@ -40,7 +40,7 @@ CROSS_ORIGIN_HEADERS = {
 RequestCoroutine = Callable[[Request], Awaitable[Response]]
 
 
-class Connection(Arrivals):
+class Connection(Receiver):
     """Reads one request after the other, and answers each before the next."""
 
     __slots__ = (

@@ -66,7 +66,7 @@ class Entrance:
         await self._empty.wait()
 
 
-class Door:
+class Listener:
     """Sockets that are open for one handler."""
 
     def __init__(self, entrance: Entrance, clock: Clock, *, keepalive_seconds: float, stall_seconds: float) -> None:

@@ -20,7 +20,7 @@ _FILLED_BYTES_MAX = 65_536
 """So long a body needs no pause of its sender, however slowly it is read."""
 
 
-class Arrivals(RequestHandler):
+class Receiver(RequestHandler):
     """The receiving half of a connection. Whoever waits for a request sets `_waiter`, as aiohttp's protocol does, and takes it."""
 
     __slots__ = ("_arriving", "_filling", "_lessons", "_missing", "_recognised", "_repetition")

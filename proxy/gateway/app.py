@@ -22,9 +22,9 @@ from proxy.core.video.request import SEED_MAX
 from proxy.edge.body import BodyReader
 from proxy.edge.router import Router
 from proxy.exchange.flight import Relay
-from proxy.gateway.listeners import Doors
+from proxy.gateway.listeners import Listeners
 from proxy.gateway.routes import PREFIXES, admin_routes, metrics_routes, probe_routes, public_routes
-from proxy.gateway.shutdown import StopSignal, drain_door, drain_settlements, drain_submits
+from proxy.gateway.shutdown import StopSignal, drain_listener, drain_settlements, drain_submits
 from proxy.gateway.watchdog import Watchdog
 from proxy.handlers.account import AccountHandlers
 from proxy.handlers.admin import AdminHandlers
@@ -36,19 +36,19 @@ from proxy.handlers.videos import VideoHandlers
 from proxy.jobs import folding
 from proxy.jobs import forget_keys as retention
 from proxy.jobs.folding import Folding
-from proxy.jobs.forget_keys import Retention
+from proxy.jobs.forget_keys import ForgetKeys
 from proxy.jobs.scheduler import DueWork, Scheduler
-from proxy.live.keys import Snapshot
+from proxy.live.keys import LiveKeys
 from proxy.live.reload import Reloader
 from proxy.live.settings import Live, Settings, settings_of
-from proxy.operations.operation import Desk
+from proxy.operations.operation import Operator
 from proxy.store.contract import Store
 from proxy.store.errors import AccountNotFoundError, StoreRefusedError
 from proxy.store.sqlite import open_store
 from proxy.store.values import Grant
 from proxy.tasks import TaskGroup
 from proxy.telemetry import logs
-from proxy.telemetry.collectors import Survey, watch_store, watch_upstreams
+from proxy.telemetry.collectors import OpenBusiness, watch_store, watch_upstreams
 from proxy.telemetry.loop_lag import LoopLag
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.process import watch_process
@@ -57,8 +57,8 @@ from proxy.videos import sweep as hold_sweep
 from proxy.videos.calls import VideoCalls
 from proxy.videos.cancel import VideoCancels
 from proxy.videos.poll import DueVideos, VideoPoll
-from proxy.videos.sweep import HoldSweep
-from proxy.videos.tasks import VideoDesk
+from proxy.videos.sweep import OverdueTasks
+from proxy.videos.tasks import VideoJobs
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Gateway:
     store: Store
     addresses: tuple[str, ...]
     """Where it listens: ``http://HOST:PORT`` or ``unix:PATH``."""
-    snapshot: Snapshot
+    live_keys: LiveKeys
     live: Live
     """What it acts by now."""
     reloader: Reloader
@@ -113,7 +113,7 @@ class _Construction:
         self._upstreams = Upstreams(clock)
         self._live = Live(settings_of(config, self._upstreams.take(config.upstreams)))
         self._bodies = BodyReader(self._live)
-        self._doors = Doors(self._live, clock, access_log, self._metrics, stop, stack)
+        self._listeners = Listeners(self._live, clock, access_log, self._metrics, stop, stack)
         self._due: dict[str, DueWork[VideoTask]] = {}
         """Of each upstream's videos."""
 
@@ -122,32 +122,32 @@ class _Construction:
         self._stack.push_async_callback(self._upstreams.close)
         store = await self._store()
         billing = await self._billing(store)
-        snapshot = Snapshot(store, await self._anonymous(store))
-        await snapshot.refresh()
+        live_keys = LiveKeys(store, await self._anonymous(store))
+        await live_keys.refresh()
         relay = Relay(self._live, self._metrics)
         idempotency = Idempotency(store, self._clock)
         chat = self._chat(billing, idempotency, relay)
         images = self._images(billing, idempotency, relay)
         calls = VideoCalls(self._live, self._metrics)
         self._stack.push_async_callback(calls.close)
-        desk, poll_videos = await self._video_desk(store, calls)
-        videos = self._videos(store, desk, calls, idempotency)
+        jobs, poll_videos = await self._video_jobs(store, calls)
+        videos = self._videos(store, jobs, calls, idempotency)
         await _require_balanced(store)
         self._watch(store)
-        ops = OpsHandlers(store, self._metrics, Survey(self._metrics, store, self._clock), self._stop.requested.is_set)
+        ops = OpsHandlers(store, self._metrics, OpenBusiness(self._metrics, store, self._clock), self._stop.requested.is_set)
         reloader = self._reloader(source, poll_videos)
-        await self._open_admin_door(store, snapshot, ops, reloader)
-        scraped = await self._open_metrics_door(snapshot, ops)
+        await self._open_admin_listener(store, live_keys, ops, reloader)
+        scraped = await self._open_metrics_listener(live_keys, ops)
         models, account, probes = ModelHandlers(self._live), AccountHandlers(store), probe_routes(ops)
         public = public_routes(chat=chat, images=images, videos=videos, models=models, account=account)
         router = Router([*public, *probes], PREFIXES, at_root=probes)
         server = self._config.server
-        door, addresses = await self._doors.open("public", router, snapshot, server.listen, mode=server.socket_mode)
-        self._stack.push_async_callback(drain_door, door, relay, self._bodies, self._stop, self._live)
-        self._stack.callback(door.stop_accepting)
-        self._stack.callback(desk.release)
+        listener, addresses = await self._listeners.open("public", router, live_keys, server.listen, mode=server.socket_mode)
+        self._stack.push_async_callback(drain_listener, listener, relay, self._bodies, self._stop, self._live)
+        self._stack.callback(listener.stop_accepting)
+        self._stack.callback(jobs.release)
         self._stack.callback(self._stop.requested.set)
-        return Gateway(store, addresses, snapshot, self._live, reloader, scraped)
+        return Gateway(store, addresses, live_keys, self._live, reloader, scraped)
 
     def _reloader(self, source: Source | None, poll_videos: Callable[[Settings], None]) -> Reloader:
         return Reloader(
@@ -156,7 +156,7 @@ class _Construction:
             upstreams=self._upstreams,
             is_stopping=self._stop.requested.is_set,
             on_swap=(
-                self._doors.limit,
+                self._listeners.limit,
                 poll_videos,
                 lambda settings: self._metrics.expect(settings.catalog, settings.upstreams),
                 lambda settings: logs.set_level(settings.config.log.level),
@@ -228,13 +228,13 @@ class _Construction:
 
     # videos
 
-    async def _video_desk(self, store: Store, calls: VideoCalls) -> tuple[VideoDesk, Callable[[Settings], None]]:
+    async def _video_jobs(self, store: Store, calls: VideoCalls) -> tuple[VideoJobs, Callable[[Settings], None]]:
         """Build what moves video tasks, take up those of the last process, and set the scheduler going.
 
         Returns: the desk, and what lets the scheduler look after the upstreams that settings add.
         """
         clock, metrics, due = self._clock, self._metrics, self._due
-        desk = VideoDesk(
+        jobs = VideoJobs(
             store=store,
             calls=calls,
             live=self._live,
@@ -243,14 +243,14 @@ class _Construction:
             jitter=random.random,
             expect=lambda upstream, due_at_ms: due[upstream].expect(due_at_ms),
         )
-        self._stack.push_async_callback(drain_submits, desk)
+        self._stack.push_async_callback(drain_submits, jobs)
         names = {*self._live.now.upstreams, *(task.upstream for task in await store.open_tasks())}
         due.update({name: DueWork(DueVideos(store, name, self._live), clock) for name in names})
-        if lost := await desk.recover():
+        if lost := await jobs.recover():
             logger.warning("looking for %d video submits that the last process left without an answer", lost)
         scheduler = self._scheduler
         self._stack.push_async_callback(scheduler.close)
-        poll = VideoPoll(store, desk, calls, metrics)
+        poll = VideoPoll(store, jobs, calls, metrics)
         for name, due_work in due.items():
             scheduler.whenever_due(due_work, poll, f"videos of {name}")
 
@@ -259,17 +259,17 @@ class _Construction:
                 due[name] = DueWork(DueVideos(store, name, self._live), clock)
                 scheduler.whenever_due(due[name], poll, f"videos of {name}")
 
-        scheduler.every(hold_sweep.EVERY_SECONDS, HoldSweep(store, desk, clock), "hold_sweep")
-        scheduler.every(retention.EVERY_SECONDS, Retention(store, clock), "retention")
+        scheduler.every(hold_sweep.EVERY_SECONDS, OverdueTasks(store, jobs, clock), "hold_sweep")
+        scheduler.every(retention.EVERY_SECONDS, ForgetKeys(store, clock), "retention")
         scheduler.every(folding.EVERY_SECONDS, Folding(store, clock, self._live), "folding")
-        return desk, poll_videos
+        return jobs, poll_videos
 
-    def _videos(self, store: Store, desk: VideoDesk, calls: VideoCalls, idempotency: Idempotency) -> VideoHandlers:
+    def _videos(self, store: Store, jobs: VideoJobs, calls: VideoCalls, idempotency: Idempotency) -> VideoHandlers:
         return VideoHandlers(
             live=self._live,
             store=store,
-            desk=desk,
-            cancels=VideoCancels(store, desk, calls),
+            jobs=jobs,
+            cancels=VideoCancels(store, jobs, calls),
             idempotency=idempotency,
             bodies=self._bodies,
             clock=self._clock,
@@ -285,25 +285,27 @@ class _Construction:
         watch_store(metrics, store, self._config.store.path)
         watch_upstreams(metrics, self._live)
         metrics.gauge("llm_proxy_draining", "Whether the gateway stops: 1 from the signal on.", self._stop.requested.is_set)
-        metrics.gauges("llm_proxy_client_connections", "Connections of clients.", ("door",), self._doors.connections)
-        metrics.gauges("llm_proxy_requests_in_flight", "Requests being answered.", ("door",), self._doors.in_flight)
+        metrics.gauges("llm_proxy_client_connections", "Connections of clients.", ("door",), self._listeners.connections)
+        metrics.gauges("llm_proxy_requests_in_flight", "Requests being answered.", ("door",), self._listeners.in_flight)
         self._stack.callback(LoopLag(self._clock, metrics.loop_was_late).close)
 
     # doors
 
-    async def _open_admin_door(self, store: Store, snapshot: Snapshot, ops: OpsHandlers, reloader: Reloader) -> None:
+    async def _open_admin_listener(self, store: Store, live_keys: LiveKeys, ops: OpsHandlers, reloader: Reloader) -> None:
         if self._config.admin.listen is None:
             return
         operating = TaskGroup("operation")
         self._stack.push_async_callback(operating.drain)
-        admin = AdminHandlers(Desk(store, self._clock, on_change=snapshot.refresh, reloader=reloader), operating)
+        admin = AdminHandlers(Operator(store, self._clock, on_change=live_keys.refresh, reloader=reloader), operating)
         router = Router(admin_routes(ops, admin, self._bodies))
-        await self._doors.open("admin", router, snapshot, [self._config.admin.listen])
+        await self._listeners.open("admin", router, live_keys, [self._config.admin.listen])
 
-    async def _open_metrics_door(self, snapshot: Snapshot, ops: OpsHandlers) -> tuple[str, ...]:
+    async def _open_metrics_listener(self, live_keys: LiveKeys, ops: OpsHandlers) -> tuple[str, ...]:
         if self._config.admin.metrics_listen is None:
             return ()
-        _, addresses = await self._doors.open("metrics", Router(metrics_routes(ops)), snapshot, [self._config.admin.metrics_listen])
+        _, addresses = await self._listeners.open(
+            "metrics", Router(metrics_routes(ops)), live_keys, [self._config.admin.metrics_listen]
+        )
         return addresses
 
 

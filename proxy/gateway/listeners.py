@@ -6,11 +6,11 @@ from contextlib import AsyncExitStack
 from proxy.clock import Clock
 from proxy.config import Address, UnixAddress
 from proxy.edge.entrance import Dispatcher, Observer
-from proxy.edge.listener import Door, Entrance
+from proxy.edge.listener import Entrance, Listener
 from proxy.edge.router import Router
 from proxy.edge.sockets import open_sockets, remove_unix_socket
 from proxy.gateway.shutdown import StopSignal
-from proxy.live.keys import Snapshot
+from proxy.live.keys import LiveKeys
 from proxy.live.settings import Live, Settings
 from proxy.telemetry.instruments import Labels
 from proxy.telemetry.logs import AccessLog
@@ -20,7 +20,7 @@ PRIVATE_SOCKET_MODE = 0o600
 """Of a socket file that nothing else is said of: the admin's."""
 
 
-class Doors:
+class Listeners:
     """Opens doors, and leaves on the stack what closes them."""
 
     def __init__(
@@ -32,38 +32,38 @@ class Doors:
         self._metrics = metrics
         self._stop = stop
         self._stack = stack
-        self._opened: dict[str, Door] = {}
+        self._opened: dict[str, Listener] = {}
 
     async def open(
-        self, name: str, router: Router, snapshot: Snapshot, addresses: Iterable[Address], *, mode: int = PRIVATE_SOCKET_MODE
-    ) -> tuple[Door, tuple[str, ...]]:
+        self, name: str, router: Router, live_keys: LiveKeys, addresses: Iterable[Address], *, mode: int = PRIVATE_SOCKET_MODE
+    ) -> tuple[Listener, tuple[str, ...]]:
         """Open a door at all its addresses; return it and where it listens. Raises: ListenError."""
         observer = Observer(self._clock, self._access_log, self._metrics)
         entrance = Entrance(
-            Dispatcher(router, snapshot, draining=self._stop.requested.is_set, refusing=self._stop.refusing.is_set),
+            Dispatcher(router, live_keys, draining=self._stop.requested.is_set, refusing=self._stop.refusing.is_set),
             observer,
             self._clock,
         )
         server = self._live.now.config.server
-        door = Door(entrance, self._clock, keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
-        self._opened[name] = door
-        self._stack.push_async_callback(door.close)
+        listener = Listener(entrance, self._clock, keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
+        self._opened[name] = listener
+        self._stack.push_async_callback(listener.close)
         opened: list[str] = []
         for address in addresses:
             sockets = open_sockets(address, mode=mode)
             if isinstance(address, UnixAddress):
                 self._stack.callback(remove_unix_socket, address.path)
-            opened += await door.open(sockets)
-        return door, tuple(opened)
+            opened += await listener.open(sockets)
+        return listener, tuple(opened)
 
     def limit(self, settings: Settings) -> None:
         """Let the limits of new settings hold at all doors."""
         server = settings.config.server
-        for door in self._opened.values():
-            door.limit(keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
+        for listener in self._opened.values():
+            listener.limit(keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
 
     def connections(self) -> dict[Labels, float]:
-        return {(name,): door.connections for name, door in self._opened.items()}
+        return {(name,): listener.connections for name, listener in self._opened.items()}
 
     def in_flight(self) -> dict[Labels, float]:
-        return {(name,): len(door.entrance) for name, door in self._opened.items()}
+        return {(name,): len(listener.entrance) for name, listener in self._opened.items()}

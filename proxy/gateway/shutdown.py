@@ -4,11 +4,11 @@ import asyncio
 import logging
 
 from proxy.edge.body import BodyReader
-from proxy.edge.listener import Door
+from proxy.edge.listener import Listener
 from proxy.exchange.flight import Relay
 from proxy.live.settings import Live
 from proxy.tasks import TaskGroup, first_of
-from proxy.videos.tasks import VideoDesk
+from proxy.videos.tasks import VideoJobs
 
 logger = logging.getLogger(__name__)
 
@@ -42,29 +42,29 @@ class StopSignal:
         self.requested.set()
 
 
-async def drain_submits(desk: VideoDesk) -> None:
-    if left := await desk.drain(SUBMIT_DRAIN_SECONDS):
+async def drain_submits(jobs: VideoJobs) -> None:
+    if left := await jobs.drain(SUBMIT_DRAIN_SECONDS):
         logger.warning("%d video submits or cancels were not answered in time; the next start looks after their tasks", left)
 
 
-async def drain_door(door: Door, relay: Relay, bodies: BodyReader, stop: StopSignal, live: Live) -> None:
+async def drain_listener(listener: Listener, relay: Relay, bodies: BodyReader, stop: StopSignal, live: Live) -> None:
     """Wait for what is under way: until it is done, the time is up, or a second signal; then cut it."""
     drain_seconds = live.now.config.server.drain_seconds
     try:
         async with asyncio.timeout(drain_seconds):
-            await door.hear_newcomers()
+            await listener.hear_newcomers()
             stop.refusing.set()
-            await first_of(door.entrance.wait_empty(), stop.impatient.wait())
+            await first_of(listener.entrance.wait_empty(), stop.impatient.wait())
     except TimeoutError:
-        logger.warning("drain: %d requests are still under way after %g s", len(door.entrance), drain_seconds)
+        logger.warning("drain: %d requests are still under way after %g s", len(listener.entrance), drain_seconds)
     stop.refusing.set()
     relay.cut()
     bodies.cut()
     try:
         async with asyncio.timeout(CUT_SECONDS):
-            await door.entrance.wait_empty()
+            await listener.entrance.wait_empty()
     except TimeoutError:
-        logger.error("%d requests did not end when they were cut", len(door.entrance))  # noqa: TRY400
+        logger.error("%d requests did not end when they were cut", len(listener.entrance))  # noqa: TRY400
 
 
 async def drain_settlements(settlements: TaskGroup) -> None:

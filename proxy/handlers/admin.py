@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from proxy.operations.operation import Desk, Operation, ParameterError, UnknownOperationError, prepare
+from proxy.operations.operation import Operation, Operator, ParameterError, UnknownOperationError, prepare
 from proxy.store.errors import StoreError, StoreRefusedError
 from proxy.tasks import TaskGroup
 
@@ -21,8 +21,8 @@ BODY_BYTES_MAX = 65_536
 class AdminHandlers:
     """Carries out operations at the desk of the running gateway, each as a task that its owner drains."""
 
-    def __init__(self, desk: Desk, tasks: TaskGroup) -> None:
-        self._desk = desk
+    def __init__(self, operator: Operator, tasks: TaskGroup) -> None:
+        self._operator = operator
         self._tasks = tasks
 
     async def operate(self, name: str, body: bytes) -> tuple[int, dict[str, Any]]:
@@ -41,7 +41,7 @@ class AdminHandlers:
 
     async def _carry_out(self, operation: Operation) -> tuple[int, dict[str, Any]]:
         try:
-            return 200, await operation.run(self._desk)
+            return 200, await operation.run(self._operator)
         except ParameterError as error:
             return _failed(400, "INVALID_PARAMETER", str(error))
         except StoreRefusedError as error:

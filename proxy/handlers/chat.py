@@ -174,7 +174,7 @@ class _Exchange:
                     if flight.is_over():
                         raise TimeoutError  # over before anything was asked
                     self._asked_at = parts.clock.monotonic()
-                    answer = await self._settings.upstreams[self._model.upstream].wire.ask(PATH, upward)
+                    answer = await self._settings.upstreams[self._model.upstream].pool.ask(PATH, upward)
                     del upward
                     context.first_byte_at = parts.clock.monotonic()
                     raw = self._at_hand(answer)

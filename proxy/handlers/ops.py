@@ -8,17 +8,17 @@ from proxy.edge.context import Context
 from proxy.edge.response import Response
 from proxy.store.contract import Store
 from proxy.store.errors import StoreError
-from proxy.telemetry.collectors import Survey
+from proxy.telemetry.collectors import OpenBusiness
 from proxy.telemetry.metrics import CONTENT_TYPE, Metrics
 
 logger = logging.getLogger(__name__)
 
 
 class OpsHandlers:
-    def __init__(self, store: Store, metrics: Metrics, survey: Survey, draining: Callable[[], bool]) -> None:
+    def __init__(self, store: Store, metrics: Metrics, open_business: OpenBusiness, draining: Callable[[], bool]) -> None:
         self._store = store
         self._metrics = metrics
-        self._survey = survey
+        self._open_business = open_business
         self._draining = draining
 
     async def healthz(self, context: Context) -> Response:
@@ -40,5 +40,5 @@ class OpsHandlers:
         """Answer everything that is counted or can be read. A page of another machine gets nothing: it would read the turnover."""
         headers = context.request.headers
         refuse_foreign_page(headers.get("Origin"), headers.get("Host") if context.connection.is_loopback else None)
-        await self._survey.look()
+        await self._open_business.look()
         return context.answer(self._metrics.render(), content_type=CONTENT_TYPE)

@@ -32,7 +32,7 @@ from proxy.live.settings import Live, Settings
 from proxy.store.contract import Store
 from proxy.store.values import Grant, IdempotencyClaim, NewRequest
 from proxy.videos.cancel import VideoCancels
-from proxy.videos.tasks import SUBMIT_MARGIN_SECONDS, SUBMIT_SECONDS_MAX, VideoDesk
+from proxy.videos.tasks import SUBMIT_MARGIN_SECONDS, SUBMIT_SECONDS_MAX, VideoJobs
 
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 100
@@ -49,7 +49,7 @@ class VideoHandlers:
         *,
         live: Live,
         store: Store,
-        desk: VideoDesk,
+        jobs: VideoJobs,
         cancels: VideoCancels,
         idempotency: Idempotency,
         bodies: BodyReader,
@@ -59,7 +59,7 @@ class VideoHandlers:
         """Args: draw_seed: from 0 to `videos.SEED_MAX`, for tasks that ask for none."""
         self._live = live
         self._store = store
-        self._desk = desk
+        self._jobs = jobs
         self._cancels = cancels
         self._idempotency = idempotency
         self._bodies = bodies
@@ -81,7 +81,7 @@ class VideoHandlers:
         context.model = model.id
         call = self._told_apart(videos.parse_video_call(checked, model))
         request, task = self._drawn_up(context, call, model, settings, claim)
-        submit = self._desk.submit(request, task, videos.upstream_body(call, task.upstream_model, task.safety_identifier))
+        submit = self._jobs.submit(request, task, videos.upstream_body(call, task.upstream_model, task.safety_identifier))
         try:
             async with asyncio.timeout(SUBMIT_SECONDS_MAX + SUBMIT_MARGIN_SECONDS):
                 result = await asyncio.shield(submit)
@@ -142,7 +142,7 @@ class VideoHandlers:
         return context.json(public_task(task))
 
     async def _changed(self, context: Context, seconds: float, *, since: VideoTask) -> VideoTask:
-        with self._desk.watching(since.id) as change:
+        with self._jobs.watching(since.id) as change:
             task = await self._owned(context)  # it may have changed before anybody watched
             if public_status(task.state) != public_status(since.state):
                 return task

@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 EVERY_SECONDS = 3_600.0
 
 
-class Retention:
+class ForgetKeys:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock

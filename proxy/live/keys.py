@@ -11,7 +11,7 @@ from proxy.store.contract import Store
 from proxy.store.values import Grant
 
 
-class Snapshot:
+class LiveKeys:
     """Whom each key stands for. With ``anonymous``, all calls are that grant's and no key is asked for."""
 
     def __init__(self, store: Store, anonymous: Grant | None = None) -> None:

@@ -51,7 +51,7 @@ class Reloader(Protocol):
     async def preview(self, candidate: Path | None = None) -> Reloaded: ...
 
 
-class Desk:
+class Operator:
     """Where operations are carried out: the store, the clock, whom to tell of a change of accounts or keys, and who reloads."""
 
     def __init__(
@@ -99,7 +99,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     changes: ClassVar[bool] = False
     """Whether it writes to the store, and so is the business of the process that holds it."""
 
-    async def run(self, desk: Desk) -> Answer:
+    async def run(self, operator: Operator) -> Answer:
         """Carry it out. Raises: StoreError, and as its refusals StoreRefusedError."""
         raise NotImplementedError
 
@@ -115,26 +115,26 @@ class AccountCreate(Operation, frozen=True, kw_only=True):
         if _yuan("credit", self.credit) < 0:
             raise ValueError("credit: a new account cannot begin in debt")
 
-    async def run(self, desk: Desk) -> Answer:
-        account = await desk.store.create_account(self.account, _yuan("credit", self.credit), desk.clock.now_ms())
-        await desk.changed()
+    async def run(self, operator: Operator) -> Answer:
+        account = await operator.store.create_account(self.account, _yuan("credit", self.credit), operator.clock.now_ms())
+        await operator.changed()
         return operation_views.account(account)
 
 
 class AccountList(Operation, frozen=True, kw_only=True):
     name: ClassVar = "account.list"
 
-    async def run(self, desk: Desk) -> Answer:
-        return {"accounts": [operation_views.account(account) for account in await desk.store.accounts()]}
+    async def run(self, operator: Operator) -> Answer:
+        return {"accounts": [operation_views.account(account) for account in await operator.store.accounts()]}
 
 
 class AccountShow(Operation, frozen=True, kw_only=True):
     name: ClassVar = "account.show"
     account: AccountName
 
-    async def run(self, desk: Desk) -> Answer:
-        account = await desk.store.account(self.account)
-        keys = await desk.store.keys(self.account)
+    async def run(self, operator: Operator) -> Answer:
+        account = await operator.store.account(self.account)
+        keys = await operator.store.keys(self.account)
         return operation_views.account(account) | {"keys": [operation_views.key(key) for key in keys]}
 
 
@@ -152,8 +152,8 @@ class AccountCredit(Operation, frozen=True, kw_only=True):
             raise ValueError("amount: there is nothing to book in 0")
         _check_label("note", self.note)
 
-    async def run(self, desk: Desk) -> Answer:
-        account = await desk.store.credit_account(self.account, _yuan("amount", self.amount), self.note, desk.clock.now_ms())
+    async def run(self, operator: Operator) -> Answer:
+        account = await operator.store.credit_account(self.account, _yuan("amount", self.amount), self.note, operator.clock.now_ms())
         return operation_views.account(account)
 
 
@@ -168,11 +168,11 @@ class KeyCreate(Operation, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _check_label("label", self.label)
 
-    async def run(self, desk: Desk) -> Answer:
+    async def run(self, operator: Operator) -> Answer:
         secret = ids.new_secret()
-        new = NewKey(ids.key_id(), self.label, secret.prefix, secret.sha256, desk.clock.now_ms())
-        key = await desk.store.create_key(self.account, new)
-        await desk.changed()
+        new = NewKey(ids.key_id(), self.label, secret.prefix, secret.sha256, operator.clock.now_ms())
+        key = await operator.store.create_key(self.account, new)
+        await operator.changed()
         return {"id": key.id, "key": secret.text, "account": key.account, "name": key.name}
 
 
@@ -180,8 +180,8 @@ class KeyList(Operation, frozen=True, kw_only=True):
     name: ClassVar = "key.list"
     account: AccountName | None = None
 
-    async def run(self, desk: Desk) -> Answer:
-        return {"keys": [operation_views.key(key) for key in await desk.store.keys(self.account)]}
+    async def run(self, operator: Operator) -> Answer:
+        return {"keys": [operation_views.key(key) for key in await operator.store.keys(self.account)]}
 
 
 class KeyRevoke(Operation, frozen=True, kw_only=True):
@@ -189,9 +189,9 @@ class KeyRevoke(Operation, frozen=True, kw_only=True):
     changes: ClassVar = True
     id: Annotated[str, Meta(min_length=1, max_length=100)]
 
-    async def run(self, desk: Desk) -> Answer:
-        key = await desk.store.revoke_key(self.id, desk.clock.now_ms())
-        await desk.changed()
+    async def run(self, operator: Operator) -> Answer:
+        key = await operator.store.revoke_key(self.id, operator.clock.now_ms())
+        await operator.changed()
         return operation_views.key(key)
 
 
@@ -208,24 +208,24 @@ class Usage(Operation, frozen=True, kw_only=True):
         _moment("since", self.since, now_ms=0)
         _moment("until", self.until, now_ms=0)
 
-    async def run(self, desk: Desk) -> Answer:
-        now_ms = desk.clock.now_ms()
+    async def run(self, operator: Operator) -> Answer:
+        now_ms = operator.clock.now_ms()
         since_ms, until_ms = _moment("since", self.since, now_ms), _moment("until", self.until, now_ms)
         if since_ms is not None and until_ms is not None and since_ms > until_ms:  # an age and a date can be compared only now
             raise ParameterError("since: is after until")
         query = UsageQuery(self.by, self.account, since_ms, until_ms)
-        folded = [at_ms for at_ms in (since_ms, until_ms) if at_ms and at_ms % DAY_MS and await desk.store.has_daily_sums(at_ms)]
-        return operation_views.usage(query, await desk.store.usage(query), folded)
+        folded = [at_ms for at_ms in (since_ms, until_ms) if at_ms and at_ms % DAY_MS and await operator.store.has_daily_sums(at_ms)]
+        return operation_views.usage(query, await operator.store.usage(query), folded)
 
 
 class ShowReceipt(Operation, frozen=True, kw_only=True):
     name: ClassVar = "receipt"
     id: Annotated[str, Meta(min_length=1, max_length=200)]
 
-    async def run(self, desk: Desk) -> Answer:
-        found = await desk.store.receipt(self.id)
+    async def run(self, operator: Operator) -> Answer:
+        found = await operator.store.receipt(self.id)
         if found is None:
-            folded = await desk.store.folded(self.id)
+            folded = await operator.store.folded(self.id)
             raise StoreRefusedError(f"there is no request {self.id}" if folded is None else operation_views.folded(folded))
         return operation_views.receipt(found[0])
 
@@ -233,8 +233,8 @@ class ShowReceipt(Operation, frozen=True, kw_only=True):
 class LedgerVerify(Operation, frozen=True, kw_only=True):
     name: ClassVar = "ledger.verify"
 
-    async def run(self, desk: Desk) -> Answer:
-        return operation_views.checks(await desk.store.verify(desk.report))
+    async def run(self, operator: Operator) -> Answer:
+        return operation_views.checks(await operator.store.verify(operator.report))
 
 
 class Backup(Operation, frozen=True, kw_only=True):
@@ -244,8 +244,8 @@ class Backup(Operation, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _check_path("destination", self.destination)
 
-    async def run(self, desk: Desk) -> Answer:
-        checks = await desk.store.backup(Path(self.destination), desk.report)
+    async def run(self, operator: Operator) -> Answer:
+        checks = await operator.store.backup(Path(self.destination), operator.report)
         return {"destination": self.destination} | operation_views.checks(checks)
 
 
@@ -265,12 +265,12 @@ class Reload(Operation, frozen=True, kw_only=True):
             if not self.preview:
                 raise ValueError("file: a gateway reloads its own file; another can only be previewed")
 
-    async def run(self, desk: Desk) -> Answer:
-        if desk.reloader is None:
+    async def run(self, operator: Operator) -> Answer:
+        if operator.reloader is None:
             raise StoreRefusedError("no gateway runs here that could reload")
         candidate = None if self.file is None else Path(self.file)
         try:
-            reloaded = await (desk.reloader.preview(candidate) if self.preview else desk.reloader.reload())
+            reloaded = await (operator.reloader.preview(candidate) if self.preview else operator.reloader.reload())
         except NotReloadedError as fault:
             prefix = "a reload would be refused" if self.preview else "not reloaded, nothing has changed"
             raise StoreRefusedError(f"{prefix}:\n{fault}") from None
@@ -283,9 +283,9 @@ class RetentionLook(Operation, frozen=True, kw_only=True):
     name: ClassVar = "retention.look"
     days: RequestDays
 
-    async def run(self, desk: Desk) -> Answer:
-        before_ms = keep_from_ms(desk.clock.now_ms(), self.days)
-        counts = await desk.store.old_requests(before_ms)
+    async def run(self, operator: Operator) -> Answer:
+        before_ms = keep_from_ms(operator.clock.now_ms(), self.days)
+        counts = await operator.store.old_requests(before_ms)
         return {"kept_from_at": iso(before_ms), "accounts": len(counts), "requests": sum(counts.values())}
 
 
@@ -296,9 +296,9 @@ class RetentionFold(Operation, frozen=True, kw_only=True):
     changes: ClassVar = True
     days: RequestDays
 
-    async def run(self, desk: Desk) -> Answer:
-        before_ms = keep_from_ms(desk.clock.now_ms(), self.days)
-        folded, is_done = await fold(desk.store, before_ms, FOLD_SECONDS, rest=REST if desk.serves else 0.0)
+    async def run(self, operator: Operator) -> Answer:
+        before_ms = keep_from_ms(operator.clock.now_ms(), self.days)
+        folded, is_done = await fold(operator.store, before_ms, FOLD_SECONDS, rest=REST if operator.serves else 0.0)
         return {"kept_from_at": iso(before_ms), "folded": folded, "done": is_done}
 
 

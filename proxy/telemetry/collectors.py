@@ -31,8 +31,8 @@ def watch_upstreams(metrics: Metrics, live: Live) -> None:
     def read() -> dict[Labels, float]:
         found: dict[Labels, float] = {}
         for name, upstream in live.now.upstreams.items():
-            idle = upstream.wire.idle_connections
-            found |= {(name, "chat", "busy"): upstream.wire.open_connections - idle, (name, "chat", "idle"): idle}
+            idle = upstream.pool.idle_connections
+            found |= {(name, "chat", "busy"): upstream.pool.open_connections - idle, (name, "chat", "idle"): idle}
             for pool, (busy, idle) in upstream.client.connections.items():
                 found |= {(name, pool, "busy"): busy, (name, pool, "idle"): idle}
         return found
@@ -58,7 +58,7 @@ def watch_store(metrics: Metrics, store: Store, path: Path) -> None:
     )
 
 
-class Survey:
+class OpenBusiness:
     """What only a query can tell. `look` before each scrape; where the store does not answer, its metrics are left out."""
 
     def __init__(self, metrics: Metrics, store: Store, clock: Clock) -> None:

@@ -13,7 +13,7 @@ from weakref import WeakSet
 from proxy.clock import Clock
 from proxy.config import UpstreamConfig
 from proxy.upstream.ark_client import ArkClient
-from proxy.upstream.http1.pool import Limits, Wire, default_ssl_context
+from proxy.upstream.http1.pool import Limits, Pool, default_ssl_context
 from proxy.upstream.rates import Rate
 
 
@@ -22,7 +22,7 @@ class Upstream:
     """One upstream. Ark allows as many deletes a second as gets, counted apart."""
 
     config: UpstreamConfig
-    wire: Wire
+    pool: Pool
     client: ArkClient
     gets: Rate
     lists: Rate
@@ -35,7 +35,7 @@ class Upstreams:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._upstreams: Mapping[str, Upstream] = MappingProxyType({})
-        self._retired: WeakSet[Wire] = WeakSet()
+        self._retired: WeakSet[Pool] = WeakSet()
         """Wires that were replaced; one that has no connection and no caller any more is gone by itself."""
         self._tls: ssl.SSLContext | None = None
 
@@ -43,38 +43,38 @@ class Upstreams:
         """Return all upstreams as these configurations say, and those that are in none of them as they were."""
         taken = dict(self._upstreams)
         changed = {name: config for name, config in configs.items() if name not in taken or taken[name].config != config}
-        wires = {name: self._wire(config) for name, config in changed.items()}  # all that could fail comes first
+        pools = {name: self._pool(config) for name, config in changed.items()}  # all that could fail comes first
         for name, config in changed.items():
             before = taken.get(name)
-            taken[name] = self._made(config, wires[name]) if before is None else self._renewed(before, config, wires[name])
+            taken[name] = self._made(config, pools[name]) if before is None else self._renewed(before, config, pools[name])
         self._upstreams = MappingProxyType(taken)
         return self._upstreams
 
     async def close(self) -> None:
         """Close all connections; calls under way end as broken."""
         for upstream in self._upstreams.values():
-            await upstream.wire.close()
+            await upstream.pool.close()
             await upstream.client.close()
-        for wire in tuple(self._retired):
-            await wire.close()
+        for pool in tuple(self._retired):
+            await pool.close()
 
-    def _made(self, config: UpstreamConfig, wire: Wire) -> Upstream:
+    def _made(self, config: UpstreamConfig, pool: Pool) -> Upstream:
         client = ArkClient(config)
         client.renew(config)
         gets, deletes = (Rate(config.requests_per_second, self._clock) for _ in range(2))
-        return Upstream(config, wire, client, gets, Rate(config.list_requests_per_second, self._clock), deletes)
+        return Upstream(config, pool, client, gets, Rate(config.list_requests_per_second, self._clock), deletes)
 
-    def _renewed(self, before: Upstream, config: UpstreamConfig, wire: Wire) -> Upstream:
+    def _renewed(self, before: Upstream, config: UpstreamConfig, pool: Pool) -> Upstream:
         """Return an upstream that is reached otherwise. Its turns go on: what was asked a moment ago still counts."""
-        self._retired.add(before.wire)
-        before.wire.retire()
+        self._retired.add(before.pool)
+        before.pool.retire()
         before.client.renew(config)
         for rate in (before.gets, before.deletes):
             rate.limit(config.requests_per_second)
         before.lists.limit(config.list_requests_per_second)
-        return Upstream(config, wire, before.client, before.gets, before.lists, before.deletes)
+        return Upstream(config, pool, before.client, before.gets, before.lists, before.deletes)
 
-    def _wire(self, config: UpstreamConfig) -> Wire:
+    def _pool(self, config: UpstreamConfig) -> Pool:
         limits = Limits(
             connect_seconds=config.connect_seconds,
             first_byte_seconds=config.first_byte_seconds,
@@ -83,4 +83,4 @@ class Upstreams:
         if self._tls is None and config.base_url.startswith("https:"):
             self._tls = default_ssl_context()
         headers = {"Authorization": f"Bearer {config.api_key.reveal()}"}
-        return Wire(config.base_url, headers=headers, limits=limits, ssl_context=self._tls)
+        return Pool(config.base_url, headers=headers, limits=limits, ssl_context=self._tls)

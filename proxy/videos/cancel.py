@@ -14,7 +14,7 @@ from proxy.core.video.report import CancelConfirmed, Polled, PollFailed, PollFai
 from proxy.store.contract import Store
 from proxy.store.errors import StoreUnavailableError
 from proxy.videos.calls import VideoCalls
-from proxy.videos.tasks import VideoDesk
+from proxy.videos.tasks import VideoJobs
 
 CANCELS_MAX = 4
 """Of one account at a time, each of another task. They are urgent calls: everybody's polls make room for them."""
@@ -23,9 +23,9 @@ _Result = VideoTask | GatewayError | StoreUnavailableError
 
 
 class VideoCancels:
-    def __init__(self, store: Store, desk: VideoDesk, calls: VideoCalls) -> None:
+    def __init__(self, store: Store, jobs: VideoJobs, calls: VideoCalls) -> None:
         self._store = store
-        self._desk = desk
+        self._jobs = jobs
         self._calls = calls
         self._under_way: dict[str, asyncio.Task[_Result]] = {}
         self._counts: Counter[int] = Counter()
@@ -60,14 +60,14 @@ class VideoCancels:
                 del self._counts[task.account_id]
 
         self._counts[task.account_id] += 1
-        cancel = self._under_way[task.id] = self._desk.finish(self._cancel(task), f"cancel of {task.id}")
+        cancel = self._under_way[task.id] = self._jobs.finish(self._cancel(task), f"cancel of {task.id}")
         cancel.add_done_callback(forget)
         return cancel
 
     async def _cancel(self, task: VideoTask) -> _Result:
         try:
             await self._calls.cancel_turn(task)  # first, so that no waiting lies between the look and the DELETE
-            async with (alone := self._desk.alone(task.id)):
+            async with (alone := self._jobs.alone(task.id)):
                 alone.cancels += 1
                 seen = await self._seen(task.id)
                 return seen if seen.error == video_error.CANCELLED else await self._deleted(seen)
@@ -82,7 +82,7 @@ class VideoCancels:
         if not task.cancellable:  # a poll was faster
             raise _too_late(task)
         seen = await self._calls.status(task, urgent=True)
-        task = (await self._desk.advance(task_id, seen)).task
+        task = (await self._jobs.advance(task_id, seen)).task
         if not isinstance(seen, Polled) and not task.ended:
             raise _unanswered()
         if task.error == video_error.CANCELLED or (isinstance(seen, Polled) and seen.status == "queued" and task.cancellable):
@@ -92,7 +92,7 @@ class VideoCancels:
     async def _deleted(self, task: VideoTask) -> VideoTask:
         has_worked = await self._calls.cancel(task)
         seen = await self._calls.status(task, urgent=True)
-        task = (await self._desk.record(task.id, _report(seen) if has_worked else seen)).task
+        task = (await self._jobs.record(task.id, _report(seen) if has_worked else seen)).task
         if task.error == video_error.CANCELLED:
             return task
         raise _unanswered() if task.cancellable else _too_late(task)

@@ -13,7 +13,7 @@ from proxy.store.contract import Store
 from proxy.store.errors import UpstreamIdTakenError
 from proxy.telemetry.metrics import Metrics
 from proxy.videos.calls import VideoCalls
-from proxy.videos.tasks import VideoDesk
+from proxy.videos.tasks import VideoJobs
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,9 @@ class DueVideos:
 class VideoPoll:
     """Looks at one task."""
 
-    def __init__(self, store: Store, desk: VideoDesk, calls: VideoCalls, metrics: Metrics) -> None:
+    def __init__(self, store: Store, jobs: VideoJobs, calls: VideoCalls, metrics: Metrics) -> None:
         self._store = store
-        self._desk = desk
+        self._jobs = jobs
         self._calls = calls
         self._metrics = metrics
 
@@ -61,12 +61,12 @@ class VideoPoll:
                 await self._poll(task)
             case Next.LOOK_UP if task.lost_at_ms is None:
                 # A submit gives up before its task is due: this one can only have died.
-                await self._desk.advance(task.id, SubmitUnknown("no word from the submit"))
+                await self._jobs.advance(task.id, SubmitUnknown("no word from the submit"))
             case Next.LOOK_UP:
                 await self._look_up(task)
 
     async def _poll(self, task: VideoTask) -> None:
-        alone = self._desk.alone(task.id)
+        alone = self._jobs.alone(task.id)
         cancels, is_being_cancelled = alone.cancels, alone.locked()
         seen = await self._calls.status(task)
         logger.debug("video %s: the upstream says %s", task.id, seen.status if isinstance(seen, Polled) else seen.kind)
@@ -74,7 +74,7 @@ class VideoPoll:
             # What was seen while a cancel was about may be of before its DELETE: a video that is gone would be charged.
             if is_being_cancelled or alone.cancels != cancels:
                 seen = await self._calls.status(task)
-            await self._desk.advance(task.id, seen)
+            await self._jobs.advance(task.id, seen)
 
     async def _look_up(self, task: VideoTask) -> None:
         items = await self._calls.listed(task)
@@ -82,9 +82,9 @@ class VideoPoll:
         if not isinstance(report, LookupFailed):
             self._metrics.video_polled(task.upstream, "found" if isinstance(report, Found) else "not_found")
         try:
-            step = await self._desk.advance(task.id, report)
+            step = await self._jobs.advance(task.id, report)
         except UpstreamIdTakenError:  # by a task that was recorded after we had looked
-            step = await self._desk.advance(task.id, NotFound())
+            step = await self._jobs.advance(task.id, NotFound())
         if step.task.state is TaskState.PENDING and not step.ignored:
             logger.info("video %s: its lost submit is found, as %s", task.id, step.task.upstream_id)
 

@@ -12,26 +12,26 @@ from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.report import DeadlinePassed
 from proxy.core.video.task import LOOKUP_UNANSWERED_MS, RECORD_LIFE_MS
 from proxy.store.contract import Store
-from proxy.videos.tasks import VideoDesk
+from proxy.videos.tasks import VideoJobs
 
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 60.0
 
 
-class HoldSweep:
+class OverdueTasks:
     """Looks through the open tasks for overdue ones."""
 
-    def __init__(self, store: Store, desk: VideoDesk, clock: Clock) -> None:
+    def __init__(self, store: Store, jobs: VideoJobs, clock: Clock) -> None:
         self._store = store
-        self._desk = desk
+        self._jobs = jobs
         self._clock = clock
 
     async def __call__(self) -> None:
         now_ms = self._clock.now_ms()
         for task in await self._store.open_tasks():
             if is_overdue(task, now_ms):
-                step = await self._desk.advance(task.id, DeadlinePassed())
+                step = await self._jobs.advance(task.id, DeadlinePassed())
                 logger.warning("video %s is overdue: swept, it is %s now", task.id, step.task.state.value)
 
 

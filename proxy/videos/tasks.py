@@ -48,7 +48,7 @@ class Alone(asyncio.Lock):
     cancels = 0
 
 
-class VideoDesk:
+class VideoJobs:
     """Submits tasks and moves them on."""
 
     def __init__(

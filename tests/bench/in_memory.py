@@ -32,7 +32,7 @@ from proxy.tasks import TaskGroup
 from proxy.telemetry.logs import JsonAccessLog, Lines
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.http1.connection import Connection
-from proxy.upstream.http1.pool import Limits, Wire
+from proxy.upstream.http1.pool import Limits, Pool
 from proxy.upstream.upstreams import Upstream
 from tests.bench.clients import request
 from tests.bench.jobs import Job, Target
@@ -105,9 +105,9 @@ class Gateway:
         self._loop = asyncio.get_running_loop()
         clock, metrics, store = SystemClock(), Metrics(), cast("Store", Books())
         self._limits = Limits()
-        self._wire = Wire("http://127.0.0.1:9/api/v3", headers={"Authorization": "Bearer upstream"}, limits=self._limits)
+        self._pool = Pool("http://127.0.0.1:9/api/v3", headers={"Authorization": "Bearer upstream"}, limits=self._limits)
         config = load(None, {**CONFIGURATION, "LLM_PROXY_MODELS": MODELS})
-        settings: Live = live(config, {"ark": cast("Upstream", _Ark(self._wire))})
+        settings: Live = live(config, {"ark": cast("Upstream", _Ark(self._pool))})
         chat = ChatHandlers(
             live=settings,
             billing=Billing(store, TaskGroup("settlement"), clock, metrics),
@@ -124,9 +124,9 @@ class Gateway:
 
     def add_upstream(self, asked: Callable[[Connection], object]) -> None:
         """Keep one more connection to an upstream, which does this when it is asked."""
-        connection = Connection(self._wire, self._limits, self._loop)
+        connection = Connection(self._pool, self._limits, self._loop)
         connection.connection_made(cast("asyncio.Transport", Transport(lambda _: asked(connection))))
-        self._wire.vacant(connection)
+        self._pool.vacant(connection)
 
     def add_client(self, told: Callable[[bytes], None]) -> Callable[[bytes], None]:
         """Connect a client, and return what sends."""
@@ -138,8 +138,8 @@ class Gateway:
 class _Ark:
     """An upstream of which a chat needs its wire alone."""
 
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
 
 
 async def answer(count: int) -> None:

@@ -26,7 +26,7 @@ FOLDER = (
     COMMON
     + """
 import random
-from proxy.core.keeping import DAY_MS
+from proxy.core.retention import DAY_MS
 from tests.support.store import made, new_video, submitted, task_of
 
 async def one(store, account_id, name, chance):

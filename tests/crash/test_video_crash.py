@@ -33,7 +33,7 @@ from proxy.telemetry.metrics import Metrics
 from proxy.upstream.upstreams import Upstreams
 from proxy.videos.calls import VideoCalls
 from proxy.videos.poll import VideoPoll
-from proxy.videos.tasks import VideoDesk
+from proxy.videos.tasks import VideoJobs
 from tests.support.books import assert_books_balance
 from tests.support.gateway import BALANCE, Bench
 from tests.support.process import GatewayProcess, gateway_process
@@ -305,12 +305,12 @@ async def live(directory: Path, ark: StandIn, doom: Doom) -> None:
             settings = in_force(config, upstreams.take(config.upstreams), pace=Pace(1, 2))
             calls = MortalCalls(settings, metrics)
             calls.doom = doom
-            desk = VideoDesk(
+            jobs = VideoJobs(
                 store=mortal, calls=calls, live=settings, clock=clock, metrics=metrics, jitter=lambda: 0.5, expect=lambda *_: None
             )
-            poll = VideoPoll(mortal, desk, calls, metrics)
+            poll = VideoPoll(mortal, jobs, calls, metrics)
             request, task, body = _drawn_up(account_id, clock.now_ms())
-            await desk.submit(request, task, body)
+            await jobs.submit(request, task, body)
             for status in ("running", "succeeded"):
                 ark.videos.advance(next(iter(ark.videos.tasks)), status)
                 pending = await store.task(task.id)

@@ -23,7 +23,7 @@ from proxy.core.settlement import Outcome
 from proxy.demo.ark import Send, StandIn, answer_head
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
-from proxy.edge.listener import Door
+from proxy.edge.listener import Listener
 from proxy.edge.response import Response
 from proxy.exchange.flight import Relay
 from proxy.handlers.chat import ChatHandlers
@@ -147,10 +147,10 @@ async def rig(directory: Path, policy: BillingConfig) -> AsyncIterator[Rig]:
         )
         made = Rig(store, settlements, relay, chat, ark, Grant(b"", "", account.id, "acme"))
         asyncio.get_running_loop().set_exception_handler(lambda _loop, fault: made.faults.append(fault))
-        door = Door(straight_to(made.handle, clock), clock, keepalive_seconds=5, stall_seconds=5)
-        stack.push_async_callback(door.close)
+        served = Listener(straight_to(made.handle, clock), clock, keepalive_seconds=5, stall_seconds=5)
+        stack.push_async_callback(served.close)
         listener = socket.create_server(("127.0.0.1", 0))
-        (made.origin,) = await door.open([listener])
+        (made.origin,) = await served.open([listener])
         yield made
 
 

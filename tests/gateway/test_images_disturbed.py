@@ -21,7 +21,7 @@ from proxy.core.settlement import Outcome
 from proxy.demo.ark import StandIn
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
-from proxy.edge.listener import Door
+from proxy.edge.listener import Listener
 from proxy.edge.response import Response
 from proxy.exchange.flight import Relay
 from proxy.handlers.images import ImageHandlers
@@ -100,9 +100,9 @@ async def rig(directory: Path, policy: BillingConfig) -> AsyncIterator[Rig]:
         )
         made = Rig(store, settlements, relay, idempotency, images, Grant(b"", "", account.id, "acme"))
         asyncio.get_running_loop().set_exception_handler(lambda _loop, fault: made.faults.append(fault))
-        door = Door(straight_to(made.handle, clock), clock, keepalive_seconds=5, stall_seconds=5)
-        stack.push_async_callback(door.close)
-        (made.origin,) = await door.open([socket.create_server(("127.0.0.1", 0))])
+        listener = Listener(straight_to(made.handle, clock), clock, keepalive_seconds=5, stall_seconds=5)
+        stack.push_async_callback(listener.close)
+        (made.origin,) = await listener.open([socket.create_server(("127.0.0.1", 0))])
         yield made
 
 

@@ -20,7 +20,7 @@ from proxy.jobs.scheduler import RUNNING_MAX
 from proxy.telemetry.metrics import Metrics
 from proxy.videos.calls import VideoCalls
 from proxy.videos.poll import DueVideos, VideoPoll
-from proxy.videos.tasks import VideoDesk
+from proxy.videos.tasks import VideoJobs
 from tests.support.books import assert_books_balance
 from tests.support.gateway import BALANCE, CANARY_KEY, CONFIG, DEFAULTS, Bench, Lines
 from tests.support.lateness import lateness
@@ -92,10 +92,10 @@ async def test_a_restart_with_many_tasks_due_keeps_to_the_rate(tmp_path: Path) -
             await gateway.assert_charged(0)
 
 
-def desk_of(gateway: Bench) -> VideoDesk:
+def jobs_of(gateway: Bench) -> VideoJobs:
     """Another hand at the same store."""
     metrics = Metrics()
-    return VideoDesk(
+    return VideoJobs(
         store=gateway.store,
         calls=VideoCalls(live(), metrics),
         live=live(),
@@ -113,10 +113,10 @@ SUCCEEDED = Polled("succeeded", "https://example.com/v.mp4", completion_tokens=1
 async def test_eight_polls_a_sweep_and_a_cancel_make_one_settlement(tmp_path: Path, first: str) -> None:
     async with quick_bench(tmp_path, poll_seconds="600, 600") as gateway:
         task_id = await submitted(gateway)
-        desk = desk_of(gateway)
+        jobs = jobs_of(gateway)
         reports: dict[str, list[Report]] = {"poll": [SUCCEEDED] * 8, "sweep": [DeadlinePassed()], "cancel": [CancelConfirmed()]}
-        hands: list[Awaitable[Any]] = [desk.advance(task_id, report) for report in reports.pop(first)]
-        hands += [desk.advance(task_id, report) for others in reports.values() for report in others]
+        hands: list[Awaitable[Any]] = [jobs.advance(task_id, report) for report in reports.pop(first)]
+        hands += [jobs.advance(task_id, report) for others in reports.values() for report in others]
 
         steps = await asyncio.gather(*hands)
 
@@ -163,7 +163,7 @@ async def test_a_task_of_an_upstream_that_is_no_longer_configured_waits(tmp_path
         report = await VideoCalls(live(), Metrics()).status(await stored(gateway, task_id))
 
         assert report == PollFailed(PollFailure.TRANSIENT)
-        assert (await desk_of(gateway).advance(task_id, report)).task.state == "pending"
+        assert (await jobs_of(gateway).advance(task_id, report)).task.state == "pending"
 
 
 SECOND_UPSTREAM = """

@@ -226,7 +226,7 @@ async def bench(directory: Path, *, balance: Nanos = BALANCE, ark: StandIn | Non
         log, stop = Lines(), StopSignal()
         gateway = await stack.enter_async_context(running(source.read(), clock=SystemClock(), access_log=log, stop=stop, source=source))
         secret, account_id = await _customer(gateway.store, "acme", balance)
-        await gateway.snapshot.refresh()
+        await gateway.live_keys.refresh()
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
         yield Bench(gateway.addresses[0], secret, account_id, gateway.store, ark, session, log, stop, directory, gateway.scraped_at)
 

@@ -34,7 +34,7 @@ from proxy.store.sqlite import folding as store_folding
 from proxy.store.sqlite.file import migrations
 from proxy.upstream import ark_client as client
 from proxy.upstream.http1 import connection as upstream
-from proxy.upstream.http1 import pool as wire
+from proxy.upstream.http1 import pool
 from proxy.videos import tasks as video_desk
 
 LIFE = (
@@ -184,7 +184,7 @@ class _Points:
     def _wrap_upstream(self) -> None:
         self._before(upstream.Connection, "_send", "chat send before", sent="chat send after")
         self._before(upstream.Connection, "_receive_head", "first byte before")
-        self._async_around(wire.Wire, "ask", "", "first byte after")
+        self._async_around(pool.Pool, "ask", "", "first byte after")
         for name in ("create_image", "create_task"):
             self._async_around(client.ArkClient, name, "creation send before", "creation answer before")
         self._async_around(client.ArkClient, "get_task", "", "poll answer before")
@@ -226,7 +226,7 @@ class _Points:
 
     def _wrap_recovery(self) -> None:
         self._around(migrations, "migrate", "opening")
-        self._async_around(video_desk.VideoDesk, "recover", "video recovery before", "video recovery after")
+        self._async_around(video_desk.VideoJobs, "recover", "video recovery before", "video recovery after")
         recover = billing.Billing.recover
 
         async def watched(one: billing.Billing) -> int:

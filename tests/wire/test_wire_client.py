@@ -11,11 +11,11 @@ import pytest
 from proxy.upstream.http1.pool import (
     Answer,
     Limits,
+    Pool,
     UpstreamBrokenError,
     UpstreamFailure,
     UpstreamTimeoutError,
     UpstreamUnreachableError,
-    Wire,
 )
 from tests.support.origin import Origin, Peer, answering, chunked, cut, serve
 from tests.support.promises import UPSTREAM_AWAY
@@ -39,14 +39,14 @@ pytestmark = pytest.mark.both_loops
 @asynccontextmanager
 async def client(
     origin: Origin, limits: Limits = PATIENT, *, base_url: str = "", tls: ssl.SSLContext | None = None
-) -> AsyncIterator[Wire]:
+) -> AsyncIterator[Pool]:
     """Run a client; at the end none of its connections may stand."""
-    wire = Wire(base_url or origin.base_url, headers={"Authorization": "Bearer k"}, limits=limits, ssl_context=tls)
+    pool = Pool(base_url or origin.base_url, headers={"Authorization": "Bearer k"}, limits=limits, ssl_context=tls)
     try:
-        yield wire
+        yield pool
     finally:
-        await wire.close()
-        assert wire.open_connections == wire.idle_connections == 0
+        await pool.close()
+        assert pool.open_connections == pool.idle_connections == 0
 
 
 class Collected:
@@ -90,8 +90,8 @@ async def test_the_request_is_whole_and_carries_its_fields() -> None:
         seen.append(await peer.request())
         await peer.send(SMALL)
 
-    async with serve(script) as origin, client(origin) as wire:
-        await (await wire.ask("/chat/completions", b'{"a":1}', {"X-Client-Request-Id": "r1"})).read(10)
+    async with serve(script) as origin, client(origin) as pool:
+        await (await pool.ask("/chat/completions", b'{"a":1}', {"X-Client-Request-Id": "r1"})).read(10)
 
     assert seen[0].body == b'{"a":1}'
     assert seen[0].head == (
@@ -103,20 +103,20 @@ async def test_the_request_is_whole_and_carries_its_fields() -> None:
 @pytest.mark.parametrize("size", [1, 7, 64, 4096])
 @pytest.mark.parametrize(("raw", "kept"), [(STREAM, 1), (COUNTED, 1), (TO_THE_END, 0)])
 async def test_every_kind_of_body_is_read_whole(raw: bytes, kept: int, size: int) -> None:
-    async with serve(answering(*cut(raw, size), close=not kept)) as origin, client(origin) as wire:
-        answer = await wire.ask("/x", b"{}")
+    async with serve(answering(*cut(raw, size), close=not kept)) as origin, client(origin) as pool:
+        answer = await pool.ask("/x", b"{}")
         body = await answer.read(len(BODY))
 
         assert (answer.status, body) == (200, BODY)
-        assert wire.idle_connections == kept
+        assert pool.idle_connections == kept
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 4096])
 async def test_every_kind_of_body_is_spliced_whole(size: int) -> None:
     for raw in (STREAM, COUNTED, TO_THE_END):
         sink = Collected()
-        async with serve(answering(*cut(raw, size), close=raw is TO_THE_END)) as origin, client(origin) as wire:
-            (await wire.ask("/x", b"{}")).splice(sink)
+        async with serve(answering(*cut(raw, size), close=raw is TO_THE_END)) as origin, client(origin) as pool:
+            (await pool.ask("/x", b"{}")).splice(sink)
             await sink.ended.wait()
 
         assert sink.payload == BODY
@@ -137,8 +137,8 @@ async def test_chunks_that_arrive_whole_come_with_their_own_bytes() -> None:
 
     sink = Collected()
     sink.on_feed = go.set
-    async with serve(script) as origin, client(origin) as wire:
-        answer = await wire.ask("/x", b"{}")
+    async with serve(script) as origin, client(origin) as pool:
+        answer = await pool.ask("/x", b"{}")
         answer.splice(sink)
         go.set()
         await until(lambda: len(sink.pieces) == len(PAYLOADS))
@@ -148,8 +148,8 @@ async def test_chunks_that_arrive_whole_come_with_their_own_bytes() -> None:
 
 
 async def test_header_names_are_found_in_lower_case() -> None:
-    async with serve(answering(COUNTED)) as origin, client(origin) as wire:
-        answer = await wire.ask("/x", b"{}")
+    async with serve(answering(COUNTED)) as origin, client(origin) as pool:
+        answer = await pool.ask("/x", b"{}")
 
         assert answer.header(b"x-request-id") == b"0217"
         assert answer.header(b"retry-after") is None
@@ -157,19 +157,19 @@ async def test_header_names_are_found_in_lower_case() -> None:
 
 @pytest.mark.parametrize("status", [204, 304])
 async def test_an_answer_without_a_body_ends_at_once(status: int) -> None:
-    async with serve(answering(b"HTTP/1.1 %d X\r\n\r\n" % status)) as origin, client(origin) as wire:
-        answer = await wire.ask("/x", b"{}")
+    async with serve(answering(b"HTTP/1.1 %d X\r\n\r\n" % status)) as origin, client(origin) as pool:
+        answer = await pool.ask("/x", b"{}")
 
         assert (answer.status, await answer.read(10)) == (status, b"")
-        assert wire.idle_connections == 1
+        assert pool.idle_connections == 1
 
 
 async def test_interim_heads_and_trailers_are_skipped() -> None:
     raw = b"HTTP/1.1 100 Continue\r\n\r\n" + CHUNKED + b"2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n"
 
-    async with serve(answering(raw)) as origin, client(origin) as wire:
-        assert await (await wire.ask("/x", b"{}")).read(2) == b"ok"
-        assert wire.idle_connections == 1
+    async with serve(answering(raw)) as origin, client(origin) as pool:
+        assert await (await pool.ask("/x", b"{}")).read(2) == b"ok"
+        assert pool.idle_connections == 1
 
 
 async def test_a_large_request_body_arrives_whole() -> None:
@@ -180,15 +180,15 @@ async def test_a_large_request_body_arrives_whole() -> None:
         await peer.send(SMALL)
 
     body = bytes(range(256)) * 8192  # 2 MiB
-    async with serve(script) as origin, client(origin) as wire:
-        await (await wire.ask("/x", body)).read(2)
+    async with serve(script) as origin, client(origin) as pool:
+        await (await pool.ask("/x", body)).read(2)
 
     assert seen[0].body == body
 
 
 async def test_a_body_above_the_callers_limit_is_refused_and_its_connection_closed() -> None:
-    async with serve(answering(CHUNKED + b"5\r\nhello\r\n")) as origin, client(origin) as wire:
-        answer = await wire.ask("/x", b"{}")
+    async with serve(answering(CHUNKED + b"5\r\nhello\r\n")) as origin, client(origin) as pool:
+        answer = await pool.ask("/x", b"{}")
 
         with pytest.raises(UpstreamBrokenError, match="larger"):
             await answer.read(4)
@@ -199,24 +199,24 @@ async def test_a_body_above_the_callers_limit_is_refused_and_its_connection_clos
 
 
 async def test_a_finished_connection_serves_the_next_request() -> None:
-    async with serve(answering(*cut(STREAM, 64))) as origin, client(origin) as wire:
+    async with serve(answering(*cut(STREAM, 64))) as origin, client(origin) as pool:
         for _ in range(5):
-            await (await wire.ask("/x", b"{}")).read(len(BODY))
+            await (await pool.ask("/x", b"{}")).read(len(BODY))
 
-        assert len(origin.peers) == wire.open_connections == 1
+        assert len(origin.peers) == pool.open_connections == 1
 
 
 async def test_the_pool_keeps_no_more_than_its_cap() -> None:
     limits = Limits(idle_connections_max=2)
 
-    async with serve(answering(SMALL)) as origin, client(origin, limits) as wire:
-        answers = await asyncio.gather(*(wire.ask("/x", b"{}") for _ in range(4)))
+    async with serve(answering(SMALL)) as origin, client(origin, limits) as pool:
+        answers = await asyncio.gather(*(pool.ask("/x", b"{}") for _ in range(4)))
         bodies = [await answer.read(2) for answer in answers]
-        await until(lambda: wire.open_connections == 2)
+        await until(lambda: pool.open_connections == 2)
 
         assert bodies == [b"ok"] * 4
         assert len(origin.peers) == 4
-        assert wire.idle_connections == 2
+        assert pool.idle_connections == 2
 
 
 async def test_the_connection_used_last_is_used_first() -> None:
@@ -229,24 +229,24 @@ async def test_the_connection_used_last_is_used_first() -> None:
             await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n%05d" % port)
 
     release = asyncio.Event()
-    async with serve(script) as origin, client(origin) as wire:
-        slow = asyncio.gather(wire.ask("/x", b"wait"))
+    async with serve(script) as origin, client(origin) as pool:
+        slow = asyncio.gather(pool.ask("/x", b"wait"))
         await until(lambda: len(origin.peers) == 1)
-        await (await wire.ask("/x", b"{}")).read(5)
+        await (await pool.ask("/x", b"{}")).read(5)
         release.set()
         last = await (await slow)[0].read(5)
 
-        assert wire.idle_connections == 2
-        assert await (await wire.ask("/x", b"{}")).read(5) == last
+        assert pool.idle_connections == 2
+        assert await (await pool.ask("/x", b"{}")).read(5) == last
 
 
 async def test_an_idle_connection_expires() -> None:
     limits = Limits(keepalive_seconds=SHORT_SECONDS)
 
-    async with serve(answering(SMALL)) as origin, client(origin, limits) as wire:
-        await (await wire.ask("/x", b"{}")).read(2)
+    async with serve(answering(SMALL)) as origin, client(origin, limits) as pool:
+        await (await pool.ask("/x", b"{}")).read(2)
         await origin.peers[0].gone.wait()
-        await until(lambda: wire.open_connections == 0)
+        await until(lambda: pool.open_connections == 0)
 
 
 @pytest.mark.promise(UPSTREAM_AWAY)
@@ -262,12 +262,12 @@ async def test_a_connection_that_gets_bytes_or_eof_while_idle_is_dropped(extra: 
             await peer.send(extra)
             await peer.left()
 
-    async with serve(script, answering(SMALL)) as origin, client(origin) as wire:
-        await (await wire.ask("/x", b"{}")).read(2)
+    async with serve(script, answering(SMALL)) as origin, client(origin) as pool:
+        await (await pool.ask("/x", b"{}")).read(2)
         go.set()
-        await until(lambda: wire.open_connections == 0)
+        await until(lambda: pool.open_connections == 0)
 
-        assert await (await wire.ask("/x", b"{}")).read(2) == b"ok"
+        assert await (await pool.ask("/x", b"{}")).read(2) == b"ok"
         assert len(origin.peers) == 2
 
 
@@ -286,9 +286,9 @@ async def test_an_answer_that_taints_its_connection_is_whole_but_the_connection_
         await peer.send(raw)
         await peer.left()
 
-    async with serve(script) as origin, client(origin) as wire:
-        assert await (await wire.ask("/x", b"{}")).read(2) == b"ok"
-        assert wire.idle_connections == 0
+    async with serve(script) as origin, client(origin) as pool:
+        assert await (await pool.ask("/x", b"{}")).read(2) == b"ok"
+        assert pool.idle_connections == 0
 
 
 async def test_no_more_connections_than_allowed_are_opened() -> None:
@@ -297,11 +297,11 @@ async def test_no_more_connections_than_allowed_are_opened() -> None:
         await peer.send(CHUNKED)
         await peer.left()
 
-    async with serve(script) as origin, client(origin, Limits(connections_max=1)) as wire:
-        await wire.ask("/x", b"{}")
+    async with serve(script) as origin, client(origin, Limits(connections_max=1)) as pool:
+        await pool.ask("/x", b"{}")
 
         with pytest.raises(UpstreamUnreachableError, match="1 connections"):
-            await wire.ask("/x", b"{}")
+            await pool.ask("/x", b"{}")
 
 
 # failures
@@ -319,9 +319,9 @@ async def test_a_kept_connection_that_dies_unanswered_is_dialled_again_once(by_r
         if by_reset:
             peer.reset()
 
-    async with serve(dies_on_the_second, answering(SMALL)) as origin, client(origin) as wire:
-        await (await wire.ask("/x", b"1")).read(2)
-        second = await (await wire.ask("/x", b"2")).read(2)
+    async with serve(dies_on_the_second, answering(SMALL)) as origin, client(origin) as pool:
+        await (await pool.ask("/x", b"1")).read(2)
+        second = await (await pool.ask("/x", b"2")).read(2)
 
         assert second == b"ok"
         assert [one.body for one in asked] == [b"2"]
@@ -338,11 +338,11 @@ async def test_the_second_dial_is_the_last() -> None:
     async def dies(peer: Peer) -> None:
         await peer.request()
 
-    async with serve(dies_on_the_second, dies) as origin, client(origin) as wire:
-        await (await wire.ask("/x", b"1")).read(2)
+    async with serve(dies_on_the_second, dies) as origin, client(origin) as pool:
+        await (await pool.ask("/x", b"1")).read(2)
 
         with pytest.raises(UpstreamBrokenError, match="before an answer"):
-            await wire.ask("/x", b"2")
+            await pool.ask("/x", b"2")
         assert len(origin.peers) == 2
 
 
@@ -353,9 +353,9 @@ async def test_a_new_connection_that_dies_is_not_asked_again(beginning: bytes) -
         await peer.request()
         await peer.send(beginning)
 
-    async with serve(script) as origin, client(origin) as wire:
+    async with serve(script) as origin, client(origin) as pool:
         with pytest.raises(UpstreamBrokenError):
-            await wire.ask("/x", b"{}")
+            await pool.ask("/x", b"{}")
 
         assert len(origin.peers) == 1
 
@@ -369,11 +369,11 @@ async def test_a_kept_connection_that_dies_after_a_byte_is_not_asked_again(begin
         await peer.request()
         await peer.send(beginning)
 
-    async with serve(script) as origin, client(origin) as wire:
-        await (await wire.ask("/x", b"{}")).read(2)
+    async with serve(script) as origin, client(origin) as pool:
+        await (await pool.ask("/x", b"{}")).read(2)
 
         with pytest.raises(UpstreamBrokenError, match="within an answer"):
-            await wire.ask("/x", b"{}")
+            await pool.ask("/x", b"{}")
         assert len(origin.peers) == 1
 
 
@@ -391,8 +391,8 @@ async def test_a_cut_body_is_broken_after_all_that_came(raw: bytes, by_reset: bo
         if by_reset:
             peer.reset()
 
-    async with serve(script) as origin, client(origin) as wire:
-        answer = await wire.ask("/x", b"{}")
+    async with serve(script) as origin, client(origin) as pool:
+        answer = await pool.ask("/x", b"{}")
         answer.splice(sink)
         # An RST may discard what the client has not read yet, so it comes when all has arrived.
         await until(lambda: (BODY.startswith(sink.payload) and len(sink.payload) >= len(BODY) - 300) or raw == STREAM[: len(CHUNKED)])
@@ -404,8 +404,8 @@ async def test_a_cut_body_is_broken_after_all_that_came(raw: bytes, by_reset: bo
 
 
 async def test_bytes_that_are_no_chunk_end_the_body_as_broken() -> None:
-    async with serve(answering(CHUNKED + b"2\r\nok\r\nxyz\r\n")) as origin, client(origin) as wire:
-        answer = await wire.ask("/x", b"{}")
+    async with serve(answering(CHUNKED + b"2\r\nok\r\nxyz\r\n")) as origin, client(origin) as pool:
+        answer = await pool.ask("/x", b"{}")
 
         with pytest.raises(UpstreamBrokenError, match="hexadecimal"):
             await answer.read(100)
@@ -414,9 +414,9 @@ async def test_bytes_that_are_no_chunk_end_the_body_as_broken() -> None:
 async def test_a_head_beyond_its_limit_is_broken() -> None:
     raw = b"HTTP/1.1 200 OK\r\nX: " + 500 * b"y" + b"\r\n\r\n"
 
-    async with serve(answering(raw)) as origin, client(origin, Limits(head_bytes_max=300)) as wire:
+    async with serve(answering(raw)) as origin, client(origin, Limits(head_bytes_max=300)) as pool:
         with pytest.raises(UpstreamBrokenError, match="larger than 300 bytes"):
-            await wire.ask("/x", b"{}")
+            await pool.ask("/x", b"{}")
 
 
 @pytest.mark.promise(UPSTREAM_AWAY)
@@ -424,16 +424,16 @@ async def test_a_port_where_nobody_listens_is_unreachable() -> None:
     async with serve(answering(SMALL)) as origin:
         pass
 
-    async with client(origin) as wire:
+    async with client(origin) as pool:
         with pytest.raises(UpstreamUnreachableError):
-            await wire.ask("/x", b"{}")
+            await pool.ask("/x", b"{}")
 
 
 @pytest.mark.promise(UPSTREAM_AWAY)
 async def test_a_name_that_does_not_resolve_is_unreachable() -> None:
-    async with serve(answering(SMALL)) as origin, client(origin, base_url="http://no-such-host.invalid") as wire:
+    async with serve(answering(SMALL)) as origin, client(origin, base_url="http://no-such-host.invalid") as pool:
         with pytest.raises(UpstreamUnreachableError):
-            await wire.ask("/x", b"{}")
+            await pool.ask("/x", b"{}")
 
 
 # limits of time
@@ -445,9 +445,9 @@ async def test_an_upstream_that_answers_nothing_runs_into_the_first_byte_limit()
         await peer.request()
         await peer.left()
 
-    async with serve(script) as origin, client(origin, Limits(first_byte_seconds=SHORT_SECONDS)) as wire:
+    async with serve(script) as origin, client(origin, Limits(first_byte_seconds=SHORT_SECONDS)) as pool:
         with pytest.raises(UpstreamTimeoutError) as caught:
-            await wire.ask("/x", b"{}")
+            await pool.ask("/x", b"{}")
 
         assert caught.value.phase == "first_byte"
         assert len(origin.peers) == 1
@@ -462,9 +462,9 @@ async def test_a_head_that_drips_in_does_not_move_its_limit() -> None:
             await peer.send(b"y")
 
     limits = Limits(first_byte_seconds=SHORT_SECONDS, head_bytes_max=1 << 30)
-    async with serve(script) as origin, client(origin, limits) as wire:
+    async with serve(script) as origin, client(origin, limits) as pool:
         with pytest.raises(UpstreamTimeoutError) as caught:
-            await wire.ask("/x", b"{}")
+            await pool.ask("/x", b"{}")
 
     assert caught.value.phase == "first_byte"
 
@@ -478,8 +478,8 @@ async def test_a_body_that_stands_still_runs_into_the_idle_limit() -> None:
         await peer.send(CHUNKED + b"2\r\nok\r\n")
         await peer.left()
 
-    async with serve(script) as origin, client(origin, Limits(idle_seconds=SHORT_SECONDS)) as wire:
-        (await wire.ask("/x", b"{}")).splice(sink)
+    async with serve(script) as origin, client(origin, Limits(idle_seconds=SHORT_SECONDS)) as pool:
+        (await pool.ask("/x", b"{}")).splice(sink)
         await sink.ended.wait()
 
     (failure,) = sink.ends
@@ -491,8 +491,8 @@ async def test_a_body_that_stands_still_runs_into_the_idle_limit() -> None:
 async def test_idle_time_does_not_run_while_paused() -> None:
     sink = Collected()
 
-    async with serve(answering(CHUNKED)) as origin, client(origin, Limits(idle_seconds=SHORT_SECONDS)) as wire:
-        answer = await wire.ask("/x", b"{}")
+    async with serve(answering(CHUNKED)) as origin, client(origin, Limits(idle_seconds=SHORT_SECONDS)) as pool:
+        answer = await pool.ask("/x", b"{}")
         answer.splice(sink)
         answer.pause()
         await asyncio.sleep(4 * SHORT_SECONDS)
@@ -511,9 +511,9 @@ async def test_tls_that_never_shakes_hands_runs_into_the_connect_limit() -> None
 
     async with serve(script) as origin:
         url = origin.base_url.replace("http:", "https:")
-        async with client(origin, Limits(connect_seconds=SHORT_SECONDS), base_url=url) as wire:
+        async with client(origin, Limits(connect_seconds=SHORT_SECONDS), base_url=url) as pool:
             with pytest.raises(UpstreamTimeoutError) as caught:
-                await wire.ask("/x", b"{}")
+                await pool.ask("/x", b"{}")
 
     assert caught.value.phase == "connect"
 
@@ -536,8 +536,8 @@ async def test_pausing_stops_the_upstream_and_resuming_loses_nothing() -> None:
         await peer.left()
 
     sink = Collected()
-    async with serve(script) as origin, client(origin) as wire:
-        answer = await wire.ask("/x", b"{}")
+    async with serve(script) as origin, client(origin) as pool:
+        answer = await pool.ask("/x", b"{}")
         sink.on_feed = answer.pause
         answer.splice(sink)
         await sink.fed.wait()
@@ -570,8 +570,8 @@ async def test_what_comes_before_the_splice_is_kept_and_bounded() -> None:
         await peer.send(b"0\r\n\r\n")
         await peer.left()
 
-    async with serve(script) as origin, client(origin) as wire:
-        answer = await wire.ask("/x", b"{}")
+    async with serve(script) as origin, client(origin) as pool:
+        answer = await pool.ask("/x", b"{}")
         stood = -1
         while stood != sent:
             stood = sent
@@ -589,14 +589,14 @@ async def test_an_aborted_answer_closes_its_connection_and_calls_nobody() -> Non
         await peer.send(CHUNKED + b"2\r\nok\r\n")
         await peer.left()
 
-    async with serve(script) as origin, client(origin) as wire:
-        answer = await wire.ask("/x", b"{}")
+    async with serve(script) as origin, client(origin) as pool:
+        answer = await pool.ask("/x", b"{}")
         answer.splice(sink)
         await sink.fed.wait()
         answer.abort()
         answer.abort()
         await origin.peers[0].gone.wait()
-        await until(lambda: wire.open_connections == 0)
+        await until(lambda: pool.open_connections == 0)
 
     assert sink.ends == []
 
@@ -604,21 +604,21 @@ async def test_an_aborted_answer_closes_its_connection_and_calls_nobody() -> Non
 async def test_a_sink_may_abort_from_within_its_feed() -> None:
     sink = Collected()
 
-    async with serve(answering(STREAM)) as origin, client(origin) as wire:
-        answer = await wire.ask("/x", b"{}")
+    async with serve(answering(STREAM)) as origin, client(origin) as pool:
+        answer = await pool.ask("/x", b"{}")
         sink.on_feed = answer.abort
         answer.splice(sink)
-        await until(lambda: wire.open_connections == 0 or sink.ended.is_set())
+        await until(lambda: pool.open_connections == 0 or sink.ended.is_set())
 
     assert sink.ends in ([], [None])
     assert sink.fed.is_set()
 
 
 async def test_aborting_a_finished_answer_does_not_touch_who_has_its_connection_now() -> None:
-    async with serve(answering(SMALL)) as origin, client(origin) as wire:
-        first = await wire.ask("/x", b"{}")
+    async with serve(answering(SMALL)) as origin, client(origin) as pool:
+        first = await pool.ask("/x", b"{}")
         await first.read(2)
-        second = await wire.ask("/x", b"{}")
+        second = await pool.ask("/x", b"{}")
         first.abort()
 
         assert await second.read(2) == b"ok"
@@ -628,28 +628,28 @@ async def test_aborting_a_finished_answer_does_not_touch_who_has_its_connection_
 async def test_closing_the_client_ends_what_is_under_way() -> None:
     sink = Collected()
 
-    async with serve(answering(CHUNKED)) as origin, client(origin) as wire:
-        (await wire.ask("/x", b"{}")).splice(sink)
-        await wire.close()
+    async with serve(answering(CHUNKED)) as origin, client(origin) as pool:
+        (await pool.ask("/x", b"{}")).splice(sink)
+        await pool.close()
 
         assert [type(end) for end in sink.ends] == [UpstreamBrokenError]
-        assert wire.open_connections == 0
+        assert pool.open_connections == 0
         with pytest.raises(UpstreamUnreachableError):
-            await wire.ask("/x", b"{}")
+            await pool.ask("/x", b"{}")
 
 
 @pytest.mark.parametrize("kept", [False, True])
 async def test_a_cancel_at_any_turn_leaks_no_connection(kept: bool) -> None:
-    async with serve(answering(SMALL)) as origin, client(origin) as wire:
+    async with serve(answering(SMALL)) as origin, client(origin) as pool:
         finished, turns = 0, 0
         while finished < 3:  # some are cancelled at each turn of the way, and some come to its end, however busy the machine is
             assert turns < TURNS_MAX
             if kept:
-                await (await wire.ask("/x", b"{}")).read(2)
+                await (await pool.ask("/x", b"{}")).read(2)
             else:
-                await wire.close()
-                wire = Wire(origin.base_url, headers={}, limits=PATIENT)  # noqa: PLW2901
-            task = asyncio.get_running_loop().create_task(wire.ask("/x", b"{}"))
+                await pool.close()
+                pool = Pool(origin.base_url, headers={}, limits=PATIENT)  # noqa: PLW2901
+            task = asyncio.get_running_loop().create_task(pool.ask("/x", b"{}"))
             for _ in range(turns):
                 await asyncio.sleep(0)
             turns += 1
@@ -658,10 +658,10 @@ async def test_a_cancel_at_any_turn_leaks_no_connection(kept: bool) -> None:
             finished += isinstance(outcome, Answer)
             if isinstance(outcome, Answer):
                 assert await outcome.read(2) == b"ok"
-            await until(lambda wire=wire: wire.open_connections == wire.idle_connections)  # type: ignore[misc]
-        await wire.close()
+            await until(lambda pool=pool: pool.open_connections == pool.idle_connections)  # type: ignore[misc]
+        await pool.close()
 
-        assert wire.open_connections == 0
+        assert pool.open_connections == 0
         assert finished < turns
 
 
@@ -676,22 +676,22 @@ async def test_a_call_cancelled_as_its_answer_came_spares_the_next_user_of_the_c
         await peer.send(SMALL)
         await peer.left()
 
-    async with serve(script) as origin, client(origin) as wire:
+    async with serve(script) as origin, client(origin) as pool:
         loop = asyncio.get_running_loop()
-        first = loop.create_task(wire.ask("/x", b"{}"))
+        first = loop.create_task(pool.ask("/x", b"{}"))
         second: asyncio.Task[Answer] | None = None
-        original = wire.vacant
+        original = pool.vacant
 
         def vacant(connection: object) -> bool:
             """At the very instant when the first answer frees its connection, let another take it and cancel the first."""
             nonlocal second
             kept = original(connection)  # type: ignore[arg-type]
             if second is None:
-                second = loop.create_task(wire.ask("/x", b"{}"))
+                second = loop.create_task(pool.ask("/x", b"{}"))
                 first.cancel()
             return kept
 
-        wire.vacant = vacant  # type: ignore[method-assign]
+        pool.vacant = vacant  # type: ignore[method-assign]
         await asyncio.gather(first, return_exceptions=True)
         assert second is not None
         release.set()
@@ -705,10 +705,10 @@ async def test_an_answer_that_comes_as_its_call_is_cancelled_closes_the_connecti
         await peer.request()
         await peer.left()
 
-    async with serve(script) as origin, client(origin) as wire:
-        asking = asyncio.get_running_loop().create_task(wire.ask("/x", b"{}"))
-        await until(lambda: wire.open_connections == 1 and not wire._openings)
-        (connection,) = wire._connections
+    async with serve(script) as origin, client(origin) as pool:
+        asking = asyncio.get_running_loop().create_task(pool.ask("/x", b"{}"))
+        await until(lambda: pool.open_connections == 1 and not pool._openings)
+        (connection,) = pool._connections
         await until(lambda: connection._expected is not None)
         asking.cancel()
         connection.data_received(CHUNKED)  # in the same turn of the loop: the task has not run since it was cancelled
@@ -716,7 +716,7 @@ async def test_an_answer_that_comes_as_its_call_is_cancelled_closes_the_connecti
 
         assert isinstance(outcome, asyncio.CancelledError)
         await origin.peers[0].gone.wait()
-        await until(lambda: wire.open_connections == 0)
+        await until(lambda: pool.open_connections == 0)
 
 
 async def test_a_connection_whose_caller_left_while_it_opened_serves_the_next(certificate: Path) -> None:
@@ -724,15 +724,15 @@ async def test_a_connection_whose_caller_left_while_it_opened_serves_the_next(ce
 
     async with (
         serve_tls(certificate, SMALL) as origin,
-        client(origin, base_url=f"https://localhost:{origin.port}", tls=trusting) as wire,
+        client(origin, base_url=f"https://localhost:{origin.port}", tls=trusting) as pool,
     ):
-        asking = asyncio.get_running_loop().create_task(wire.ask("/x", b"{}"))
-        await until(lambda: len(wire._openings) == 1)
+        asking = asyncio.get_running_loop().create_task(pool.ask("/x", b"{}"))
+        await until(lambda: len(pool._openings) == 1)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-        await until(lambda: wire.idle_connections == 1)
+        await until(lambda: pool.idle_connections == 1)
 
-        assert await (await wire.ask("/x", b"{}")).read(2) == b"ok"
+        assert await (await pool.ask("/x", b"{}")).read(2) == b"ok"
         assert len(origin.peers) == 1
 
 
@@ -756,9 +756,9 @@ async def test_a_stream_over_tls_is_whole_and_its_connection_kept(certificate: P
 
     async with serve_tls(certificate, *cut(STREAM, size)) as origin:
         url = f"https://localhost:{origin.port}"
-        async with client(origin, base_url=url, tls=trusting) as wire:
+        async with client(origin, base_url=url, tls=trusting) as pool:
             for _ in range(2):
-                assert await (await wire.ask("/x", b"{}")).read(len(BODY)) == BODY
+                assert await (await pool.ask("/x", b"{}")).read(len(BODY)) == BODY
 
             assert len(origin.peers) == 1
 
@@ -769,29 +769,29 @@ async def test_a_cut_over_tls_is_broken(certificate: Path) -> None:
 
     async with (
         serve_tls(certificate, STREAM[:-5], close=True) as origin,
-        client(origin, base_url=f"https://localhost:{origin.port}", tls=trusting) as wire,
+        client(origin, base_url=f"https://localhost:{origin.port}", tls=trusting) as pool,
     ):
-        answer = await wire.ask("/x", b"{}")
+        answer = await pool.ask("/x", b"{}")
         with pytest.raises(UpstreamBrokenError):
             await answer.read(len(BODY))
 
 
 @pytest.mark.promise(UPSTREAM_AWAY)
 async def test_a_certificate_that_nobody_vouches_for_is_unreachable(certificate: Path) -> None:
-    async with serve_tls(certificate, SMALL) as origin, client(origin, base_url=f"https://localhost:{origin.port}") as wire:
+    async with serve_tls(certificate, SMALL) as origin, client(origin, base_url=f"https://localhost:{origin.port}") as pool:
         with pytest.raises(UpstreamUnreachableError, match=r"(?i)certificate"):
-            await wire.ask("/x", b"{}")
+            await pool.ask("/x", b"{}")
 
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "host/x", "http://", "https:///x"])
 def test_a_base_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="URL"):
-        Wire(url, headers={}, limits=PATIENT)
+        Pool(url, headers={}, limits=PATIENT)
 
 
 @pytest.mark.parametrize("value", ["k\r\nX: y", "k\n", "k\0", "钥"])
 def test_a_key_that_would_break_the_head_is_refused_unquoted(value: str) -> None:
     with pytest.raises(ValueError, match="header") as caught:
-        Wire("http://host", headers={"Authorization": value}, limits=PATIENT)
+        Pool("http://host", headers={"Authorization": value}, limits=PATIENT)
 
     assert value not in str(caught.value)

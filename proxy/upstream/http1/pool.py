@@ -21,13 +21,13 @@ from proxy.upstream.http1.connection import Answer, Connection, ConnectionDiedEr
 __all__ = [
     "Answer",
     "Limits",
+    "Pool",
     "Shortcut",
     "Sink",
     "UpstreamBrokenError",
     "UpstreamFailure",
     "UpstreamTimeoutError",
     "UpstreamUnreachableError",
-    "Wire",
 ]
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -37,7 +37,7 @@ _OPENINGS_DRAIN_SECONDS = 1.0
 _AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple]  # type: ignore[type-arg]
 
 
-class Wire:
+class Pool:
     """Connections to one upstream. `close` it at the end."""
 
     def __init__(self, base_url: str, *, headers: Mapping[str, str], limits: Limits, ssl_context: ssl.SSLContext | None = None) -> None:

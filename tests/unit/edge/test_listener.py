@@ -13,7 +13,7 @@ from proxy.config import TcpAddress
 from proxy.core.errors import ModelUnavailableError, RateLimitedError
 from proxy.edge.context import Context
 from proxy.edge.entrance import Dispatcher, Observer
-from proxy.edge.listener import Door, Entrance
+from proxy.edge.listener import Entrance, Listener
 from proxy.edge.response import Response
 from proxy.edge.router import Handler, Route, Router
 from proxy.edge.sockets import open_sockets
@@ -41,19 +41,19 @@ class Watching:
 
 
 @asynccontextmanager
-async def serving(handler: Handler, *, seconds: float = 5) -> AsyncIterator[tuple[str, Lines, Door]]:
+async def serving(handler: Handler, *, seconds: float = 5) -> AsyncIterator[tuple[str, Lines, Listener]]:
     """Serve one handler at ``GET /`` the way the gateway does; yield where, its access log, and the door."""
     clock, log = SystemClock(), Lines()
     router = Router([], (), at_root=[Route("GET", "/", handler, needs_key=False)])
     entrance = Entrance(
         Dispatcher(router, Nobody(), draining=lambda: False, refusing=lambda: False), Observer(clock, log, Metrics()), clock
     )
-    door = Door(entrance, clock, keepalive_seconds=seconds, stall_seconds=seconds)
-    (address,) = await door.open(open_sockets(TcpAddress("127.0.0.1", 0)))
+    listener = Listener(entrance, clock, keepalive_seconds=seconds, stall_seconds=seconds)
+    (address,) = await listener.open(open_sockets(TcpAddress("127.0.0.1", 0)))
     try:
-        yield address, log, door
+        yield address, log, listener
     finally:
-        await door.close()
+        await listener.close()
 
 
 BUGS = [
@@ -135,12 +135,12 @@ async def test_a_client_that_left_is_one_line_with_499(caplog: pytest.LogCapture
         await watching.left.wait()
         raise ConnectionResetError(SECRET)
 
-    async with serving(handler) as (origin, log, door):
+    async with serving(handler) as (origin, log, listener):
         async with connect(origin) as client:
             await client.send(request("GET", "/"))
             await watching.inside.wait()
             client.writer.transport.abort()
-        await door.entrance.wait_empty()
+        await listener.entrance.wait_empty()
 
     assert [line["status"] for line in log.written] == [499]
     assert caplog.records == []
@@ -150,9 +150,9 @@ async def test_closing_the_door_waits_for_nobody_who_is_idle() -> None:
     async def handler(context: Context) -> Response:
         return context.json({})
 
-    async with serving(handler) as (origin, _, door), connect(origin) as client:
+    async with serving(handler) as (origin, _, listener), connect(origin) as client:
         await client.ask(request("GET", "/"))
-        door.stop_accepting()
+        listener.stop_accepting()
         said = await client.closed()
         with pytest.raises(ConnectionRefusedError):
             async with connect(origin):
@@ -176,7 +176,7 @@ async def test_what_is_left_of_an_answer_does_not_keep_the_connection_of_a_clien
         left_over.set()
         return context.json({})
 
-    async with serving(handler, seconds=0.2) as (origin, _, _door), connect(origin) as client:
+    async with serving(handler, seconds=0.2) as (origin, _, _listener), connect(origin) as client:
         client.pause_reading()
         await client.send(request("GET", "/", *closing))
         await left_over.wait()
@@ -188,7 +188,7 @@ async def test_a_client_that_reads_slowly_gets_what_is_left_of_its_last_answer()
     async def handler(context: Context) -> Response:
         return context.answer(b"x" * 8_000_000)
 
-    async with serving(handler, seconds=0.2) as (origin, _, _door), connect(origin) as client:
+    async with serving(handler, seconds=0.2) as (origin, _, _listener), connect(origin) as client:
         await client.send(request("GET", "/", ("Connection", "close")))
         read = 0
         while piece := await client.reader.read(200_000):

@@ -13,15 +13,15 @@ from proxy.core.video.record import new_task
 from proxy.core.video.report import Polled, Report, Submitted, SubmitUnknown
 from proxy.core.video.request import VideoBilling, VideoCall
 from proxy.core.video.task import Pace
-from proxy.jobs.forget_keys import Retention
+from proxy.jobs.forget_keys import ForgetKeys
 from proxy.store.contract import Store
 from proxy.store.sqlite import open_store
 from proxy.store.values import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.telemetry.metrics import Metrics
 from proxy.videos.calls import VideoCalls
 from proxy.videos.poll import DueVideos
-from proxy.videos.sweep import HoldSweep
-from proxy.videos.tasks import VideoDesk
+from proxy.videos.sweep import OverdueTasks
+from proxy.videos.tasks import VideoJobs
 from tests.support.books import assert_books_balance
 from tests.support.settings import live
 
@@ -50,7 +50,7 @@ class Clock:
 class House:
     store: Store
     clock: Clock
-    desk: VideoDesk
+    jobs: VideoJobs
     account_id: int
 
     def request(self, request_id: str, kind: Kind, claim: IdempotencyClaim | None = None) -> NewRequest:
@@ -77,12 +77,12 @@ class House:
         )
         await self.store.place_task(request, task, self.clock.now_ms() + MINUTE_MS)
         for report in reports:
-            await self.desk.advance(task_id, report)
+            await self.jobs.advance(task_id, report)
 
     async def sweep(self, after_ms: int) -> dict[str, str]:
         """Sweep at a time after the start; return the state of each task then."""
         self.clock.at_ms = START_MS + after_ms
-        await HoldSweep(self.store, self.desk, self.clock)()
+        await OverdueTasks(self.store, self.jobs, self.clock)()
         return {task.id: task.state.value for task in await self.store.tasks(self.account_id, 100, 0)}
 
 
@@ -91,7 +91,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     store = await open_store(tmp_path / "house.db")
     clock, metrics = Clock(), Metrics()
     account = await store.create_account("acme", CREDIT, START_MS)
-    desk = VideoDesk(
+    jobs = VideoJobs(
         store=store,
         calls=VideoCalls(live(), metrics),
         live=live(),
@@ -101,7 +101,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         expect=lambda *_: None,
     )
     try:
-        yield House(store, clock, desk, account.id)
+        yield House(store, clock, jobs, account.id)
         await assert_books_balance(store)
     finally:
         await store.close()
@@ -157,7 +157,7 @@ async def test_what_is_due_later_than_anything_is_put_off_is_due_now(house: Hous
     assert await due_at(3_000 - longest_ms - 1) == ["soon"]
     assert await due_at(-HOUR_MS, limit=0) == []
     house.clock.at_ms -= HOUR_MS
-    await house.desk.advance("soon", Polled("running"))
+    await house.jobs.advance("soon", Polled("running"))
     assert await due_at(-HOUR_MS) == []
     slow = DueVideos(house.store, "ark", live(pace=Pace(first_ms=3_000, longest_ms=HOUR_MS)))  # 4 h for flex
     assert await slow.due(START_MS - 4 * HOUR_MS, 10) == []
@@ -173,7 +173,7 @@ async def test_retention_forgets_keys_after_a_day_and_keeps_the_books(house: Hou
 
     async def kept_after(after_ms: int) -> list[bool]:
         house.clock.at_ms = START_MS + after_ms
-        await Retention(house.store, house.clock)()
+        await ForgetKeys(house.store, house.clock)()
         # Asked as of the start, so that what is found is what is still there.
         return [await house.store.claimed_key(house.account_id, f"key-{number}", START_MS) is not None for number in range(3)]
 

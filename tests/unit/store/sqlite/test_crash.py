@@ -47,7 +47,7 @@ asyncio.run(write_for_ever())
 VIDEO_WRITER = (
     COMMON
     + """
-from proxy.core.video_record import TaskState
+from proxy.core.video.record import TaskState
 from proxy.store.values import StoredAnswer
 from tests.support.store import made, new_claim, new_video, submitted, task_of
 

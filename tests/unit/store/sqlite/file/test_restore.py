@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[5]
 WHEN = "20251124T160000Z"
 DIES = """
 import os, pathlib, sys
-from proxy.store.sqlite import migrations, restore
+from proxy.store.sqlite.file import migrations, restore
 
 left = int(sys.argv[3])
 
