@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from proxy.clock import Clock
-from proxy.core.chat.request import encode
 from proxy.core.errors import IdempotencyConflictError, InvalidParameterError
+from proxy.core.fields import encode
 from proxy.store.contract import Store
 from proxy.store.values import ClaimedKey, IdempotencyClaim, StoredAnswer
 

@@ -15,7 +15,9 @@ import orjson
 
 from proxy.clock import Clock
 from proxy.config import Config
-from proxy.operations.operation import Answer, Operation, Operator, ParameterError, prepare
+from proxy.operations.operation import Answer, Operation, Operator
+from proxy.operations.parameters import ParameterError
+from proxy.operations.table import prepare
 from proxy.store.errors import StoreError, StoreLockedError, StoreRefusedError, StoreUnavailableError
 from proxy.store.progress import Report
 from proxy.store.sqlite import open_store

@@ -16,7 +16,7 @@ from proxy.cli.hints import hint
 from proxy.clock import SystemClock
 from proxy.config import Config, ConfigError, load
 from proxy.config.environment import stands_for_keys
-from proxy.operations.operation import ParameterError
+from proxy.operations.parameters import ParameterError
 from proxy.store.errors import StoreError
 from proxy.store.progress import Report
 

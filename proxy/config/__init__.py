@@ -4,7 +4,8 @@
 explained in ``config.example.toml``.
 """
 
-from proxy.config.reading import AdminConfig, Config, ServerConfig, Source, StoreConfig, UpstreamConfig, VideosConfig, load
+from proxy.config.config import AdminConfig, Config, ServerConfig, StoreConfig, UpstreamConfig, VideosConfig
+from proxy.config.reading import Source, load
 from proxy.config.tables import BillingConfig, ConfigError, LogConfig, RetentionConfig
 from proxy.config.values import Address, Secret, SystemdAddress, TcpAddress, UnixAddress
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 import msgspec
 
 from proxy.config import environment
+from proxy.config.config import AdminConfig, Config, ServerConfig, StoreConfig, UpstreamConfig, VideosConfig
 from proxy.config.models import read_catalog
 from proxy.config.tables import (
     SECTIONS,
@@ -39,77 +39,10 @@ from proxy.config.values import (
     read_beginning,
     read_secret,
 )
-from proxy.core.catalog import Catalog
 from proxy.core.retention import REQUEST_DAYS_MIN
 
 _FILE_BYTES_MAX = 4_194_304
 _SECTIONS = (*SECTIONS, "upstreams", "models")
-
-
-@dataclass(frozen=True, slots=True)
-class ServerConfig:
-    listen: tuple[Address, ...]
-    auth: Literal["keys", "none"]
-    socket_mode: int
-    """Permissions of a unix socket's file."""
-    drain_seconds: float
-    """How long a stop waits for the requests in flight."""
-    body_bytes_max: int
-    body_seconds: float
-    """The time that a request's body has to arrive in."""
-    keepalive_seconds: float
-    stall_seconds: float
-    """A client that takes nothing of its answer for this long is dropped."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoreConfig:
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
-class AdminConfig:
-    listen: UnixAddress | None
-    """None: there is no admin listener."""
-    metrics_listen: TcpAddress | None = None
-    """Where metrics are shown besides."""
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamConfig:
-    name: str
-    base_url: str
-    """Without a closing slash."""
-    api_key: Secret
-    connect_seconds: float
-    first_byte_seconds: float
-    idle_seconds: float
-    requests_per_second: float
-    """The pollers' limit, not the customers': video tasks are asked for no faster than this."""
-    list_requests_per_second: float
-
-
-@dataclass(frozen=True, slots=True)
-class VideosConfig:
-    poll_first_seconds: float
-    poll_longest_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    path: Path | None
-    """None: the environment is all of it."""
-    variables: tuple[str, ...]
-    """Names of the environment variables that stand for keys."""
-    server: ServerConfig
-    store: StoreConfig
-    admin: AdminConfig
-    upstreams: Mapping[str, UpstreamConfig]
-    billing: BillingConfig
-    videos: VideosConfig
-    log: LogConfig
-    retention: RetentionConfig
-    catalog: Catalog
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ import re
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
-from proxy.core.chat.request import encode, refuse_other_case
+import orjson
+
 from proxy.core.errors import InvalidJsonError, InvalidParameterError, MissingPromptError
 
 Body = Mapping[str, object]
@@ -158,3 +159,26 @@ def _is_http(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # an IPv6 address without its bracket, a port that is none
         return False
+
+
+def encode(value: object, *, sort_keys: bool = False) -> bytes:
+    """Return JSON.
+
+    Raises:
+        InvalidJsonError: nested deeper than 254 levels, which orjson reads but does not write.
+    """
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else None)
+    except orjson.JSONEncodeError:
+        raise InvalidJsonError("The request body is nested too deeply") from None
+
+
+def refuse_other_case(body: Mapping[str, object], keys: frozenset[str]) -> None:
+    """Refuse a key that differs from one of ``keys`` in case only; folded as Unicode does, as Go's decoder reads keys.
+
+    Raises:
+        InvalidParameterError: naming the key.
+    """
+    for key in body:
+        if key not in keys and (folded := key.casefold()) in keys:
+            raise InvalidParameterError(f"Unknown field {key[:64]!r}: did you mean {folded!r}?", param=key[:64])

@@ -6,3 +6,7 @@ from datetime import UTC, datetime
 def iso(at_ms: int) -> str:
     """Return ISO-8601 with milliseconds and Z: ``2024-03-10T08:00:00.000Z``."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def iso_or_none(at_ms: int | None) -> str | None:
+    return None if at_ms is None else iso(at_ms)

@@ -16,10 +16,10 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from proxy import ids
 from proxy.clock import Clock
 from proxy.core.errors import BadRequestError, GatewayError, HeadersTooLargeError
+from proxy.edge.peer import Watcher
 from proxy.edge.receiver import Receiver
 from proxy.edge.request import Body, Request
 from proxy.edge.response import HeadWriter, Response
-from proxy.exchange.flight import Watcher
 
 logger = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 Nothing here awaits: each coroutine between a connection and its handler is run through at every turn of the request, about 0.3 µs.
 """
 
+import asyncio
 import logging
 import math
 import re
@@ -25,6 +26,7 @@ from proxy.core.errors import (
 from proxy.core.money import format_yuan
 from proxy.edge.connection import CROSS_ORIGIN_HEADERS
 from proxy.edge.context import Context
+from proxy.edge.request import Request
 from proxy.edge.response import Response
 from proxy.edge.router import Router
 from proxy.store.errors import StoreUnavailableError
@@ -215,3 +217,51 @@ def error_response(context: Context, error: GatewayError) -> Response:
     if error.code == BadRequestError.code or (unread and (error.status in (408, 413) or "Expect" in context.request.headers)):
         context.request.closing = True
     return context.answer(orjson.dumps(error.body()), status=error.status)
+
+
+class Entrance:
+    """What every request comes in by: it gets its id and its clock, then its handler; its end is told. Counts who is inside."""
+
+    def __init__(self, dispatcher: Dispatcher, observer: Observer, clock: Clock) -> None:
+        self._dispatcher = dispatcher
+        self._observer = observer
+        self._clock = clock
+        self._inside = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    async def answer(self, request: Request) -> Response:
+        """Return the answer to one request, or the JSON of its error.
+
+        Raises:
+            ConnectionError: the client left, or is to see that its answer broke off.
+        """
+        now_ms = self._clock.now_ms()
+        request_id = ids.request_id(now_ms)
+        context = Context(request, request_id, {"x-request-id": request_id}, self._clock.monotonic(), now_ms)
+        status = CLIENT_CLOSED_REQUEST
+        if not self._inside:
+            self._empty.clear()
+        self._inside += 1
+        try:
+            try:
+                response = await self._dispatcher.dispatch(context)
+            except Exception as fault:  # noqa: BLE001 - whatever it is, it is answered, told and counted
+                response = self._observer.failed(context, fault)
+            if self._dispatcher.draining():
+                request.closing = True
+            status = response.status
+            if response.body is not None:
+                context.body_bytes = len(response.body)
+            return response
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._empty.set()
+            self._observer.record(context, status)
+
+    def __len__(self) -> int:
+        return self._inside
+
+    async def wait_empty(self) -> None:
+        await self._empty.wait()

@@ -4,66 +4,14 @@ import asyncio
 import socket
 from collections.abc import Sequence
 
-from proxy import ids
 from proxy.clock import Clock
-from proxy.edge.context import Context
-from proxy.edge.entrance import CLIENT_CLOSED_REQUEST, Dispatcher, Observer
-from proxy.edge.request import Request
-from proxy.edge.response import Response
+from proxy.edge.entrance import Entrance
 from proxy.edge.server import Server
 
 CLOSE_SECONDS = 2.0
 """What connections get to flush their last bytes."""
 NEWCOMER_SECONDS = 1.0
 """What those get to send their request who were accepted just before the doors closed: they were let in, and are served."""
-
-
-class Entrance:
-    """What every request comes in by: it gets its id and its clock, then its handler; its end is told. Counts who is inside."""
-
-    def __init__(self, dispatcher: Dispatcher, observer: Observer, clock: Clock) -> None:
-        self._dispatcher = dispatcher
-        self._observer = observer
-        self._clock = clock
-        self._inside = 0
-        self._empty = asyncio.Event()
-        self._empty.set()
-
-    async def answer(self, request: Request) -> Response:
-        """Return the answer to one request, or the JSON of its error.
-
-        Raises:
-            ConnectionError: the client left, or is to see that its answer broke off.
-        """
-        now_ms = self._clock.now_ms()
-        request_id = ids.request_id(now_ms)
-        context = Context(request, request_id, {"x-request-id": request_id}, self._clock.monotonic(), now_ms)
-        status = CLIENT_CLOSED_REQUEST
-        if not self._inside:
-            self._empty.clear()
-        self._inside += 1
-        try:
-            try:
-                response = await self._dispatcher.dispatch(context)
-            except Exception as fault:  # noqa: BLE001 - whatever it is, it is answered, told and counted
-                response = self._observer.failed(context, fault)
-            if self._dispatcher.draining():
-                request.closing = True
-            status = response.status
-            if response.body is not None:
-                context.body_bytes = len(response.body)
-            return response
-        finally:
-            self._inside -= 1
-            if not self._inside:
-                self._empty.set()
-            self._observer.record(context, status)
-
-    def __len__(self) -> int:
-        return self._inside
-
-    async def wait_empty(self) -> None:
-        await self._empty.wait()
 
 
 class Listener:

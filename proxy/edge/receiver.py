@@ -12,7 +12,8 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from proxy.core.errors import BadRequestError
-from proxy.edge.request import Repetition, Request, RequestHead, Whole, repetition_of
+from proxy.edge.repetition import Repetition, repetition_of
+from proxy.edge.request import Request, RequestHead, Whole
 
 _LESSONS = 8
 """After so many heads one after the other that did not come again none is learnt any more: one with the id of a trace never will."""

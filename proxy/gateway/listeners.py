@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack
 
 from proxy.clock import Clock
 from proxy.config import Address, UnixAddress
-from proxy.edge.entrance import Dispatcher, Observer
-from proxy.edge.listener import Entrance, Listener
+from proxy.edge.entrance import Dispatcher, Entrance, Observer
+from proxy.edge.listener import Listener
 from proxy.edge.router import Router
 from proxy.edge.sockets import open_sockets, remove_unix_socket
 from proxy.gateway.shutdown import StopSignal

@@ -9,7 +9,9 @@ from typing import Any
 
 import orjson
 
-from proxy.operations.operation import Operation, Operator, ParameterError, UnknownOperationError, prepare
+from proxy.operations.operation import Operation, Operator
+from proxy.operations.parameters import ParameterError, UnknownOperationError
+from proxy.operations.table import prepare
 from proxy.store.errors import StoreError, StoreRefusedError
 from proxy.tasks import TaskGroup
 

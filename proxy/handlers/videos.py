@@ -21,9 +21,10 @@ from proxy.core.errors import (
     InvalidParameterError,
     TaskNotFoundError,
 )
-from proxy.core.video import request as videos
+from proxy.core.video.price import hold_for, nanos_per_kilotoken, quote
 from proxy.core.video.record import VideoTask, new_task
-from proxy.core.video.request import VideoCall
+from proxy.core.video.request import DEFAULT_MODEL, PUBLISHED_KEYS, VideoCall, parse_video_call
+from proxy.core.video.upstream import upstream_body
 from proxy.core.video.view import created_task, public_status, public_task, task_list
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
@@ -56,7 +57,7 @@ class VideoHandlers:
         clock: Clock,
         draw_seed: Callable[[], int],
     ) -> None:
-        """Args: draw_seed: from 0 to `videos.SEED_MAX`, for tasks that ask for none."""
+        """Args: draw_seed: from 0 to `SEED_MAX`, for tasks that ask for none."""
         self._live = live
         self._store = store
         self._jobs = jobs
@@ -75,13 +76,13 @@ class VideoHandlers:
         return await self._idempotency.once(context, body, lambda claim: self._submit(context, body, claim))
 
     async def _submit(self, context: Context, body: object, claim: IdempotencyClaim | None) -> Response:
-        checked = fields.checked_body(body, videos.PUBLISHED_KEYS)
+        checked = fields.checked_body(body, PUBLISHED_KEYS)
         settings = self._live.now
-        model = find_model(settings.catalog, fields.model_id(checked, videos.DEFAULT_MODEL), Kind.VIDEO)
+        model = find_model(settings.catalog, fields.model_id(checked, DEFAULT_MODEL), Kind.VIDEO)
         context.model = model.id
-        call = self._told_apart(videos.parse_video_call(checked, model))
+        call = self._told_apart(parse_video_call(checked, model))
         request, task = self._drawn_up(context, call, model, settings, claim)
-        submit = self._jobs.submit(request, task, videos.upstream_body(call, task.upstream_model, task.safety_identifier))
+        submit = self._jobs.submit(request, task, upstream_body(call, task.upstream_model, task.safety_identifier))
         try:
             async with asyncio.timeout(SUBMIT_SECONDS_MAX + SUBMIT_MARGIN_SECONDS):
                 result = await asyncio.shield(submit)
@@ -110,7 +111,7 @@ class VideoHandlers:
             upstream=model.upstream,
             upstream_model=model.upstream_model,
             stream=False,
-            hold_nanos=videos.hold_for(call, model.price, settings.video_billing),
+            hold_nanos=hold_for(call, model.price, settings.video_billing),
             price=settings.frozen[model.id],
             created_at_ms=self._clock.now_ms(),
             claim=claim,
@@ -125,8 +126,8 @@ class VideoHandlers:
             safety_identifier=_stand_in_for(context.grant),
             billing=settings.video_billing,
             hold_nanos=request.hold_nanos,
-            quote_nanos=videos.quote(call, model.price),
-            rate_nanos_per_kilotoken=videos.nanos_per_kilotoken(call, model.price),
+            quote_nanos=quote(call, model.price),
+            rate_nanos_per_kilotoken=nanos_per_kilotoken(call, model.price),
             now_ms=request.created_at_ms,
         )
         return request, task

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from proxy.config import BillingConfig, Config
 from proxy.core.catalog import Catalog
 from proxy.core.pricing import freeze
-from proxy.core.video.request import VideoBilling
+from proxy.core.video.price import VideoBilling
 from proxy.core.video.task import Pace
 from proxy.upstream.upstreams import Upstream
 

@@ -8,16 +8,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from proxy.core.ark import refusal as ark
 from proxy.core.ark.creation import creation_refusal
 from proxy.core.ark.field_names import without_unsupported
+from proxy.core.ark.refusal import outage
 from proxy.core.ark.text import read_error
 from proxy.core.errors import GatewayError, ModelUnavailableError
 from proxy.core.settlement import Outcome
-from proxy.core.video import request as videos
 from proxy.core.video.answers import CLOCK_BEHIND_MS, is_endpoint, read_poll, read_submit
 from proxy.core.video.record import VideoTask
 from proxy.core.video.report import Polled, PollFailed, PollFailure, SubmitRefused, Submitted, SubmitUnknown
+from proxy.core.video.upstream import FIELD_NAMES, UPSTREAM_OPTIONAL
 from proxy.live.settings import Live
 from proxy.tasks import TaskGroup
 from proxy.telemetry.metrics import Metrics
@@ -139,7 +139,7 @@ class VideoCalls:
         """Ask for a task; once more for each optional field that the model turns out not to know."""
         while True:
             reply = await client.create_task(body)
-            fewer = without_unsupported(body, read_error(reply.status, reply.answer), videos.UPSTREAM_OPTIONAL)
+            fewer = without_unsupported(body, read_error(reply.status, reply.answer), UPSTREAM_OPTIONAL)
             if fewer is None:
                 return reply
             body = fewer
@@ -150,11 +150,11 @@ class VideoCalls:
         if not failure.is_unasked:
             logger.warning("video %s: its submit was not answered, it is looked for: %s", task.id, failure)
             return Submission(SubmitUnknown(str(failure)))
-        refusal = ark.outage(str(failure))
+        refusal = outage(str(failure))
         return Submission(SubmitRefused(None, str(failure), refusal.error.status), refusal.error)
 
     def _refused(self, task: VideoTask, report: SubmitRefused, reply: Reply) -> Submission:
-        names, error = videos.FIELD_NAMES, report.error
+        names, error = FIELD_NAMES, report.error
         refusal = creation_refusal(reply.status, reply.answer, names, upstream_model=task.upstream_model)
         if refusal.outcome is not Outcome.REFUSED:
             self._metrics.upstream_failed(task.upstream, "operator" if refusal.operator else "error")

@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 
 from proxy.core.errors import GatewayError, ModelUnavailableError, RateLimitedError, TaskNotFoundError, TaskRunningError
-from proxy.core.video import failure as video_error
+from proxy.core.video import failure
 from proxy.core.video.record import VideoTask
 from proxy.core.video.report import CancelConfirmed, Polled, PollFailed, PollFailure, RecordDeleted
 from proxy.store.contract import Store
@@ -70,7 +70,7 @@ class VideoCancels:
             async with (alone := self._jobs.alone(task.id)):
                 alone.cancels += 1
                 seen = await self._seen(task.id)
-                return seen if seen.error == video_error.CANCELLED else await self._deleted(seen)
+                return seen if seen.error == failure.CANCELLED else await self._deleted(seen)
         except (GatewayError, StoreUnavailableError) as fault:
             return fault
 
@@ -85,7 +85,7 @@ class VideoCancels:
         task = (await self._jobs.advance(task_id, seen)).task
         if not isinstance(seen, Polled) and not task.ended:
             raise _unanswered()
-        if task.error == video_error.CANCELLED or (isinstance(seen, Polled) and seen.status == "queued" and task.cancellable):
+        if task.error == failure.CANCELLED or (isinstance(seen, Polled) and seen.status == "queued" and task.cancellable):
             return task
         raise _too_late(task)
 
@@ -93,7 +93,7 @@ class VideoCancels:
         has_worked = await self._calls.cancel(task)
         seen = await self._calls.status(task, urgent=True)
         task = (await self._jobs.record(task.id, _report(seen) if has_worked else seen)).task
-        if task.error == video_error.CANCELLED:
+        if task.error == failure.CANCELLED:
             return task
         raise _unanswered() if task.cancellable else _too_late(task)
 

@@ -10,9 +10,9 @@ from msgspec import structs
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, TokenUsage, UsageSource
+from proxy.core.video.price import VideoBilling
 from proxy.core.video.record import TaskError, TaskState, VideoTask
 from proxy.core.video.report import CancelConfirmed, DeadlinePassed, Found, NotFound, Polled, Report, SubmitRefused, SubmitUnknown
-from proxy.core.video.request import VideoBilling
 from proxy.core.video.task import Step
 from proxy.store.contract import Store
 from proxy.store.errors import AccountNotFoundError, InsufficientFundsError, StoreUnavailableError, UpstreamIdTakenError

@@ -20,9 +20,11 @@ from proxy.clock import SystemClock
 from proxy.config import load
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
+from proxy.core.video.price import VideoBilling, video_tokens
 from proxy.core.video.record import VideoTask, new_task
-from proxy.core.video.request import VideoBilling, VideoCall, upstream_body, video_tokens
+from proxy.core.video.request import VideoCall
 from proxy.core.video.task import Pace
+from proxy.core.video.upstream import upstream_body
 from proxy.demo.ark import TASKS, Answer, Call, Check, Perform, Send, Settings, StandIn, Timeline
 from proxy.demo.ark.script import Step
 from proxy.demo.ark.server import When

@@ -4,8 +4,7 @@ from collections.abc import Awaitable
 
 from proxy.clock import Clock
 from proxy.edge.context import Context
-from proxy.edge.entrance import Dispatcher, Observer
-from proxy.edge.listener import Entrance
+from proxy.edge.entrance import Dispatcher, Entrance, Observer
 from proxy.edge.response import Response
 from proxy.edge.router import Handler, Router
 from proxy.store.values import Grant

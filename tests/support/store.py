@@ -7,9 +7,9 @@ from dataclasses import replace
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.settlement import NO_USAGE, Outcome, Settlement, TokenUsage, UsageSource
+from proxy.core.video.price import VideoBilling
 from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.report import Polled, Report, Submitted
-from proxy.core.video.request import VideoBilling
 from proxy.core.video.task import Pace, Step, advance
 from proxy.store.contract import Store
 from proxy.store.values import IdempotencyClaim, NewKey, NewRequest

@@ -7,11 +7,11 @@ own serialisation of what was parsed, so that no upstream can read a duplicate o
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from msgspec import Struct
 
 from proxy.core.catalog import ChatPrice, Model
 from proxy.core.errors import InvalidJsonError, InvalidMessagesError, InvalidParameterError, MissingModelError
+from proxy.core.fields import encode, refuse_other_case
 from proxy.core.money import Nanos
 from proxy.core.pricing import hold_for_chat, prompt_tokens_max
 
@@ -162,29 +162,6 @@ def upstream_body(call: ChatCall, model: Model) -> bytes:
     if call.stream:
         fields["stream_options"] = {**(call.fields.get("stream_options") or {}), "include_usage": True}
     return encode(fields)
-
-
-def encode(value: object, *, sort_keys: bool = False) -> bytes:
-    """Return JSON.
-
-    Raises:
-        InvalidJsonError: nested deeper than 254 levels, which orjson reads but does not write.
-    """
-    try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else None)
-    except orjson.JSONEncodeError:
-        raise InvalidJsonError("The request body is nested too deeply") from None
-
-
-def refuse_other_case(body: Mapping[str, object], keys: frozenset[str]) -> None:
-    """Refuse a key that differs from one of ``keys`` in case only; folded as Unicode does, as Go's decoder reads keys.
-
-    Raises:
-        InvalidParameterError: naming the key.
-    """
-    for key in body:
-        if key not in keys and (folded := key.casefold()) in keys:
-            raise InvalidParameterError(f"Unknown field {key[:64]!r}: did you mean {folded!r}?", param=key[:64])
 
 
 def _refuse_messages_in_other_case(keys: Mapping[str, object], known: frozenset[str], where: str) -> None:

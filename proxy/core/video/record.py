@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from proxy.core.money import Nanos
-from proxy.core.video.request import VideoBilling, VideoCall, video_tokens
+from proxy.core.video.price import VideoBilling, video_tokens
+from proxy.core.video.request import VideoCall
 
 _NOTHING = Nanos(0)
 

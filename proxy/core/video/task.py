@@ -14,7 +14,8 @@ from msgspec import structs
 from proxy.core.ark.text import CODE_CHARACTERS_MAX, ArkError
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource, capped
-from proxy.core.video import failure as video_error
+from proxy.core.video import failure
+from proxy.core.video.price import VideoBilling, charge_by_usage
 from proxy.core.video.record import TRANSITIONS, Next, TaskError, TaskState, VideoTask
 from proxy.core.video.report import (
     CancelConfirmed,
@@ -31,7 +32,7 @@ from proxy.core.video.report import (
     Submitted,
     SubmitUnknown,
 )
-from proxy.core.video.request import DEFAULT_EXPIRY_SECONDS, FLEX_EXPIRY_SECONDS, VideoBilling, charge_by_usage
+from proxy.core.video.upstream import DEFAULT_EXPIRY_SECONDS, FLEX_EXPIRY_SECONDS
 
 MISSING_POLLS_MAX = 3
 """So many 404s in a row mean that the task is gone. Any other answer, and a poll that fails in another way, begins a new row."""
@@ -139,7 +140,7 @@ def _refused(task: VideoTask, report: SubmitRefused, moment: _Moment) -> Step:
     judged = report.error is not None and report.error.status in (400, 413, 422)
     step = _fail(
         task,
-        video_error.public_error(report.error) if report.error else video_error.UNAVAILABLE,
+        failure.public_error(report.error) if report.error else failure.UNAVAILABLE,
         moment,
         outcome=Outcome.REFUSED if judged else Outcome.UPSTREAM_ERROR,
         note=f"submit refused: {_named(report.error) or report.why}",
@@ -158,7 +159,7 @@ def _look_on(task: VideoTask, report: NotFound | LookupFailed | DeadlinePassed, 
         return _lose(task, DeadlinePassed(), moment)
     patience_ms = LOOKUP_MS if isinstance(report, NotFound) else LOOKUP_UNANSWERED_MS
     if moment.now_ms >= task.lost_at_ms + patience_ms:
-        return _fail(task, video_error.LOST, moment, note="submit unanswered, and not found in the upstream's list")
+        return _fail(task, failure.LOST, moment, note="submit unanswered, and not found in the upstream's list")
     return _wait(task, moment)
 
 
@@ -171,12 +172,12 @@ def _polled(task: VideoTask, report: Polled, moment: _Moment) -> Step:
             return _await_url(seen, moment)
         case "failed":
             return _fail(
-                seen, video_error.public_error(report.error), moment, note=f"failed upstream: {_named(report.error)}", polled=report
+                seen, failure.public_error(report.error), moment, note=f"failed upstream: {_named(report.error)}", polled=report
             )
         case "cancelled" | "canceled":
-            return _fail(seen, video_error.CANCELLED, moment, note="cancelled upstream", polled=report)
+            return _fail(seen, failure.CANCELLED, moment, note="cancelled upstream", polled=report)
         case "expired":
-            return _fail(seen, video_error.EXPIRED, moment, note="expired upstream", polled=report)
+            return _fail(seen, failure.EXPIRED, moment, note="expired upstream", polled=report)
         case "queued":
             return _progress(seen, TaskState.PENDING, "", moment)
         case "running":
@@ -188,7 +189,7 @@ def _polled(task: VideoTask, report: Polled, moment: _Moment) -> Step:
 def _progress(task: VideoTask, state: TaskState, odd: str, moment: _Moment) -> Step:
     """Go on, and on to ``state`` where that is no step back: Ark may queue a task again."""
     if _is_forgotten(task, moment):
-        return _fail(task, video_error.EXPIRED, moment, note="not ended for as long as the upstream remembers a task")
+        return _fail(task, failure.EXPIRED, moment, note="not ended for as long as the upstream remembers a task")
     reached = state if state in TRANSITIONS[task.state] else task.state
     step = _wait(replace(task, state=reached, odd_status=odd or task.odd_status), moment)
     return replace(step, news=f"unknown task status {odd!r}") if odd and odd != task.odd_status else step
@@ -197,7 +198,7 @@ def _progress(task: VideoTask, state: TaskState, odd: str, moment: _Moment) -> S
 def _await_url(task: VideoTask, moment: _Moment) -> Step:
     waiting = replace(task, state=TaskState.PROCESSING, urlless=task.urlless + 1)
     if waiting.urlless >= URLLESS_POLLS_MAX:
-        return _fail(waiting, video_error.NO_VIDEO, moment, note="succeeded upstream, but without a video")
+        return _fail(waiting, failure.NO_VIDEO, moment, note="succeeded upstream, but without a video")
     return _wait(waiting, moment)
 
 
@@ -205,27 +206,27 @@ def _poll_failed(task: VideoTask, report: PollFailed, moment: _Moment) -> Step:
     if report.kind is PollFailure.NOT_FOUND:
         missed = replace(task, missing=task.missing + 1) if _is_old_enough_to_be_gone(task, moment) else task
         if missed.missing >= MISSING_POLLS_MAX:
-            return _fail(missed, video_error.GONE, moment, note=f"unknown upstream, {missed.missing} times in a row")
+            return _fail(missed, failure.GONE, moment, note=f"unknown upstream, {missed.missing} times in a row")
         return _wait(missed, moment)
     if _is_forgotten(task, moment):
-        return _fail(task, video_error.GONE, moment, note="not to be polled for as long as the upstream remembers a task")
+        return _fail(task, failure.GONE, moment, note="not to be polled for as long as the upstream remembers a task")
     step = _wait(replace(task, missing=0), moment)
     asked_ms = moment.now_ms + min(report.retry_after_ms, RETRY_AFTER_MS_MAX)
     return replace(step, due_at_ms=max(step.due_at_ms or 0, asked_ms))
 
 
 def _cancel(task: VideoTask, _report: CancelConfirmed, moment: _Moment) -> Step:
-    return _fail(task, video_error.CANCELLED, moment, outcome=Outcome.CLIENT_GONE, note="cancelled by the customer")
+    return _fail(task, failure.CANCELLED, moment, outcome=Outcome.CLIENT_GONE, note="cancelled by the customer")
 
 
 def _deleted(task: VideoTask, _report: RecordDeleted, moment: _Moment) -> Step:
     note = "ended while it was being cancelled: the cancel deleted its record, and the upstream may have billed it"
-    return replace(_fail(task, video_error.DELETED, moment, note=note), news=note)
+    return replace(_fail(task, failure.DELETED, moment, note=note), news=note)
 
 
 def _deadline(task: VideoTask, _report: DeadlinePassed, moment: _Moment) -> Step:
     if _is_forgotten(task, moment):
-        return _fail(task, video_error.EXPIRED, moment, note="overdue")
+        return _fail(task, failure.EXPIRED, moment, note="overdue")
     return Step(task, _due(task, moment))
 
 

@@ -3,8 +3,8 @@
 import hashlib
 
 from proxy.core.timestamps import iso
+from proxy.core.video.price import total_cost
 from proxy.core.video.record import TaskState, VideoTask
-from proxy.core.video.request import total_cost
 
 _PUBLIC_STATUS = {
     TaskState.SUBMITTING: "pending",

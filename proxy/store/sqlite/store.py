@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Literal, TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from proxy.core.money import Nanos
 from proxy.core.retention import FoldedRequest
@@ -18,10 +18,8 @@ from proxy.store.errors import StoreError, StoreRefusedError, StoreUnavailableEr
 from proxy.store.progress import GivenUpError, Progress, Report
 from proxy.store.sqlite import admin, folding, idempotency, ledger, reads, tasks
 from proxy.store.sqlite.admission import Admission
-from proxy.store.sqlite.file import damage, migrations, restore
 from proxy.store.sqlite.file.backup import backup
-from proxy.store.sqlite.file.connection import Connection, connection_to, failure, is_damage
-from proxy.store.sqlite.file.lock import FileLock
+from proxy.store.sqlite.file.connection import Connection, connection_to, failure
 from proxy.store.sqlite.verify import verify, verify_open
 from proxy.store.sqlite.writer import Writer
 from proxy.store.values import (
@@ -30,7 +28,6 @@ from proxy.store.values import (
     Census,
     Check,
     ClaimedKey,
-    CommitStats,
     Grant,
     Key,
     NewKey,
@@ -46,79 +43,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
-
-
-async def open_store(
-    path: Path,
-    *,
-    on_commit: Callable[[CommitStats], None] | None = None,
-    on_corrupt: Callable[[BaseException], None] | None = None,
-    read_only: bool = False,
-) -> "SqliteStore":
-    """Open a file, create it where there is none, and bring it to the newest version.
-
-    Args:
-        on_commit: told of each transaction, on the loop.
-        on_corrupt: told, once and on the loop, that this process can write no more and should end.
-        read_only: take no lock, create nothing, refuse writes; for looking while another process has the store.
-
-    Raises: StoreLockedError, StoreVersionError, StoreRefusedError (no such file, not ours, not to be opened).
-    """
-    path = await asyncio.to_thread(path.resolve)  # one lock for a file, by whichever link it is reached
-    async with AsyncExitStack() as opened:
-        try:
-            if read_only:
-                return await _open_read_only(opened, path)
-            return await _open(opened, path, on_commit, on_corrupt)
-        except (sqlite3.Error, OSError) as error:
-            advice = f": {migrations.RESTORE}" if is_damage(error) else ""
-            raise StoreRefusedError(f"cannot open {path}: {error}{advice}") from error
-    raise AssertionError("unreachable: the stack swallows nothing")
-
-
-async def _open(
-    opened: AsyncExitStack,
-    path: Path,
-    on_commit: Callable[[CommitStats], None] | None,
-    on_corrupt: Callable[[BaseException], None] | None,
-) -> "SqliteStore":
-    """Read backwards, this is how the store is closed."""
-    opened.callback(FileLock(path).release)
-    if (kept := restore.finish(path)) is not None:
-        logger.warning("a restore that was cut short is finished: the store that was there before is kept as %s", kept)
-    migrations.create_file(path)
-    was_left_open = damage.require_log(path)
-    try:
-        version = await _version(path, "ro", was_left_open=was_left_open)  # who cannot write cannot touch what is not ours to touch
-    except sqlite3.OperationalError as error:
-        if not migrations.was_cut_while_made(path, error):
-            raise
-        version = await _version(path, "rw", was_left_open=was_left_open)
-    connection = await opened.enter_async_context(connection_to(path, "rw"))
-    await connection.run(migrations.migrate, version)
-    migrations.sync_folder(path.parent)  # SQLite syncs the name of a new log too, and passes over a failure
-    reader = await opened.enter_async_context(connection_to(path, "ro"))
-    admission = Admission(path.parent)
-    opened.callback(admission.close)
-    writer = Writer(connection, on_commit=on_commit, on_corrupt=on_corrupt, admission=admission)
-    opened.push_async_callback(writer.close)
-    return SqliteStore(path, writer, reader, opened.pop_all(), admission)
-
-
-async def _version(path: Path, mode: Literal["ro", "rw"], *, was_left_open: bool) -> int:
-    async with connection_to(path, mode) as visitor:
-        version = await visitor.run(migrations.version_of, path)
-        if was_left_open:
-            await visitor.run(damage.require_sound, path)
-        return version
-
-
-async def _open_read_only(opened: AsyncExitStack, path: Path) -> "SqliteStore":
-    migrations.require_file(path)
-    reader = await opened.enter_async_context(connection_to(path, "ro"))
-    if await reader.run(migrations.version_of, path) != len(migrations.scripts()):
-        raise StoreRefusedError(f"{path} has not been brought up to date yet: start the gateway once")
-    return SqliteStore(path, None, reader, opened.pop_all())
 
 
 class SqliteStore:

@@ -9,9 +9,9 @@ from typing import Any
 
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
-from proxy.core.video import failure as video_error
+from proxy.core.video import failure
+from proxy.core.video.price import VideoBilling
 from proxy.core.video.record import TRANSITIONS, TaskError, TaskState, VideoTask
-from proxy.core.video.request import VideoBilling
 from proxy.core.video.task import Step
 from proxy.store.errors import UpstreamIdTakenError
 from proxy.store.sqlite import idempotency, ledger
@@ -112,7 +112,7 @@ def open_tasks(connection: sqlite3.Connection) -> list[VideoTask]:
 def unanswered_tasks(connection: sqlite3.Connection, upstream: str, since_ms: int) -> list[VideoTask]:
     """Return the tasks created since then of which nobody knows whether they were made, those given up on among them."""
     condition = "WHERE upstream = ? AND created_at_ms >= ? AND upstream_id = '' AND (state = 'submitting' OR error_code = ?)"
-    return _all(connection, f"{condition} ORDER BY created_at_ms", (upstream, since_ms, video_error.LOST.code))
+    return _all(connection, f"{condition} ORDER BY created_at_ms", (upstream, since_ms, failure.LOST.code))
 
 
 def known_upstream_ids(connection: sqlite3.Connection, upstream: str, since_ms: int) -> frozenset[str]:

@@ -5,16 +5,14 @@ bytes go to the answer's sink within `data_received`; nothing is queued once a s
 """
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 from proxy.upstream.failures import Phase, UpstreamBrokenError, UpstreamFailure, UpstreamTimeoutError
+from proxy.upstream.http1.answer import Answer, Shortcut
 from proxy.upstream.http1.framing import Framing, FramingError
-from proxy.upstream.http1.head import Head, HeadError, HeadReader
+from proxy.upstream.http1.head import HeadError, HeadReader
 
-_WAITING_BYTES_MAX = 256 * 1024
-"""What may wait for `read` or `splice` before reading stops."""
 _JOIN_BYTES_MAX = 64 * 1024
 _STEP_SECONDS_MIN = 0.01
 
@@ -32,23 +30,6 @@ class Limits:
     connections_max: int = 10_000
 
 
-Shortcut = Callable[[bytes], bool]
-"""Takes a received piece as it stands, if that is one whole chunk of a kind that it knows; returns whether it has."""
-
-
-class Sink(Protocol):
-    """Where the body goes, called from the event loop as the bytes come. Must not raise, must not block."""
-
-    def feed(self, payload: bytes, framed: bytes | None) -> Shortcut | None:
-        """Take a piece. `framed`: the same payload as whole chunks of chunked coding, as it was received.
-
-        Returns: what to offer the next pieces first, as long as it takes them.
-        """
-
-    def end(self, failure: UpstreamFailure | None) -> None:
-        """Take the end, once: None when the body is whole."""
-
-
 class Home(Protocol):
     """Who keeps connections: told when one opens, may serve again, or is gone."""
 
@@ -61,90 +42,6 @@ class Home(Protocol):
 
 class ConnectionDiedError(UpstreamBrokenError):
     """The connection ended before one byte of the answer: a reused one was perhaps closed as the request left."""
-
-
-class Answer:
-    """An upstream's answer, from its head on: `read` it, or `splice` it, or `abort` it. At its end its connection frees itself."""
-
-    __slots__ = ("_connection", "_ended", "_failure", "_head", "_sink", "_waiting", "_waiting_bytes", "status")
-
-    def __init__(self, connection: "Connection", head: Head) -> None:
-        self.status = head.status
-        self._head = head
-        self._connection: Connection | None = connection
-        self._sink: Sink | None = None
-        self._waiting: list[tuple[bytes, bytes | None]] = []
-        self._waiting_bytes = 0
-        self._ended = False
-        self._failure: UpstreamFailure | None = None
-
-    def header(self, name: bytes) -> bytes | None:
-        """Return the first field of that lower-case name, or None."""
-        return self._head.field(name)
-
-    def at_hand(self) -> bytes | None:
-        """Return the body if all of it has come, and take it; None: it is to be waited for, or broken."""
-        if not self._ended or self._failure is not None or self._sink is not None:
-            return None
-        waiting, self._waiting = self._waiting, []
-        return waiting[0][0] if len(waiting) == 1 else b"".join([payload for payload, _ in waiting])
-
-    async def read(self, bytes_max: int) -> bytes:
-        """Return the whole body. Cancelled, it aborts the answer.
-
-        Raises:
-            UpstreamBrokenError: the body was cut, or is larger than `bytes_max`.
-            UpstreamTimeoutError: it stood still for too long.
-        """
-        collector = _Collector(self, bytes_max)
-        try:
-            self.splice(collector)
-            return await collector.whole
-        finally:
-            self.abort()
-
-    def splice(self, sink: Sink) -> None:
-        """Hand the body to `sink`: what has come, within this call; what comes, as it comes."""
-        assert self._sink is None, "an answer is read once"
-        self._sink = sink
-        if self._waiting_bytes > _WAITING_BYTES_MAX:
-            self.resume()
-        waiting, self._waiting = self._waiting, []
-        for payload, framed in waiting:
-            sink.feed(payload, framed)
-        if self._ended:
-            sink.end(self._failure)
-
-    def pause(self) -> None:
-        """Stop reading from the upstream. The idle limit stands still meanwhile."""
-        if self._connection is not None:
-            self._connection.pause()
-
-    def resume(self) -> None:
-        """Read on."""
-        if self._connection is not None:
-            self._connection.resume()
-
-    def abort(self) -> None:
-        """Close the connection, unless the body has ended. The sink is not called any more."""
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            connection.abort()
-
-    def take(self, payload: bytes, framed: bytes | None) -> None:
-        """Take a piece that came before there was a sink."""
-        self._waiting.append((payload, framed))
-        self._waiting_bytes += len(payload)
-        if self._waiting_bytes > _WAITING_BYTES_MAX:
-            self.pause()
-
-    def end(self, failure: UpstreamFailure | None) -> None:
-        """Take the end from the connection, which is no longer this answer's."""
-        self._connection = None
-        self._ended = True
-        self._failure = failure
-        if self._sink is not None:
-            self._sink.end(failure)
 
 
 class Connection(asyncio.Protocol):
@@ -321,12 +218,8 @@ class Connection(asyncio.Protocol):
             self._fail(UpstreamBrokenError(f"upstream: {fault}"))
             return
         if payload:
-            sink = answer._sink
-            if sink is None:
-                answer.take(payload, framed)
-            else:
-                shortcut = sink.feed(payload, framed)
-                self._shortcut = shortcut if framed is received else None
+            shortcut = answer.deliver(payload, framed)
+            self._shortcut = shortcut if framed is received else None
         if framing.done and self._framing is framing:
             self._finish(framing)
 
@@ -376,31 +269,3 @@ class Connection(asyncio.Protocol):
             self.abort()
         else:
             self._fail(UpstreamTimeoutError(phase, seconds))
-
-
-class _Collector:
-    """The sink of `Answer.read`."""
-
-    __slots__ = ("_answer", "_bytes_left", "_pieces", "whole")
-
-    def __init__(self, answer: Answer, bytes_max: int) -> None:
-        self._answer = answer
-        self._bytes_left = bytes_max
-        self._pieces: list[bytes] = []
-        self.whole: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    def feed(self, payload: bytes, framed: bytes | None) -> None:  # noqa: ARG002 - the sink's signature
-        self._bytes_left -= len(payload)
-        if self._bytes_left >= 0:
-            self._pieces.append(payload)
-        elif not self.whole.done():
-            self._answer.abort()
-            self.whole.set_exception(UpstreamBrokenError("upstream: the answer is larger than may be read"))
-
-    def end(self, failure: UpstreamFailure | None) -> None:
-        if self.whole.done():
-            return
-        if failure is not None:
-            self.whole.set_exception(failure)
-        else:
-            self.whole.set_result(b"".join(self._pieces))

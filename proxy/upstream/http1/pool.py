@@ -16,7 +16,8 @@ import aiohappyeyeballs
 
 from proxy.tasks import TaskGroup
 from proxy.upstream.failures import UpstreamBrokenError, UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError
-from proxy.upstream.http1.connection import Answer, Connection, ConnectionDiedError, Limits, Shortcut, Sink
+from proxy.upstream.http1.answer import Answer, Shortcut, Sink
+from proxy.upstream.http1.connection import Connection, ConnectionDiedError, Limits
 
 __all__ = [
     "Answer",

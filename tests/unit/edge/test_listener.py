@@ -12,8 +12,8 @@ from proxy.clock import SystemClock
 from proxy.config import TcpAddress
 from proxy.core.errors import ModelUnavailableError, RateLimitedError
 from proxy.edge.context import Context
-from proxy.edge.entrance import Dispatcher, Observer
-from proxy.edge.listener import Entrance, Listener
+from proxy.edge.entrance import Dispatcher, Entrance, Observer
+from proxy.edge.listener import Listener
 from proxy.edge.response import Response
 from proxy.edge.router import Handler, Route, Router
 from proxy.edge.sockets import open_sockets

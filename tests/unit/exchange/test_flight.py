@@ -8,7 +8,9 @@ import pytest
 from proxy.config import BillingConfig
 from proxy.core.chat.tap import Tap
 from proxy.core.settlement import Outcome
-from proxy.exchange.flight import Deadline, Flight, Relay, Watcher
+from proxy.edge.peer import Watcher
+from proxy.exchange.deadline import Deadline
+from proxy.exchange.flight import Flight, Relay
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.http1.pool import Sink, UpstreamBrokenError
 from tests.support.settings import live

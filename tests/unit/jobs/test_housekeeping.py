@@ -9,9 +9,10 @@ import pytest
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, UsageSource
+from proxy.core.video.price import VideoBilling
 from proxy.core.video.record import new_task
 from proxy.core.video.report import Polled, Report, Submitted, SubmitUnknown
-from proxy.core.video.request import VideoBilling, VideoCall
+from proxy.core.video.request import VideoCall
 from proxy.core.video.task import Pace
 from proxy.jobs.forget_keys import ForgetKeys
 from proxy.store.contract import Store

@@ -13,7 +13,9 @@ from proxy.core import pricing
 from proxy.core.catalog import ChatPrice, ChatTier, ImagePrice, Kind, Price, VideoPrice, VideoRate
 from proxy.core.money import Nanos
 from proxy.core.settlement import TokenUsage, UsageSource
-from proxy.operations.operation import OPERATIONS, NotLiveError, Operator, ParameterError, UnknownOperationError, prepare
+from proxy.operations.operation import NotLiveError, Operator
+from proxy.operations.parameters import ParameterError, UnknownOperationError
+from proxy.operations.table import OPERATIONS, prepare, run
 from proxy.store.contract import Store
 from proxy.store.errors import (
     AccountExistsError,
@@ -80,55 +82,55 @@ def priced(price: Price, **fields: Any) -> NewRequest:
 
 
 async def test_an_account_begins_with_its_credit_in_yuan(operator: Operator) -> None:
-    created = await operator.run("account.create", {"account": "acme", "credit": "100.00"})
+    created = await run(operator, "account.create", {"account": "acme", "credit": "100.00"})
 
     expected = {"name": "acme", "balance": "100.00", "held": "0.00", "available": "100.00", "currency": "CNY"}
     assert {name: created[name] for name in expected} == expected
     assert created["created_at"] == "2025-11-24T16:00:00.000Z"
-    assert await operator.run("account.list", {}) == {"accounts": [created]}
+    assert await run(operator, "account.list", {}) == {"accounts": [created]}
 
 
 async def test_an_account_is_opened_once(operator: Operator) -> None:
-    await operator.run("account.create", {"account": "acme", "credit": "1"})
+    await run(operator, "account.create", {"account": "acme", "credit": "1"})
 
     with pytest.raises(AccountExistsError):
-        await operator.run("account.create", {"account": "acme", "credit": "1"})
+        await run(operator, "account.create", {"account": "acme", "credit": "1"})
 
-    assert (await operator.run("account.show", {"account": "acme"}))["balance"] == "1.00"
+    assert (await run(operator, "account.show", {"account": "acme"}))["balance"] == "1.00"
 
 
 async def test_money_goes_in_and_out_again_but_never_below_nothing(operator: Operator) -> None:
-    await operator.run("account.create", {"account": "acme"})
+    await run(operator, "account.create", {"account": "acme"})
 
-    credited = await operator.run("account.credit", {"account": "acme", "amount": "0.000000001", "note": "the least there is"})
-    taken = await operator.run("account.credit", {"account": "acme", "amount": "-0.000000001"})
+    credited = await run(operator, "account.credit", {"account": "acme", "amount": "0.000000001", "note": "the least there is"})
+    taken = await run(operator, "account.credit", {"account": "acme", "amount": "-0.000000001"})
 
     assert (credited["balance"], taken["balance"]) == ("0.000000001", "0.00")
     with pytest.raises(InsufficientFundsError):
-        await operator.run("account.credit", {"account": "acme", "amount": "-0.01"})
+        await run(operator, "account.credit", {"account": "acme", "amount": "-0.01"})
 
 
 async def test_held_money_cannot_be_taken_back(operator: Operator, store: Store) -> None:
-    account = await operator.run("account.create", {"account": "acme", "credit": "1"})
+    account = await run(operator, "account.create", {"account": "acme", "credit": "1"})
     await store.place_hold(new_request(account_id=account["id"], hold_nanos=400_000_000))
 
     with pytest.raises(InsufficientFundsError):
-        await operator.run("account.credit", {"account": "acme", "amount": "-0.61"})  # 1.00 - 0.40 held = 0.60
+        await run(operator, "account.credit", {"account": "acme", "amount": "-0.61"})  # 1.00 - 0.40 held = 0.60
 
-    shown = await operator.run("account.show", {"account": "acme"})
+    shown = await run(operator, "account.show", {"account": "acme"})
     assert (shown["balance"], shown["held"], shown["available"]) == ("1.00", "0.40", "0.60")
 
 
 async def test_a_new_key_is_told_once_and_stored_as_its_digest(operator: Operator, store: Store) -> None:
-    await operator.run("account.create", {"account": "acme"})
+    await run(operator, "account.create", {"account": "acme"})
 
-    created = await operator.run("key.create", {"account": "acme", "label": "web"})
+    created = await run(operator, "key.create", {"account": "acme", "label": "web"})
 
     assert created.keys() == {"id", "key", "account", "name"}
     assert re.fullmatch(r"sk_[A-Za-z0-9_-]{43}", created["key"])
     (grant,) = await store.grants()
     assert (grant.sha256, grant.account_name) == (hashlib.sha256(created["key"].encode()).digest(), "acme")
-    (listed,) = (await operator.run("key.list", {}))["keys"]
+    (listed,) = (await run(operator, "key.list", {}))["keys"]
     assert listed == {
         "id": created["id"],
         "name": "web",
@@ -140,16 +142,16 @@ async def test_a_new_key_is_told_once_and_stored_as_its_digest(operator: Operato
 
 
 async def test_the_gateway_knows_of_a_key_made_and_a_key_revoked_before_the_operator_does(operator: Operator, changes: Changes) -> None:
-    await operator.run("account.create", {"account": "acme"})
-    created = await operator.run("key.create", {"account": "acme"})
-    revoked = await operator.run("key.revoke", {"id": created["id"]})
+    await run(operator, "account.create", {"account": "acme"})
+    created = await run(operator, "key.create", {"account": "acme"})
+    revoked = await run(operator, "key.revoke", {"id": created["id"]})
 
     assert changes.live_keys == [set(), {created["id"]}, set()]
     assert revoked["revoked_at"] == "2025-11-24T16:00:00.000Z"
 
 
 async def test_reading_and_booking_tell_the_gateway_nothing(operator: Operator, changes: Changes) -> None:
-    await operator.run("account.create", {"account": "acme", "credit": "1"})
+    await run(operator, "account.create", {"account": "acme", "credit": "1"})
     changes.live_keys.clear()
 
     for name, parameters in {
@@ -159,17 +161,17 @@ async def test_reading_and_booking_tell_the_gateway_nothing(operator: Operator, 
         "usage": {},
         "ledger.verify": {},
     }.items():
-        await operator.run(name, parameters)
+        await run(operator, name, parameters)
 
     assert changes.live_keys == []
 
 
 async def test_a_change_that_the_gateway_could_not_take_over_says_so(operator: Operator, changes: Changes, store: Store) -> None:
-    await operator.run("account.create", {"account": "acme"})
+    await run(operator, "account.create", {"account": "acme"})
     changes.failure = StoreUnavailableError("disk I/O error")
 
     with pytest.raises(NotLiveError, match=r"^stored, but the running gateway could not take it over, restart it: disk I/O error$"):
-        await operator.run("key.create", {"account": "acme"})
+        await run(operator, "key.create", {"account": "acme"})
 
     assert len(await store.keys("acme")) == 1
 
@@ -189,7 +191,7 @@ async def test_a_change_that_the_gateway_could_not_take_over_says_so(operator: O
 )
 async def test_what_is_not_there_is_refused(operator: Operator, name: str, parameters: dict[str, str], error: type[Exception]) -> None:
     with pytest.raises(error):
-        await operator.run(name, parameters)
+        await run(operator, name, parameters)
 
 
 @pytest.mark.parametrize(
@@ -230,13 +232,13 @@ def test_exactly_the_operations_that_write_are_for_the_process_that_holds_the_st
 
 
 async def test_usage_sums_what_was_settled_in_the_time_asked_for(operator: Operator, store: Store) -> None:
-    account = await operator.run("account.create", {"account": "acme", "credit": "1"})
+    account = await run(operator, "account.create", {"account": "acme", "credit": "1"})
     usage = TokenUsage(prompt_tokens=20, completion_tokens=12, cached_tokens=5)
     for number, age_ms in enumerate((0, 1000, 9 * 86_400_000)):
         request = new_request(f"req_{number}", account_id=account["id"], hold_nanos=50_000, created_at_ms=NOW_MS - age_ms)
         await settled(store, request, charge_nanos=40_000, usage=usage, usage_source=UsageSource.ESTIMATED)
 
-    answer = await operator.run("usage", {"since": "7d", "until": "2025-11-24T16:00:00Z", "account": "acme"})
+    answer = await run(operator, "usage", {"since": "7d", "until": "2025-11-24T16:00:00Z", "account": "acme"})
 
     # of the three only the one of a second ago: one is of this instant, which `until` leaves out, one is nine days old
     sums = {
@@ -256,17 +258,17 @@ async def test_usage_sums_what_was_settled_in_the_time_asked_for(operator: Opera
 
 async def test_a_time_that_ends_before_it_begins_is_refused(operator: Operator) -> None:
     with pytest.raises(ParameterError, match="since: is after until"):
-        await operator.run("usage", {"since": "1d", "until": "7d"})
+        await run(operator, "usage", {"since": "1d", "until": "7d"})
 
 
 async def test_the_receipt_of_a_chat_shows_its_formula(operator: Operator, store: Store) -> None:
-    account = await operator.run("account.create", {"account": "acme", "credit": "1"})
+    account = await run(operator, "account.create", {"account": "acme", "credit": "1"})
     usage = TokenUsage(prompt_tokens=20, completion_tokens=12, cached_tokens=0, reasoning_tokens=3)
     request = priced(CHAT_PRICE, account_id=account["id"], hold_nanos=100_000, stream=True)
     # 20 × 800 + 12 × 2000 = 40,000 nano-yuan
     await settled(store, request, charge_nanos=40_000, usage=usage)
 
-    receipt = await operator.run("receipt", {"id": "req_1"})
+    receipt = await run(operator, "receipt", {"id": "req_1"})
 
     assert receipt["formula"] == "20 × ¥0.8/M + 12 × ¥2/M = ¥0.00004"
     assert (receipt["hold"], receipt["charge"], receipt["shortfall"]) == ("0.0001", "0.00004", "0.00")
@@ -287,38 +289,38 @@ async def test_the_receipt_of_a_chat_shows_its_formula(operator: Operator, store
 async def test_the_receipt_of_an_image_or_a_video_shows_the_rate_that_was_used(
     operator: Operator, store: Store, kind: Kind, price: Price, units: int, charge_nanos: int, formula: str
 ) -> None:
-    account = await operator.run("account.create", {"account": "acme", "credit": "1"})
+    account = await run(operator, "account.create", {"account": "acme", "credit": "1"})
     request = priced(price, account_id=account["id"], hold_nanos=900_000_000, kind=kind)
     await settled(store, request, charge_nanos=charge_nanos, units=units)
 
-    assert (await operator.run("receipt", {"id": "req_1"}))["formula"] == formula
+    assert (await run(operator, "receipt", {"id": "req_1"}))["formula"] == formula
 
 
 async def test_a_receipt_whose_usage_exceeded_the_hold_shows_both(operator: Operator, store: Store) -> None:
-    account = await operator.run("account.create", {"account": "acme", "credit": "1"})
+    account = await run(operator, "account.create", {"account": "acme", "credit": "1"})
     request = priced(CHAT_PRICE, account_id=account["id"], hold_nanos=30_000)
     await settled(store, request, charge_nanos=30_000, shortfall_nanos=10_000, usage=TokenUsage(20, 12))
 
-    receipt = await operator.run("receipt", {"id": "req_1"})
+    receipt = await run(operator, "receipt", {"id": "req_1"})
 
     assert receipt["formula"] == "20 × ¥0.8/M + 12 × ¥2/M = ¥0.00004, charged ¥0.00003: never more than the hold"
     assert receipt["shortfall"] == "0.00001"
 
 
 async def test_the_receipt_of_a_request_in_flight_knows_its_hold_only(operator: Operator, store: Store) -> None:
-    account = await operator.run("account.create", {"account": "acme", "credit": "1"})
+    account = await run(operator, "account.create", {"account": "acme", "credit": "1"})
     await store.place_hold(priced(CHAT_PRICE, account_id=account["id"], hold_nanos=100_000))
 
-    receipt = await operator.run("receipt", {"id": "req_1"})
+    receipt = await run(operator, "receipt", {"id": "req_1"})
 
     assert (receipt["status"], receipt["hold"], receipt["settled_at"]) == ("open", "0.0001", None)
     assert "charge" not in receipt
 
 
 async def test_a_backup_is_a_store_of_its_own_with_the_same_books(operator: Operator, tmp_path: Path) -> None:
-    await operator.run("account.create", {"account": "acme", "credit": "12.34"})
+    await run(operator, "account.create", {"account": "acme", "credit": "12.34"})
 
-    answer = await operator.run("backup", {"destination": str(tmp_path / "copy.db")})
+    answer = await run(operator, "backup", {"destination": str(tmp_path / "copy.db")})
 
     assert answer["holds"]
     copy = await open_store(tmp_path / "copy.db", read_only=True)
@@ -327,9 +329,9 @@ async def test_a_backup_is_a_store_of_its_own_with_the_same_books(operator: Oper
 
 
 async def test_verify_names_each_check_with_its_figures(operator: Operator) -> None:
-    await operator.run("account.create", {"account": "acme", "credit": "1"})
+    await run(operator, "account.create", {"account": "acme", "credit": "1"})
 
-    answer = await operator.run("ledger.verify", {})
+    answer = await run(operator, "ledger.verify", {})
 
     assert answer["holds"]
     assert len(answer["checks"]) >= 8

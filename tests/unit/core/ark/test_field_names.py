@@ -4,8 +4,8 @@ import pytest
 
 from proxy.core.ark.field_names import without_unsupported
 from proxy.core.ark.text import ArkError
-from proxy.core.images import request as images
-from proxy.core.video import request as videos
+from proxy.core.images import upstream as images
+from proxy.core.video import upstream as videos
 
 UNSUPPORTED = "InvalidParameter.UnsupportedParameter"
 

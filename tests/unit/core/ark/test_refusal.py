@@ -5,15 +5,15 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.core.ark import refusal as ark
+from proxy.core.ark.refusal import Refusal, read_refusal
 from proxy.core.settlement import Outcome
 
 MODEL = "doubao-seed-2-0-lite-260428"
 
 
-def refused(status: int, code: str = "", message: str = "", param: str = "", *, messages: bool = True) -> ark.Refusal:
+def refused(status: int, code: str = "", message: str = "", param: str = "", *, messages: bool = True) -> Refusal:
     body = orjson.dumps({"error": {"code": code, "message": message, "param": param, "type": "x"}})
-    return ark.refusal(status, body, upstream_model=MODEL, messages=messages)
+    return read_refusal(status, body, upstream_model=MODEL, messages=messages)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_what_is_not_the_customers_is_an_unavailable_model(
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b'"text"', b"{}", b'{"error":{}}', b'{"error":null}'])
 @pytest.mark.parametrize(("status", "code"), [(200, "INTERNAL_ERROR"), (302, "INTERNAL_ERROR"), (502, "MODEL_UNAVAILABLE")])
 def test_a_body_that_says_nothing_leaves_the_status_to_decide(body: bytes, status: int, code: str) -> None:
-    refusal = ark.refusal(status, body, upstream_model=MODEL)
+    refusal = read_refusal(status, body, upstream_model=MODEL)
 
     assert (refusal.error.code, refusal.outcome) == (code, Outcome.UPSTREAM_ERROR)
     assert refusal.error.should_retry is (False if code == "INTERNAL_ERROR" else None)
@@ -67,7 +67,7 @@ def test_a_body_that_says_nothing_leaves_the_status_to_decide(body: bytes, statu
 def test_an_error_within_a_stream_has_the_status_of_its_code(code: str, expected: str) -> None:
     error: dict[str, Any] = {"code": code, "message": "m"}
 
-    assert ark.refusal(200, error, upstream_model=MODEL).error.code == expected
+    assert read_refusal(200, error, upstream_model=MODEL).error.code == expected
 
 
 @pytest.mark.parametrize(

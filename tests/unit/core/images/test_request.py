@@ -10,20 +10,8 @@ from hypothesis import strategies as st
 from proxy.core.ark.text import ArkError
 from proxy.core.catalog import ImagePrice
 from proxy.core.errors import InvalidParameterError, MissingPromptError
-from proxy.core.images.request import (
-    ImageCall,
-    ImageResult,
-    UpstreamBody,
-    charge_for,
-    folded_prompt,
-    hold_for,
-    parse_image_answer,
-    parse_image_call,
-    total_cost,
-    upstream_bodies,
-    upstream_size,
-    without_refused,
-)
+from proxy.core.images.request import ImageCall, charge_for, hold_for, parse_image_call, total_cost, upstream_size
+from proxy.core.images.upstream import ImageResult, UpstreamBody, folded_prompt, parse_image_answer, upstream_bodies, without_refused
 from proxy.core.money import Nanos
 
 PRICE = ImagePrice(Nanos(180_000_000))  # ¥0.18

@@ -9,9 +9,10 @@ import pytest
 from proxy.core.ark.text import ArkError
 from proxy.core.money import Nanos
 from proxy.core.video.answers import find_lost, lone_unmarked, read_poll, read_submit, unproven
+from proxy.core.video.price import VideoBilling
 from proxy.core.video.record import VideoTask, new_task
 from proxy.core.video.report import Found, NotFound, Polled, PollFailed, PollFailure, SubmitRefused, Submitted, SubmitUnknown
-from proxy.core.video.request import VideoBilling, VideoCall
+from proxy.core.video.request import VideoCall
 
 WRAPPED = {"error": {"code": "InvalidParameter", "message": "m"}}
 CREATED_AT = 1_768_824_775

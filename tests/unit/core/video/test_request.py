@@ -10,19 +10,9 @@ from hypothesis import strategies as st
 from proxy.core.catalog import ImagePrice, Kind, Model, VideoPrice, VideoRate
 from proxy.core.errors import InvalidJsonError, InvalidParameterError, MissingPromptError
 from proxy.core.money import Nanos
-from proxy.core.video.request import (
-    VideoBilling,
-    VideoCall,
-    charge_by_usage,
-    hold_for,
-    nanos_per_kilotoken,
-    neutralised_prompt,
-    parse_video_call,
-    quote,
-    total_cost,
-    upstream_body,
-    video_tokens,
-)
+from proxy.core.video.price import VideoBilling, charge_by_usage, hold_for, nanos_per_kilotoken, quote, total_cost, video_tokens
+from proxy.core.video.request import VideoCall, parse_video_call
+from proxy.core.video.upstream import neutralised_prompt, upstream_body
 
 PRICE = VideoPrice(VideoRate(silent=Nanos(8_000), audio=Nanos(16_000)), flex_permille=500)  # ¥8 and ¥16 per million, flex half
 DEAR_1080P = VideoPrice(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from proxy.core.ark.text import ArkError
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, UsageSource
+from proxy.core.video.price import VideoBilling
 from proxy.core.video.record import TRANSITIONS, Next, TaskError, TaskState, VideoTask, new_task
 from proxy.core.video.report import (
     CancelConfirmed,
@@ -25,7 +26,7 @@ from proxy.core.video.report import (
     Submitted,
     SubmitUnknown,
 )
-from proxy.core.video.request import VideoBilling, VideoCall
+from proxy.core.video.request import VideoCall
 from proxy.core.video.task import Pace, Step, advance
 
 NOW = 1_800_000_000_000

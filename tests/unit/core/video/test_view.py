@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from proxy.core.money import Nanos
+from proxy.core.video.price import VideoBilling
 from proxy.core.video.record import TaskError, TaskState, VideoTask, new_task
-from proxy.core.video.request import VideoBilling, VideoCall
+from proxy.core.video.request import VideoCall
 from proxy.core.video.view import created_task, public_task, task_list
 
 CREATED_AT_MS = 1_710_057_600_000  # 2024-03-10T08:00:00Z

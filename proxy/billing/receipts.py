@@ -1,0 +1,104 @@
+"""Receipts: what is shown of one request. The operator sees all that is known, its owner nothing of the upstream's.
+
+Amounts are decimal strings in yuan, times ISO-8601 in UTC. What only a settlement knows is missing while the hold is open.
+"""
+
+from typing import Any
+
+import orjson
+from msgspec.structs import asdict
+
+from proxy.core import pricing
+from proxy.core.catalog import Kind
+from proxy.core.money import format_yuan
+from proxy.core.settlement import Settlement
+from proxy.core.timestamps import iso, iso_or_none
+from proxy.store.values import NewRequest, Receipt
+
+
+def operator_receipt(row: Receipt) -> dict[str, Any]:
+    """Return all that is known of a request."""
+    request, settlement = row.request, row.settlement
+    shown = _request(row) | {
+        "account": row.account,
+        "key_id": request.key_id,
+        "upstream": request.upstream,
+        "upstream_model": request.upstream_model,
+        "price": orjson.loads(request.price),
+        "settled_at": iso_or_none(row.settled_at_ms),
+    }
+    if settlement is None:
+        return shown
+    return shown | {
+        **_settlement(request, settlement),
+        "charge": format_yuan(settlement.charge_nanos),
+        "upstream_id": settlement.upstream_id,
+        "note": settlement.note,
+    }
+
+
+def owner_receipt(row: Receipt) -> dict[str, Any]:
+    """Return a request's receipt for the customer whose request it was.
+
+    ``formula`` says in words at which price what was charged; ``shortfall`` is what the usage cost above the hold: never charged.
+    """
+    shown = {"object": "usage"} | _request(row)
+    if row.settlement is None or row.settled_at_ms is None:
+        return shown
+    return shown | {
+        "settled_at": iso(row.settled_at_ms),
+        **_settlement(row.request, row.settlement),
+        "cost": format_yuan(row.settlement.charge_nanos),
+    }
+
+
+def _request(row: Receipt) -> dict[str, Any]:
+    request = row.request
+    return {
+        "id": request.id,
+        "kind": str(request.kind),
+        "status": "open" if row.settlement is None else "settled",
+        "model": request.model,
+        "stream": request.stream,
+        "created_at": iso(request.created_at_ms),
+        "currency": "CNY",
+        "hold": format_yuan(request.hold_nanos),
+    }
+
+
+def _settlement(request: NewRequest, settlement: Settlement) -> dict[str, Any]:
+    return {
+        "outcome": str(settlement.outcome),
+        "usage_source": str(settlement.usage_source),
+        "usage": asdict(settlement.usage),
+        "units": settlement.units,
+        "shortfall": format_yuan(settlement.shortfall_nanos),
+        "formula": formula(request, settlement),
+        "http_status": settlement.http_status,
+        "first_byte_ms": settlement.first_byte_ms,
+        "total_ms": settlement.total_ms,
+    }
+
+
+def formula(request: NewRequest, settlement: Settlement) -> str:
+    """Return how the charge came about, such as ``20 × ¥0.8/M + 12 × ¥2/M = ¥0.00004``; empty where nothing was charged."""
+    cost = settlement.charge_nanos + settlement.shortfall_nanos
+    if cost == 0:
+        return ""
+    if request.kind is Kind.CHAT:
+        shown = pricing.explain(request.price, settlement.usage, type(settlement.charge_nanos)(cost))
+    else:
+        shown = f"{_per_unit(request, settlement.units, cost)} = ¥{format_yuan(cost)}"
+    if settlement.shortfall_nanos:
+        shown += f", charged ¥{format_yuan(settlement.charge_nanos)}: never more than the hold"
+    return shown
+
+
+def _per_unit(request: NewRequest, units: int, cost_nanos: int) -> str:
+    """Return ``2 × ¥0.18`` for images, ``108000 × ¥8/M`` for video tokens: the rate that was used, with its resolution and tier."""
+    if units <= 0 or cost_nanos % units:
+        return f"{units} units"
+    rate_nanos = cost_nanos // units
+    if request.kind is Kind.VIDEO:
+        return f"{units} × ¥{format_yuan(rate_nanos * 1_000_000, 0)}/M"
+    return f"{units} × ¥{format_yuan(rate_nanos, 0)}"

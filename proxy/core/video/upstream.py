@@ -1,0 +1,82 @@
+"""What of a video call goes up."""
+
+import re
+
+from proxy.core.ark.field_names import FieldNames
+from proxy.core.video.request import PUBLISHED_KEYS, VideoCall
+
+FIELD_NAMES = FieldNames(
+    published=PUBLISHED_KEYS,
+    renamed={
+        r"contents?(?:\[0\])?|contents?(?:\[\d+\])?\.text.*": "prompt",
+        r"contents?\[[1-9]\d*\].*|contents?(?:\[\d+\])?\.image_url.*": "image_url",
+    },
+    added=frozenset({"ratio", "return_last_frame", "safety_identifier", "execution_expires_after"}),
+)
+
+
+UPSTREAM_OPTIONAL = frozenset({"seed", "return_last_frame"})
+"""What goes up where the model knows it: a draw, and a picture more."""
+
+
+FLEX_EXPIRY_SECONDS = 86_400
+"""Sent with flex tasks; without it Ark keeps them for `DEFAULT_EXPIRY_SECONDS`."""
+
+
+DEFAULT_EXPIRY_SECONDS = 172_800
+
+
+_INVISIBLE = (
+    r"\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+"""Control characters, Unicode's Default_Ignorable_Code_Point, and the marks of annotations: readers may skip any of them."""
+
+
+_HYPHENS = re.compile(rf"[-\uff0d\ufe63](?:[{_INVISIBLE}]*[-\uff0d\ufe63])+")
+"""Two hyphens or more; full-width and small ones, which Unicode normalisation makes plain, and with invisible characters between."""
+
+
+def upstream_body(call: VideoCall, upstream_model: str, safety_identifier: str) -> dict[str, object]:
+    """Return the body of Ark's create call.
+
+    What has a default upstream that is dearer or less certain than ours is always sent: sound (on), ratio (the model's choice).
+
+    Args:
+        call: the checked request.
+        upstream_model: a versioned id or an endpoint.
+        safety_identifier: at most 64 characters that stand for the customer, and do not name them.
+    """
+    body: dict[str, object] = {
+        "model": upstream_model,
+        "content": _content(call),
+        "ratio": "adaptive" if call.image_url or call.resolution == "adaptive" else "16:9",
+        "duration": call.duration_seconds,
+        "generate_audio": call.generate_audio,
+        "watermark": call.watermark,
+        "return_last_frame": True,
+        "safety_identifier": safety_identifier,
+    }
+    if call.resolution != "adaptive":  # upstream it is a ratio, and as a resolution a 400
+        body["resolution"] = call.resolution
+    if call.seed is not None:
+        body["seed"] = call.seed
+    if call.service_tier == "flex":  # models without flex refuse both fields, whatever their value
+        body |= {"service_tier": "flex", "execution_expires_after": FLEX_EXPIRY_SECONDS}
+    return body
+
+
+def neutralised_prompt(prompt: str) -> str:
+    """Return the prompt with each run of hyphens (``--``) as one dash (``—``), which is what it stands for in prose.
+
+    Ark still reads ``--dur 12`` or ``--rs 1080p`` in a prompt as parameters, past every check and past the price. A dash is no flag to
+    it, also after Unicode normalisation, which would turn full-width hyphens back; single hyphens stay.
+    """
+    return _HYPHENS.sub("—", prompt)
+
+
+def _content(call: VideoCall) -> list[dict[str, object]]:
+    content: list[dict[str, object]] = [{"type": "text", "text": neutralised_prompt(call.prompt)}]
+    if call.image_url:
+        content.append({"type": "image_url", "image_url": {"url": call.image_url}, "role": "first_frame"})
+    return content

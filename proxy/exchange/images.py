@@ -1,0 +1,190 @@
+"""One image call from its hold to its settlement."""
+
+import asyncio
+from collections.abc import Sequence
+
+import orjson
+
+from proxy.billing.holds import Hold
+from proxy.billing.idempotency import kept
+from proxy.clock import Clock
+from proxy.core.ark.creation import creation_refusal
+from proxy.core.ark.refusal import Refusal, outage
+from proxy.core.ark.text import ArkError
+from proxy.core.catalog import ImagePrice, Model
+from proxy.core.errors import GatewayError, ModelUnavailableError
+from proxy.core.images.request import charge_for, total_cost
+from proxy.core.images.upstream import FIELD_NAMES, TIMEOUTS, ImageResult, UpstreamBody, parse_image_answer, without_refused
+from proxy.core.settlement import Outcome, Settlement, UsageSource
+from proxy.edge.context import Context
+from proxy.edge.response import Response
+from proxy.exchange.flight import Relay
+from proxy.store.values import StoredAnswer
+from proxy.telemetry.metrics import Metrics
+from proxy.upstream.ark_client import ArkClient, Reply
+from proxy.upstream.failures import UpstreamFailure
+
+_OURS = frozenset({Outcome.COMPLETE, Outcome.INTERRUPTED})
+"""How a call ends that the upstream did not fail; if its client has left, that is what is told of it."""
+
+
+class _Generation:
+    """One request from its hold to its settlement: a call upstream for each image, each with an end of its own."""
+
+    __slots__ = ("_clock", "_context", "_ends", "_flight", "_hold", "_metrics", "_model", "_n", "_price", "_relay")
+
+    def __init__(self, context: Context, model: Model, n: int, hold: Hold, relay: Relay, clock: Clock, metrics: Metrics) -> None:
+        assert isinstance(model.price, ImagePrice)
+        self._context = context
+        self._model = model
+        self._price = model.price
+        self._n = n
+        self._hold = hold
+        self._relay = relay
+        self._clock = clock
+        self._metrics = metrics
+        self._flight = relay.depart(context.connection, context.account_id, stoppable=False)
+        self._ends: list[ImageResult | Refusal | None] = [None] * n
+        """Of each image in order; None: it was not waited for to the end."""
+
+    def close(self) -> None:
+        """Leave no hold and no watcher behind, whatever ended the call."""
+        self._relay.land(self._flight)
+        if self._context.settlement is None:
+            # The customer has nothing of what may have been made: whoever ended the call bears its cost.
+            self._settle(Outcome.INTERRUPTED, status=0, note="the handler was cancelled")
+
+    async def run(self, client: ArkClient, bodies: Sequence[UpstreamBody]) -> Response:
+        """Ask for all images at once, settle by what came, and answer with it once the settlement is durable.
+
+        Raises:
+            GatewayError: no image came; the first one's reason.
+            ConnectionError: the client left; the call is settled.
+        """
+        is_asked = not self._flight.is_over()
+        if is_asked:
+            await self._ask_for_all(client, bodies)
+        # What happens to the client from here on changes nothing.
+        self._relay.land(self._flight)
+        result = self._concluded(is_asked=is_asked)
+        await self._hold.settled()
+        if self._flight.has_client_left():
+            raise ConnectionResetError("the client left")
+        if isinstance(result, GatewayError):
+            raise result
+        return result
+
+    # upstream
+
+    async def _ask_for_all(self, client: ArkClient, bodies: Sequence[UpstreamBody]) -> None:
+        """Fill in the ends, until all are there or the flight's time is up."""
+        asked_at = self._clock.monotonic()
+        try:
+            with self._flight.deadline:
+                calls = [self._ask(client, index, body) for index, body in enumerate(bodies)]
+                bugs = [fault for fault in await asyncio.gather(*calls, return_exceptions=True) if fault is not None]
+        except TimeoutError:
+            return
+        finally:
+            self._context.upstream_seconds = self._clock.monotonic() - asked_at
+        if bugs:
+            raise bugs[0]
+
+    async def _ask(self, client: ArkClient, index: int, body: UpstreamBody) -> None:
+        try:
+            self._ends[index] = await self._end_of(client, body)
+        except UpstreamFailure as failure:
+            self._ends[index] = self._failed(failure)
+
+    async def _end_of(self, client: ArkClient, body: UpstreamBody) -> ImageResult | Refusal:
+        """Ask for one image; once more for each optional field that the model turns out not to know."""
+        while True:
+            reply = await client.create_image(body.pieces())
+            self._context.first_byte_at = self._context.first_byte_at or self._clock.monotonic()
+            end = parse_image_answer(reply.status, reply.answer)
+            if isinstance(end, ImageResult):
+                return end
+            fewer = None if end is None else without_refused(body, end)
+            if fewer is None:
+                return self._counted(_refusal(reply, end, self._model.upstream_model))
+            body = fewer
+
+    def _failed(self, failure: UpstreamFailure) -> Refusal:
+        return self._counted(outage(str(failure), should_retry=None if failure.is_unasked else False), failure.cause)
+
+    def _counted(self, refusal: Refusal, cause: str = "") -> Refusal:
+        if refusal.outcome is not Outcome.REFUSED:
+            self._metrics.upstream_failed(self._model.upstream, cause or ("operator" if refusal.operator else "error"))
+        return refusal
+
+    # the end
+
+    def _concluded(self, *, is_asked: bool) -> Response | GatewayError:
+        """Settle by the ends, and return the answer or its error."""
+        made = [end for end in self._ends if isinstance(end, ImageResult)]
+        refusals = [end for end in self._ends if isinstance(end, Refusal)]
+        is_cut = None in self._ends
+        if made:
+            outcome = Outcome.INTERRUPTED if is_cut else Outcome.COMPLETE
+            body = self._body(made)
+            self._settle(outcome, made=len(made), status=200, note=self._note(len(made), refusals), answer=self._kept(200, body))
+            return self._context.answer(body)
+        if refusals:
+            error, outcome, note = refusals[0].error, refusals[0].outcome, refusals[0].note
+            if is_cut or any(refusal.error.should_retry is False for refusal in refusals):
+                error.should_retry = False
+        else:
+            # What was sent may still be made, and be charged to us: a second call would be charged as well.
+            error = ModelUnavailableError("The gateway is restarting", retry_after_seconds=1, should_retry=False if is_asked else None)
+            outcome, note = self._flight.cause or Outcome.INTERRUPTED, "the upstream was not done"
+        self._settle(outcome, status=error.status, note=note, answer=self._kept(error.status, orjson.dumps(error.body())))
+        return error
+
+    def _body(self, made: list[ImageResult]) -> bytes:
+        """Return the published answer; ``created`` and ``data`` are OpenAI's, so that its SDKs read it too."""
+        return orjson.dumps(
+            {
+                "request_id": self._context.id,
+                "model": self._model.id,
+                "image_urls": [image.url for image in made],
+                "total_cost": total_cost(charge_for(len(made), self._price)),
+                "created": self._clock.now_ms() // 1000,
+                "data": [{"url": image.url} for image in made],
+            }
+        )
+
+    def _note(self, made: int, refusals: list[Refusal]) -> str:
+        if made == self._n:
+            return ""
+        why = refusals[0].note if refusals else "the upstream was not done"
+        return f"{made} of {self._n} images: {why}"
+
+    def _kept(self, status: int, body: bytes) -> StoredAnswer | None:
+        return kept(self._hold.request.claim, status, body)
+
+    def _settle(self, outcome: Outcome, *, made: int = 0, status: int, note: str, answer: StoredAnswer | None = None) -> None:
+        context, client_left = self._context, self._flight.has_client_left()
+        context.settlement = Settlement(
+            outcome=Outcome.CLIENT_GONE if client_left and outcome in _OURS else outcome,
+            usage_source=UsageSource.REPORTED if made else UsageSource.NONE,
+            charge_nanos=charge_for(made, self._price),
+            units=made,
+            http_status=0 if client_left else status,
+            first_byte_ms=_ms(context.first_byte_at, context.received_at),
+            total_ms=_ms(self._clock.monotonic(), context.received_at),
+            note=note,
+        )
+        self._hold.settle(context.settlement, answer)
+
+
+def _refusal(reply: Reply, end: ArkError | None, upstream_model: str) -> Refusal:
+    """Return what an answer without an image means."""
+    if reply.status in TIMEOUTS or (end is None and (reply.status < 300 or reply.status >= 500)):
+        # Nobody said that nothing was made: somebody on the way gave up waiting, a 200 holds neither image nor error.
+        return outage(f"upstream {reply.status} without an answer of Ark's", should_retry=False)
+    said = None if end is None else {"error": {"code": end.code, "message": end.message, "param": end.param}}
+    return creation_refusal(reply.status, said, FIELD_NAMES, upstream_model=upstream_model)
+
+
+def _ms(at: float | None, since: float) -> int | None:
+    return None if at is None else round((at - since) * 1000)

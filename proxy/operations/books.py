@@ -1,0 +1,101 @@
+"""Operations on the books: usage, receipts, verification, backup, retention."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from proxy.billing.folding import REST, fold
+from proxy.billing.receipts import operator_receipt
+from proxy.clock import iso
+from proxy.core.retention import DAY_MS, REQUEST_DAYS_MAX, REQUEST_DAYS_MIN, keep_from_ms
+from proxy.operations import views
+from proxy.operations.accounts import AccountName
+from proxy.operations.operation import Answer, Operation, Operator
+from proxy.operations.parameters import ParameterError, check_path, moment
+from proxy.store.errors import StoreRefusedError
+from proxy.store.values import UsageQuery
+
+RequestDays = Annotated[int, Meta(ge=REQUEST_DAYS_MIN, le=REQUEST_DAYS_MAX)]
+
+
+FOLD_SECONDS = 1.0
+
+
+class Usage(Operation, frozen=True, kw_only=True):
+    """Sum what was settled. `since` and `until` are moments (see `parse_moment`), the second exclusive."""
+
+    name: ClassVar = "usage"
+    by: Literal["model", "key", "day"] = "model"
+    account: AccountName | None = None
+    since: str | None = None
+    until: str | None = None
+
+    def __post_init__(self) -> None:
+        moment("since", self.since, now_ms=0)
+        moment("until", self.until, now_ms=0)
+
+    async def run(self, operator: Operator) -> Answer:
+        now_ms = operator.clock.now_ms()
+        since_ms, until_ms = moment("since", self.since, now_ms), moment("until", self.until, now_ms)
+        if since_ms is not None and until_ms is not None and since_ms > until_ms:  # an age and a date can be compared only now
+            raise ParameterError("since: is after until")
+        query = UsageQuery(self.by, self.account, since_ms, until_ms)
+        folded = [at_ms for at_ms in (since_ms, until_ms) if at_ms and at_ms % DAY_MS and await operator.store.has_daily_sums(at_ms)]
+        return views.usage(query, await operator.store.usage(query), folded)
+
+
+class ShowReceipt(Operation, frozen=True, kw_only=True):
+    name: ClassVar = "receipt"
+    id: Annotated[str, Meta(min_length=1, max_length=200)]
+
+    async def run(self, operator: Operator) -> Answer:
+        found = await operator.store.receipt(self.id)
+        if found is None:
+            folded = await operator.store.folded(self.id)
+            raise StoreRefusedError(f"there is no request {self.id}" if folded is None else views.folded(folded))
+        return operator_receipt(found[0])
+
+
+class LedgerVerify(Operation, frozen=True, kw_only=True):
+    name: ClassVar = "ledger.verify"
+
+    async def run(self, operator: Operator) -> Answer:
+        return views.checks(await operator.store.verify(operator.report))
+
+
+class Backup(Operation, frozen=True, kw_only=True):
+    name: ClassVar = "backup"
+    destination: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+    def __post_init__(self) -> None:
+        check_path("destination", self.destination)
+
+    async def run(self, operator: Operator) -> Answer:
+        checks = await operator.store.backup(Path(self.destination), operator.report)
+        return {"destination": self.destination} | views.checks(checks)
+
+
+class RetentionLook(Operation, frozen=True, kw_only=True):
+    """Count the requests that are older than so many days."""
+
+    name: ClassVar = "retention.look"
+    days: RequestDays
+
+    async def run(self, operator: Operator) -> Answer:
+        before_ms = keep_from_ms(operator.clock.now_ms(), self.days)
+        counts = await operator.store.old_requests(before_ms)
+        return {"kept_from_at": iso(before_ms), "accounts": len(counts), "requests": sum(counts.values())}
+
+
+class RetentionFold(Operation, frozen=True, kw_only=True):
+    """Fold some of them, for `FOLD_SECONDS` at most: whoever asks asks again until it is done, and sees how far it has come."""
+
+    name: ClassVar = "retention.fold"
+    changes: ClassVar = True
+    days: RequestDays
+
+    async def run(self, operator: Operator) -> Answer:
+        before_ms = keep_from_ms(operator.clock.now_ms(), self.days)
+        folded, is_done = await fold(operator.store, before_ms, FOLD_SECONDS, rest=REST if operator.serves else 0.0)
+        return {"kept_from_at": iso(before_ms), "folded": folded, "done": is_done}

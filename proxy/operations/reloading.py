@@ -1,0 +1,39 @@
+"""The operation that puts the configuration in force."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from proxy.config.changes import NotReloadedError
+from proxy.operations.operation import Answer, Operation, Operator
+from proxy.operations.parameters import check_path
+from proxy.store.errors import StoreRefusedError
+
+
+class Reload(Operation, frozen=True, kw_only=True):
+    """Put the configuration in force as it is now, or with ``preview`` only tell what that would change.
+
+    ``file`` is looked at as if it stood in the place of the gateway's own, in a preview alone.
+    """
+
+    name: ClassVar = "reload"
+    preview: bool = False
+    file: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.file is not None:
+            check_path("file", self.file)
+            if not self.preview:
+                raise ValueError("file: a gateway reloads its own file; another can only be previewed")
+
+    async def run(self, operator: Operator) -> Answer:
+        if operator.reloader is None:
+            raise StoreRefusedError("no gateway runs here that could reload")
+        candidate = None if self.file is None else Path(self.file)
+        try:
+            reloaded = await (operator.reloader.preview(candidate) if self.preview else operator.reloader.reload())
+        except NotReloadedError as fault:
+            prefix = "a reload would be refused" if self.preview else "not reloaded, nothing has changed"
+            raise StoreRefusedError(f"{prefix}:\n{fault}") from None
+        return reloaded.view()

@@ -1,0 +1,152 @@
+"""An answer whose head is here: its body read whole, or spliced to a sink."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from proxy.upstream.failures import UpstreamBrokenError, UpstreamFailure
+from proxy.upstream.http1.head import Head
+
+_WAITING_BYTES_MAX = 256 * 1024
+"""What may wait for `read` or `splice` before reading stops."""
+
+Shortcut = Callable[[bytes], bool]
+"""Takes a received piece as it stands, if that is one whole chunk of a kind that it knows; returns whether it has."""
+
+
+class Sink(Protocol):
+    """Where the body goes, called from the event loop as the bytes come. Must not raise, must not block."""
+
+    def feed(self, payload: bytes, framed: bytes | None) -> Shortcut | None:
+        """Take a piece. `framed`: the same payload as whole chunks of chunked coding, as it was received.
+
+        Returns: what to offer the next pieces first, as long as it takes them.
+        """
+
+    def end(self, failure: UpstreamFailure | None) -> None:
+        """Take the end, once: None when the body is whole."""
+
+
+class Carrier(Protocol):
+    """The connection that an answer comes over, as far as the answer needs it."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class Answer:
+    """An upstream's answer, from its head on: `read` it, or `splice` it, or `abort` it. At its end its connection frees itself."""
+
+    __slots__ = ("_carrier", "_ended", "_failure", "_head", "_sink", "_waiting", "_waiting_bytes", "status")
+
+    def __init__(self, carrier: Carrier, head: Head) -> None:
+        self.status = head.status
+        self._head = head
+        self._carrier: Carrier | None = carrier
+        self._sink: Sink | None = None
+        self._waiting: list[tuple[bytes, bytes | None]] = []
+        self._waiting_bytes = 0
+        self._ended = False
+        self._failure: UpstreamFailure | None = None
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first field of that lower-case name, or None."""
+        return self._head.field(name)
+
+    def at_hand(self) -> bytes | None:
+        """Return the body if all of it has come, and take it; None: it is to be waited for, or broken."""
+        if not self._ended or self._failure is not None or self._sink is not None:
+            return None
+        waiting, self._waiting = self._waiting, []
+        return waiting[0][0] if len(waiting) == 1 else b"".join([payload for payload, _ in waiting])
+
+    async def read(self, bytes_max: int) -> bytes:
+        """Return the whole body. Cancelled, it aborts the answer.
+
+        Raises:
+            UpstreamBrokenError: the body was cut, or is larger than `bytes_max`.
+            UpstreamTimeoutError: it stood still for too long.
+        """
+        collector = _Collector(self, bytes_max)
+        try:
+            self.splice(collector)
+            return await collector.whole
+        finally:
+            self.abort()
+
+    def splice(self, sink: Sink) -> None:
+        """Hand the body to `sink`: what has come, within this call; what comes, as it comes."""
+        assert self._sink is None, "an answer is read once"
+        self._sink = sink
+        if self._waiting_bytes > _WAITING_BYTES_MAX:
+            self.resume()
+        waiting, self._waiting = self._waiting, []
+        for payload, framed in waiting:
+            sink.feed(payload, framed)
+        if self._ended:
+            sink.end(self._failure)
+
+    def pause(self) -> None:
+        """Stop reading from the upstream. The idle limit stands still meanwhile."""
+        if self._carrier is not None:
+            self._carrier.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._carrier is not None:
+            self._carrier.resume()
+
+    def abort(self) -> None:
+        """Close the connection, unless the body has ended. The sink is not called any more."""
+        if self._carrier is not None:
+            carrier, self._carrier = self._carrier, None
+            carrier.abort()
+
+    def deliver(self, payload: bytes, framed: bytes | None) -> Shortcut | None:
+        """Take a piece from the connection, and return what its sink wants the next pieces offered to. Without a sink it waits."""
+        if self._sink is not None:
+            return self._sink.feed(payload, framed)
+        self._waiting.append((payload, framed))
+        self._waiting_bytes += len(payload)
+        if self._waiting_bytes > _WAITING_BYTES_MAX:
+            self.pause()
+        return None
+
+    def end(self, failure: UpstreamFailure | None) -> None:
+        """Take the end from the connection, which is no longer this answer's."""
+        self._carrier = None
+        self._ended = True
+        self._failure = failure
+        if self._sink is not None:
+            self._sink.end(failure)
+
+
+class _Collector:
+    """The sink of `Answer.read`."""
+
+    __slots__ = ("_answer", "_bytes_left", "_pieces", "whole")
+
+    def __init__(self, answer: Answer, bytes_max: int) -> None:
+        self._answer = answer
+        self._bytes_left = bytes_max
+        self._pieces: list[bytes] = []
+        self.whole: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def feed(self, payload: bytes, framed: bytes | None) -> None:  # noqa: ARG002 - the sink's signature
+        self._bytes_left -= len(payload)
+        if self._bytes_left >= 0:
+            self._pieces.append(payload)
+        elif not self.whole.done():
+            self._answer.abort()
+            self.whole.set_exception(UpstreamBrokenError("upstream: the answer is larger than may be read"))
+
+    def end(self, failure: UpstreamFailure | None) -> None:
+        if self.whole.done():
+            return
+        if failure is not None:
+            self.whole.set_exception(failure)
+        else:
+            self.whole.set_result(b"".join(self._pieces))
