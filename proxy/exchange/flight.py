@@ -7,7 +7,7 @@ around all awaits upstream; whatever ends the call early lets it expire. What pa
 import asyncio
 from collections import Counter
 
-from proxy.core.chat.tap import Tap
+from proxy.core.protocol import StreamTap
 from proxy.core.settlement import Outcome
 from proxy.edge.peer import Client
 from proxy.exchange.deadline import Deadline
@@ -36,7 +36,7 @@ class Relay:
         return len(self._flights)
 
     def depart(self, connection: Client, account_id: int = 0, *, stoppable: bool = True) -> "Flight":
-        """Begin a call for this connection's client. The caller must `land` it in a ``finally``.
+        """Begin a call for this connection's client. It lands when its ``with`` block is left, or by `land`.
 
         Args: stoppable: whether the upstream stops, and bills no more, when nobody reads on.
         """
@@ -113,6 +113,14 @@ class Flight:
         """Why the call was, or will be, ended from this side."""
         self.drains = False
 
+    def __enter__(self) -> None:
+        self.deadline.__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, traceback: object) -> None:
+        """Land: from here on nothing that happens to the client changes the call. Raises: TimeoutError: the deadline ended it."""
+        self._relay.land(self)
+        self.deadline.__exit__(kind, fault, traceback)
+
     def has_client_left(self) -> bool:
         return self.cause is _CLIENT_GONE or self.connection.is_lost()
 
@@ -145,7 +153,7 @@ class Flight:
 
     # the upstream's side
 
-    async def splice(self, answer: Answer, tap: Tap, *, chunked: bool) -> UpstreamFailure | None:
+    async def splice(self, answer: Answer, tap: StreamTap, *, chunked: bool) -> UpstreamFailure | None:
         """Relay the answer's body until it ends; return how it failed, or None. The head of the client's answer has been sent."""
         self._answer = answer
         done: asyncio.Future[UpstreamFailure | None] = self._relay.loop.create_future()

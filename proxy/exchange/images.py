@@ -2,24 +2,34 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 import orjson
 
-from proxy.billing.holds import Hold
+from proxy.billing.holds import Billing, Hold
 from proxy.billing.idempotency import kept
 from proxy.clock import Clock
 from proxy.core.ark.creation import creation_refusal
 from proxy.core.ark.refusal import Refusal, outage
 from proxy.core.ark.text import ArkError
-from proxy.core.catalog import ImagePrice, Model
+from proxy.core.catalog import ImagePrice, Kind, Model
 from proxy.core.errors import GatewayError, ModelUnavailableError
-from proxy.core.images.request import charge_for, total_cost
-from proxy.core.images.upstream import FIELD_NAMES, TIMEOUTS, ImageResult, UpstreamBody, parse_image_answer, without_refused
+from proxy.core.images.request import ImageCall, charge_for, hold_for, total_cost
+from proxy.core.images.upstream import (
+    FIELD_NAMES,
+    TIMEOUTS,
+    ImageResult,
+    UpstreamBody,
+    parse_image_answer,
+    upstream_bodies,
+    without_refused,
+)
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.edge.context import Context
 from proxy.edge.response import Response
 from proxy.exchange.flight import Relay
-from proxy.store.values import StoredAnswer
+from proxy.live.settings import Settings
+from proxy.store.values import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.ark_client import ArkClient, Reply
 from proxy.upstream.failures import UpstreamFailure
@@ -28,22 +38,70 @@ _OURS = frozenset({Outcome.COMPLETE, Outcome.INTERRUPTED})
 """How a call ends that the upstream did not fail; if its client has left, that is what is told of it."""
 
 
-class _Generation:
+class Generations:
+    """Carries out image calls."""
+
+    def __init__(self, billing: Billing, relay: Relay, clock: Clock, metrics: Metrics) -> None:
+        self._billing = billing
+        self.relay = relay
+        self.clock = clock
+        self.metrics = metrics
+
+    async def make(
+        self, context: Context, settings: Settings, model: Model, call: ImageCall, claim: IdempotencyClaim | None
+    ) -> Response:
+        """Hold, ask for each image, settle by what came; answer with it once the settlement is durable.
+
+        Raises:
+            GatewayError: no hold could be placed, or no image came.
+            ConnectionError: the client left; the call is settled.
+        """
+        hold = await self._billing.hold(self._request(context, settings, model, call, claim))
+        generation = Generation(self, context, model, call.n, hold)
+        try:
+            bodies = upstream_bodies(call, model.upstream_model)
+            del call  # its pictures can be tens of megabytes, and the images take long
+            return await generation.run(settings.upstreams[model.upstream].client, bodies)
+        finally:
+            generation.close()
+
+    def _request(
+        self, context: Context, settings: Settings, model: Model, call: ImageCall, claim: IdempotencyClaim | None
+    ) -> NewRequest:
+        assert context.grant is not None
+        assert isinstance(model.price, ImagePrice)
+        return NewRequest(
+            id=context.id,
+            kind=Kind.IMAGE,
+            account_id=context.grant.account_id,
+            key_id=context.grant.key_id,
+            model=model.id,
+            upstream=model.upstream,
+            upstream_model=model.upstream_model,
+            stream=False,
+            hold_nanos=hold_for(call, model.price),
+            price=settings.frozen[model.id],
+            created_at_ms=self.clock.now_ms(),
+            claim=claim,
+        )
+
+
+class Generation:
     """One request from its hold to its settlement: a call upstream for each image, each with an end of its own."""
 
     __slots__ = ("_clock", "_context", "_ends", "_flight", "_hold", "_metrics", "_model", "_n", "_price", "_relay")
 
-    def __init__(self, context: Context, model: Model, n: int, hold: Hold, relay: Relay, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, of: Generations, context: Context, model: Model, n: int, hold: Hold) -> None:
         assert isinstance(model.price, ImagePrice)
         self._context = context
         self._model = model
         self._price = model.price
         self._n = n
         self._hold = hold
-        self._relay = relay
-        self._clock = clock
-        self._metrics = metrics
-        self._flight = relay.depart(context.connection, context.account_id, stoppable=False)
+        self._relay = of.relay
+        self._clock = of.clock
+        self._metrics = of.metrics
+        self._flight = of.relay.depart(context.connection, context.account_id, stoppable=False)
         self._ends: list[ImageResult | Refusal | None] = [None] * n
         """Of each image in order; None: it was not waited for to the end."""
 
@@ -62,10 +120,9 @@ class _Generation:
             ConnectionError: the client left; the call is settled.
         """
         is_asked = not self._flight.is_over()
-        if is_asked:
-            await self._ask_for_all(client, bodies)
-        # What happens to the client from here on changes nothing.
-        self._relay.land(self._flight)
+        with suppress(TimeoutError), self._flight:
+            if is_asked:
+                await self._ask_for_all(client, bodies)
         result = self._concluded(is_asked=is_asked)
         await self._hold.settled()
         if self._flight.has_client_left():
@@ -80,11 +137,8 @@ class _Generation:
         """Fill in the ends, until all are there or the flight's time is up."""
         asked_at = self._clock.monotonic()
         try:
-            with self._flight.deadline:
-                calls = [self._ask(client, index, body) for index, body in enumerate(bodies)]
-                bugs = [fault for fault in await asyncio.gather(*calls, return_exceptions=True) if fault is not None]
-        except TimeoutError:
-            return
+            calls = [self._ask(client, index, body) for index, body in enumerate(bodies)]
+            bugs = [fault for fault in await asyncio.gather(*calls, return_exceptions=True) if fault is not None]
         finally:
             self._context.upstream_seconds = self._clock.monotonic() - asked_at
         if bugs:

@@ -2,7 +2,8 @@
 
 import asyncio
 
-from proxy.core.chat.tap import EventTooLargeError, Tap, is_told
+from proxy.core.chat.tap import EventTooLargeError, is_told
+from proxy.core.protocol import StreamTap
 from proxy.upstream.http1.framing import PLAIN_CHUNKS
 from proxy.upstream.http1.pool import Shortcut, UpstreamBrokenError, UpstreamFailure
 
@@ -16,7 +17,7 @@ class Stream:
     __slots__ = ("_after", "_around_bytes", "_before", "_chunked", "_done", "_tap", "_transport", "sent_bytes")
 
     def __init__(
-        self, tap: Tap, transport: asyncio.Transport | None, done: "asyncio.Future[UpstreamFailure | None]", *, chunked: bool
+        self, tap: StreamTap, transport: asyncio.Transport | None, done: "asyncio.Future[UpstreamFailure | None]", *, chunked: bool
     ) -> None:
         """Write to `transport`, unless that is None since the client has left; in chunked coding, or (`chunked` false) as it is."""
         self._tap = tap

@@ -21,10 +21,9 @@ from proxy.edge.body import BodyReader
 from proxy.edge.entrance import Dispatcher, Entrance, Observer
 from proxy.edge.router import Route, Router
 from proxy.edge.server import Server
-from proxy.exchange.chat import PATH
 from proxy.exchange.flight import Relay
 from proxy.gateway.process import GC_ALLOCATIONS
-from proxy.handlers.chat import ChatHandlers
+from proxy.handlers.chat import PATH, ChatHandlers
 from proxy.live.settings import Live
 from proxy.store.contract import Store
 from proxy.store.values import Grant

@@ -63,7 +63,7 @@ class Refusal:
     """The operator must act: key, balance, quota, access."""
 
 
-def read_refusal(status: int, body: bytes | dict[str, Any], *, upstream_model: str, messages: bool = True) -> Refusal:
+def read_refusal(status: int, body: bytes | dict[str, Any], upstream_model: str, *, messages: bool = True) -> Refusal:
     """Return what an answer with an error status means.
 
     Args:

@@ -7,9 +7,9 @@ was relayed: content events as completion tokens, a lower bound of the prompt. A
 from msgspec import Struct
 
 from proxy.core.catalog import ChatPrice
-from proxy.core.chat.request import ChatCall
 from proxy.core.money import Nanos
 from proxy.core.pricing import charge_for_chat, prompt_tokens_min
+from proxy.core.protocol import NOTHING_SEEN, SeenAnswer
 from proxy.core.settlement import NO_USAGE, Outcome, Settlement, TokenUsage, UsageSource, capped
 
 _REPORTED = UsageSource.REPORTED
@@ -19,26 +19,21 @@ class Seen(Struct, frozen=True):
     """What was seen of one call."""
 
     outcome: Outcome
-    usage: TokenUsage | None = None
-    """As the upstream reported it; None: it never did."""
-    began: bool = False
-    """Something of an answer came, not merely an error: the prompt was read, and an estimate is due where no usage came."""
-    completion_tokens_min: int = 0
-    """A lower bound of what was written: content events of a stream, or the text of an answer by its bytes."""
+    answer: SeenAnswer = NOTHING_SEEN
     http_status: int = 0
-    upstream_id: str = ""
     first_byte_ms: int | None = None
     total_ms: int | None = None
     note: str = ""
 
 
-def conclude(call: ChatCall, price: ChatPrice, hold_nanos: Nanos, seen: Seen, *, estimate: bool) -> Settlement:
+def conclude(text_bytes: int, price: ChatPrice, hold_nanos: Nanos, seen: Seen, *, estimate: bool) -> Settlement:
     """Return the settlement of a chat call.
 
     Args:
+        text_bytes: the UTF-8 bytes of all text that went up.
         estimate: whether a call whose usage never came is charged by estimate (``billing.unknown_usage``), or is free.
     """
-    usage, source = _usage_of(call, seen, estimate=estimate)
+    usage, source = _usage_of(text_bytes, seen.answer, estimate=estimate)
     charge, shortfall = capped(charge_for_chat(price, usage), hold_nanos)
     return Settlement(
         outcome=seen.outcome,
@@ -47,16 +42,16 @@ def conclude(call: ChatCall, price: ChatPrice, hold_nanos: Nanos, seen: Seen, *,
         usage=usage,
         shortfall_nanos=shortfall,
         http_status=seen.http_status,
-        upstream_id=seen.upstream_id,
+        upstream_id=seen.answer.upstream_id,
         first_byte_ms=seen.first_byte_ms,
         total_ms=seen.total_ms,
         note=seen.note,
     )
 
 
-def _usage_of(call: ChatCall, seen: Seen, *, estimate: bool) -> tuple[TokenUsage, UsageSource]:
-    if seen.usage is not None:
-        return seen.usage, _REPORTED
-    if estimate and seen.began:
-        return TokenUsage(prompt_tokens_min(call.text_bytes), seen.completion_tokens_min), UsageSource.ESTIMATED
+def _usage_of(text_bytes: int, answer: SeenAnswer, *, estimate: bool) -> tuple[TokenUsage, UsageSource]:
+    if answer.usage is not None:
+        return answer.usage, _REPORTED
+    if estimate and answer.began:
+        return TokenUsage(prompt_tokens_min(text_bytes), answer.completion_tokens_min), UsageSource.ESTIMATED
     return NO_USAGE, UsageSource.NONE

@@ -19,6 +19,7 @@ from proxy.core.ark.lenient_json import read_mended
 from proxy.core.ark.plain_text import is_plain_text
 from proxy.core.ark.text import read_error
 from proxy.core.chat.usage import parse_usage
+from proxy.core.protocol import SeenAnswer
 from proxy.core.settlement import TokenUsage
 
 EVENT_BYTES_MAX = 4 * 1024 * 1024
@@ -144,6 +145,11 @@ class Tap:
             self.done = was_done
             return b""
         return b"" if withheld else tail
+
+    def seen(self) -> SeenAnswer:
+        """Return what a settlement needs of what has come so far. An error as the first event is no begun answer."""
+        began = self.error is None or self.content_events > 0
+        return SeenAnswer(self.usage, began, self.content_events, self.upstream_id)
 
     def _walk(self, piece: bytes) -> bytes:
         """Judge event by event, and keep the unfinished tail."""

@@ -5,18 +5,18 @@ from typing import Any
 import pytest
 
 from proxy.core.catalog import ChatPrice, ChatTier
-from proxy.core.chat.request import ChatCall
 from proxy.core.chat.settling import Seen, conclude
 from proxy.core.money import Nanos
+from proxy.core.protocol import SeenAnswer
 from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource
 
 PRICE = ChatPrice((ChatTier(None, Nanos(800), Nanos(2000), Nanos(160)),))
-CALL = ChatCall({}, stream=True, include_usage=False, text_bytes=800, messages=1, media_tokens=0, output_tokens_max=100)
+TEXT_BYTES = 800
 """At least 100 tokens of prompt."""
 
 
 def concluded(outcome: Outcome, *, hold: int = 10**9, estimate: bool = True, **seen: Any) -> Settlement:
-    return conclude(CALL, PRICE, Nanos(hold), Seen(outcome, **seen), estimate=estimate)
+    return conclude(TEXT_BYTES, PRICE, Nanos(hold), Seen(outcome, SeenAnswer(**{"began": False} | seen)), estimate=estimate)
 
 
 @pytest.mark.parametrize("outcome", Outcome)
@@ -60,8 +60,8 @@ def test_nothing_costs_more_than_its_hold_and_the_rest_is_marked(seen: dict[str,
 
 def test_what_nobody_saw_is_nothing() -> None:
     """The defaults are the case of a call that failed before anything: free, and unanswered."""
-    settled = conclude(CALL, PRICE, Nanos(10**9), Seen(Outcome.UPSTREAM_ERROR), estimate=True)
-    began = conclude(CALL, PRICE, Nanos(10**9), Seen(Outcome.UPSTREAM_CUT, began=True), estimate=True)
+    settled = conclude(TEXT_BYTES, PRICE, Nanos(10**9), Seen(Outcome.UPSTREAM_ERROR), estimate=True)
+    began = conclude(TEXT_BYTES, PRICE, Nanos(10**9), Seen(Outcome.UPSTREAM_CUT, SeenAnswer(began=True)), estimate=True)
 
     assert (settled.usage_source, settled.charge_nanos, settled.http_status) == (UsageSource.NONE, 0, 0)
     assert began.usage == TokenUsage(100, 0)

@@ -1,0 +1,50 @@
+"""A chat's JSON answer in hand: bytes in, what its settlement needs or a refusal out. Pure.
+
+A plain answer is decoded as far as its usage alone. The rest are looked at closer: an error behind a 200, an answer without its usage,
+JSON that some clients read and orjson does not.
+"""
+
+from typing import Any
+
+import orjson
+
+from proxy.core.ark.lenient_json import read_mended
+from proxy.core.ark.refusal import Refusal, read_refusal
+from proxy.core.ark.text import read_error
+from proxy.core.chat.request import utf8_bytes
+from proxy.core.chat.usage import parse_usage, plain_usage, read_plain_answer
+from proxy.core.pricing import PROMPT_BYTES_PER_TOKEN_MAX
+from proxy.core.protocol import SeenAnswer
+
+_UPSTREAM_ID_CHARACTERS_MAX = 128
+
+
+def read_answer(raw: bytes, upstream_model: str) -> SeenAnswer | Refusal:
+    """Return what was seen of an answer of status 200, or the refusal that it is.
+
+    Args: upstream_model: its id upstream, which is cut from the messages of refusals.
+    """
+    plain = read_plain_answer(raw)
+    if plain is not None:
+        return SeenAnswer(plain_usage(plain), upstream_id=_upstream_id(plain.id))
+    try:
+        parsed = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        parsed = read_mended(raw)
+    is_answer = isinstance(parsed, dict) and isinstance(parsed.get("choices"), list) and not parsed.get("error")
+    if not is_answer or read_error(200, parsed) is not None:
+        return read_refusal(200, parsed or {}, upstream_model)
+    usage = parse_usage(parsed.get("usage"))
+    tokens_min = _text_bytes(parsed) // PROMPT_BYTES_PER_TOKEN_MAX if usage is None else 0
+    return SeenAnswer(usage, completion_tokens_min=tokens_min, upstream_id=_upstream_id(parsed.get("id")))
+
+
+def _upstream_id(value: object) -> str:
+    return value[:_UPSTREAM_ID_CHARACTERS_MAX] if isinstance(value, str) else ""
+
+
+def _text_bytes(answer: dict[str, Any]) -> int:
+    """Return the UTF-8 bytes of all that the choices say."""
+    messages = [choice.get("message") for choice in answer["choices"] if isinstance(choice, dict)]
+    texts = [message.get(key) for message in messages if isinstance(message, dict) for key in ("content", "reasoning_content")]
+    return sum(utf8_bytes(text) for text in texts if isinstance(text, str))

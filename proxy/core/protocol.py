@@ -1,0 +1,100 @@
+"""What differs between the API protocols that a paid call may speak, as one value of pure functions for each.
+
+`exchange/chat.py` does the same for all of them: hold, ask, relay, settle. A protocol says what is checked and counted, what goes up,
+where the usage stands, what an error and a break look like, and what ends a stream. `core/chat/protocol.py` is the first of them.
+A protocol is a value and no base class: the exchange calls its functions as they stand, without a method in between.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from msgspec import Struct
+
+from proxy.core.ark.refusal import Refusal
+from proxy.core.catalog import ChatPrice, Kind, Model
+from proxy.core.errors import GatewayError
+from proxy.core.money import Nanos
+from proxy.core.settlement import TokenUsage
+
+
+class Call(Protocol):
+    """A checked call, with the figures that bound its price."""
+
+    @property
+    def stream(self) -> bool: ...
+
+    @property
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of all text that goes up; an estimate of the prompt rests on it."""
+
+    def hold_nanos(self, price: ChatPrice) -> Nanos:
+        """Return the worst case of what this call may cost."""
+
+
+class SeenAnswer(Struct, frozen=True):
+    """What was seen of an answer, whole or not, as far as its settlement needs it."""
+
+    usage: TokenUsage | None = None
+    """As the upstream reported it; None: it never did."""
+    began: bool = True
+    """Something of an answer came, not merely an error: the prompt was read, and an estimate is due where no usage came."""
+    completion_tokens_min: int = 0
+    """A lower bound of what was written: content events of a stream, or the text of an answer by its bytes."""
+    upstream_id: str = ""
+
+
+NOTHING_SEEN = SeenAnswer(began=False)
+
+
+class StreamTap(Protocol):
+    """Reads along one stream. `feed` each piece, then `finish` once; the attributes hold what was learnt so far."""
+
+    done: bool
+    """The event that ends a whole stream was seen."""
+    error: dict[str, Any] | None
+    """The upstream's own error; from that event on nothing is passed on."""
+    content_events: int
+    """Events passed on that carry some text. `Stream` counts here those that it passes by their shape."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Return what may be passed on now; the very object that came in when nothing has to be changed.
+
+        Raises: EventTooLargeError.
+        """
+
+    def shape(self) -> tuple[bytes, bytes] | None:
+        """Return what stood left and right of the text of the last plain event; None: the next piece must be fed."""
+
+    def finish(self, clean: bool) -> bytes:
+        """Return what is left to pass on at the end of the body."""
+
+    def seen(self) -> SeenAnswer:
+        """Return what a settlement needs of what has come so far."""
+
+
+C = TypeVar("C", bound=Call)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiProtocol(Generic[C]):
+    """One protocol. Functions that take a body raise GatewayError for what the client did wrong."""
+
+    kind: Kind
+    """Kind of the models that speak it."""
+    path: str
+    """Path below the upstream's base URL."""
+    requested_model: Callable[[Any], str]
+    """Return the model id that a request body names."""
+    parse_call: Callable[[Any, Model], C]
+    """Return the checked call of a body, measured for its hold."""
+    upstream_body: Callable[[C, Model], bytes]
+    """Return the bytes that go up."""
+    read_answer: Callable[[bytes, str], SeenAnswer | Refusal]
+    """Return what a whole answer of status 200 says, given the model's id upstream."""
+    read_refusal: Callable[[int, bytes | dict[str, Any], str], Refusal]
+    """Return what an error means: the upstream's status, its body or `StreamTap.error`, and the model's id upstream."""
+    new_tap: Callable[[C], StreamTap]
+    """Return the tap on a stream's answer."""
+    error_event: Callable[[GatewayError], bytes]
+    """Return the event that tells a client of a stream that it broke off."""
