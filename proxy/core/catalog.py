@@ -1,7 +1,7 @@
-"""What is for sale: models and their prices, as the configuration gave them, frozen.
+"""Models on sale and their prices, frozen from the configuration.
 
-Prices here are nano-yuan per token (chat, video) or per image. A request takes the `Model` once and keeps it: a price that changes in
-mid-call touches the next call only.
+Prices here are nano-yuan per token (chat, video) or per image. A request takes the `Model` once and keeps it: a price that changes
+during a call applies from the next call on.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from proxy.core.money import Nanos
 
 
 class Kind(StrEnum):
-    """What a model makes, and so which endpoint takes it."""
+    """Kind of output that a model makes, which decides its endpoint."""
 
     CHAT = "chat"
     IMAGE = "image"
@@ -23,7 +23,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChatTier:
-    """Nano-yuan per token for prompts of up to ``up_to_tokens`` (None: without end)."""
+    """Nano-yuan per token for prompts of up to ``up_to_tokens`` (None: no limit)."""
 
     up_to_tokens: int | None
     input: Nanos
@@ -33,7 +33,7 @@ class ChatTier:
 
 @dataclass(frozen=True, slots=True)
 class ChatPrice:
-    """Tiers by prompt length, ascending; the last one has no end. The tier of a call applies to all of its tokens."""
+    """Tiers by prompt length, ascending; the last one has no limit. The tier of a call applies to all of its tokens."""
 
     tiers: tuple[ChatTier, ...]
 
@@ -44,7 +44,7 @@ class ChatPrice:
         return self.tiers[-1]
 
     def reachable(self, prompt_tokens_max: int) -> tuple[ChatTier, ...]:
-        """Return each tier that a prompt of at most ``prompt_tokens_max`` tokens can land in."""
+        """Return each tier that a prompt of at most ``prompt_tokens_max`` tokens can fall into."""
         last = self.tiers.index(self.tier_for(prompt_tokens_max))
         return self.tiers[: last + 1]
 
@@ -80,7 +80,7 @@ Price = ChatPrice | ImagePrice | VideoPrice
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One public model id and where it leads."""
+    """One public model id, with its upstream and its price."""
 
     id: str
     kind: Kind
@@ -95,32 +95,32 @@ class Model:
     enabled: bool = True
     context_tokens: int = 0
     output_tokens_max: int = 4096
-    """For the hold when the client sets no limit."""
+    """Output tokens that the hold covers when the client sets no limit."""
     reasoning_tokens_max: int = 0
-    """Chain of thought that ``max_tokens`` does not limit (Ark: only ``max_completion_tokens`` covers both)."""
+    """Tokens of the chain of thought, which ``max_tokens`` does not limit (Ark: only ``max_completion_tokens`` covers both)."""
     image_tokens: int = 2048
-    """Upper bound of the prompt tokens of one picture part."""
+    """Upper bound of the prompt tokens of one image part."""
     request_defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Fields that go up when the client did not set them, such as ``{"thinking": {"type": "disabled"}}``."""
+    """Fields sent upstream when the client did not set them, such as ``{"thinking": {"type": "disabled"}}``."""
     resolutions: tuple[str, ...] = ()
-    """Video: what the upstream model renders; empty: not restricted."""
+    """Video: resolutions that the upstream model renders; empty: no restriction."""
 
 
 Catalog = Mapping[str, Model]
 """Public model id → model, in the order of the configuration."""
 
 UNAVAILABLE_RETRY_AFTER_SECONDS = 60.0
-"""Told where only the operator can make a model available again."""
+"""Retry delay of a refusal that only the operator can end."""
 
 _ENDPOINTS = {Kind.CHAT: "/chat/completions", Kind.IMAGE: "/images/generations", Kind.VIDEO: "/videos/generations"}
 
 
 def find_model(catalog: Catalog, model_id: str, kind: Kind | None = None) -> Model:
-    """Return the model that a customer named, for an endpoint of this kind (None: any).
+    """Return the model that the customer named, for an endpoint of this kind (None: any).
 
     Raises:
         ModelNotFoundError: there is no such model.
-        WrongEndpointError: it makes something else; the message names its endpoint.
+        WrongEndpointError: it is of another kind; the message names its endpoint.
         ModelUnavailableError: the operator has switched it off.
     """
     model = catalog.get(model_id)

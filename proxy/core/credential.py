@@ -1,4 +1,4 @@
-"""Which credential a request carries: one of three headers, never two. And where none is asked for: which pages may call."""
+"""The credential of a request: one of three headers, never two. Where no key is required: the web pages that may call."""
 
 import ipaddress
 from functools import lru_cache
@@ -13,12 +13,12 @@ SECRET_LENGTH_MAX = 256
 
 
 def secret_of(headers: "CIMultiDictProxy[str]") -> str:
-    """Return the API key that a request shows, unchecked. A header without a value shows none.
+    """Return the API key that a request carries, unchecked. A header without a value carries none.
 
     Raises:
         MissingApiKeyError: none of ``Authorization: Bearer``, ``x-api-key`` and ``api-key`` holds one.
         InvalidApiKeyError: the Authorization header has another scheme, or the key cannot be one.
-        InvalidParameterError: two credentials in one request; it is not for us to choose whose money it is.
+        InvalidParameterError: two credentials in one request; the gateway does not choose whose money it is.
     """
     authorizations = headers.getall("Authorization", ())
     if len(authorizations) == 1 and authorizations[0].startswith("Bearer sk_") and not any(map(headers.__contains__, KEY_HEADERS)):
@@ -33,17 +33,17 @@ def secret_of(headers: "CIMultiDictProxy[str]") -> str:
 
 
 def refuse_foreign_page(origin: str | None, host: str | None = None) -> None:
-    """Refuse a call that a web page of somebody else's makes from its visitor's machine to a gateway that asks for no key.
+    """Refuse a call that a foreign web page makes from its visitor's browser to a gateway without keys.
 
-    Such a gateway listens on loopback, and every page that is open on the machine can reach that; a browser says whose page it is. A
-    page whose own name was made to lead here (DNS rebinding) counts as one of this origin, and says so only by the host that it asks.
+    Such a gateway listens on loopback, which every page open on the machine can reach. The browser sends the page's origin. A page
+    whose own name resolves to this machine (DNS rebinding) counts as same-origin; only the ``Host`` header gives it away.
 
     Args:
-        origin: what ``Origin`` says; browsers leave it out of a GET to a page's own origin.
-        host: what ``Host`` says; None where it need not be this machine's name: over a unix socket, or from another machine.
+        origin: the ``Origin`` header; browsers omit it from a GET to the page's own origin.
+        host: the ``Host`` header; None where it need not name this machine: over a unix socket, or from another machine.
 
     Raises:
-        InvalidParameterError: the page, or the name that it asks for, is not of this machine.
+        InvalidParameterError: the origin or the host does not name this machine.
     """
     if origin is not None and not _is_local(origin):
         raise InvalidParameterError("A gateway without keys answers no web pages of other machines", param="Origin")
@@ -53,7 +53,7 @@ def refuse_foreign_page(origin: str | None, host: str | None = None) -> None:
 
 @lru_cache(maxsize=64)
 def _is_local(url: str) -> bool:
-    """Return whether a URL leads to this machine whatever a name server says."""
+    """Return whether a URL names this machine, independent of DNS."""
     try:
         name = (urlsplit(url).hostname or "").rstrip(".")
     except ValueError:

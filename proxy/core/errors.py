@@ -1,12 +1,12 @@
-"""Every way a call can fail, as the customer sees it: one class a row of the public error table.
+"""Errors of a call, as the customer sees them: one class a row of the public error table.
 
-An error carries only what may be shown. What the upstream or the system said goes to the log, never in here.
+An error carries only what may be shown. Details from the upstream or the system go to the log, never in here.
 """
 
 from typing import ClassVar
 
 RETRY_AFTER_SECONDS_MAX = 60.0
-"""SDKs wait as told only up to a minute (openai-python: ``0 < retry_after <= 60``), else they use their own back-off."""
+"""SDKs obey ``Retry-After`` only up to a minute (openai-python: ``0 < retry_after <= 60``), else they use their own back-off."""
 
 
 class GatewayError(Exception):
@@ -40,7 +40,7 @@ class GatewayError(Exception):
 
 
 class InternalError(GatewayError):
-    """A bug or a broken disk: logged with its cause, shown without."""
+    """A bug or a broken disk; the cause is logged, and not shown."""
 
 
 class _UnauthorizedError(GatewayError):
@@ -65,7 +65,7 @@ class InsufficientBalanceError(GatewayError):
 
 
 class BadRequestError(GatewayError):
-    """The request line or a header is no HTTP that this server takes."""
+    """The request line or a header is not HTTP that this server accepts."""
 
     status = 400
     type = "invalid_request_error"
@@ -161,7 +161,7 @@ class RateLimitedError(GatewayError):
 
 
 class ModelUnavailableError(GatewayError):
-    """The model cannot be reached just now: an outage, a limit, or something of the operator's (key, quota, access)."""
+    """The model is unavailable for now: an outage, a limit, or a problem on the operator's side (key, quota, access)."""
 
     status = 503
     type = "service_unavailable_error"

@@ -1,7 +1,7 @@
 """Typed readers for the fields of an image or a video request: the value, its default, or an error that names the field.
 
 A field that is absent or null takes its default, as the SDKs send null for "not set". Nothing is converted: ``"5"``, ``5.0`` and
-``true`` are no integers.
+``true`` are not integers.
 """
 
 import re
@@ -18,33 +18,33 @@ MODEL_CHARACTERS_MAX = 256
 PROMPT_CHARACTERS_MAX = 10_000
 URL_CHARACTERS_MAX = 8_192
 DATA_URL_CHARACTERS_MAX = 41_943_104
-"""30 MiB of picture, Ark's limit, as base64, and the header of the data URL."""
+"""Ark's limit of 30 MiB an image, as base64, plus the header of the data URL."""
 
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
 _NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f\\]")
-"""`urlsplit` drops tabs and newlines without a word, and readers of URLs disagree about backslashes."""
+"""`urlsplit` drops tabs and newlines silently, and URL parsers disagree about backslashes."""
 _SHOWN_MAX = 64
 
 
 def checked_body(body: object, published: frozenset[str]) -> dict[str, object]:
-    """Return the body itself, an object none of whose keys is a published one in other letters (``N``, ``Duration``).
+    """Return the body itself, if it is an object without published keys in another case (``N``, ``Duration``).
 
     Raises:
-        InvalidJsonError: no object, or nested too deeply, as `chat.encode` has it.
-        InvalidParameterError: naming such a key.
+        InvalidJsonError: not an object, or nested too deeply for `encode`.
+        InvalidParameterError: a key in another case; the message names it.
     """
     if not isinstance(body, dict):
         raise InvalidJsonError("The request body must be a JSON object")
-    encode([value for value in body.values() if isinstance(value, dict | list)])  # an idempotency key would have it written whole
+    encode([value for value in body.values() if isinstance(value, dict | list)])  # an idempotency key needs all of it encoded
     refuse_other_case(body, published)
     return body
 
 
 def optional_text(body: Body, name: str, characters_max: int) -> str | None:
-    """Return a string without the white space around it; None where it is absent or blank.
+    """Return a string without surrounding white space; None if it is absent or blank.
 
     Raises:
-        InvalidParameterError: no string, or too long.
+        InvalidParameterError: not a string, or too long.
     """
     value = body.get(name)
     if value is None:
@@ -60,7 +60,7 @@ def required_text(body: Body, name: str, characters_max: int, why: str = "") -> 
     """Return a string that is not blank. ``why`` ends the message: ``'image_url' is required when …``.
 
     Raises:
-        InvalidParameterError: absent, blank, no string, or too long.
+        InvalidParameterError: absent, blank, not a string, or too long.
     """
     value = optional_text(body, name, characters_max)
     if value is None:
@@ -69,11 +69,11 @@ def required_text(body: Body, name: str, characters_max: int, why: str = "") -> 
 
 
 def required_prompt(body: Body) -> str:
-    """Return the prompt as it was sent, white space and all.
+    """Return the prompt as it was sent, white space included.
 
     Raises:
         MissingPromptError: absent or blank.
-        InvalidParameterError: no string, or too long.
+        InvalidParameterError: not a string, or too long.
     """
     if optional_text(body, "prompt", PROMPT_CHARACTERS_MAX) is None:
         raise MissingPromptError("The request body has no 'prompt'", param="prompt")
@@ -81,7 +81,7 @@ def required_prompt(body: Body) -> str:
 
 
 def optional_integer(body: Body, name: str, low: int, high: int) -> int | None:
-    """Return an integer from ``low`` to ``high``; None where it is absent.
+    """Return an integer from ``low`` to ``high``; None if it is absent.
 
     Raises:
         InvalidParameterError: of another type (a boolean, a float, a string), or out of range.
@@ -95,7 +95,7 @@ def optional_integer(body: Body, name: str, low: int, high: int) -> int | None:
 
 
 def optional_boolean(body: Body, name: str) -> bool | None:
-    """Return true or false; None where it is absent.
+    """Return true or false; None if it is absent.
 
     Raises:
         InvalidParameterError: of another type (0, "true").
@@ -107,10 +107,10 @@ def optional_boolean(body: Body, name: str) -> bool | None:
 
 
 def one_of(body: Body, name: str, choices: Collection[str], default: str) -> str:
-    """Return one of ``choices``, ``default`` where it is absent.
+    """Return one of ``choices``; ``default`` if it is absent.
 
     Raises:
-        InvalidParameterError: anything else, with the choices in the message.
+        InvalidParameterError: anything else; the message lists the choices.
     """
     value = body.get(name)
     if value is None:
@@ -121,10 +121,10 @@ def one_of(body: Body, name: str, choices: Collection[str], default: str) -> str
 
 
 def model_id(body: Body, default: str) -> str:
-    """Return the model id that is asked for; ``default`` where there is none, as published for images and videos.
+    """Return the requested model id; ``default`` if there is none, as published for images and videos.
 
     Raises:
-        InvalidParameterError: no string, or too long.
+        InvalidParameterError: not a string, or too long.
     """
     return optional_text(body, "model", MODEL_CHARACTERS_MAX) or default
 
@@ -132,22 +132,22 @@ def model_id(body: Body, default: str) -> str:
 def required_image_url(body: Body, name: str, why: str) -> str:
     """Return an http(s) URL, or a ``data:image/…;base64,`` URL with its header in lower case, as Ark wants it.
 
-    The gateway never fetches it, and does not decode it: Ark judges what it holds.
+    The gateway neither fetches nor decodes it: Ark checks the content.
 
     Raises:
-        InvalidParameterError: absent, or neither of the two.
+        InvalidParameterError: absent, or not one of the two.
     """
     url = required_text(body, name, DATA_URL_CHARACTERS_MAX, why)
     if (header := _DATA_URL.match(url)) and len(url) > header.end() and url.isascii():
         lowered = header[0].lower()
-        return url if header[0] == lowered else lowered + url[header.end() :]  # of tens of megabytes no copy is made in vain
+        return url if header[0] == lowered else lowered + url[header.end() :]  # tens of megabytes are copied only if needed
     if len(url) > URL_CHARACTERS_MAX or not _is_http(url):
         raise InvalidParameterError(f"'{name}' must be an http(s) URL or a data:image/…;base64 URL", param=name)
     return url
 
 
 def shown(text: str) -> str:
-    """Return a customer's own value for a message, quoted and cut."""
+    """Return a customer's own value for a message, quoted and shortened."""
     return repr(text if len(text) <= _SHOWN_MAX else text[:_SHOWN_MAX] + "…")
 
 
@@ -157,12 +157,12 @@ def _is_http(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # an IPv6 address without its bracket, a port that is none
+    except ValueError:  # an IPv6 address without its bracket, or an invalid port
         return False
 
 
 def encode(value: object, *, sort_keys: bool = False) -> bytes:
-    """Return JSON.
+    """Return a value as JSON.
 
     Raises:
         InvalidJsonError: nested deeper than 254 levels, which orjson reads but does not write.
@@ -174,10 +174,10 @@ def encode(value: object, *, sort_keys: bool = False) -> bytes:
 
 
 def refuse_other_case(body: Mapping[str, object], keys: frozenset[str]) -> None:
-    """Refuse a key that differs from one of ``keys`` in case only; folded as Unicode does, as Go's decoder reads keys.
+    """Refuse a key that differs from one of ``keys`` in case only. Case is folded as in Unicode, as Go's decoder reads keys.
 
     Raises:
-        InvalidParameterError: naming the key.
+        InvalidParameterError: there is such a key; the message names it.
     """
     for key in body:
         if key not in keys and (folded := key.casefold()) in keys:

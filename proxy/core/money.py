@@ -11,27 +11,27 @@ Nanos = NewType("Nanos", int)
 
 NANOS_PER_YUAN = 1_000_000_000
 NANOS_MAX = 2**62
-"""Largest amount taken anywhere: far over any balance, and a sum of two still fits SQLite's signed 64 bits."""
+"""Largest amount accepted anywhere: far above any balance, and a sum of two still fits SQLite's signed 64 bits."""
 
 _PRICE_DECIMALS_MAX = 3
 _PLAIN_DECIMAL = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
-"""`Decimal` also takes "1e3", "NaN", "1_000", blanks and the digits of every script, none of which anybody means by an amount."""
+"""`Decimal` also accepts "1e3", "NaN", "1_000", blanks and the digits of every script, none of which is meant as an amount."""
 
 
 def parse_yuan(text: str) -> Nanos:
     """Return the nano-yuan of a decimal amount in yuan such as ``"100.00"`` or ``"-0.5"``; exact.
 
     Raises:
-        ValueError: no plain decimal number, finer than 1e-9, or beyond ``NANOS_MAX``.
+        ValueError: not a plain decimal number, finer than 1e-9, or beyond ``NANOS_MAX``.
     """
     return _scaled(text, decimals_max=9, unit="yuan")
 
 
 def parse_price(text: str | int) -> Nanos:
-    """Return nano-yuan per *unit* of a price in yuan, which has at most 3 decimals; a unit is an image.
+    """Return nano-yuan per unit (an image) of a price in yuan with at most 3 decimals.
 
     Raises:
-        ValueError: negative, no plain decimal number, or more than 3 decimals.
+        ValueError: negative, not a plain decimal number, or more than 3 decimals.
     """
     nanos = _scaled(str(text), decimals_max=_PRICE_DECIMALS_MAX, unit="yuan")
     if nanos < 0:

@@ -1,7 +1,7 @@
-"""What a chat call may cost and does cost: price tables in, nano-yuan out.
+"""Costs of a chat call, worst case and actual: price tables in, nano-yuan out.
 
-Every function here is pure. The price that sized the hold also sizes the charge, so a price changed in mid-call touches the next call
-only. A price is frozen onto its request as JSON (`freeze`), and a receipt explains the charge with it (`explain`).
+Every function here is pure. The price that sized the hold also sizes the charge, so a price changed during a call applies from the next
+call on. A price is stored with its request as JSON (`freeze`), and the receipt explains the charge from it (`explain`).
 """
 
 from typing import Any
@@ -13,9 +13,9 @@ from proxy.core.money import Nanos, format_yuan
 from proxy.core.settlement import TokenUsage
 
 TOKENS_PER_MESSAGE = 32
-"""Upper bound of what a chat template adds around one message."""
+"""Upper bound of the tokens that a chat template adds around one message."""
 TOKENS_PER_REQUEST = 256
-"""Upper bound of what it adds once: preamble, tool instructions."""
+"""Upper bound of the tokens that it adds once: preamble, tool instructions."""
 PROMPT_BYTES_PER_TOKEN_MAX = 8
 """For the lower bound of an estimate: no tokenizer in use averages more than about 5 bytes a token on real text."""
 
@@ -26,12 +26,12 @@ def prompt_tokens_max(text_bytes: int, messages: int, media_tokens: int) -> int:
 
 
 def prompt_tokens_min(text_bytes: int) -> int:
-    """Return a lower bound of a prompt's tokens, for the estimate when no usage ever came."""
+    """Return a lower bound of a prompt's tokens, for the estimate when no usage came."""
     return text_bytes // PROMPT_BYTES_PER_TOKEN_MAX
 
 
 def hold_for_chat(price: ChatPrice, prompt_tokens: int, output_tokens: int) -> Nanos:
-    """Return the worst case in nano-yuan: at most so many prompt tokens and so many output tokens, at the dearest reachable tier."""
+    """Return the worst case in nano-yuan: these prompt and output tokens at most, at the dearest reachable tier."""
     if len(price.tiers) == 1:
         tier = price.tiers[0]
         dearest = tier.input if tier.input > tier.cached_input else tier.cached_input  # noqa: FURB136 - `max` takes five times as long
@@ -44,8 +44,8 @@ def hold_for_chat(price: ChatPrice, prompt_tokens: int, output_tokens: int) -> N
 def charge_for_chat(price: ChatPrice, usage: TokenUsage) -> Nanos:
     """Return what a finished chat call costs, in nano-yuan; exact, nothing is rounded.
 
-    Cached tokens are part of the prompt tokens and are charged at their own price (Ark, price page: "cache hit"). The tier is that of
-    the prompt's length and applies to the whole call.
+    Cached tokens are part of the prompt tokens and are charged at their own price (Ark, price page: "cache hit"). The prompt's
+    length decides the tier, which applies to the whole call.
 
     Args:
         price: the one that the hold was sized with.

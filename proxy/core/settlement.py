@@ -1,8 +1,8 @@
-"""How a request ended and what that costs it. Pure: facts in, one `Settlement` out, which the store commits once.
+"""The end of a request and its cost. Pure: facts in, one `Settlement` out, which the store commits once.
 
-Outcomes, each request exactly one: ``complete`` · ``client_gone`` (the client left; the upstream may have finished) · ``upstream_cut``
-(it broke after its answer had begun) · ``upstream_error`` (it failed or could not be reached) · ``refused`` (it was asked, and refused
-the request itself) · ``interrupted`` (this process ended or was ended first).
+Each request has exactly one outcome: ``complete`` · ``client_gone`` (the client left; the upstream may have finished) ·
+``upstream_cut`` (the upstream broke off after its answer had begun) · ``upstream_error`` (it failed or could not be reached) ·
+``refused`` (it was asked, and refused the request itself) · ``interrupted`` (this process ended or was ended first).
 """
 
 from enum import StrEnum
@@ -22,7 +22,7 @@ class Outcome(StrEnum):
 
 
 class UsageSource(StrEnum):
-    """Where the quantities of a charge come from."""
+    """Source of the quantities of a charge."""
 
     REPORTED = "reported"
     ESTIMATED = "estimated"
@@ -43,7 +43,7 @@ _NOTHING = Nanos(0)
 
 
 class Settlement(Struct, frozen=True):
-    """The one end of a hold: what is charged (at most the hold; the rest is released) and what the receipt says."""
+    """The one end of a hold: the charge (at most the hold; the rest is released) and the facts for the receipt."""
 
     outcome: Outcome
     usage_source: UsageSource
@@ -52,14 +52,14 @@ class Settlement(Struct, frozen=True):
     units: int = 0
     """Images made, or video tokens charged; 0 for chat."""
     shortfall_nanos: Nanos = _NOTHING
-    """What the usage would have cost above the hold: never charged, but counted."""
+    """Cost of the usage above the hold: never charged, but counted."""
     http_status: int = 0
-    """What the customer was answered with; 0: nothing."""
+    """Status sent to the customer; 0: none."""
     upstream_id: str = ""
     first_byte_ms: int | None = None
     total_ms: int | None = None
     note: str = ""
-    """For the operator's eyes: why, in a few words; never a prompt or a secret."""
+    """The reason in a few words, for the operator; never a prompt or a secret."""
 
 
 def capped(charge_nanos: int, hold_nanos: int) -> tuple[Nanos, Nanos]:

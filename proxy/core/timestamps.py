@@ -1,4 +1,4 @@
-"""How the published API writes times."""
+"""Timestamps as the published API writes them."""
 
 from datetime import UTC, datetime
 

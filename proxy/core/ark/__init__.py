@@ -1,1 +1,1 @@
-"""Ark's words: what they mean, and which of them may be shown."""
+"""Ark's errors and field names: their meaning, and the texts that may be shown."""

@@ -1,4 +1,4 @@
-"""What a refusal to make a picture or a video means: as `ark.refusal`, but in the customer's names, and blaming nobody for ours."""
+"""Refusals of images and videos: as `ark.refusal`, in the customer's field names. Fields of the gateway's are never their fault."""
 
 from proxy.core.ark.field_names import FieldNames, refused_field
 from proxy.core.ark.refusal import Refusal, outage, read_refusal
@@ -9,17 +9,17 @@ from proxy.core.settlement import Outcome
 
 
 def creation_refusal(status: int, answer: object, names: FieldNames, *, upstream_model: str) -> Refusal:
-    """Return what an answer that made nothing means.
+    """Return the refusal for an answer that created nothing.
 
     Args:
-        status: the upstream's; of an error inside a 200, 200.
-        answer: its body as parsed JSON; None where it was no JSON.
-        names: of the endpoint's fields.
-        upstream_model: its id upstream, which is cut from messages.
+        status: the upstream's status; 200 for an error inside a 200.
+        answer: its body as parsed JSON; None if it was not JSON.
+        names: names of the endpoint's fields.
+        upstream_model: the model's id upstream, which is cut from messages.
     """
     said = read_error(status, answer)
     if status == 409 or (status in (400, 422) and said is None):
-        # Something in front of Ark, or two of the gateway's own calls at odds: nobody has judged what the customer sent.
+        # From a proxy in front of Ark, or a conflict between two calls of the gateway: nobody has judged what the customer sent.
         return outage(f"upstream {status} that judges no request")
     if said is not None and names.is_ours(said) and status in (200, 400, 422):
         error = ModelUnavailableError("The model is unavailable just now", retry_after_seconds=UNAVAILABLE_RETRY_AFTER_SECONDS)

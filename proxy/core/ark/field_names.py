@@ -1,4 +1,4 @@
-"""Fields of pictures and videos go up under other names, and with more beside them: whose fault a refusal is, in our names."""
+"""Field names of images and videos: the gateway renames and adds fields, so refusals are translated, and blamed on the right side."""
 
 import re
 from collections.abc import Mapping
@@ -14,27 +14,27 @@ _WRITTEN = re.compile(r"\b[A-Za-z_]+\[\d+\](?:\.?[A-Za-z_]+(?:\[\d+\])?)*|(?<=[`
 
 @dataclass(frozen=True, slots=True)
 class FieldNames:
-    """What the fields of one endpoint are called by its customers, and by Ark."""
+    """Names of one endpoint's fields, the customers' and Ark's."""
 
     published: frozenset[str]
     renamed: Mapping[str, str]
-    """Ark's paths, as patterns, and what they are called here."""
+    """Patterns of Ark's paths → the published names."""
     added: frozenset[str]
-    """Fields that go up though nobody asked for them: a model that does not take one is no customer's fault."""
+    """Fields that the gateway adds itself: a model that does not accept one is not the customer's fault."""
 
     def published_name(self, path: str) -> str | None:
-        """Return a customer's word for a path of Ark's (``content[1].image_url.url`` → ``image_url``); None where there is none."""
+        """Return the published name for a path of Ark's (``content[1].image_url.url`` → ``image_url``); None if there is none."""
         last = path.rpartition(".")[2]
         if last in self.published:
             return last
         return next((name for pattern, name in self.renamed.items() if re.fullmatch(pattern, path)), None)
 
     def told(self, message: str) -> str:
-        """Return a message of Ark's with the customer's words for its fields."""
+        """Return Ark's message with published names in place of Ark's fields."""
         return _WRITTEN.sub(self._told_field, message)
 
     def is_ours(self, error: ArkError) -> bool:
-        """Return whether a refusal is about what the gateway added, and not about what its customer sent."""
+        """Return whether a refusal is about a field that the gateway added, and not one that the customer sent."""
         name = refused_field(error)
         return name in self.added and (name not in self.published or error.code == _UNSUPPORTED)
 
@@ -43,17 +43,17 @@ class FieldNames:
 
 
 def refused_field(error: ArkError) -> str:
-    """Return the last step of the field that a refusal names, as Ark calls it; "" where it names none."""
+    """Return the last step of the field that a refusal names, as Ark calls it; "" if it names none."""
     named = _NAMED.search(error.message)
     path = error.param or (named[1] if named else "")
     return path.rpartition(".")[2]
 
 
 def without_unsupported(body: Mapping[str, object], error: ArkError | None, optional: frozenset[str]) -> dict[str, object] | None:
-    """Return the body without the one field that the model does not know, to be sent once more; None where it does not do without.
+    """Return the body without the one field that the model does not support, to be sent once more; None if it must not be dropped.
 
-    It does without what is optional, and without a false: a model that does not know what it should not do will not do it.
-    Only a 400 in Ark's own words says so, and proves that nothing was made.
+    An optional field may be dropped, and so may a false: a model without a feature does not use it anyway.
+    Only a 400 with Ark's own code says so, and proves that nothing was made.
     """
     if error is None or error.status != 400 or error.code != _UNSUPPORTED:
         return None

@@ -1,7 +1,7 @@
-"""An allow list of words: which text of an upstream's is plain enough for a customer to read.
+"""An allow list of words: it decides whether a text of the upstream's is plain enough for a customer to read.
 
-A list of what must not be shown never ends: the next id, host or stack trace has a form that nobody thought of. So a text is plain
-only if every single word of it is: letters, short numbers, sizes, the names of request fields. One other word, and it is not shown.
+A deny list would never be complete: the next id, host or stack trace has an unforeseen form. So a text is plain only if every single
+word of it is: letters, short numbers, sizes, the names of request fields. A text with one other word is not shown.
 """
 
 import re
@@ -24,7 +24,7 @@ _FIELDS = _words(
     tool tool_call_id tool_calls tool_choice tools top_k top_logprobs top_p type url user video video_url watermark width
     """
 )
-"""The names of what a customer can send."""
+"""Names of the fields that a customer can send."""
 
 _INDEXES = r"(?:\[[0-9]{1,3}\]){0,3}"
 _PARAM = re.compile(rf"([A-Za-z_]{{1,40}}){_INDEXES}(?:\.[A-Za-z_]{{1,40}}{_INDEXES}){{0,5}}")
@@ -45,7 +45,7 @@ _NUMBERS = re.compile(
     r"|[0-9]{1,3}:[0-9]{1,3})"  # 16:9
 )
 _MEASURE = re.compile(r"[0-9]{1,5}(?:[x×*:][0-9]{1,5}|p|K)")
-"""What comes in lists (480p, 720p; 16:9, 4:3) and does not count as a number in pieces."""
+"""Sizes, which come in lists (480p, 720p; 16:9, 4:3): their digits do not count towards `_DIGITS_MAX`."""
 _WORD = re.compile(r"(?:[A-Za-z]?[a-z]{1,15}|[A-Z]{1,10}s?)(?:['’][a-z]{1,2}|\(e?s\))?|[A-Za-z0-9]{1,4}|[-–—=+*~&/|%<>≤≥×#]{1,2}|")
 _JOINED = _words(
     """
@@ -61,9 +61,9 @@ _TELLING = _words(
     volcengine volces zhipu
     """
 )
-"""Whose model it really is, and where it broke."""
+"""Words that reveal the real model, or the place of a failure."""
 _DIGITS_MAX = 8
-"""Of numbers in a row: the largest honest one, a pixel count, has eight; an account number has ten, also with spaces in it."""
+"""Digits of numbers in a row: the largest harmless one, a pixel count, has eight; an account number has ten, also with spaces in it."""
 
 
 def is_plain_text(text: str) -> bool:
@@ -80,7 +80,7 @@ def is_plain_text(text: str) -> bool:
 
 
 def public_param(param: str) -> str | None:
-    """Return the path of a request field, such as ``messages[2].content``, or None where a text is anything else."""
+    """Return the path of a request field, such as ``messages[2].content``, or None for any other text."""
     found = _PARAM.fullmatch(param)
     return param if found and found[1] in _FIELDS else None
 
@@ -96,5 +96,5 @@ def _is_plain_word(word: str) -> bool:
 
 
 def _is_field(word: str) -> bool:
-    """Return whether each step of a path is a request field's name."""
+    """Return whether each step of a path is the name of a request field."""
     return public_param(word) is not None and all(step in _FIELDS for step in _STEP.sub("", word).split("."))

@@ -1,8 +1,8 @@
-"""Ark's dialect: what its refusals mean to a customer of ours. Pure.
+"""Ark's refusals, mapped to the customer's errors. Pure.
 
-The table is ``ark-api.md`` §7.6. The upstream's key, balance, quota and model access are the operator's affair: a customer sees a model
-that is unavailable. Codes decide; messages only where Ark says several things with one code. Nothing that Ark wrote is shown but the
-message of a fault in the customer's own request, if all its words are plain, and else a sentence of ours.
+The table is ``ark-api.md`` §7.6. Key, balance, quota and model access upstream concern the operator: a customer sees a model that is
+unavailable. Codes decide; messages only where one code of Ark's has several meanings. Ark's own message is shown only for a fault in
+the customer's own request, and only if all its words are plain; else the gateway sends a sentence of its own.
 """
 
 import re
@@ -27,7 +27,7 @@ from proxy.core.errors import (
 from proxy.core.settlement import Outcome
 
 RETRY_AFTER_SECONDS = 2.0
-"""Told to a customer whose call ran into a rate limit; Ark itself names no time."""
+"""Retry delay for a customer whose call hit a rate limit; Ark itself names no time."""
 OUTAGE_RETRY_AFTER_SECONDS = 5.0
 
 _OPERATOR_CODES = re.compile(
@@ -48,12 +48,12 @@ _SENTENCES = (
     ("MissingParameter", "A parameter is missing"),
     ("InvalidParameter.UnsupportedParameter", "A parameter is not supported by the model"),
 )
-"""What a customer reads of a code whose message may not be shown and that names no field."""
+"""Sentences for codes whose message may not be shown and that name no field."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What an upstream's failure comes to: the customer's error, the outcome on the receipt, and a word for the operator."""
+    """Result of an upstream's failure: the customer's error, the outcome on the receipt, and a note for the operator."""
 
     error: GatewayError
     outcome: Outcome
@@ -64,11 +64,11 @@ class Refusal:
 
 
 def read_refusal(status: int, body: bytes | dict[str, Any], upstream_model: str, *, messages: bool = True) -> Refusal:
-    """Return what an answer with an error status means.
+    """Return the refusal for an answer that is an error.
 
     Args:
-        status: the upstream's; of an error inside a stream, 200.
-        upstream_model: its id upstream, which is cut from messages.
+        status: the upstream's status; 200 for an error inside a stream.
+        upstream_model: the model's id upstream, which is cut from messages.
         messages: faults in the input are `INVALID_MESSAGES` (chat), else `INVALID_PARAMETER` (images, videos).
     """
     said = read_error(status, _parsed(body) if isinstance(body, bytes) else body)
@@ -97,7 +97,7 @@ def read_refusal(status: int, body: bytes | dict[str, Any], upstream_model: str,
 
 
 def outage(note: str, *, should_retry: bool | None = None) -> Refusal:
-    """Return what a failure that is nobody's fault comes to: an unavailable model, to be tried again in a while."""
+    """Return the refusal for a failure that is nobody's fault: an unavailable model, to be tried again in a while."""
     error = ModelUnavailableError(
         "The model is unavailable just now", retry_after_seconds=OUTAGE_RETRY_AFTER_SECONDS, should_retry=should_retry
     )
@@ -105,7 +105,7 @@ def outage(note: str, *, should_retry: bool | None = None) -> Refusal:
 
 
 def _senseless(note: str) -> Refusal:
-    """Whether the upstream worked is not known: asked again, it might work, and charge the operator, twice."""
+    """Return the refusal for a meaningless answer: the upstream may have worked, and a retry might charge the operator twice."""
     return Refusal(InternalError("The model gave an unexpected answer", should_retry=False), Outcome.UPSTREAM_ERROR, note)
 
 
@@ -115,7 +115,7 @@ def _for_the_operator(note: str) -> Refusal:
 
 
 def _status_of(code: str) -> int:
-    """Return the status that goes with a code which came inside a 200."""
+    """Return the status that belongs to a code found inside a 200."""
     if _LIMIT_CODES.match(code):
         return 429
     return 400 if _INPUT_CODES.match(code) else 500
@@ -133,7 +133,7 @@ def _customers_fault(code: str, said: ArkError, shown: str, *, messages: bool) -
 
 
 def _sentence(code: str, param: str | None, otherwise: str) -> str:
-    """Return our own words for a refusal whose message may not be shown."""
+    """Return a sentence of the gateway's for a refusal whose message may not be shown."""
     if param is not None:
         return f"The parameter {param} {'is missing' if code.startswith('MissingParameter') else 'was refused'}"
     return next((sentence for start, sentence in _SENTENCES if code.startswith(start)), otherwise)

@@ -1,4 +1,4 @@
-"""What Ark says, as far as a customer may read it: messages without ids, accounts or addresses, and the shapes its errors come in."""
+"""Texts of Ark's errors: the shapes that the errors come in, and messages without ids, accounts or addresses for the customer."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from proxy.core.ark.plain_text import is_plain_text
 MESSAGE_CHARACTERS_MAX = 500
 CODE_CHARACTERS_MAX = 128
 _READ_CHARACTERS_MAX = 4_000
-"""Of a longer message only so much is looked at."""
+"""Characters of a message that are read; the rest is ignored."""
 
 _CUTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), put)
@@ -28,7 +28,7 @@ _CUTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"[\"'`]?\b02[0-9a-z]{20,}\b[\"'`]?", ""),
         (r"[\"'`]?\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b[\"'`]?", ""),
         (r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b", "the upstream's address"),
-        # account numbers that stand alone have ten digits and more; the largest honest number, a pixel count, has eight
+        # account numbers that stand alone have ten digits and more; the largest harmless number, a pixel count, has eight
         (r"\b\d{10,}\b", ""),
         (r" {2,}", " "),
         (r" +([.,;:!?)])", r"\1"),
@@ -38,17 +38,17 @@ _CUTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 @dataclass(frozen=True, slots=True)
 class ArkError:
-    """An error of Ark's, raw: for mapping and for the log. Customers see `public_message(message)` at most."""
+    """A raw error of Ark's, for mapping and for the log. Customers see `public_message(message)` at most."""
 
     status: int
-    """Of the HTTP answer; an error can also come inside a 200."""
+    """Status of the HTTP answer; an error can also come inside a 200."""
     code: str
     message: str
     param: str = ""
 
 
 def clean_message(text: str) -> str:
-    """Return a message of the upstream's without what is known to be the operator's: request ids, account numbers, addresses.
+    """Return the upstream's message without known operator data: request ids, account numbers, addresses.
 
     At most ``MESSAGE_CHARACTERS_MAX`` characters, on one line; may be empty.
     """
@@ -60,16 +60,16 @@ def clean_message(text: str) -> str:
 
 
 def public_message(text: str) -> str:
-    """Return a message of the upstream's as its customer may read it, or "" where anything in it might be the operator's.
+    """Return the upstream's message as the customer may read it, or "" if anything in it might be the operator's.
 
-    Cleaning takes out what is known; whether the rest is harmless is judged word by word, by what may be shown.
+    Cleaning removes the known patterns; the rest is checked word by word against the allow list.
     """
     cleaned = clean_message(text)
     return cleaned if is_plain_text(cleaned) else ""
 
 
 def read_error(status: int, answer: object) -> ArkError | None:
-    """Return the error that a parsed answer holds, in any of the three shapes seen; None where it holds none.
+    """Return the error in a parsed answer, in any of the three shapes seen; None if there is none.
 
     ``{"error": {"code", "message", "param"}}`` · the same unwrapped · ``{"ResponseMetadata": {"Error": {"Code", "Message"}}}``
     """
@@ -90,7 +90,7 @@ def read_error(status: int, answer: object) -> ArkError | None:
 
 
 def is_moderation(code: str) -> bool:
-    """Return whether the code is one of Ark's refusals of content: ``…SensitiveContentDetected…``, ``…RiskDetection``."""
+    """Return whether the code is one of Ark's content refusals: ``…SensitiveContentDetected…``, ``…RiskDetection``."""
     return "SensitiveContentDetected" in code or "RiskDetection" in code
 
 

@@ -1,1 +1,1 @@
-"""Chat calls: what is asked, what is seen of the answer, what that costs."""
+"""Chat calls: the request, the answer as it passes, and its cost."""

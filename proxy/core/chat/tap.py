@@ -1,13 +1,13 @@
-"""The tap on a chat stream: sees every byte, learns what was used, and changes nothing that it need not.
+"""The tap on a chat stream: it sees every byte, records the usage, and changes as little as possible.
 
-Rule: only whole events are passed on, as they came, and only those that are a chat stream's. Held back are the unfinished tail of an
-event, the usage event that the client did not ask for, what follows ``[DONE]``, and, from an upstream's own error on, everything. What
-is neither a chunk nor usage is taken for such an error: it is one in another shape, or nonsense that no client can read and that might
-tell what is the operator's. Whatever the splitting, the outcome is the same.
+Rule: only whole events of a chat stream are passed on, as they came. Withheld are the unfinished tail of an event, the usage event that
+the client did not ask for, everything after ``[DONE]``, and everything from the upstream's own error on. An event that is neither a
+chunk nor usage counts as such an error: it is one in another shape, or nonsense that no client can read and that might reveal operator
+data. The result does not depend on how the stream is split into pieces.
 
-An ordinary piece (one event of one line, with choices, without usage or error) costs a handful of C-level searches and comes back as
-the same object; only what these do not know is parsed. Most events repeat the one before but for their text: the tap tells what stands
-left and right of it, and who has seen that a piece has this `shape` need not show it to the tap.
+An ordinary piece (one event of one line, with choices, without usage or error) costs a handful of C-level searches and is returned as
+the same object; only other pieces are parsed. Most events differ from the previous one in their text only. `shape` returns the bytes
+around that text; a caller that finds a piece of this shape need not feed it to the tap.
 """
 
 import re
@@ -34,28 +34,28 @@ _TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.]\d{1,6})?(?:Z|[+-]
 _COMMENT_BYTES_MAX = 256
 _CONTENT = re.compile(rb'(?:content|arguments)": ?"[^"]')
 _STRING = rb'[ !#-[\]-\xff]*+(?:\\["\\/bfnrt][ !#-[\]-\xff]*+)*'
-"""What stands between the quotes of a JSON string, but for escapes by number. An event with another one is the same otherwise."""
+"""Contents of a JSON string without numeric escapes. An event with another one in its place is otherwise the same."""
 _TOLD_TEXT = re.compile(_STRING)
 _TOLD = re.compile(rb'content":"(?!")(' + _STRING + rb')"')
 _LESSONS = 16
 _SHAPE_BYTES_MAX = 4096
-"""Of a longer event no shape is kept: each stream would hold it for as long as it is open."""
+"""Longest event whose shape is kept: each stream holds the shape for as long as it is open."""
 _UPSTREAM_ID_CHARACTERS_MAX = 200
 _ERROR_CHARACTERS_MAX = 2000
 
 
 class EventTooLargeError(Exception):
-    """One event is larger than the tap holds; the stream cannot be followed further."""
+    """One event is larger than the tap may hold; the stream cannot be followed further."""
 
 
 class Tap:
-    """Reads along one stream. `feed` each piece, then `finish` once; the attributes hold what was learnt so far.
+    """A reader of one stream. `feed` each piece, then `finish` once; the attributes hold what is known so far.
 
     Attributes:
         usage: the last usable usage object that the upstream sent.
-        done: ``data: [DONE]`` was seen; of what follows only a usage is learnt.
-        error: the upstream's own error object, or what stands for one; from that event on nothing is passed on.
-        content_events: events passed on that carry some text, reasoning or tool arguments, for estimates.
+        done: ``data: [DONE]`` was seen; after it only a usage is still recorded.
+        error: the upstream's own error object, or a substitute; from that event on nothing is passed on.
+        content_events: events passed on that carry text, reasoning or tool arguments, for estimates.
         upstream_id: the ``id`` of the first event that has data, or "".
     """
 
@@ -93,12 +93,12 @@ class Tap:
         self._too_large = False
         self._last_withheld = False
         self._ordinary = False
-        """The next piece starts an event, and not the first one: the fast path may judge it."""
+        """The next piece starts an event other than the first: the fast path may judge it."""
         self._shape: tuple[bytes, bytes] | None = None
         self._lessons = _LESSONS
 
     def feed(self, piece: bytes) -> bytes:
-        """Return what may be passed on now; the very object that came in when nothing has to be changed.
+        """Return the bytes that may be passed on now; `piece` itself if nothing has to be changed.
 
         Raises:
             EventTooLargeError: an event is larger than `event_bytes_max`.
@@ -111,16 +111,16 @@ class Tap:
         return self._walk(piece)
 
     def shape(self) -> tuple[bytes, bytes] | None:
-        """Return what stood left and right of the text of the last plain event; None: the next piece is to be fed, whatever it is.
+        """Return the bytes before and after the text of the last plain event; None: the next piece must be fed, whatever it is.
 
-        A piece that is this around an `is_told` text would come back from `feed` as it is, and be counted in `content_events`.
+        A piece of these bytes around an `is_told` text would come back from `feed` unchanged, and be counted in `content_events`.
         """
         return self._shape if self._ordinary else None
 
     def _learn_shape(self, event: bytes) -> None:
-        """Keep in mind what is left and right of a plain event's text: the next one is most likely the same but for that.
+        """Remember the bytes around a plain event's text: the next event most likely differs in its text only.
 
-        An upstream whose events differ in more is soon left alone: looking for a shape would be in vain each time.
+        After `_LESSONS` changes of shape the search ends: this upstream's events differ in more than their text.
         """
         text = _TOLD.search(event) if self._lessons and len(event) <= _SHAPE_BYTES_MAX else None
         if text is not None:
@@ -130,11 +130,11 @@ class Tap:
                 self._shape = shape if self._lessons and _is_chunk(event) else None
 
     def finish(self, clean: bool) -> bytes:
-        """Return what is left to pass on at the end of the body.
+        """Return the bytes left to pass on at the end of the body.
 
-        Where the body ended clean and said ``[DONE]``, an event that only lacks its empty line is judged like any other and passed on
-        as it came. After a cut, and a body without ``[DONE]`` is one, it is dropped: nobody would dispatch it, and what is written next
-        must not be glued to half a line. A usage or an error that stands in it whole is learnt all the same.
+        If the body ended clean and had ``[DONE]``, an event that lacks only its empty line is judged like any other and passed on as
+        it came. After a cut it is dropped, and a body without ``[DONE]`` is cut: no client would dispatch the event, and the next bytes
+        written must not be glued to half a line. A complete usage or error in it is recorded all the same.
         """
         if self.error is not None or not self._held:
             return b""
@@ -152,7 +152,7 @@ class Tap:
         return SeenAnswer(self.usage, began, self.content_events, self.upstream_id)
 
     def _walk(self, piece: bytes) -> bytes:
-        """Judge event by event, and keep the unfinished tail."""
+        """Judge each event, and keep the unfinished tail."""
         if self.error is not None or not piece:
             return b""
         if self._too_large:
@@ -175,7 +175,7 @@ class Tap:
         return passed
 
     def _judge_all(self, piece: bytes, begin: int) -> tuple[bytes, int]:
-        """Return what of the whole events from `begin` on may pass (all of `piece`, if so, as the same object), and where they end."""
+        """Return what may pass of the whole events from `begin` on (`piece` itself if all of it may), and where they end."""
         kept: list[bytes] = []
         kept_from = 0 if begin == 0 or not self._last_withheld or piece[0] != _LF else begin
         position = begin
@@ -199,7 +199,7 @@ class Tap:
         return b"".join(kept), position
 
     def _skip_start(self, piece: bytes) -> int:
-        """Return where the first event of `piece` starts: after a byte order mark, or after the LF of a CRLF cut in two; -1: wait."""
+        """Return where the first event of `piece` starts: after a byte order mark or the LF of a CRLF cut in two; -1: wait for more."""
         if self._after_cr:
             return 1 if piece[0] == _LF else 0
         if not self._at_start:
@@ -210,7 +210,7 @@ class Tap:
         return len(_BOM) if piece.startswith(_BOM) else 0
 
     def _completes_held(self, piece: bytes) -> bool:
-        """Add to the tail that waits, and return whether something in it is whole now. Linear, however small the pieces."""
+        """Add to the held tail, and return whether something in it is whole now. Linear, however small the pieces."""
         scan_from = len(self._held) - 1
         pattern = _LINE_END if self._held[0] == _COLON else _BLANK_LINE
         self._held += piece
@@ -229,9 +229,9 @@ class Tap:
         raise EventTooLargeError(f"an event of more than {self._event_bytes_max} bytes")
 
     def _is_withheld(self, event: bytes, *, is_whole: bool = True) -> bool:
-        """Learn from one event, and return whether it stays here. Most are told by their bytes and not parsed.
+        """Record one event, and return whether it is withheld. Most are recognised by their bytes and not parsed.
 
-        Of an event that was cut (`is_whole` false) nonsense proves nothing.
+        Nonsense in an event that was cut (`is_whole` false) proves nothing.
         """
         if event[0] in (_LF, _CR):
             return self.done
@@ -266,18 +266,18 @@ class Tap:
 
 
 def is_told(text: bytes) -> bool:
-    """Return whether an event may tell this text, between the quotes of a JSON string, and remain the event that it is without."""
+    """Return whether these bytes, within a JSON string, can replace the event's text without changing anything else."""
     if _QUOTE not in text and _BACKSLASH not in text and _LF not in text and _CR not in text:
         return len(text) > 0
     return _TOLD_TEXT.fullmatch(text) is not None
 
 
 def _is_plain(event: bytes) -> bool:
-    """Return whether this is one whole event: one line, a JSON object with choices, no usage and no error. False means: look closer.
+    """Return whether this is one whole event: one line, a JSON object with choices, no usage and no error. False: look closer.
 
-    Ark ends ordinary events with ``"usage":null}``: the last brace closes the outermost object, and of a repeated key the last counts,
-    so nothing need be searched then. `find` and not `in`, and a byte as an integer, save 0.2 and 0.1 µs a search. Keys can be written
-    with escapes (``"err\\u006fr"``); all letters' begin alike.
+    Ark ends ordinary events with ``"usage":null}``. The last brace closes the outermost object, and of a repeated key the last counts,
+    so no search is needed then. `find` instead of `in` saves 0.2 µs a search, a byte as an integer 0.1 µs. Keys can be written with
+    escapes (``"err\\u006fr"``); those of all letters begin with ``\\u00``.
     """
     return (
         (event.endswith(b'"usage":null}\n\n') or (event.endswith(b"}\n\n") and event.find(b'"usage"') < 0))
@@ -290,7 +290,7 @@ def _is_plain(event: bytes) -> bool:
 
 
 def _is_ordinary(event: bytes) -> bool:
-    """Return what `_is_plain` does, of an event with other line ends and white space too, at some more cost."""
+    """Return the same as `_is_plain`, also for other line ends and white space, at a higher cost."""
     if _is_plain(event):
         return True
     line = event.rstrip(b"\r\n")
@@ -307,21 +307,21 @@ def _is_ordinary(event: bytes) -> bool:
 
 
 def _has_choices(event: bytes) -> bool:
-    """Return whether this is a chunk beyond doubt: one with choices, and no error that happens to hold some."""
+    """Return whether this is certainly a chunk: it has choices, and is not an error that happens to hold some."""
     return (event.find(b'"choices":[{') >= 0 or event.find(b'"choices": [{') >= 0) and event.find(b'essage"') < 0
 
 
 def _is_plain_comment(line: bytes) -> bool:
-    """Return whether a comment may be passed on: a keep-alive in plain words, with a time at most."""
+    """Return whether a comment may be passed on: a keep-alive in plain words, at most with times."""
     if len(line) > _COMMENT_BYTES_MAX:
         return False
     return is_plain_text(_TIME.sub("", line.decode("utf-8", "replace").lstrip(":")))
 
 
 def _unit_end(piece: bytes, begin: int, has_cr: bool) -> int:
-    """Return where the unit that starts at `begin` ends, or -1: an event, a stray empty line, or a comment line before an event.
+    """Return the end of the unit at `begin` (an event, a stray empty line, or a comment line before an event), or -1.
 
-    A comment is a unit of its own so that a keep-alive which an upstream sends without an empty line is not held back.
+    A comment is a unit of its own, so that a keep-alive without an empty line after it is not held back.
     """
     if begin >= len(piece):
         return -1
@@ -339,7 +339,7 @@ def _unit_end(piece: bytes, begin: int, has_cr: bool) -> int:
 
 
 def _fields(event: bytes) -> tuple[bytes, bytes, bytes]:
-    """Return the event's name, its data lines joined by LF (WHATWG HTML, "interpreting an event stream"), and what is no such line."""
+    """Return the event's name, its data lines joined by LF (WHATWG HTML, "interpreting an event stream"), and all invalid lines."""
     name = b""
     lines: list[bytes] = []
     strays: list[bytes] = []
@@ -355,7 +355,7 @@ def _fields(event: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def _told_error(name: bytes, text: bytes, value: object, strays: bytes) -> dict[str, Any] | None:
-    """Return the error that an event tells in any shape: by its name, as JSON in its data, or as JSON on bare lines."""
+    """Return the error that an event carries, in any shape: by its name, as JSON in its data, or as JSON on bare lines."""
     if name == b"error":
         return _error(value, text)
     for found in (value, _parse(strays) if strays else None):
@@ -365,17 +365,17 @@ def _told_error(name: bytes, text: bytes, value: object, strays: bytes) -> dict[
 
 
 def _is_sense(text: bytes, value: object, strays: bytes) -> bool:
-    """Return whether an event that tells no error is a chat stream's: a chunk, a usage, or without data."""
+    """Return whether an event without an error belongs to a chat stream: a chunk, a usage, or one without data."""
     if strays:
         return False
     if isinstance(value, dict):
         return isinstance(value.get("choices"), list) or (isinstance(value.get("usage"), dict) and "message" not in value)
-    # What orjson does not read (NaN, Infinity), SDKs do.
+    # SDKs read what orjson rejects (NaN, Infinity).
     return not text or (value is None and text.startswith(b"{") and b'"choices"' in text and b'"error"' not in text)
 
 
 def _parse(text: bytes) -> object:
-    """Return the JSON value, or None. SDKs decode a stream whatever its bytes are."""
+    """Return the JSON value, or None. SDKs decode a stream even if it is not valid UTF-8."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -383,9 +383,9 @@ def _parse(text: bytes) -> object:
 
 
 def _is_chunk(event: bytes) -> bool:
-    """Return whether a plain event is a chunk when it is parsed, too: then it is one with another text in its place.
+    """Return whether a plain event is a chunk when parsed, too: then it is also one with another text in its place.
 
-    Of one that is not (no JSON, choices only somewhere within it), a text which needs a closer look would make an error.
+    If it is not (no JSON, or choices only somewhere within), a text that needs a closer look would turn it into an error.
     """
     text = event.removeprefix(b"data: ")
     try:
@@ -396,7 +396,7 @@ def _is_chunk(event: bytes) -> bool:
 
 
 def _error(value: object, text: bytes) -> dict[str, Any]:
-    """Return the upstream's error object, or what stands for one, in that shape."""
+    """Return the upstream's error object, or a substitute of the same shape."""
     found = (value.get("error") or value) if isinstance(value, dict) else value
     if isinstance(found, dict):
         return found
@@ -405,7 +405,7 @@ def _error(value: object, text: bytes) -> dict[str, Any]:
 
 
 def _has_content(event: bytes) -> bool:
-    """Return whether an event carries a non-empty string of content, reasoning (``reasoning_content`` ends alike) or arguments."""
+    """Return whether an event carries a non-empty string of content, reasoning (``reasoning_content`` ends the same) or arguments."""
     found = event.find(b'content":"')
     if found >= 0 and event[found + 10 : found + 11] != b'"':
         return True

@@ -1,6 +1,6 @@
-"""What an upstream says that a chat call used: JSON in, `TokenUsage` or nothing out.
+"""Token usage of a chat call as the upstream reports it: JSON in, `TokenUsage` or None out.
 
-An upstream's figures become money, so only what is beyond doubt is taken: a count is a non-negative integer within bounds.
+An upstream's figures become money, so only unambiguous ones are accepted: a count is a non-negative integer within bounds.
 """
 
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ class _CompletionDetails(Struct):
 
 
 class _PlainUsage(Struct):
-    """A usage without anything odd."""
+    """A usage object without anything odd."""
 
     prompt_tokens: _Count
     completion_tokens: _Count
@@ -35,7 +35,7 @@ class _PlainUsage(Struct):
 
 
 class PlainAnswer(Struct):
-    """Of a chat's JSON answer, what its settlement needs; what the choices say is passed over."""
+    """The parts of a chat's JSON answer that its settlement needs; the contents of the choices are skipped."""
 
     choices: Raw
     usage: _PlainUsage
@@ -50,19 +50,19 @@ _decode = Decoder(PlainAnswer).decode
 
 
 def read_plain_answer(raw: bytes) -> PlainAnswer | None:
-    """Return an answer that is one beyond doubt: choices, a usage, and no error in any of Ark's shapes. None: look closer."""
+    """Return an unambiguous answer: choices, a usage, and no error in any of Ark's shapes. None: it needs a full parse."""
     try:
         answer = _decode(raw)
         if not raw.isascii():
-            raw.decode()  # the choices were passed over
+            raw.decode()  # the decoder skipped the choices
     except (DecodeError, RecursionError, UnicodeDecodeError):
         return None
-    is_array = memoryview(answer.choices)[0] == _ARRAY  # its members could be millions, and are made by nobody
+    is_array = memoryview(answer.choices)[0] == _ARRAY  # not decoded: it could have millions of members
     return answer if is_array and not (answer.error or answer.code or answer.metadata) else None
 
 
 def plain_usage(answer: PlainAnswer) -> TokenUsage:
-    """Return what `parse_usage` does, of a usage that was decoded as one."""
+    """Return the same as `parse_usage`, for a usage that is already decoded."""
     told = answer.usage
     prompt, completion = told.prompt_tokens_details, told.completion_tokens_details
     cached = 0 if prompt is None else prompt.cached_tokens
@@ -76,11 +76,11 @@ def plain_usage(answer: PlainAnswer) -> TokenUsage:
 
 
 def parse_usage(value: object) -> TokenUsage | None:
-    """Return the token counts of an Ark or OpenAI ``usage`` object, or None when it is no usable usage. Zero is zero.
+    """Return the token counts of an Ark or OpenAI ``usage`` object, or None if it is not usable. Zero is a valid count.
 
-    ``prompt_tokens`` and ``completion_tokens`` are both needed; if either is no count (true and 1.0 are none), nothing of the object
-    is trusted. The two details are optional: one that is no count is 0, and one above its total is cut to the total, because a
-    part cannot exceed the whole and the totals are what was asked and answered.
+    ``prompt_tokens`` and ``completion_tokens`` are both required; if either is not a count (true and 1.0 are not), nothing of the
+    object is trusted. The two details are optional: one that is not a count is 0, and one above its total is cut to the total. A part
+    cannot exceed the whole, and the totals are what was asked and answered.
     """
     if not isinstance(value, dict):
         return None

@@ -1,1 +1,1 @@
-"""Image calls: what a customer may ask, and what of it goes up."""
+"""Image calls: the customer's request, and the calls upstream that it becomes."""

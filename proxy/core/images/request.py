@@ -1,6 +1,6 @@
-"""Images: what a request asks for, what goes up (one body an image), what comes back, what it costs.
+"""Image requests: the checked fields, the size that is sent upstream, and the cost.
 
-Ark makes one image a call and knows neither `n`, `style` nor `negative_prompt`: the first becomes calls, the others words.
+Ark makes one image a call and knows neither `n`, `style` nor `negative_prompt`: the first becomes calls, the others part of the prompt.
 """
 
 import re
@@ -29,7 +29,7 @@ PIXELS_MIN = 3_686_400
 PIXELS_MAX = 16_777_216
 ASPECT_MAX = 16
 LISTED_SIZES = ((2048, 2048), (2560, 1440), (1440, 2560), (2560, 1920), (1920, 2560), (2400, 1600), (3840, 2160))
-"""As published. Of two with one ratio the smaller stands first, and is the one that a small size is raised to."""
+"""As published. Of two with the same ratio the smaller comes first, and is the one that a small size is raised to."""
 DEFAULT_SIZE = "2048x2048"
 _NAMED_SIZES = ("2K", "3K", "4K")
 _SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})")
@@ -40,28 +40,28 @@ _UPSTREAM_FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg"}
 
 @dataclass(frozen=True, slots=True)
 class ImageCall:
-    """A checked request."""
+    """A checked image request."""
 
     prompt: str
     task_type: str = "text_to_image"
     image_url: str | None = None
-    """Set exactly for ``image_to_image``."""
+    """Set for ``image_to_image``, and only then."""
     negative_prompt: str | None = None
     style: str | None = None
     size: str = DEFAULT_SIZE
-    """As it goes up: ``2048x2048``, or ``2K``."""
+    """As it is sent upstream: ``2048x2048``, or ``2K``."""
     n: int = 1
     seed: int | None = None
     """None: random."""
     output_format: str = "png"
-    """In Ark's word: png or jpeg."""
+    """As Ark spells it: png or jpeg."""
 
 
 def parse_image_call(body: object) -> ImageCall:
-    """Return the checked request. Fields that are not published are ignored, but for those of OpenAI's that change the answer's form.
+    """Return the checked request. Unpublished fields are ignored, except OpenAI's that change the answer's form.
 
     Raises:
-        InvalidJsonError: no object.
+        InvalidJsonError: not an object.
         MissingPromptError: `prompt` absent or blank.
         InvalidParameterError: a wrong type, range or shape; `param` names the field.
     """
@@ -84,9 +84,9 @@ def parse_image_call(body: object) -> ImageCall:
 
 
 def upstream_size(size: str) -> str:
-    """Return the size that goes up for the one asked for; below Ark's minimum, the listed size whose ratio is nearest.
+    """Return the size to send for the one asked for; below Ark's minimum, the listed size with the nearest ratio.
 
-    ``1024x1024`` → ``2048x2048`` and ``1280x720`` → ``2560x1440``, as the published examples need. ``auto`` is the default.
+    ``1024x1024`` → ``2048x2048`` and ``1280x720`` → ``2560x1440``, as the published examples need. ``auto`` means the default.
 
     Raises:
         InvalidParameterError: malformed, above the maximum, or with a ratio beyond 1:16.
@@ -109,7 +109,7 @@ def upstream_size(size: str) -> str:
 
 
 def hold_for(call: ImageCall, price: ImagePrice) -> Nanos:
-    """Return what the call costs if every image is made, in nano-yuan."""
+    """Return the cost of the call if every image is made, in nano-yuan."""
     return charge_for(call.n, price)
 
 
@@ -131,7 +131,7 @@ def _check_answer_form(body: fields.Body) -> None:
 
 
 def _image_url(body: fields.Body, task_type: str) -> str | None:
-    fields.optional_text(body, "image_url", fields.DATA_URL_CHARACTERS_MAX)  # its type is checked also where its value is ignored
+    fields.optional_text(body, "image_url", fields.DATA_URL_CHARACTERS_MAX)  # the type is checked even if the value is ignored
     if task_type != "image_to_image":
         return None
     return fields.required_image_url(body, "image_url", "when 'task_type' is 'image_to_image'")

@@ -1,4 +1,4 @@
-"""What of an image call goes up, and what comes back."""
+"""Bodies of the calls to Ark that make images, and the answers to them."""
 
 import re
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ STYLES: Mapping[str, str] = {
     "watercolor": "水彩画风格",
     "sketch": "素描风格",
 }
-"""The published styles as words of a prompt; any other goes up as ``<style> style``."""
+"""The published styles as words of a prompt; any other is sent as ``<style> style``."""
 
 
 TIMEOUTS = frozenset({408, 504, 524})
-"""Statuses that prove nothing, whatever their body says: somebody on the way gave up waiting, and the image may be made."""
+"""Statuses that prove nothing, whatever their body says: a proxy on the way stopped waiting, and the image may be made."""
 
 
 _FORMAT_REFUSED = "the parameter `output_format` is not supported by the current model"
@@ -39,7 +39,7 @@ _NAMES_SEED = re.compile(r"[`'\"]seed[`'\"]|\bparameter seed\b")
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
-    """One image made. `size` is what Ark says it is; empty where it does not say."""
+    """One image made. `size` is as Ark reports it; empty if it does not."""
 
     url: str
     size: str = ""
@@ -47,20 +47,20 @@ class ImageResult:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamBody:
-    """What goes up for one image: fields of its own, and those that it shares with the other images of its request."""
+    """Body sent upstream for one image: fields of its own, and those shared with the other images of its request."""
 
     own: Mapping[str, object]
     """Never empty."""
     shared: bytes
-    """A JSON object; pictures have tens of megabytes, which are written and kept once for all images."""
+    """A JSON object; an input image has tens of megabytes, which are encoded and kept once for all images."""
 
     def pieces(self) -> tuple[bytes | memoryview, ...]:
-        """Return one JSON object, in pieces that copy nothing of what is shared."""
+        """Return one JSON object, in pieces; the shared part is not copied."""
         return orjson.dumps(self.own)[:-1] + b",", memoryview(self.shared)[1:]
 
 
 def upstream_bodies(call: ImageCall, upstream_model: str) -> tuple[UpstreamBody, ...]:
-    """Return one body for each image, in order. A given seed counts up with them, else all images would be the same one."""
+    """Return one body for each image, in order. A given seed is incremented for each, else all images would be the same."""
     own: dict[str, object] = {"model": upstream_model, "output_format": call.output_format}
     common: dict[str, object] = {
         "prompt": folded_prompt(call),
@@ -90,22 +90,22 @@ def folded_prompt(call: ImageCall) -> str:
 
 
 def parse_image_answer(status: int, answer: object) -> ImageResult | ArkError | None:
-    """Return what became of one image; None where the answer is none of Ark's shapes (no image, no error: an outage).
+    """Return the image or the error in an answer; None if it has neither (an outage).
 
     An error can be the body of a 4xx or 5xx, wrapped or not, stand at the top of a 200, or in place of the image in ``data``.
 
     Args:
-        status: of the HTTP answer.
-        answer: its body as parsed JSON; None where it was no JSON.
+        status: status of the HTTP answer.
+        answer: its body as parsed JSON; None if it was not JSON.
     """
     made = _first_image(answer) if 200 <= status < 300 and isinstance(answer, dict) else None
     return made or read_error(status, answer)
 
 
 def without_refused(body: UpstreamBody, error: ArkError) -> UpstreamBody | None:
-    """Return the body without the one optional field that the model refused, to be asked once more; None where it is no such refusal.
+    """Return the body without the one optional field that the model refused, to be sent once more; None for any other refusal.
 
-    `output_format` goes on Ark's very words for it, recorded of a model whose documents promise it; `seed`, undocumented for this
+    `output_format` is dropped on Ark's exact words, recorded from a model whose documents promise it; `seed`, undocumented for this
     generation, on any 400 that names it. Such a 400 proves that nothing was made.
     """
     said = error.message.lower()

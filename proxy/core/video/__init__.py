@@ -1,1 +1,1 @@
-"""Video tasks: what may be asked, what it costs, and how a task moves."""
+"""Video tasks: the request, its cost, and the states of a task."""

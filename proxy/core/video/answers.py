@@ -1,6 +1,6 @@
-"""Ark's answers about video tasks, read into reports. An answer that proves nothing is read as what costs nobody money.
+"""Ark's answers about video tasks, turned into reports. An answer that proves nothing becomes a report that costs nobody money.
 
-Statuses are those of HTTP; answers are parsed JSON, None where the body was none.
+Statuses are those of HTTP; answers are parsed JSON, None if the body was not JSON.
 """
 
 import re
@@ -11,18 +11,18 @@ from proxy.core.video.record import VideoTask
 from proxy.core.video.report import Found, NotFound, Polled, PollFailed, PollFailure, SubmitRefused, Submitted, SubmitUnknown
 
 TEXT_CHARACTERS_MAX = 8_192
-"""Of a URL. Longer ones are none."""
+"""Length of a URL. A longer one counts as absent."""
 CLOCK_SKEW_MS = 60_000
-"""How far Ark's clock may be ahead of ours."""
+"""Most that Ark's clock may be ahead of ours."""
 CLOCK_BEHIND_MS = 5_000
-"""How far behind. Whatever was made longer before our record was is a stranger's."""
+"""Most that it may be behind. A task created longer than that before our record belongs to somebody else."""
 SUBMIT_MS_MAX = 600_000
-"""How long after its record a task may be created upstream."""
+"""Longest time from the record of a task to its creation upstream."""
 
 _PLAIN_ID = re.compile(r"(?!\.+\Z)[!-~]{1,128}")
-"""What can be asked for by its path: not ``..``, no control characters."""
+"""An id that can be part of a URL's path: not ``..``, no control characters."""
 _TIMEOUTS = frozenset({408, 504, 524})
-"""Somebody on the way gave up waiting: Ark may have the task whatever the body says."""
+"""A proxy on the way stopped waiting: Ark may have the task whatever the body says."""
 
 
 def read_submit(status: int, answer: object) -> Submitted | SubmitRefused | SubmitUnknown:
@@ -42,9 +42,9 @@ def read_submit(status: int, answer: object) -> Submitted | SubmitRefused | Subm
 
 
 def read_poll(status: int, answer: object, retry_after_ms: int = 0, *, upstream_id: str = "") -> Polled | PollFailed:
-    """Return what the answer to a GET says about the task; only a 404 in Ark's own words says that it is gone.
+    """Return what the answer to a GET says about the task; only a 404 with an error of Ark's says that it is gone.
 
-    Args: upstream_id: the task that was asked for. An answer that names another one would show a customer somebody else's video.
+    Args: upstream_id: id of the task that was asked for. An answer with another id would show a customer somebody else's video.
     """
     if status == 404 and read_error(status, answer) is not None:
         return PollFailed(PollFailure.NOT_FOUND)
@@ -64,17 +64,17 @@ def read_poll(status: int, answer: object, retry_after_ms: int = 0, *, upstream_
 
 
 def find_lost(task: VideoTask, items: Sequence[object], taken: Collection[str], rivals: Sequence[VideoTask] = ()) -> Found | NotFound:
-    """Return the one entry of Ark's list that is the lost submit of ``task``, or that there is none beyond doubt.
+    """Return the one entry of Ark's list that is certainly the lost submit of ``task``, or `NotFound`.
 
-    An entry is a candidate when nobody has it yet, it is of the time, nothing that it does echo contradicts the task, and it echoes a
-    mark of the task: its seed, its safety identifier. Two equally good ones, or a rival that the entry could as well be of, are a
-    doubt: a customer must never be shown another's video. What carries no mark at all is `lone_unmarked`'s to judge.
+    An entry is a candidate if no other task has it, its time fits, nothing that it echoes contradicts the task, and it echoes a mark of
+    the task: its seed, its safety identifier. Two equally good entries, or a rival that an entry fits as well, leave a doubt, and a
+    customer must never be shown another's video. Entries without any mark are left to `lone_unmarked`.
 
     Args:
         task: the one whose submit was lost.
         items: the entries of the list, as parsed.
         taken: upstream ids that other tasks have.
-        rivals: other tasks whose submits are lost too, those that are looked for no more among them.
+        rivals: other tasks whose submits are lost too, including those no longer looked for.
     """
     marks = {id(item): _marks(task, item) for item in items}
     candidates = [item for item in items if (found := _id(item)) and found not in taken and marks[id(item)] > 0]
@@ -91,11 +91,11 @@ def find_lost(task: VideoTask, items: Sequence[object], taken: Collection[str], 
 def lone_unmarked(
     task: VideoTask, items: Sequence[object], taken: Collection[str], rivals: Sequence[VideoTask] = ()
 ) -> Found | NotFound:
-    """Return the one finished entry that can only be the lost submit of ``task``, though nothing marks it.
+    """Return the one finished entry that can only be the lost submit of ``task``, though it carries no mark.
 
-    For an Ark that echoes neither seed nor identifier: it must be of the model, have been created while the submit was under way (and
-    not a minute later), have been asked for by itself without contradiction, and be alone, without any rival of that time. In an
-    account that others use too, a task of theirs of the very same seconds could still pass: such an account is better not shared.
+    Needed when Ark echoes neither seed nor identifier. The entry must be of the model, have been created while the submit was under way
+    (and not a minute later), have been fetched by itself without contradiction, and be alone, without any rival of that time. In a
+    shared account somebody else's task of the very same seconds could still pass: such an account is better not shared.
     """
     unique = {
         _id(item): item
@@ -119,7 +119,7 @@ def _of_the_submit(task: VideoTask, item: Mapping[str, object]) -> bool:
 
 
 def unproven(task: VideoTask, items: Sequence[object], taken: Collection[str]) -> list[str]:
-    """Return the ids of the entries that fit the task and have succeeded, but lack marks that Ark shows of such when asked for one."""
+    """Return the ids of succeeded entries that fit the task but lack marks, which Ark shows when such a task is fetched by itself."""
     fitting = (
         item
         for item in items
@@ -133,12 +133,12 @@ def unproven(task: VideoTask, items: Sequence[object], taken: Collection[str]) -
 
 
 def is_endpoint(upstream_model: str) -> bool:
-    """Return whether it is an endpoint's id. Ark lists its tasks as those of the model that is behind it."""
+    """Return whether it is an endpoint's id. Ark lists an endpoint's tasks under the model behind it."""
     return upstream_model.startswith("ep-")
 
 
 def _marks(task: VideoTask, item: object) -> int:
-    """Return how many marks of the task an entry echoes; 0 where it cannot be the task's all the same."""
+    """Return how many marks of the task an entry echoes; 0 if it cannot be the task's."""
     if not isinstance(item, dict) or not _fits(task, item):
         return 0
     own = _own_marks(task)
@@ -158,7 +158,7 @@ def _is_of_model(task: VideoTask, item: Mapping[str, object]) -> bool:
 
 
 def _fits(task: VideoTask, item: Mapping[str, object]) -> bool:
-    """Return whether an entry is of the task's time and echoes nothing that contradicts it."""
+    """Return whether an entry's time fits the task and nothing that it echoes contradicts it."""
     created_at_ms = _milliseconds(item, "created_at")
     if created_at_ms is None or not -CLOCK_BEHIND_MS <= created_at_ms - task.created_at_ms <= SUBMIT_MS_MAX + CLOCK_SKEW_MS:
         return False
@@ -189,6 +189,6 @@ def _whole(answer: object, name: str) -> int | None:
 
 
 def _milliseconds(answer: object, name: str) -> int | None:
-    """Return a time that Ark gives in unix seconds."""
+    """Return, in milliseconds, a time that Ark gives in unix seconds."""
     seconds = _whole(answer, name)
     return None if seconds is None else seconds * 1000

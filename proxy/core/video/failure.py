@@ -1,4 +1,4 @@
-"""Why a video task failed, as its customer reads it: our own codes, and never the operator's affairs."""
+"""Failures of video tasks, as the customer reads them: the gateway's own codes, and never operator data."""
 
 from proxy.core.ark.text import ArkError, is_moderation, public_message
 from proxy.core.video.record import TaskError
@@ -17,9 +17,9 @@ _LIMITS = ("QuotaExceeded", "SetLimitExceeded", "RateLimit", "ServerOverloaded",
 
 
 def public_error(error: ArkError | None) -> TaskError:
-    """Return what a customer reads of Ark's error: our own code, and its message if every word of it may be shown.
+    """Return the customer's view of Ark's error: the gateway's code, and Ark's message if every word of it may be shown.
 
-    What is the operator's (key, balance, access, limits) is told as an outage, without Ark's words.
+    Errors that concern the operator (key, balance, access, limits) are shown as an outage, without Ark's words.
     """
     if error is None:
         return FAILED

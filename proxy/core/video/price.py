@@ -1,4 +1,4 @@
-"""What a video costs: Ark's formula for its tokens, the quote and the charge."""
+"""Cost of a video: Ark's formula for its tokens, the quote and the charge."""
 
 from enum import StrEnum
 
@@ -13,7 +13,7 @@ PIXEL_FRAMES_PER_TOKEN = 1024
 
 
 _PIXELS = {"480p": 854 * 480, "720p": 1280 * 720, "1080p": 1920 * 1080}
-"""The published 16:9 sizes. What Ark renders may differ by a few lines (864x496); the formula is what is published."""
+"""The published 16:9 sizes. Ark may render a few lines more or less (864x496); the formula uses the published sizes."""
 
 
 _PIXELS_RENDERED_MAX = {"480p": 864 * 496, "720p": 1504 * 640, "1080p": 1920 * 1088}
@@ -24,7 +24,7 @@ _PERMILLE = 1000
 
 
 class VideoBilling(StrEnum):
-    """What a finished task is charged by: the published formula, or the tokens that Ark reports (`billing.video_tokens`)."""
+    """Basis of a finished task's charge: the published formula, or the tokens that Ark reports (`billing.video_tokens`)."""
 
     FORMULA = "formula"
     USAGE = "usage"
@@ -42,12 +42,12 @@ def nanos_per_kilotoken(call: VideoCall, price: VideoPrice) -> int:
 
 
 def video_tokens(call: VideoCall) -> int:
-    """Return the tokens of the published formula W·H·24·seconds/1024, whole ones: 720p, 5 s → 108000."""
+    """Return the whole tokens of the published formula W·H·24·seconds/1024: 720p, 5 s → 108000."""
     return _pixel_frames(call) // PIXEL_FRAMES_PER_TOKEN
 
 
 def quote(call: VideoCall, price: VideoPrice) -> Nanos:
-    """Return what the task costs if it succeeds, in nano-yuan: W·H·24·seconds/1024 tokens at their rate.
+    """Return the cost of the task if it succeeds, in nano-yuan: W·H·24·seconds/1024 tokens at their rate.
 
     Computed as one fraction. A remainder below one nano-yuan is dropped, in the customer's favour; it cannot arise at 720p and 1080p in
     the default tier (21600 and 48600 tokens a second), and 480p has half tokens, which even rates make whole.
@@ -56,15 +56,15 @@ def quote(call: VideoCall, price: VideoPrice) -> Nanos:
 
 
 def charge_by_usage(completion_tokens: int, rate_nanos_per_kilotoken: int) -> Nanos:
-    """Return what reported tokens cost in nano-yuan, not capped; a remainder below one nano-yuan is dropped."""
+    """Return the cost of reported tokens in nano-yuan, not capped; a remainder below one nano-yuan is dropped."""
     return Nanos(completion_tokens * rate_nanos_per_kilotoken // _PERMILLE)
 
 
 def hold_for(call: VideoCall, price: VideoPrice, billing: VideoBilling) -> Nanos:
-    """Return the worst case in nano-yuan: the quote itself, or, where reported tokens are charged, an upper bound of those.
+    """Return the worst case in nano-yuan: the quote itself, or, if reported tokens are charged, an upper bound of those.
 
-    Ark reports one frame more than the formula has (720p, 5 s: 108900), of the frame it really renders: with the quote alone as the
-    hold, no task would ever be charged what was reported.
+    Ark reports one frame more than the formula has (720p, 5 s: 108900), at the size that it really renders: with only the quote as the
+    hold, no task would ever be charged its reported tokens.
     """
     if billing is VideoBilling.FORMULA:
         return quote(call, price)
@@ -74,7 +74,7 @@ def hold_for(call: VideoCall, price: VideoPrice, billing: VideoBilling) -> Nanos
 
 
 def total_cost(charge_nanos: Nanos) -> str:
-    """Return yuan as published: ``"0.8640"``, at least 4 decimals, more where the amount has them."""
+    """Return the amount in yuan as published: ``"0.8640"``, at least 4 decimals, more where the amount has them."""
     return format_yuan(charge_nanos, 4)
 
 

@@ -1,4 +1,4 @@
-"""One video task as it is stored: what was asked, what it may cost, and how far it has come. `video_task.advance` alone changes it."""
+"""A video task as it is stored: the request, the hold and quote, and the progress. Only `task.advance` changes it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _NOTHING = Nanos(0)
 
 class TaskState(StrEnum):
     SUBMITTING = "submitting"
-    """Recorded and held. Whether Ark has it is not known yet."""
+    """Recorded and held. It is not known yet whether Ark has it."""
     PENDING = "pending"
     PROCESSING = "processing"
     SUCCEEDED = "succeeded"
@@ -27,12 +27,12 @@ TRANSITIONS: Mapping[TaskState, frozenset[TaskState]] = {
     TaskState.SUCCEEDED: frozenset({TaskState.SUCCEEDED}),
     TaskState.FAILED: frozenset({TaskState.FAILED}),
 }
-"""What each state may become. Never back, and not at all once ended."""
+"""States that each state may become. Never back, and none once ended."""
 TERMINAL = frozenset({TaskState.SUCCEEDED, TaskState.FAILED})
 
 
 class Next(StrEnum):
-    """What to do when a task is due."""
+    """Action for a task that is due."""
 
     LOOK_UP = "look_up"
     POLL = "poll"
@@ -41,7 +41,7 @@ class Next(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskError:
-    """Why a task failed, as the customer reads it."""
+    """Reason for a task's failure, as the customer reads it."""
 
     code: str
     message: str
@@ -72,20 +72,20 @@ class VideoTask:
     quote_nanos: Nanos
     quote_tokens: int
     rate_nanos_per_kilotoken: int
-    """Frozen at submit: a price changed later does not touch this task."""
+    """Frozen at submit: a price changed later does not affect this task."""
     created_at_ms: int
     state: TaskState = TaskState.SUBMITTING
     upstream_id: str = ""
     lost_at_ms: int | None = None
-    """When the answer to the submit was given up on; kept for the receipt when the task was found after all."""
+    """Time when waiting for the submit's answer ended; kept for the receipt if the task was found after all."""
     expires_at_ms: int | None = None
-    """When Ark itself has given the task up, with some grace; None before the submit is known to have succeeded."""
+    """Time when Ark itself expires the task, plus some grace; None before the submit is known to have succeeded."""
     polls: int = 0
-    """What the spacing grows with."""
+    """Polls counted for their spacing, which grows with each."""
     missing: int = 0
     urlless: int = 0
     odd_status: str = ""
-    """The last status word of Ark's that we do not know."""
+    """The last unknown status word of Ark's."""
     video_url: str = ""
     thumbnail_url: str = ""
     error: TaskError | None = None
@@ -104,7 +104,7 @@ class VideoTask:
 
     @property
     def cancellable(self) -> bool:
-        """Whether Ark may be asked to cancel: queued there, as far as is known. Deleting a finished task would delete its video."""
+        """Return whether Ark may be asked to cancel: it was queued when last seen. Deleting a finished task would delete its video."""
         return self.state is TaskState.PENDING
 
 

@@ -1,4 +1,4 @@
-"""What can be seen or heard of a video task: frozen values that `video_task.advance` takes."""
+"""Reports about a video task: frozen values that `task.advance` takes."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,43 +8,43 @@ from proxy.core.ark.text import ArkError
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """Ark has the task. Also what a look-up that found it comes to."""
+    """Ark has the task. `Found` comes to the same."""
 
     upstream_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class SubmitRefused:
-    """It is proven that Ark has no such task: a refusal, or no connection."""
+    """Ark has no such task, which is proven: a refusal, or no connection."""
 
     error: ArkError | None
     why: str = ""
     http_status: int = 0
-    """What the customer was answered with."""
+    """Status sent to the customer."""
 
 
 @dataclass(frozen=True, slots=True)
 class SubmitUnknown:
-    """The submit may have arrived: no answer, one that says nothing, or a process that ended between. It is never sent again."""
+    """The submit may have arrived: no answer, one that proves nothing, or a process that ended in between. It is never sent again."""
 
     why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A lost submit stands in Ark's list."""
+    """A lost submit was found in Ark's list."""
 
     upstream_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class NotFound:
-    """Ark's list does not have it (or not beyond doubt)."""
+    """Ark's list does not have it (or not with certainty)."""
 
 
 @dataclass(frozen=True, slots=True)
 class LookupFailed:
-    """Ark's list could not be had."""
+    """Ark's list could not be fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Polled:
 
 class PollFailure(StrEnum):
     TRANSIENT = "transient"
-    """401, 403, 429, 5xx, a timeout, nonsense: about us or Ark, never about the task."""
+    """401, 403, 429, 5xx, a timeout, nonsense: it concerns the gateway or Ark, never the task."""
     NOT_FOUND = "not_found"
 
 
@@ -69,7 +69,7 @@ class PollFailure(StrEnum):
 class PollFailed:
     kind: PollFailure
     retry_after_ms: int = 0
-    """As Ark asked, 0: it did not."""
+    """Delay that Ark asked for; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +79,12 @@ class CancelConfirmed:
 
 @dataclass(frozen=True, slots=True)
 class RecordDeleted:
-    """A DELETE that should have cancelled the task met its end: Ark has no record of it any more, and so no video."""
+    """A DELETE meant to cancel the task came after its end: Ark has no record of it any more, and so no video."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadlinePassed:
-    """A sweep thinks that the task is overdue; it is asked here whether it is."""
+    """A sweep considers the task overdue; `advance` checks whether it is."""
 
 
 Report = (

@@ -1,4 +1,4 @@
-"""Videos: what a request asks for, what it costs, and the body that goes up. What becomes of it is `video_task`'s.
+"""Video requests: the checked fields. `price` has the cost, `upstream` the body for Ark, `task` the life of the task.
 
 The cost is a formula of the request alone, so that the quote at submit is the bill.
 """
@@ -26,12 +26,12 @@ SEED_MAX = 2**32 - 1
 
 @dataclass(frozen=True, slots=True)
 class VideoCall:
-    """A checked request."""
+    """A checked video request."""
 
     prompt: str
     task_type: str = "text_to_video"
     image_url: str | None = None
-    """Set exactly for the two image tasks."""
+    """Set for the two image tasks, and only then."""
     resolution: str = "720p"
     duration_seconds: int = DURATION_SECONDS_DEFAULT
     generate_audio: bool = False
@@ -41,17 +41,17 @@ class VideoCall:
 
     @property
     def priced_resolution(self) -> str:
-        """What `adaptive` is rendered at, and priced as."""
+        """Return the resolution that sets the price; ``adaptive`` is rendered at 720p and priced as that."""
         return "720p" if self.resolution == "adaptive" else self.resolution
 
 
 def parse_video_call(body: object, model: Model) -> VideoCall:
-    """Return the checked request for a video model. Fields that are not published are ignored.
+    """Return the checked request for a video model. Unpublished fields are ignored.
 
     Raises:
-        InvalidJsonError: no object.
+        InvalidJsonError: not an object.
         MissingPromptError: `prompt` absent or blank.
-        InvalidParameterError: a wrong type or range, or something that this model does not have; `param` names the field.
+        InvalidParameterError: a wrong type or range, or a value that this model does not support; `param` names the field.
     """
     checked = fields.checked_body(body, PUBLISHED_KEYS)
     prompt = fields.required_prompt(checked)
@@ -74,7 +74,7 @@ def parse_video_call(body: object, model: Model) -> VideoCall:
 
 
 def _image_url(body: fields.Body, task_type: str) -> str | None:
-    fields.optional_text(body, "image_url", fields.DATA_URL_CHARACTERS_MAX)  # its type is checked also where its value is ignored
+    fields.optional_text(body, "image_url", fields.DATA_URL_CHARACTERS_MAX)  # the type is checked even if the value is ignored
     if not task_type.startswith("image_"):
         return None
     return fields.required_image_url(body, "image_url", f"when 'task_type' is '{task_type}'")

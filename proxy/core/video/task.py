@@ -1,8 +1,8 @@
-"""What becomes of a video: submitting → pending → processing → succeeded | failed, decided here and nowhere else.
+"""States of a video task: submitting → pending → processing → succeeded | failed, decided here and nowhere else.
 
-`advance` takes a task, one report of what was seen or heard, and the time, and returns the task as it is now, when to look again, and,
-once in a task's life, how its hold ends. A report that has no row in the table for the task's state comes too late: it changes nothing.
-So polls may overlap, reports may repeat, and a task that ended stays as it ended.
+`advance` takes a task, one report and the time. It returns the task as it is now, when to look again, and, once in a task's life, the
+settlement of its hold. A report without a row in the table for the task's state comes too late: it changes nothing. So polls may
+overlap, reports may repeat, and a task that ended stays as it ended.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,19 +35,19 @@ from proxy.core.video.report import (
 from proxy.core.video.upstream import DEFAULT_EXPIRY_SECONDS, FLEX_EXPIRY_SECONDS
 
 MISSING_POLLS_MAX = 3
-"""So many 404s in a row mean that the task is gone. Any other answer, and a poll that fails in another way, begins a new row."""
+"""Number of 404s in a row that prove a task gone. Any other answer, and a poll that fails in another way, begins a new row."""
 MISSING_AGE_MS = 120_000
-"""Younger tasks cannot be gone: what answers may not have heard of them yet."""
+"""Younger tasks cannot be gone: the server that answers may not know them yet."""
 URLLESS_POLLS_MAX = 5
-"""So many times may a task have succeeded and not yet have a video."""
+"""Number of polls that find a task succeeded but without a video, until it fails."""
 EXPIRY_GRACE_MS = 3_600_000
-"""Past Ark's own expiry, for Ark to say so itself."""
+"""Time after Ark's own expiry, for Ark to report it itself."""
 RECORD_LIFE_MS = 7 * 86_400_000
-"""Ark forgets a task then. Until then neither a failing poll nor a deadline of ours says anything about it: our clock may be wrong."""
+"""Age at which Ark forgets a task. Before, neither a failing poll nor a deadline of ours proves anything: our clock may be wrong."""
 LOOKUP_MS = 600_000
-"""How long a lost submit is looked for in answers of Ark's list."""
+"""Time for which a lost submit is looked for in Ark's list."""
 LOOKUP_UNANSWERED_MS = 6 * 3_600_000
-"""How long while the list itself cannot be had."""
+"""The same, while the list itself cannot be fetched."""
 RETRY_AFTER_MS_MAX = 300_000
 
 _GROWTH = 1.25
@@ -64,7 +64,7 @@ class Pace:
     longest_ms: int = 15_000
 
     def delay_ms(self, polls: int, jitter: float) -> int:
-        """Return a spacing that grows by a quarter with each poll, less up to a fifth, by ``jitter`` in [0, 1)."""
+        """Return a spacing that grows by a quarter with each poll, minus up to a fifth, by ``jitter`` in [0, 1)."""
         grown = min(float(self.longest_ms), self.first_ms * _GROWTH ** min(polls, _POLLS_COUNTED_MAX))
         return max(1, round(grown * (1 - _JITTER * jitter)))
 
@@ -78,22 +78,22 @@ LOOKUP_PACE = Pace(first_ms=5_000, longest_ms=60_000)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one report comes to: store all of it in one transaction, or none."""
+    """Result of one report: store all of it in one transaction, or none."""
 
     task: VideoTask
     due_at_ms: int | None
-    """When to do `task.next`; None: never again."""
+    """Time to do `task.next`; None: never again."""
     settlement: Settlement | None = None
-    """How the hold ends; set in the one step that ends the task."""
+    """Settlement of the hold; set in the one step that ends the task."""
     ignored: bool = False
     """The report came too late, or made no sense in this state."""
     news: str = ""
-    """For the log, once: a status word that is not known, or what the operator may have to pay for."""
+    """Text for the log, once: an unknown status word, or a video that the operator may have to pay for."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Moment:
-    """When and at which pace a report is judged."""
+    """Time, pace and jitter by which a report is judged."""
 
     now_ms: int
     pace: Pace
@@ -101,12 +101,12 @@ class _Moment:
 
 
 def longest_delay_ms(pace: Pace) -> int:
-    """Return the longest that a task is ever put off: one that is due later was put off by a clock that has been set back since."""
+    """Return the longest delay of any task: one that is due later was scheduled by a clock that has been set back since."""
     return max(pace.slower(_FLEX_FACTOR).longest_ms, LOOKUP_PACE.longest_ms, RETRY_AFTER_MS_MAX)
 
 
 def advance(task: VideoTask, report: Report, now_ms: int, *, pace: Pace, jitter: float) -> Step:
-    """Return what a report comes to. Pure; the same report twice settles once.
+    """Return the step that follows from a report. Pure; the same report twice settles once.
 
     Args:
         task: as it is stored now.
@@ -187,7 +187,7 @@ def _polled(task: VideoTask, report: Polled, moment: _Moment) -> Step:
 
 
 def _progress(task: VideoTask, state: TaskState, odd: str, moment: _Moment) -> Step:
-    """Go on, and on to ``state`` where that is no step back: Ark may queue a task again."""
+    """Keep polling, and move to ``state`` unless that is a step back: Ark may queue a task again."""
     if _is_forgotten(task, moment):
         return _fail(task, failure.EXPIRED, moment, note="not ended for as long as the upstream remembers a task")
     reached = state if state in TRANSITIONS[task.state] else task.state
@@ -250,7 +250,7 @@ _TABLE: Mapping[tuple[TaskState, type[Report]], _Move] = {
     (TaskState.PROCESSING, RecordDeleted): _deleted,
     (TaskState.PROCESSING, DeadlinePassed): _deadline,
 }
-"""Which report moves a task in which state. Succeeded and failed have no rows."""
+"""Move for each state and type of report. Succeeded and failed have no rows."""
 
 
 # Ends.
@@ -282,7 +282,7 @@ def _succeed(task: VideoTask, report: Polled, moment: _Moment) -> Step:
 
 
 def _bill(task: VideoTask, report: Polled) -> tuple[Nanos, Nanos, int, UsageSource]:
-    """Return charge, shortfall, tokens charged and their source. Usage that Ark did not report is the quote, marked as estimated."""
+    """Return charge, shortfall, tokens charged and their source. Without reported usage the quote is charged, marked as estimated."""
     if task.billing is VideoBilling.FORMULA:
         source = UsageSource.NONE if report.completion_tokens is None else UsageSource.REPORTED
         return (*capped(task.quote_nanos, task.hold_nanos), task.quote_tokens, source)

@@ -1,4 +1,4 @@
-"""What of a video call goes up."""
+"""Body of the call to Ark that creates a video task."""
 
 import re
 
@@ -16,7 +16,7 @@ FIELD_NAMES = FieldNames(
 
 
 UPSTREAM_OPTIONAL = frozenset({"seed", "return_last_frame"})
-"""What goes up where the model knows it: a draw, and a picture more."""
+"""Fields left out for a model that does not support them: the seed, and the last frame as an image."""
 
 
 FLEX_EXPIRY_SECONDS = 86_400
@@ -30,22 +30,22 @@ _INVISIBLE = (
     r"\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
     r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
-"""Control characters, Unicode's Default_Ignorable_Code_Point, and the marks of annotations: readers may skip any of them."""
+"""Control characters, Unicode's Default_Ignorable_Code_Point, and the marks of annotations: a parser may skip any of them."""
 
 
 _HYPHENS = re.compile(rf"[-\uff0d\ufe63](?:[{_INVISIBLE}]*[-\uff0d\ufe63])+")
-"""Two hyphens or more; full-width and small ones, which Unicode normalisation makes plain, and with invisible characters between."""
+"""Two or more hyphens, also full-width and small ones, which Unicode normalisation makes plain; invisible characters may be between."""
 
 
 def upstream_body(call: VideoCall, upstream_model: str, safety_identifier: str) -> dict[str, object]:
     """Return the body of Ark's create call.
 
-    What has a default upstream that is dearer or less certain than ours is always sent: sound (on), ratio (the model's choice).
+    Fields whose default at Ark is dearer or less certain than ours are always sent: sound (on), ratio (the model's choice).
 
     Args:
         call: the checked request.
         upstream_model: a versioned id or an endpoint.
-        safety_identifier: at most 64 characters that stand for the customer, and do not name them.
+        safety_identifier: at most 64 characters that stand for the customer without naming them.
     """
     body: dict[str, object] = {
         "model": upstream_model,
@@ -57,7 +57,7 @@ def upstream_body(call: VideoCall, upstream_model: str, safety_identifier: str) 
         "return_last_frame": True,
         "safety_identifier": safety_identifier,
     }
-    if call.resolution != "adaptive":  # upstream it is a ratio, and as a resolution a 400
+    if call.resolution != "adaptive":  # for Ark it is a ratio; as a resolution it is a 400
         body["resolution"] = call.resolution
     if call.seed is not None:
         body["seed"] = call.seed
@@ -67,10 +67,10 @@ def upstream_body(call: VideoCall, upstream_model: str, safety_identifier: str) 
 
 
 def neutralised_prompt(prompt: str) -> str:
-    """Return the prompt with each run of hyphens (``--``) as one dash (``—``), which is what it stands for in prose.
+    """Return the prompt with each run of hyphens (``--``) as one dash (``—``), its meaning in prose.
 
-    Ark still reads ``--dur 12`` or ``--rs 1080p`` in a prompt as parameters, past every check and past the price. A dash is no flag to
-    it, also after Unicode normalisation, which would turn full-width hyphens back; single hyphens stay.
+    Ark still reads ``--dur 12`` or ``--rs 1080p`` in a prompt as parameters, which bypass every check and the price. A dash is not a
+    flag to it, even after Unicode normalisation, which would turn full-width hyphens back; single hyphens stay.
     """
     return _HYPHENS.sub("—", prompt)
 

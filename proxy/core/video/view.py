@@ -1,4 +1,4 @@
-"""A video task as its owner sees it: the published fields and only they, in the published order."""
+"""A video task as its owner sees it: only the published fields, in the published order."""
 
 import hashlib
 
@@ -78,7 +78,7 @@ def _shape(task: VideoTask) -> dict[str, object]:
 
 
 def _links(task: VideoTask) -> dict[str, object]:
-    """Return what a finished task leads to: its links, or why there are none."""
+    """Return the links of a finished task, or the error instead of them."""
     if task.error is not None:
         return {"error": {"code": task.error.code, "message": task.error.message}}
     links = {"video_url": task.video_url, "thumbnail_url": task.thumbnail_url}
