@@ -1,1 +1,1 @@
-"""The upstream's side of the wire: `wire` asks chat, hot and spliced; `ark` knows the dialect."""
+"""Clients of the upstreams: `http1` for chat, the hot path; `ark_client` for images and videos."""

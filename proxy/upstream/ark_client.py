@@ -1,8 +1,8 @@
-"""The client of Ark's unhurried endpoints, images and video tasks: a call in, status and parsed JSON out.
+"""The client of Ark's slow endpoints, images and video tasks: a call in, status and parsed JSON out.
 
-aiohttp's client costs about 200 µs of CPU a call, which chat cannot spare (`wire`) and a picture of half a minute does not notice.
-Nothing is retried here, and what creates never goes over a connection that was kept open: one that had died meanwhile could not be told
-from an answer that was lost after the work was done and charged.
+aiohttp's client costs about 200 µs of CPU a call: too much for chat (`http1`), and nothing beside an image of half a minute. Nothing is
+retried here. A call that creates never goes over a kept connection: if that had died meanwhile, it would look like an answer that was
+lost after the work was done and charged.
 """
 
 import ssl
@@ -24,15 +24,15 @@ IMAGES_PATH = "/images/generations"
 TASKS_PATH = "/contents/generations/tasks"
 
 CONNECTIONS_MAX = 1024
-"""For creating, and as many for asking; a call that finds no free one within ``connect_seconds`` was not asked."""
+"""Connections for creating, and as many for asking; a call without a free one within ``connect_seconds`` was not sent."""
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 """A page of 500 tasks is about half a megabyte."""
 QUESTION_SECONDS_MAX = 60.0
-"""What is asked about a task is answered in moments; a question that hangs must not hold its poller as long as a picture may take."""
+"""Questions about a task are answered in moments; one that hangs must not hold its poller as long as an image may take."""
 PAGE_SIZE_MAX = 500
 
 _LARGE_BODY_BYTES = 1024 * 1024
-"""aiohttp writes a body of bytes in one piece, and warns of it from here on; what it iterates over it writes as it is taken."""
+"""From this size on aiohttp warns, because it writes a body of bytes in one piece; an iterated body is written as it is taken."""
 _SLICE_BYTES = 65_536
 
 Piece = bytes | memoryview
@@ -40,18 +40,18 @@ Piece = bytes | memoryview
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer that came whole, whatever its status."""
+    """A complete answer, whatever its status."""
 
     status: int
     answer: object
-    """Its body as parsed JSON; None where it was empty or no JSON, as gateways in front of Ark answer."""
+    """The body as parsed JSON; None if it was empty or not JSON, as from gateways in front of Ark."""
     retry_after: str | None
     """The ``Retry-After`` header as it came."""
 
 
 @dataclass(slots=True, eq=False)
 class _Session:
-    """Connections that are opened by one configuration, and how many calls use them."""
+    """Connections opened by one configuration, and the number of calls that use them."""
 
     http: aiohttp.ClientSession
     config: UpstreamConfig
@@ -60,7 +60,7 @@ class _Session:
 
     @property
     def connections(self) -> tuple[int, int]:
-        """How many carry a call, and how many wait for one. aiohttp's connector does not say so in public."""
+        """Return how many carry a call, and how many are idle. aiohttp's connector has no public way to ask."""
         connector = self.http.connector
         return (0, 0) if connector is None else (len(connector._acquired), sum(map(len, connector._conns.values())))
 
@@ -69,9 +69,9 @@ class ArkClient:
     """Connections to one upstream. ``async with`` it, or `open` and `close`.
 
     Every call raises:
-        UpstreamUnreachableError: nothing was asked.
-        UpstreamTimeoutError: in phase ``connect`` nothing was asked; in any other it may have worked, and may charge, all the same.
-        UpstreamBrokenError: the connection was cut, or what came is no HTTP or too long; likewise.
+        UpstreamUnreachableError: nothing was sent.
+        UpstreamTimeoutError: in phase ``connect`` nothing was sent; in any other the upstream may have worked, and may charge.
+        UpstreamBrokenError: the connection was cut, or the answer is not HTTP or too long; the upstream may have worked, too.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ArkClient:
         return self
 
     def renew(self, config: UpstreamConfig) -> None:
-        """Ask as this configuration says, from the next call on. Calls under way end as they began, on their own connections."""
+        """Use this configuration from the next call on. Calls under way end as they began, on their own connections."""
         self._config = config
         for session in (self._creating, self._asking):
             if session is not None:
@@ -106,7 +106,7 @@ class ArkClient:
         self._asking = self._session(config, keep=True, seconds=min(config.first_byte_seconds, QUESTION_SECONDS_MAX))
 
     async def close(self) -> None:
-        """Close all connections. Calls under way end as broken; asking is refused from now on, as unreachable."""
+        """Close all connections. Calls under way end as broken; new ones are refused as unreachable."""
         self._creating = self._asking = None
         for session in tuple(self._open):
             await session.http.close()
@@ -121,12 +121,12 @@ class ArkClient:
 
     @property
     def connections(self) -> dict[str, tuple[int, int]]:
-        """Return how many connections carry a call, and how many wait for one: those that ``create``, and those that ``ask``."""
+        """Return how many connections carry a call and how many are idle, for each pool: ``create`` and ``ask``."""
         pools = (("create", self._creating), ("ask", self._asking))
         return {pool: session.connections for pool, session in pools if session is not None}
 
     async def create_image(self, body: Sequence[Piece]) -> Reply:
-        """Ask for an image. The body is JSON, in pieces: those of a large one may be shared by many calls, and are not copied."""
+        """Ask for an image. The body is JSON in pieces; large pieces may be shared by several calls, and are not copied."""
         return await self._ask(self._creating, "POST", IMAGES_PATH, body=body)
 
     async def create_task(self, body: Mapping[str, object]) -> Reply:
@@ -136,7 +136,7 @@ class ArkClient:
         return await self._ask(self._asking, "GET", _task_path(upstream_id))
 
     async def delete_task(self, upstream_id: str) -> Reply:
-        """Cancel a queued task. Beware: of an ended task it deletes the record."""
+        """Cancel a queued task. Beware: for an ended task it deletes the record."""
         return await self._ask(self._asking, "DELETE", _task_path(upstream_id))
 
     async def list_tasks(
@@ -160,8 +160,8 @@ class ArkClient:
     def _session(self, config: UpstreamConfig, *, keep: bool, seconds: float) -> "_Session":
         connector = aiohttp.TCPConnector(limit=self._connections_max, force_close=not keep, ssl=self._ssl_context or True)
         timeout = aiohttp.ClientTimeout(
-            total=config.connect_seconds + seconds,  # an answer that drips in would never let `sock_read` pass
-            connect=config.connect_seconds,  # with the wait for a free connection and the resolver
+            total=config.connect_seconds + seconds,  # `sock_read` alone would never end an answer that drips in
+            connect=config.connect_seconds,  # including the wait for a free connection and the resolver
             sock_connect=config.connect_seconds,
             sock_read=seconds,
         )
@@ -224,10 +224,10 @@ class ArkClient:
 
 
 def _task_path(upstream_id: str) -> str:
-    """Return the path of one task; its id is the upstream's word, and stays one segment whatever it holds.
+    """Return the path of one task. Its id comes from the upstream, and is quoted so that it stays one segment.
 
     Raises:
-        ValueError: empty, or only dots: the path would be another one.
+        ValueError: the id is empty or only dots, which would change the path.
     """
     if not upstream_id.strip("."):
         raise ValueError(f"no id of a task: {upstream_id!r}")

@@ -1,4 +1,4 @@
-"""How a call to an upstream fails, by whose fault and when. Messages are for the log, never for a customer."""
+"""Failures of a call to an upstream, by cause and phase. Messages are for the log, never for a customer."""
 
 from typing import Literal
 
@@ -10,17 +10,17 @@ class UpstreamFailure(Exception):  # noqa: N818 - the family's name; its members
 
     @property
     def cause(self) -> str:
-        """One word for the metrics."""
+        """Return one word for the metrics."""
         return "broken"
 
     @property
     def is_unasked(self) -> bool:
-        """Whether it is proven that nothing was asked, so that nothing can have been done."""
+        """Return whether it is proven that no request was sent, so that nothing can have been done."""
         return False
 
 
 class UpstreamUnreachableError(UpstreamFailure):
-    """No connection came about (DNS, TCP, TLS, or no more may be open): nothing was asked."""
+    """No connection could be made (DNS, TCP, TLS, or the limit of open ones): no request was sent."""
 
     @property
     def cause(self) -> str:
@@ -32,7 +32,7 @@ class UpstreamUnreachableError(UpstreamFailure):
 
 
 class UpstreamTimeoutError(UpstreamFailure):
-    """The upstream let a limit pass."""
+    """The upstream exceeded a time limit."""
 
     def __init__(self, phase: Phase, seconds: float) -> None:
         super().__init__(f"upstream: no {_AWAITED[phase]} within {seconds:g} s")
@@ -48,7 +48,7 @@ class UpstreamTimeoutError(UpstreamFailure):
 
 
 class UpstreamBrokenError(UpstreamFailure):
-    """The upstream cut its answer short, or what it sent is no HTTP. It may have worked, and may charge, all the same."""
+    """The upstream cut its answer short, or sent something that is not HTTP. It may have worked, and may charge, all the same."""
 
 
 _AWAITED: dict[Phase, str] = {"connect": "connection", "first_byte": "answer", "idle": "further byte"}

@@ -1,4 +1,4 @@
-"""So many calls a second and no more: turns in the order of asking, evenly spaced, never in bursts. Urgent calls queue apart."""
+"""Rate limits for calls: turns in order of arrival, evenly spaced, never in bursts. Urgent calls have a queue of their own."""
 
 import asyncio
 from contextlib import suppress
@@ -10,8 +10,7 @@ from proxy.clock import Clock
 class Rate:
     """Turns of one kind of call to one upstream.
 
-    Spaced from one turn taken to the next, so that turns that could not be taken in time are lost, not saved up: after a stall of the
-    loop there is no burst.
+    The spacing counts from the last turn taken. Turns missed during a stall of the loop are lost, not saved up, so no burst follows.
     """
 
     def __init__(self, per_second: float, clock: Clock) -> None:
@@ -24,17 +23,17 @@ class Rate:
         self._is_limited_anew = asyncio.Event()
 
     def limit(self, per_second: float) -> None:
-        """Space turns anew, also for who waits already: a pace that was set far too slow is over once it is mended."""
+        """Change the spacing, also for calls that already wait: the correction of a rate set far too low takes effect at once."""
         self._spacing_seconds = 1 / per_second
         self._is_limited_anew.set()
 
     async def turn(self, *, urgent: bool = False) -> None:
-        """Wait for a turn. While both wait, an urgent call, one that a customer waits for, and another take turns."""
+        """Wait for a turn. Urgent calls, which a customer waits for, and others alternate while both wait."""
         async with self._urgent_line if urgent else self._line:
             await self._take()
 
     async def _take(self) -> None:
-        # Only the heads of the two lines meet here, first come first served: so neither line can starve the other.
+        # Only the first of each queue waits here, first come first served, so neither queue can starve the other.
         async with self._turn:
             while (wait_seconds := self._taken_at + self._spacing_seconds - self._clock.monotonic()) > 0:
                 self._is_limited_anew.clear()

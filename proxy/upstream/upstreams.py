@@ -1,7 +1,7 @@
-"""All upstreams: how each is reached, and how often it may be asked about videos.
+"""All upstreams: the clients of each, and the rate limits of its video calls.
 
-A reload replaces what an upstream is reached by. Calls under way end over the connections that they began with. An upstream that is
-gone from the configuration stays here for the videos that it still owes, until the process ends.
+A reload replaces the clients of changed upstreams. Calls under way end over the connections that they began with. An upstream removed
+from the configuration stays here for its unfinished videos, until the process ends.
 """
 
 import ssl
@@ -19,7 +19,7 @@ from proxy.upstream.rates import Rate
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """One upstream. Ark allows as many deletes a second as gets, counted apart."""
+    """One upstream. Ark allows as many deletes a second as gets, counted separately."""
 
     config: UpstreamConfig
     pool: Pool
@@ -30,20 +30,20 @@ class Upstream:
 
 
 class Upstreams:
-    """Owns the clients. `close` it at the end."""
+    """The owner of all clients. `close` it at the end."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._upstreams: Mapping[str, Upstream] = MappingProxyType({})
         self._retired: WeakSet[Pool] = WeakSet()
-        """Wires that were replaced; one that has no connection and no caller any more is gone by itself."""
+        """Pools that were replaced; one without connections and callers disappears by itself."""
         self._tls: ssl.SSLContext | None = None
 
     def take(self, configs: Mapping[str, UpstreamConfig]) -> Mapping[str, Upstream]:
-        """Return all upstreams as these configurations say, and those that are in none of them as they were."""
+        """Return the upstreams of these configurations, and, unchanged, those that no longer have one."""
         taken = dict(self._upstreams)
         changed = {name: config for name, config in configs.items() if name not in taken or taken[name].config != config}
-        pools = {name: self._pool(config) for name, config in changed.items()}  # all that could fail comes first
+        pools = {name: self._pool(config) for name, config in changed.items()}  # everything that can fail comes first
         for name, config in changed.items():
             before = taken.get(name)
             taken[name] = self._made(config, pools[name]) if before is None else self._renewed(before, config, pools[name])
@@ -65,7 +65,7 @@ class Upstreams:
         return Upstream(config, pool, client, gets, Rate(config.list_requests_per_second, self._clock), deletes)
 
     def _renewed(self, before: Upstream, config: UpstreamConfig, pool: Pool) -> Upstream:
-        """Return an upstream that is reached otherwise. Its turns go on: what was asked a moment ago still counts."""
+        """Return an upstream with new clients. Its rate limits go on: a call of a moment ago still counts."""
         self._retired.add(before.pool)
         before.pool.retire()
         before.client.renew(config)

@@ -1,4 +1,4 @@
-"""An answer whose head is here: its body read whole, or spliced to a sink."""
+"""An answer whose head has arrived: its body is read whole, or spliced to a sink."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,27 +8,27 @@ from proxy.upstream.failures import UpstreamBrokenError, UpstreamFailure
 from proxy.upstream.http1.head import Head
 
 _WAITING_BYTES_MAX = 256 * 1024
-"""What may wait for `read` or `splice` before reading stops."""
+"""Bytes that may wait for `read` or `splice` before reading stops."""
 
 Shortcut = Callable[[bytes], bool]
-"""Takes a received piece as it stands, if that is one whole chunk of a kind that it knows; returns whether it has."""
+"""Takes a received piece if it is one whole chunk of a known shape; returns whether it did."""
 
 
 class Sink(Protocol):
-    """Where the body goes, called from the event loop as the bytes come. Must not raise, must not block."""
+    """Receiver of the body, called from the event loop as the bytes come. It must not raise or block."""
 
     def feed(self, payload: bytes, framed: bytes | None) -> Shortcut | None:
-        """Take a piece. `framed`: the same payload as whole chunks of chunked coding, as it was received.
+        """Take a piece. `framed`: the same payload as whole chunks of chunked coding, as received.
 
-        Returns: what to offer the next pieces first, as long as it takes them.
+        Returns: a shortcut that is offered the next pieces first, for as long as it takes them.
         """
 
     def end(self, failure: UpstreamFailure | None) -> None:
-        """Take the end, once: None when the body is whole."""
+        """Take the end, once. None: the body is complete."""
 
 
 class Carrier(Protocol):
-    """The connection that an answer comes over, as far as the answer needs it."""
+    """The connection of an answer, as far as the answer needs it."""
 
     def pause(self) -> None: ...
 
@@ -38,7 +38,7 @@ class Carrier(Protocol):
 
 
 class Answer:
-    """An upstream's answer, from its head on: `read` it, or `splice` it, or `abort` it. At its end its connection frees itself."""
+    """An upstream's answer after its head: `read`, `splice` or `abort` it. At its end its connection becomes free."""
 
     __slots__ = ("_carrier", "_ended", "_failure", "_head", "_sink", "_waiting", "_waiting_bytes", "status")
 
@@ -57,7 +57,7 @@ class Answer:
         return self._head.field(name)
 
     def at_hand(self) -> bytes | None:
-        """Return the body if all of it has come, and take it; None: it is to be waited for, or broken."""
+        """Take and return the body if all of it has arrived; None: it is incomplete, or broken."""
         if not self._ended or self._failure is not None or self._sink is not None:
             return None
         waiting, self._waiting = self._waiting, []
@@ -68,7 +68,7 @@ class Answer:
 
         Raises:
             UpstreamBrokenError: the body was cut, or is larger than `bytes_max`.
-            UpstreamTimeoutError: it stood still for too long.
+            UpstreamTimeoutError: no byte came for too long.
         """
         collector = _Collector(self, bytes_max)
         try:
@@ -78,7 +78,7 @@ class Answer:
             self.abort()
 
     def splice(self, sink: Sink) -> None:
-        """Hand the body to `sink`: what has come, within this call; what comes, as it comes."""
+        """Pass the body to `sink`: the part that is here within this call, the rest as it comes."""
         assert self._sink is None, "an answer is read once"
         self._sink = sink
         if self._waiting_bytes > _WAITING_BYTES_MAX:
@@ -90,23 +90,23 @@ class Answer:
             sink.end(self._failure)
 
     def pause(self) -> None:
-        """Stop reading from the upstream. The idle limit stands still meanwhile."""
+        """Stop reading from the upstream. The idle limit does not run meanwhile."""
         if self._carrier is not None:
             self._carrier.pause()
 
     def resume(self) -> None:
-        """Read on."""
+        """Resume reading."""
         if self._carrier is not None:
             self._carrier.resume()
 
     def abort(self) -> None:
-        """Close the connection, unless the body has ended. The sink is not called any more."""
+        """Close the connection, unless the body has ended. The sink is not called again."""
         if self._carrier is not None:
             carrier, self._carrier = self._carrier, None
             carrier.abort()
 
     def deliver(self, payload: bytes, framed: bytes | None) -> Shortcut | None:
-        """Take a piece from the connection, and return what its sink wants the next pieces offered to. Without a sink it waits."""
+        """Take a piece from the connection, and return the sink's shortcut for the next ones. Without a sink the piece waits."""
         if self._sink is not None:
             return self._sink.feed(payload, framed)
         self._waiting.append((payload, framed))
@@ -116,7 +116,7 @@ class Answer:
         return None
 
     def end(self, failure: UpstreamFailure | None) -> None:
-        """Take the end from the connection, which is no longer this answer's."""
+        """Take the end from the connection, which no longer belongs to this answer."""
         self._carrier = None
         self._ended = True
         self._failure = failure

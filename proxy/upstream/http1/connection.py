@@ -1,7 +1,7 @@
-"""One connection to an upstream, and the answer that it carries just now.
+"""One connection to an upstream, and the answer that it carries.
 
-Rule: a connection serves one exchange at a time, and serves another only after an answer that ended where its framing said. Received
-bytes go to the answer's sink within `data_received`; nothing is queued once a sink is there.
+Rule: a connection serves one exchange at a time, and another only if the last answer ended where its framing said. Received bytes go to
+the answer's sink within `data_received`; nothing is queued once there is a sink.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _STEP_SECONDS_MIN = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a call to one upstream may take. `first_byte_seconds` is for the whole head, `idle_seconds` from piece to piece."""
+    """Limits of calls to one upstream. `first_byte_seconds` is for the whole head, `idle_seconds` from piece to piece."""
 
     connect_seconds: float = 10.0
     first_byte_seconds: float = 600.0
@@ -31,7 +31,7 @@ class Limits:
 
 
 class Home(Protocol):
-    """Who keeps connections: told when one opens, may serve again, or is gone."""
+    """Owner of connections: it is told when one opens, may serve again, or is gone."""
 
     def opened(self, connection: "Connection") -> None: ...
     def vacant(self, connection: "Connection") -> bool:
@@ -41,7 +41,7 @@ class Home(Protocol):
 
 
 class ConnectionDiedError(UpstreamBrokenError):
-    """The connection ended before one byte of the answer: a reused one was perhaps closed as the request left."""
+    """The connection ended before one byte of the answer: a reused one was perhaps closed while the request was sent."""
 
 
 class Connection(asyncio.Protocol):
@@ -74,27 +74,27 @@ class Connection(asyncio.Protocol):
         self._expected: asyncio.Future[Answer] | None = None
         self._heads = HeadReader(limits.head_bytes_max)
         self._head: HeadReader | None = None
-        """The same, while an answer's head is awaited."""
+        """The same object while an answer's head is awaited, else None."""
         self._answer: Answer | None = None
         self._framing: Framing | None = None
         self._shortcut: Shortcut | None = None
-        """Who may know the next piece: only between two chunks, and only from one piece to the next."""
+        """The shortcut that is offered the next piece: only between two chunks, and only from one piece to the next."""
         self._keep_alive = False
         self._paused = False
         self._since = loop.time()
-        # One timer a connection, never re-armed by an event: it looks at the stamp when it fires, at least once in the shortest limit.
+        # One timer a connection, never re-armed by an event: it checks the stamp when it fires, at least once in the shortest limit.
         self._step = max(_STEP_SECONDS_MIN, min(limits.first_byte_seconds, limits.idle_seconds, limits.keepalive_seconds))
         self._timer: asyncio.TimerHandle | None = None
         self.used = False
-        """It has carried an answer before."""
+        """True once it has carried an answer."""
 
     def is_reusable(self) -> bool:
-        """Whether this idle connection is open and fresh."""
+        """Return whether this idle connection is open and was used recently enough."""
         transport = self._transport
         return transport is not None and not transport.is_closing() and self._loop.time() - self._since < self._limits.keepalive_seconds
 
     def ask(self, head: bytes, body: bytes) -> "asyncio.Future[Answer]":
-        """Send a request and return its answer, once the answer's head is here. Who does not wait for it to the end must `give_up`.
+        """Send a request; the future holds the answer once its head is here. A caller that stops waiting must `give_up`.
 
         It raises:
             ConnectionDiedError: the connection ended before one byte of an answer.
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         return expected
 
     def give_up(self, expected: "asyncio.Future[Answer]") -> None:
-        """Close, if the connection still is that call's: an answer that is whole has given it back, perhaps to another call."""
+        """Close the connection if it still belongs to that call. A complete answer has given it back, perhaps to another call."""
         if self._expected is expected:
             self.abort()
         elif expected.done() and not expected.cancelled() and expected.exception() is None:
@@ -130,13 +130,13 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def abort(self) -> None:
-        """Close at once, and tell nobody but the home."""
+        """Close at once, and tell only the home."""
         self._expected = self._answer = self._framing = self._shortcut = self._head = None
         if self._transport is not None:
             self._transport.abort()
 
     def shut(self) -> None:
-        """Close because the process ends; whoever still waits here is told."""
+        """Close because the process ends, and tell the call that still waits."""
         self._fail(UpstreamBrokenError("upstream: the connection was closed from this side"))
 
     # what the loop calls
@@ -191,7 +191,7 @@ class Connection(asyncio.Protocol):
     def _receive_head(self, received: bytes) -> None:
         reader, expected = self._head, self._expected
         if reader is None or expected is None or expected.done():
-            # Unasked bytes on an idle connection could not be told from the next answer; or nobody waits any more.
+            # Bytes on an idle connection would be mistaken for the next answer; or no call waits any more.
             self.abort()
             return
         try:
@@ -224,7 +224,7 @@ class Connection(asyncio.Protocol):
             self._finish(framing)
 
     def _finish(self, framing: Framing) -> None:
-        """The body is whole: free the connection first, then tell, since the one told may ask again at once."""
+        """End a complete body: free the connection before telling the answer, since its sink may send another request at once."""
         answer, self._answer, self._framing = self._answer, None, None
         self.used = True
         transport = self._transport
@@ -240,7 +240,7 @@ class Connection(asyncio.Protocol):
             answer.end(None)
 
     def _fail(self, failure: UpstreamFailure) -> None:
-        """Close, and tell the one who waits, if any."""
+        """Close, and tell the waiting call, if any."""
         expected, answer = self._expected, self._answer
         self.abort()
         if expected is not None and not expected.done():

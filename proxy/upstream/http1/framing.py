@@ -1,7 +1,7 @@
-"""How a body ends on the wire, and what of the received bytes is payload (RFC 9112, sections 6 and 7). Pure: bytes in, bytes out.
+"""Body framing of HTTP/1.1: the end of a body, and the payload in its bytes (RFC 9112, sections 6 and 7). Pure: bytes in, bytes out.
 
-A framing takes each received piece and returns its payload. Of a chunked body it also returns the very bytes that framed that payload,
-where they are whole plain chunks, so that they can be sent on as they stand.
+A framing takes each received piece and returns its payload. For a chunked body it also returns the bytes that framed the payload, if
+they are whole plain chunks, so that they can be sent on unchanged.
 """
 
 from typing import Protocol
@@ -13,7 +13,7 @@ _HEX = b"0123456789abcdefABCDEF"
 _SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
 _CRLF = b"\r\n"
 PLAIN_CHUNKS: dict[int, tuple[bytes, int]] = {}
-"""The size line of the last plain chunk of so many bytes in all, and its size: the next begins alike, and no number need be read."""
+"""Length of a plain chunk → its size line and size. The next one of that length begins the same, so its number need not be parsed."""
 _PLAIN_CHUNKS_MAX = 4096
 
 
@@ -29,18 +29,18 @@ class Framing(Protocol):
     """Bytes came after the end of the body: the connection must not be used again."""
 
     def feed(self, received: bytes) -> tuple[bytes, bytes | None]:
-        """Return the payload of what was received, and the bytes that frame it if those are whole chunks.
+        """Return the payload of the received bytes, and the bytes that frame it if those are whole chunks.
 
         Raises:
-            FramingError: the bytes are no such body.
+            FramingError: the bytes are not such a body.
         """
 
     def ends_with_connection(self) -> bool:
-        """Return whether an EOF is the proper end here."""
+        """Return whether an EOF here is the proper end of the body."""
 
 
 class Counted:
-    """A body of a length told beforehand."""
+    """A body with a known length."""
 
     __slots__ = ("_left", "done", "surplus")
 
@@ -78,7 +78,7 @@ class UntilClose:
 
 
 class Chunked:
-    """A chunked body. Strict: a size is hex digits alone, lines end in CRLF; extensions and trailers are skipped."""
+    """A chunked body. Strict: a size is hex digits only, lines end in CRLF; extensions and trailers are skipped."""
 
     __slots__ = ("_held", "_left", "_state", "_trailer_bytes", "done", "surplus")
 
@@ -112,7 +112,7 @@ class Chunked:
         return False
 
     def _walk(self, received: bytes) -> tuple[bytes, bytes | None]:
-        """Go from line to line. `plain` says that the payload is framed by `received[:framed_to]`, chunk by chunk."""
+        """Parse line by line. `plain` means that `received[:framed_to]` frames the payload, chunk by chunk."""
         plain = self._state == _SIZE and not self._held
         if self._held:
             received, self._held = self._held + received, b""
@@ -136,13 +136,13 @@ class Chunked:
             plain = self._take_line(line) and plain
             if self._state == _SIZE and not line:
                 framed_to = position
-        # What is cut off inside a chunk, or after its data, is not framed by these bytes alone.
+        # A payload that is cut inside a chunk, or after its data, is not framed by these bytes alone.
         whole = plain and bool(payload) and self._state in (_SIZE, _TRAILER, _DONE)
         self.surplus = self.done and position < size
         return b"".join(payload), received[:framed_to] if whole else None
 
     def _line_end(self, received: bytes, begin: int) -> int:
-        """Return where the line's CRLF stands; -1, and hold the line's beginning, while it is not here."""
+        """Return the position of the line's CRLF. If it has not come, hold the line's beginning and return -1."""
         limit = 0 if self._state == _DATA_END else _LINE_BYTES_MAX
         end = received.find(b"\r\n", begin, begin + limit + 2)
         if end >= 0:
@@ -154,7 +154,7 @@ class Chunked:
         return -1
 
     def _take_line(self, line: bytes) -> bool:
-        """Go on to the next state; return whether the line may be sent on as it stands."""
+        """Go on to the next state; return whether the line may be sent on unchanged."""
         if self._state == _DATA_END:
             self._state = _SIZE
             return True

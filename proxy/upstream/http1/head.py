@@ -1,8 +1,8 @@
-"""The head of an answer: status, fields, how its body ends, and whether the connection may serve again. Pure.
+"""The head of an answer: status, fields, body framing, and whether the connection may serve again. Pure.
 
-One regular expression judges the whole head (RFC 9112, 4 and 5), and only the fields that are asked for are taken apart: 1.2 µs a head,
-where a parser that calls back for each field took 3. Most answers of a connection have the same fields: once their names and their
-order are known, an expression made for them tells the length at once, in a third of the instructions.
+One regular expression checks the whole head (RFC 9112, 4 and 5), and only requested fields are parsed: 1.2 µs a head, where a parser
+with a callback for each field took 3. Most answers of a connection have the same fields: once their names and order are known, an
+expression made for them finds the length at once, in a third of the instructions.
 """
 
 import re
@@ -13,28 +13,28 @@ from proxy.upstream.http1.framing import Chunked, Counted, Framing, UntilClose
 # Only simple repeats are possessive: before Python 3.11.5 a possessive group matches nothing that it should (gh-106052).
 _HEAD = re.compile(
     rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\x01-\x09\x0b\x0c\x0e-\xff]*+)?"  # the reason may be missing, with its space or without
-    rb"(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\x01-\x09\x0b\x0c\x0e-\xff]*+)*\r\n\r\n"  # what is not CR, LF or NUL; "not" takes longer
+    rb"(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\x01-\x09\x0b\x0c\x0e-\xff]*+)*\r\n\r\n"  # no CR, LF or NUL; a negated set takes longer
 )
 _VALUE = rb"[\x01-\x09\x0b\x0c\x0e-\xff]*+"
 _LESSONS = 4
-"""So many shapes are learnt on one connection: an upstream whose heads differ each time is not worth a pattern each time."""
+"""Shapes learnt on one connection: if an upstream's heads differ each time, a pattern for each is not worth it."""
 _FRAMING = re.compile(rb"\n(content-length|transfer-encoding|connection):([^\r]*)")
 _LENGTH_DIGITS_MAX = 15
 _START, _END = b"HTTP/1.", b"\r\n\r\n"
 
 
 class HeadError(Exception):
-    """What the upstream sent is no head of an HTTP/1.1 answer, or contradicts itself."""
+    """The received bytes are not the head of an HTTP/1.1 answer, or contradict themselves."""
 
 
 class Shape:
-    """The names and the order of a head's fields, where it is that of a 200 whose body has a length; else there is none."""
+    """Names and order of the fields of a head, only for a 200 whose body has a length."""
 
     __slots__ = ("keep_alive", "match", "names")
 
     def __init__(self, pattern: bytes, names: frozenset[bytes], *, keep_alive: bool) -> None:
         self.match = re.compile(pattern).match
-        """Matches a head of this shape at the beginning of what was received; its group is the length."""
+        """Matches a head of this shape at the start of the received bytes; its group is the length."""
         self.names = names
         """In lower case."""
         self.keep_alive = keep_alive
@@ -77,7 +77,7 @@ class Head:
 
     @classmethod
     def of_shape(cls, shape: Shape, found: re.Match[bytes]) -> "Head":
-        """Return a head that has been matched."""
+        """Return the head that a shape has matched."""
         head = cls.__new__(cls)
         head.status = 200
         head.framing = Counted(int(found[1]))
@@ -89,7 +89,7 @@ class Head:
 
     @property
     def shape(self) -> Shape | None:
-        """What the next head of its connection may be like."""
+        """Return the shape that the next head of its connection may have; None if there is none."""
         if self.status != 200 or not isinstance(self.framing, Counted):
             return None
         first, *lines = self._raw[:-4].split(b"\r\n")
@@ -121,7 +121,7 @@ class Head:
         return self._raw[begin + len(name) + 2 : self._raw.find(b"\r", begin)].strip(b" \t")
 
     def _framed_by(self, length: bytes | None, coding: bytes | None) -> Framing:
-        """Choose as RFC 9112, 6.3 does, for the answer to a POST."""
+        """Return the framing by RFC 9112, 6.3, for the answer to a POST."""
         if length is not None and coding is not None:
             raise HeadError("it has both Content-Length and Transfer-Encoding")
         if length is not None and not (length.isdigit() and len(length) <= _LENGTH_DIGITS_MAX):
@@ -138,9 +138,9 @@ class Head:
 
 
 class HeadReader:
-    """Collects bytes until a final head is whole; interim heads (1xx) are skipped, within the same limit of bytes.
+    """A reader that collects bytes until a final head is complete; interim heads (1xx) are skipped, within the same limit of bytes.
 
-    One for all heads of a connection, one after the other: `restart` before each.
+    One reader serves all heads of a connection in turn: `restart` it before each.
     """
 
     __slots__ = ("_bytes_left", "_bytes_max", "_held", "_lessons", "_shape", "begun")
@@ -151,7 +151,7 @@ class HeadReader:
         self._shape: Shape | None = None
         self._lessons = _LESSONS
         self.begun = False
-        """Something of an answer has come, if only an interim head: the request has arrived."""
+        """Part of an answer has come, at least of an interim head: the request has arrived."""
 
     def restart(self) -> None:
         """Expect another head."""
@@ -161,7 +161,7 @@ class HeadReader:
             self.begun = False
 
     def feed(self, received: bytes) -> tuple[Head, bytes] | None:
-        """Return the head and the bytes after it, or None while it is not whole.
+        """Return the head and the bytes after it, or None while it is incomplete.
 
         Raises:
             HeadError: it is malformed, or larger than `bytes_max`.
@@ -184,13 +184,13 @@ class HeadReader:
             head = Head(bytes(self._held[: end + 4]))
             if not head.interim:
                 return head, bytes(self._held[end + 4 :])
-            # What is skipped stays counted, so that interim heads cannot come for ever.
+            # Skipped bytes stay counted, so that interim heads cannot come for ever.
             self._bytes_left -= end + 4
             del self._held[: end + 4]
             scan_from = 0
 
     def _found_whole(self, received: bytes) -> tuple[Head, bytes] | None:
-        """Return a final head that came whole and in one piece, as nearly all do, and the bytes after it."""
+        """Return a final head that came complete in one piece, as nearly all do, and the bytes after it."""
         shape = self._shape
         found = None if shape is None else shape.match(received)
         if shape is not None and found is not None and found.end() <= self._bytes_left:

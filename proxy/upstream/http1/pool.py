@@ -1,7 +1,7 @@
-"""Our own HTTP/1.1 client for the hot path: POST to one upstream, over a pool of kept connections.
+"""The HTTP/1.1 client for the hot path: POST to one upstream, over a pool of kept connections.
 
-Rule: nothing is asked twice, with one exception: a kept connection that dies before one byte of answer was most likely closed by the
-upstream while idle, so the request is sent once more, over a new one.
+Rule: no request is sent twice, with one exception. A kept connection that dies before one byte of the answer was most likely closed by
+the upstream while idle, so the request is sent once more, over a new one.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class Pool:
         """Make a client of `base_url`, such as ``https://host/api/v3``; `headers` go with every request (``Authorization``).
 
         Raises:
-            ValueError: the URL is no http(s) URL, or a header holds a line break.
+            ValueError: the URL is not an http(s) URL, or a header holds a line break.
         """
         url = urlsplit(base_url)
         if url.scheme not in ("http", "https") or not url.hostname:
@@ -64,7 +64,7 @@ class Pool:
             }
         )
         self._begins: dict[str, bytes] = {}
-        """How a request begins, by its path; the paths are the code's own, so they are few."""
+        """Path → start of a request's head; the paths are the code's own, so they are few."""
         self._connections: set[Connection] = set()
         self._idle: list[Connection] = []
         self._dialling = 0
@@ -76,21 +76,21 @@ class Pool:
 
     @property
     def open_connections(self) -> int:
-        """How many connections stand, idle ones included."""
+        """Return how many connections are open, idle ones included."""
         return len(self._connections)
 
     @property
     def idle_connections(self) -> int:
-        """How many of them wait for a request."""
+        """Return how many of them are idle."""
         return len(self._idle)
 
     async def ask(self, path: str, body: bytes, headers: Mapping[str, str] = _NO_HEADERS) -> Answer:
-        """POST `body` to ``{base path}{path}`` and return the answer when its head is here. Cancelled, it closes the connection.
+        """POST `body` to ``{base path}{path}`` and return the answer when its head is here. If cancelled, close the connection.
 
         Raises:
-            UpstreamUnreachableError: nothing was asked.
+            UpstreamUnreachableError: no request was sent.
             UpstreamTimeoutError: no connection, or no head, in time.
-            UpstreamBrokenError: the connection was cut, or what came is no HTTP.
+            UpstreamBrokenError: the connection was cut, or the answer is not HTTP.
         """
         begin = self._begins.get(path)
         if begin is None:
@@ -113,7 +113,7 @@ class Pool:
                 raise
 
     async def close(self) -> None:
-        """Close all connections, and wait until they are gone; calls under way end as broken. Asking is refused from now on."""
+        """Close all connections, and wait until they are gone. Calls under way end as broken; new ones are refused."""
         self._closed = True
         await self._lookups.cancel()
         if await self._openings.drain(_OPENINGS_DRAIN_SECONDS):
@@ -126,12 +126,12 @@ class Pool:
             await asyncio.shield(self._all_gone)
 
     def retire(self) -> None:
-        """Keep no connection from now on: another takes this one's place. What is under way, and who still asks here, is served."""
+        """Keep no connection from now on: another pool takes over. Calls under way, and callers that still ask here, are served."""
         self._limits = replace(self._limits, idle_connections_max=0)
         for connection in tuple(self._idle):
             connection.abort()
 
-    # what a connection tells
+    # calls from a connection
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
@@ -152,7 +152,7 @@ class Pool:
     # steps
 
     def _kept(self) -> Connection | None:
-        """Return the kept connection that was used last: the likeliest to live, and the others may expire."""
+        """Return the kept connection used last: it is the likeliest to live, and the others may expire."""
         while self._idle:
             connection = self._idle.pop()
             if connection.is_reusable():
@@ -185,7 +185,7 @@ class Pool:
             raise UpstreamUnreachableError("upstream: the client is closed")
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> Connection:
-        """Connect, and shake hands. A caller that is cancelled leaves a handshake to itself; its connection joins the idle ones."""
+        """Connect, and do the handshake. If the caller is cancelled, the handshake goes on, and its connection joins the idle ones."""
         deadline = loop.time() + self._limits.connect_seconds
         async with asyncio.timeout_at(deadline):
             made = await aiohappyeyeballs.start_connection(
@@ -202,9 +202,9 @@ class Pool:
         return opened
 
     async def _open(self, loop: asyncio.AbstractEventLoop, made: socket.socket, handshake_seconds: float) -> Connection | OSError:
-        """Turn a connected socket into a connection, or return why not.
+        """Turn a connected socket into a connection, or return the error.
 
-        A task of its own, which no caller's cancel reaches: cancelled in the turn before it takes the socket over, uvloop's
+        It runs in a task of its own, which no caller's cancel reaches. Cancelled in the turn before it takes the socket over, uvloop's
         `create_connection` closes the descriptor under the socket object and never calls `connection_lost` (0.22.1).
         """
         try:
@@ -218,7 +218,7 @@ class Pool:
                 ssl_handshake_timeout=handshake_seconds if self._ssl else None,
             )
         except ConnectionAbortedError as fault:
-            # How both loops tell that the handshake took too long.
+            # Both loops report a handshake that took too long like this.
             made.close()
             return TimeoutError(str(fault))
         except OSError as fault:
@@ -238,10 +238,10 @@ class Pool:
             opened.abort()
 
     async def _addresses(self, loop: asyncio.AbstractEventLoop) -> list[_AddressInfo]:
-        """Resolve the host; an address as such takes no turn through the resolver's threads.
+        """Resolve the host; a literal address does not go through the resolver's threads.
 
-        All who wait share one lookup: the loop has four threads for them, and while a resolver does not answer, lookups that nobody
-        waits for any more would queue up and be made one after the other, long after it answers again.
+        All waiting calls share one lookup. The loop has four threads for lookups: while the resolver does not answer, lookups that no
+        call waits for any more would queue up, and be made one after the other long after it answers again.
         """
         try:
             return list(socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
@@ -262,7 +262,7 @@ class Pool:
 
 
 def default_ssl_context() -> ssl.SSLContext:
-    """Return what verifies an upstream by the system's authorities. Making it costs 20 ms: several wires may share one."""
+    """Return a context that verifies an upstream by the system's authorities. Making one costs 20 ms: several pools may share it."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
@@ -276,7 +276,7 @@ def _line_part(text: str) -> bytes:
     """Return text for a request's head.
 
     Raises:
-        ValueError: it would end the line, or is not Latin-1. The text is not quoted: it may be a key.
+        ValueError: the text would end the line, or is not Latin-1. It is not quoted in the error, as it may be a key.
     """
     if "\r" in text or "\n" in text or "\0" in text:
         raise ValueError("a header or path holds a line break")
