@@ -1,1 +1,1 @@
-"""What the gateway says of itself: logs and metrics."""
+"""Logs and metrics of the gateway."""

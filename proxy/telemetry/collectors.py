@@ -1,6 +1,6 @@
-"""What stands somewhere anyway, shown to who scrapes: connections upstream, the store's files and disk, and what is open in the books.
+"""Metrics of values that exist elsewhere: connections upstream, the store's files and disk, and open holds and tasks.
 
-Each is read at the scrape, and costs nothing between two of them.
+Each value is read at the scrape, and costs nothing between two scrapes.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from proxy.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS_MAX = 2.0
-"""What the store has to answer a scrape in: the metrics of a gateway whose disk hangs are those that are wanted most."""
+"""Seconds that a scrape waits for the store: the metrics of a gateway whose disk hangs are those needed most."""
 _OPEN_STATES = tuple(state for state in TaskState if state not in TERMINAL)
 
 
 def watch_upstreams(metrics: Metrics, live: Live) -> None:
-    """Register the connections to each upstream, by what they are for."""
+    """Register the connections to each upstream, by purpose."""
 
     def read() -> dict[Labels, float]:
         found: dict[Labels, float] = {}
@@ -46,7 +46,7 @@ def watch_upstreams(metrics: Metrics, live: Live) -> None:
 
 
 def watch_store(metrics: Metrics, store: Store, path: Path) -> None:
-    """Register the sizes of the store's files, the room on its disk, and how it goes with writing."""
+    """Register the sizes of the store's files, the free space on its disk, and the state of its writes."""
     path = path.resolve()
     log = path.with_name(path.name + "-wal")
     metrics.gauge("llm_proxy_store_bytes", "Size of the store's file.", lambda: path.stat().st_size)
@@ -59,7 +59,7 @@ def watch_store(metrics: Metrics, store: Store, path: Path) -> None:
 
 
 class OpenBusiness:
-    """What only a query can tell. `look` before each scrape; where the store does not answer, its metrics are left out."""
+    """Metrics that need a query. `look` before each scrape; if the store does not answer, its metrics are left out."""
 
     def __init__(self, metrics: Metrics, store: Store, clock: Clock) -> None:
         self._store = store
@@ -75,7 +75,7 @@ class OpenBusiness:
         )
 
     async def look(self) -> None:
-        """Ask the store."""
+        """Query the store."""
         try:
             async with asyncio.timeout(LOOK_SECONDS_MAX):
                 self._census = await self._store.census()
@@ -101,7 +101,7 @@ class OpenBusiness:
         return counts
 
     def _lags(self) -> dict[Labels, float]:
-        """An upstream is shown while it has tasks under way."""
+        """Return the lag of each upstream that has tasks under way."""
         lags: dict[Labels, float] = {}
         for tasks in self._census.tasks if self._census else ():
             lags[tasks.upstream,] = max(lags.get((tasks.upstream,), 0.0), self._seconds_since(tasks.longest_due_at_ms))

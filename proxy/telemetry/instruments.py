@@ -1,6 +1,6 @@
-"""Families of metrics that cost nothing while nobody scrapes: plain numbers of this thread, and readings of what stands elsewhere.
+"""Families of metrics that cost nothing between scrapes: plain numbers of this thread, and readings of values kept elsewhere.
 
-A counter of prometheus_client's takes a lock and three calls, 0.4 µs each and 4 µs a request; these take 0.7 in all.
+A counter of prometheus_client's takes a lock and three calls, 0.4 µs each and 4 µs a request; these take 0.7 µs a request in all.
 """
 
 import logging
@@ -22,7 +22,7 @@ Labels = tuple[str, ...]
 
 
 class Tally(Collector):
-    """A labelled counter: numbers by their label values. Their values come from the catalog and the code, so there are few."""
+    """A labelled counter: numbers by their label values. Label values come from the catalog and the code, so there are few."""
 
     def __init__(self, name: str, documentation: str, labels: Labels, registry: CollectorRegistry) -> None:
         self.counts: defaultdict[Labels, int] = defaultdict(int)
@@ -30,7 +30,7 @@ class Tally(Collector):
         registry.register(self)
 
     def expect(self, *values: str) -> None:
-        """Show a zero before anything is counted: of a line that begins with a one, no rate ever sees that one."""
+        """Show a zero before anything is counted: if a series begins with a one, no rate ever sees that one."""
         self.counts.setdefault(values, 0)
 
     def collect(self) -> Iterator[Metric]:
@@ -42,7 +42,7 @@ class Tally(Collector):
 
 
 class _Series:
-    """How often amounts fell between two bounds, and their sum."""
+    """Counts of amounts in each bucket, and their sum."""
 
     __slots__ = ("counts", "total")
 
@@ -58,11 +58,11 @@ class Spread(Collector):
         self, name: str, documentation: str, bounds: tuple[float, ...], registry: CollectorRegistry, labels: Labels = ()
     ) -> None:
         self._described = (name, documentation, labels)
-        self._bounds = tuple(map(float, bounds))  # which compare faster with floats than integers do
+        self._bounds = tuple(map(float, bounds))  # floats compare faster with floats than integers do
         self._series: defaultdict[str, _Series] = defaultdict(partial(_Series, len(bounds) + 1))
-        """By label."""
+        """Label → series."""
         if not labels:
-            self._series[""]  # a line before anything was counted, so that a rate has a beginning
+            self._series[""]  # a series before anything was counted, so that a rate has a beginning
         registry.register(self)
 
     def observe(self, amount: float, label: str = "") -> None:
@@ -80,7 +80,7 @@ class Spread(Collector):
 
 
 class Level:
-    """How many of something there are just now: ``with`` it around each, or `set` it."""
+    """A current number of something: use ``with`` around each, or `set` it."""
 
     __slots__ = ("value",)
 
@@ -101,7 +101,7 @@ class Level:
 
 
 class Reading(Collector):
-    """Numbers that stand elsewhere, read when somebody scrapes. What cannot be read is left out; the rest of the scrape goes on."""
+    """Numbers kept elsewhere, read at a scrape. A reading that fails is left out; the rest of the scrape goes on."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Reading(Collector):
         registry.register(self)
 
     def describe(self) -> Iterator[Metric]:
-        """Tell the registry the name without reading anything: the parts that are read may not stand yet."""
+        """Tell the registry the name without reading anything: the parts to be read may not exist yet."""
         name, documentation, labels = self._described
         yield self._family(name, documentation, labels=labels)
 

@@ -1,7 +1,7 @@
-"""What the gateway says: one line a request, and whatever an operator should know. Never a prompt, never a secret.
+"""The log: one line a request, and everything that an operator should know. Never a prompt, never a secret.
 
-On a terminal lines are for eyes; otherwise each is one JSON object, ready for a log shipper; and for the journal it has its priority in
-front, as in ``<4>{"time":…``, which systemd takes off (man 3 sd-daemon), so that `journalctl -p warning` finds what matters.
+On a terminal lines are for people to read; otherwise each is one JSON object, ready for a log shipper. For the journal its priority
+stands in front, as in ``<4>{"time":…``, which systemd removes (man 3 sd-daemon), so that `journalctl -p warning` finds what matters.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), 
 
 
 class RequestLine(Struct, omit_defaults=True):
-    """What is told of one request, in this order. What there is nothing of is left out."""
+    """Fields of one request's line, in this order. Empty ones are left out."""
 
     request_id: str
     method: str
@@ -44,9 +44,9 @@ class RequestLine(Struct, omit_defaults=True):
     key_id: str | None = None
     model: str = ""
     code: str | None = None
-    """Of an error."""
+    """Code of an error."""
     outcome: str | None = None
-    """This and what follows: of a paid request, once it is settled."""
+    """This field and the next ones: for a paid request, once it is settled."""
     usage: str | None = None
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
@@ -63,13 +63,13 @@ class AccessLog(Protocol):
 
 
 class Lines:
-    """Lines for an output, those of one turn of the loop in one ``write(2)``.
+    """Lines for an output; all lines of one turn of the loop go in one ``write(2)``.
 
     A system call a request would hand the interpreter's lock to the store's thread each time: 44 µs seen under load, instead of 2.
     """
 
     def __init__(self, output: Write, is_wanted: Callable[[], bool] = lambda: True) -> None:
-        """Args: is_wanted: asked once a turn."""
+        """Args: is_wanted: whether lines are to be written; called once a turn."""
         self._output = output
         self._is_wanted = is_wanted
         self._waiting: list[bytes] = []
@@ -88,15 +88,15 @@ class Lines:
         self.write(lines)
 
     def write(self, lines: bytes) -> None:
-        """Write whole lines at once, or as much of them as there is room for."""
+        """Write whole lines at once, as far as there is room."""
         if self._is_cut:
             lines = b"\n" + lines
         try:
             written = self._output(lines)
         except OSError:
-            # A log that cannot be written (full disk, closed pipe, no room) must not fail requests whose money is on the ledger.
+            # A failed write (full disk, closed pipe, no room) must not fail requests whose money is on the ledger.
             return
-        # A pipe that is nearly full takes a part. The rest is lost, as so slow a reader must hold nobody up, but no later line with it.
+        # A nearly full pipe takes a part. The rest is lost, since a slow reader must not block anything, but no later line is.
         self._is_cut = written > 0 and lines[written - 1 : written] != b"\n"
 
 
@@ -104,13 +104,13 @@ class JsonAccessLog:
     """One JSON object a line."""
 
     def __init__(self, clock: Clock, lines: Lines, prefix: bytes = b"") -> None:
-        """Args: prefix: what stands before each object."""
+        """Args: prefix: bytes before each object."""
         self._clock = clock
         self._lines = lines
         self._prefix = prefix
         self._second = -1
         self._second_text = b""
-        """How a line of that second begins, worked out once a second."""
+        """Start of each line in that second, made once a second."""
 
     def write(self, line: RequestLine) -> None:
         second, ms = divmod(self._clock.now_ms(), 1000)
@@ -138,7 +138,7 @@ class TerminalAccessLog:
 
 
 class JsonFormatter(logging.Formatter):
-    """Everything else that is logged, in the same shape as the requests' lines."""
+    """Formats all other log records, in the same shape as the requests' lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Field] = {
@@ -153,7 +153,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class JournalFormatter(JsonFormatter):
-    """The same with its priority in front."""
+    """Formats the same with the priority in front."""
 
     def format(self, record: logging.LogRecord) -> str:
         return f"<{_priority(record.levelno)}>{super().format(record)}"
@@ -169,7 +169,7 @@ class TerminalFormatter(logging.Formatter):
 
 
 class LineHandler(logging.Handler):
-    """Hands what is logged to `Lines`: a `StreamHandler` would wait for whoever reads."""
+    """Passes log records to `Lines`: a `StreamHandler` would wait for the reader."""
 
     def __init__(self, lines: Lines) -> None:
         super().__init__()
@@ -178,14 +178,14 @@ class LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._lines.write(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
-        except Exception:  # noqa: BLE001 - as every handler of the library: what cannot be formatted fails nobody
+        except Exception:  # noqa: BLE001 - as in every handler of the library: a formatting error fails no caller
             self.handleError(record)
 
 
 def configure(clock: Clock, stream: TextIO | None = None, *, level: str = "info") -> AccessLog:
     """Send all logging from ``level`` on to ``stream`` (standard error by default) and return the log of requests."""
     stream = stream or sys.stderr
-    descriptor = STANDARD_ERROR if stream is None else stream.fileno()  # Python has none where the process was started without
+    descriptor = STANDARD_ERROR if stream is None else stream.fileno()  # Python has no stream if the process was started without
     lines = Lines(never_waiting(descriptor), partial(logging.getLogger().isEnabledFor, logging.INFO))
     handler = LineHandler(lines)
     terminal, journal = stream is not None and stream.isatty(), is_journal(descriptor, os.environ)
@@ -208,7 +208,7 @@ def is_journal(descriptor: int, env: Mapping[str, str]) -> bool:
 
 
 def _priority(level: int) -> int:
-    """Return syslog's number for a level of logging."""
+    """Return syslog's number for a logging level."""
     return next((priority for least, priority in _PRIORITIES if level >= least), 7)
 
 
@@ -218,5 +218,5 @@ def set_level(level: str) -> None:
 
 
 def _told(text: str) -> str:
-    """Return text as it can be written: half a surrogate pair, of which a path or a header may consist, is no UTF-8."""
+    """Return text in writable form: a path or a header may hold half a surrogate pair, which is not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()

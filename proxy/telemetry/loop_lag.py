@@ -1,7 +1,7 @@
-"""How late the event loop comes to what is due: the wait that every request and every chunk has in common.
+"""Lag of the event loop: the wait that every request and every chunk has in common.
 
-A timer each tenth of a second, and how long after its time it fires. A loop that stands still for longer than that cannot be missed;
-a shorter stop is met by its share of the time.
+A timer runs each tenth of a second, and its delay is measured. A stop of the loop longer than that cannot be missed; a shorter one is
+met in proportion to its length.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ EVERY_SECONDS = 0.1
 
 
 class LoopLag:
-    """Tells ``tell`` of the running loop's lag, in seconds, until `close`."""
+    """A measurement that calls ``tell`` with the running loop's lag, in seconds, until `close`."""
 
     def __init__(self, clock: Clock, tell: Callable[[float], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -25,7 +25,7 @@ class LoopLag:
         self._timer.cancel()
 
     def _wait(self) -> None:
-        # By our own clock: the loop's stands still while the loop does, so that by it no timer of a turn is ever late.
+        # By our own clock: the loop's stands still while the loop does, so by that clock no timer of a turn is ever late.
         self._due_at = self._clock.monotonic() + EVERY_SECONDS
         self._timer = self._loop.call_later(EVERY_SECONDS, self._look)
 

@@ -1,7 +1,7 @@
-"""What is counted, in Prometheus' format: the catalogue of what happens, and a place for what can be read at any time.
+"""Metrics in Prometheus' format: counters of all events, and registration of values that can be read at any time.
 
-What every request counts is kept in plain dicts, of this thread only, and read when somebody scrapes (`metrics_families`). What stands
-somewhere anyway, such as open connections, is counted by nobody and read at the scrape (`readings`, `metrics_process`).
+Counters of requests are kept in plain dicts, of this thread only, and read at a scrape (`instruments`). Values that exist elsewhere,
+such as open connections, are not counted but read at the scrape (`collectors`, `process`).
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class _Sums:
-    """What was settled of one model: one look-up a settlement. Money is in whole nano-yuan, so that no sum is ever rounded."""
+    """Sums of one model's settlements: one look-up a settlement. Money is in whole nano-yuan, so that no sum is ever rounded."""
 
     __slots__ = ("cached_tokens", "charged_nanos", "completion_tokens", "prompt_tokens", "shortfall_nanos", "shortfalls", "units")
 
@@ -35,13 +35,13 @@ class _Sums:
 
     @property
     def tokens(self) -> dict[str, int]:
-        """Return each token once, by its direction."""
+        """Return token counts by direction, each token counted once."""
         fresh = self.prompt_tokens - self.cached_tokens
         return {"input": fresh, "cached": self.cached_tokens, "output": self.completion_tokens}
 
 
 class Metrics:
-    """One registry, made at start, passed to those who count."""
+    """The one registry, made at the start and passed to every part that counts."""
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
@@ -62,16 +62,16 @@ class Metrics:
         self._lag = Spread("llm_proxy_loop_lag_seconds", "How late the event loop comes to a timer.", _LAG_SECONDS, registry)
 
     def expect(self, models: Iterable[str], upstreams: Iterable[str]) -> None:
-        """Show zeros for what an alert wants to see the very first time."""
+        """Show zeros for series whose very first count an alert must see."""
         for model in models:
             self._sums[model]
         for upstream in upstreams:
             self._upstream_errors.expect(upstream, "operator")
 
-    # what happens
+    # events
 
     def answered(self, route: str, model: str, status: int, first_byte_seconds: float | None, total_seconds: float) -> None:
-        """Count one answer. ``model`` must be of the catalog, or empty: customers must not be able to invent label values."""
+        """Count one answer. ``model`` must be from the catalog, or empty: customers must not be able to invent label values."""
         self._requests.counts[route, model, str(status)] += 1
         self._total.observe(total_seconds, route)
         if first_byte_seconds is not None:
@@ -107,10 +107,10 @@ class Metrics:
     def loop_was_late(self, seconds: float) -> None:
         self._lag.observe(seconds)
 
-    # what can be read
+    # values read at a scrape
 
     def _show_sums(self) -> None:
-        """Register what the sums are of; tokens and units only of models that had any."""
+        """Register the sums; tokens and units only for models that had any."""
 
         def each(read: Callable[[_Sums], float]) -> Callable[[], dict[Labels, float]]:
             return lambda: {(model,): read(sums) for model, sums in self._sums.items()}
@@ -139,15 +139,15 @@ class Metrics:
         self._counters("llm_proxy_shortfalls", "Requests whose usage was above their hold.", ("model",), shortfalls)
 
     def gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:
-        """Add a gauge that is read when it is scraped."""
+        """Add a gauge that is read at each scrape."""
         self.gauges(name, documentation, (), lambda: {(): read()})
 
     def gauges(self, name: str, documentation: str, labels: Labels, read: Callable[[], Mapping[Labels, float]]) -> None:
-        """Add gauges, by their label values, that are read when they are scraped. An OSError leaves them out."""
+        """Add gauges, by their label values, that are read at each scrape. An OSError leaves them out."""
         Reading(GaugeMetricFamily, name, documentation, labels, read, self._registry)
 
     def counter(self, name: str, documentation: str, read: Callable[[], float]) -> None:
-        """Add a counter that somebody else keeps."""
+        """Add a counter that is kept elsewhere."""
         self._counters(name, documentation, (), lambda: {(): read()})
 
     def _counters(self, name: str, documentation: str, labels: Labels, read: Callable[[], Mapping[Labels, float]]) -> None:

@@ -1,7 +1,7 @@
-"""What the process is and takes, by the names that every dashboard knows (``process_*``), read from /proc at a scrape.
+"""Metrics of the process, under the names that every dashboard knows (``process_*``), read from /proc at a scrape.
 
-Not prometheus_client's own collector: that needs /proc/stat, which a hardened unit hides (``ProcSubset=pid``), and then puts the start
-in 1970; and it lists every descriptor by name, 5 ms with ten thousand of them, during which no stream moves.
+This replaces prometheus_client's own collector. That one needs /proc/stat, which a hardened unit hides (``ProcSubset=pid``), and then
+puts the start in 1970. It also lists every descriptor by name: 5 ms with ten thousand of them, during which no stream moves.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ _PROC = Path("/proc/self")
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _STARTTIME = 19
-"""Of the fields behind the name in /proc/self/stat (man 5 proc: field 22)."""
+"""Index of the start time among the fields behind the name in /proc/self/stat (man 5 proc: field 22)."""
 
 
 def watch_process(metrics: Metrics, clock: Clock) -> None:
-    """Register what can be read of this process, and what it is made of."""
+    """Register the metrics of this process, and the versions that it is made of."""
     made_of = (__version__, platform.python_version(), sqlite3.sqlite_version)
     metrics.gauges("llm_proxy_build_info", "What runs; always 1.", ("version", "python", "sqlite"), lambda: {made_of: 1.0})
     started_at = _started_at(clock)
@@ -38,7 +38,7 @@ def watch_process(metrics: Metrics, clock: Clock) -> None:
 
 
 def open_descriptors() -> int:
-    """Return how many descriptors are open. Linux from 6.2 on says so as the size of the directory; before, it says 0."""
+    """Return how many descriptors are open. Linux 6.2 and later gives it as the size of the directory; before, the size is 0."""
     return (_PROC / "fd").stat().st_size or len([*(_PROC / "fd").iterdir()])
 
 
@@ -57,7 +57,7 @@ def _descriptors_max() -> float:
 
 
 def _started_at(clock: Clock) -> float:
-    """Return when the process started, in unix seconds; where there is no /proc, that is now."""
+    """Return the start time of the process in unix seconds; without /proc, the present time."""
     try:
         fields = (_PROC / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
