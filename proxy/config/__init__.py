@@ -1,6 +1,6 @@
-"""The configuration: one TOML file and the environment over it, checked whole, and turned into frozen values before anything runs.
+"""The configuration: one TOML file, overridden by the environment, checked as a whole and frozen into values before anything runs.
 
-`load` either returns what `serve` can start with, or raises one `ConfigError` that lists every fault. What the keys mean is
+`load` either returns a `Config` that `serve` can start with, or raises one `ConfigError` that lists every fault. The keys are
 explained in ``config.example.toml``.
 """
 

@@ -1,6 +1,6 @@
-"""Two configurations side by side: which keys differ, and which of those a running gateway can take over.
+"""Comparison of two configurations: the keys that differ, and those of them that a running gateway can take over.
 
-A key that is not named here as live needs a restart: so one that is new, and is read at the start only, is never said to be in force.
+A key that is not named here as live needs a restart. So a new key that is read only at the start is never reported as in force.
 """
 
 from collections.abc import Container, Iterator, Mapping
@@ -19,7 +19,7 @@ _LIVE = ("upstreams", "billing", "videos", "log", "retention", "catalog")
 _LIVE_KEYS: Mapping[str, frozenset[str]] = {
     "server": frozenset({"drain_seconds", "body_bytes_max", "body_seconds", "keepalive_seconds", "stall_seconds"})
 }
-"""Of tables that are live in part."""
+"""Live keys of tables that are live in part."""
 _NOT_KEYS = ("path", "variables")
 _IN_FILE = {
     "catalog": "models",
@@ -27,37 +27,37 @@ _IN_FILE = {
     "videos.poll_first_seconds": "videos.poll_seconds[0]",
     "videos.poll_longest_seconds": "videos.poll_seconds[1]",
 }
-"""Keys as the file has them, where the program's names are others."""
+"""Program's name → key in the file, where the two differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One key that differs, or an upstream or a model that is there only once."""
+    """One key that differs, or an upstream or a model that is only on one side."""
 
     key: str
     before: object
-    """In words; None: not there. Of a secret neither side is told."""
+    """Value in words; None: absent. Of a secret neither side is shown."""
     after: object
     is_live: bool
-    """Whether a running gateway can take it over."""
+    """True if a running gateway can take it over."""
 
     def view(self) -> dict[str, object]:
         return {"key": self.key, "before": self.before, "after": self.after}
 
 
 class NotReloadedError(Exception):
-    """Everything is as it was; the text says why, a line a fault."""
+    """The reload was refused and nothing has changed; the text has one line a fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """What a reload changed, or would change."""
+    """Changes that a reload made, or would make."""
 
     path: Path | None
     live: tuple[Change, ...]
-    """In force now, or once it is reloaded."""
+    """Changes in force now, or after the reload."""
     restart: tuple[Change, ...]
-    """Not taken over: these need a restart."""
+    """Changes not taken over: these need a restart."""
 
     def view(self) -> dict[str, Any]:
         return {
@@ -68,7 +68,7 @@ class Reloaded:
 
 
 def changes(running: Config, wanted: Config) -> list[Change]:
-    """Return what differs, a table after the other."""
+    """Return the differences, table by table."""
     found: list[Change] = []
     for name in _tables():
         before, after, is_live = getattr(running, name), getattr(wanted, name), name in _LIVE
@@ -80,7 +80,7 @@ def changes(running: Config, wanted: Config) -> list[Change]:
 
 
 def adopted(running: Config, wanted: Config) -> Config:
-    """Return what a running gateway can be of ``wanted``: its live keys, and the rest as it runs."""
+    """Return the configuration after a reload: the live keys of ``wanted``, and the rest as it runs."""
     sections = {}
     for name in _tables():
         before, after = getattr(running, name), getattr(wanted, name)
@@ -96,7 +96,7 @@ def _tables() -> list[str]:
 
 
 def _between(key: str, before: object, after: object, *, live: Container[str] | bool) -> Iterator[Change]:
-    """Compare two tables key by key; ``live``: the keys that can be taken over, or whether all can."""
+    """Compare two tables key by key; ``live``: the keys that can be taken over, or True if all can."""
     parts, others = _parts(before), _parts(after)
     for name, part in parts.items():
         if part != others[name]:
@@ -124,7 +124,7 @@ def _parts(table: Any) -> dict[str, object]:
 def _shown(key: str, before: object, after: object) -> tuple[object, object]:
     if isinstance(before, Secret):
         return "set", "changed"
-    if key.startswith("admin."):  # None: there is no such door
+    if key.startswith("admin."):  # None: there is no such listener
         return in_words(before) or "off", in_words(after) or "off"
     if key == "server.socket_mode":
         return f"{before:04o}", f"{after:04o}"

@@ -17,13 +17,13 @@ class ServerConfig:
     socket_mode: int
     """Permissions of a unix socket's file."""
     drain_seconds: float
-    """How long a stop waits for the requests in flight."""
+    """Longest wait for the requests in flight at a stop."""
     body_bytes_max: int
     body_seconds: float
-    """The time that a request's body has to arrive in."""
+    """Time limit for the arrival of a request's body."""
     keepalive_seconds: float
     stall_seconds: float
-    """A client that takes nothing of its answer for this long is dropped."""
+    """A client that reads nothing of its answer for this long is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +36,20 @@ class AdminConfig:
     listen: UnixAddress | None
     """None: there is no admin listener."""
     metrics_listen: TcpAddress | None = None
-    """Where metrics are shown besides."""
+    """An additional address where metrics are shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamConfig:
     name: str
     base_url: str
-    """Without a closing slash."""
+    """Without a trailing slash."""
     api_key: Secret
     connect_seconds: float
     first_byte_seconds: float
     idle_seconds: float
     requests_per_second: float
-    """The pollers' limit, not the customers': video tasks are asked for no faster than this."""
+    """Limit of the pollers, not of the customers: video tasks are asked for no faster than this."""
     list_requests_per_second: float
 
 
@@ -62,7 +62,7 @@ class VideosConfig:
 @dataclass(frozen=True, slots=True)
 class Config:
     path: Path | None
-    """None: the environment is all of it."""
+    """None: the whole configuration is in the environment."""
     variables: tuple[str, ...]
     """Names of the environment variables that stand for keys."""
     server: ServerConfig

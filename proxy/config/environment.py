@@ -1,7 +1,7 @@
-"""The configuration's keys as environment variables: ``LLM_PROXY_SERVER__LISTEN`` is ``server.listen``, and stands over the file's.
+"""The configuration's keys as environment variables: ``LLM_PROXY_SERVER__LISTEN`` is ``server.listen``, and overrides the file's.
 
-Two underscores part what a dot parts in the file. What has none is left alone, since it need not be ours: for a service named
-``llm-proxy`` Kubernetes sets ``LLM_PROXY_PORT`` and more in every container. An empty variable is one that is not set.
+Two underscores separate names as a dot does in the file. Variables without them are ignored, since they may belong to others: for a
+service named ``llm-proxy`` Kubernetes sets ``LLM_PROXY_PORT`` and more in every container. An empty variable counts as not set.
 """
 
 import types
@@ -15,22 +15,22 @@ from proxy.config.tables import SECTIONS, VARIABLE_PREFIX, Faults, Table, Upstre
 
 _PARTS = "__"
 _NOT_A_KEY = f"{VARIABLE_PREFIX}CONFIG"
-"""Names the file."""
+"""Variable that names the file."""
 _WHOLE = ("models", "upstreams")
-"""What can be given as one value; the models cannot be given otherwise."""
+"""Keys that can be given as one value; models can be given only so."""
 _MODELS = f"{VARIABLE_PREFIX}MODELS"
 
 
 def stands_for_keys(env: Mapping[str, str]) -> bool:
-    """Tell whether anything of the configuration is in the environment."""
+    """Return whether the environment holds any part of the configuration."""
     return any(True for _ in _variables(env))
 
 
 def overlay(document: dict[str, Any], env: Mapping[str, str], *, is_all: bool) -> tuple[list[str], Faults]:
-    """Put the environment's values in their places in the document, and return their variables' names.
+    """Put the environment's values into the document, and return the names of their variables, and the faults.
 
-    The faults that are returned, and those that are yet to be added to them, name a key's variable where its value is a variable's;
-    with ``is_all``, where there is no file, always.
+    The faults, including those added to them later, name the variable of a key whose value came from one. With ``is_all``, when there
+    is no file, they always name the variable.
     """
     set_by: dict[str, str] = {}
     faults = Faults(lambda key: _place(key, set_by, is_all=is_all))
@@ -45,7 +45,7 @@ def overlay(document: dict[str, Any], env: Mapping[str, str], *, is_all: bool) -
 
 
 def _variables(env: Mapping[str, str]) -> Iterator[str]:
-    """Return the names that stand for a key, or were meant to, a whole table before its keys."""
+    """Return the names that stand for a key, or were meant to; a whole table comes before its keys."""
     ours = [name for name, value in env.items() if name.startswith(VARIABLE_PREFIX) and name != _NOT_A_KEY and value.strip()]
     return iter(sorted((name for name in ours if _is_meant(name)), key=lambda name: (name.count(_PARTS), name)))
 
@@ -56,7 +56,7 @@ def _is_meant(name: str) -> bool:
 
 
 def _with_two_underscores(name: str) -> str | None:
-    """Return what was meant by a name with one underscore, where that can be told."""
+    """Return the name that was meant by one with a single underscore, or None if unknown."""
     rest = name.removeprefix(VARIABLE_PREFIX).lower()
     for section, table in SECTIONS.items():
         if rest.startswith(f"{section}_") and rest.removeprefix(f"{section}_") in table.__struct_fields__:
@@ -65,7 +65,7 @@ def _with_two_underscores(name: str) -> str | None:
 
 
 def _put(document: dict[str, Any], name: str, text: str) -> str:
-    """Put a variable's value in its place, and return the key. Raises: ValueError: there is no such place, or it is no value."""
+    """Put a variable's value into the document, and return its key. Raises: ValueError: there is no such key, or it is not a value."""
     if name != name.upper():
         raise ValueError("is written in capitals throughout")
     if _PARTS not in name and (meant := _with_two_underscores(name)) is not None:
@@ -99,7 +99,7 @@ def _put_upstream(document: dict[str, Any], label: str, key: str, name: str, tex
 
 
 def _label_in(document: Mapping[str, Any], label: str) -> str:
-    """Return an upstream's name as the file writes it: in a variable's, capitals and hyphens are lost."""
+    """Return an upstream's name as the file writes it: a variable's name loses capitals and hyphens."""
     upstreams = document.get("upstreams")
     names = [name for name in upstreams if name.lower().replace("-", "_") == label] if isinstance(upstreams, dict) else []
     if len(names) > 1:
@@ -112,7 +112,7 @@ def _put_value(document: dict[str, Any], tables: list[str], key: str, value: obj
     for name in tables:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
-            return  # no table in the file, which is the fault that is told
+            return  # not a table in the file; that fault is reported
     table[key] = value
 
 
@@ -126,9 +126,9 @@ def _type_of(table: type[Table], key: str) -> object:
 
 
 def _value(text: str, kind: object) -> object:
-    """Return what a text says where a key takes such a value. What cannot be read so is left as text: the key's check tells more."""
+    """Return a text as the type of value that a key takes. Text that does not parse is kept: the key's check tells more."""
     while typing.get_origin(kind) in (Annotated, types.UnionType, typing.Union):
-        kind = typing.get_args(kind)[0]  # of a union, what may stand there at all: the rest is None
+        kind = typing.get_args(kind)[0]  # the first member of a union; the other is None
     if kind is str or typing.get_origin(kind) is Literal:
         quoted = _parsed_or_none(text)
         return quoted if isinstance(quoted, str) else text
@@ -160,7 +160,7 @@ def _parsed(text: str) -> object:
 
 
 def _place(key: str, set_by: Mapping[str, str], *, is_all: bool) -> str:
-    """Return how an operator finds a key: by the variable that set it or a part of it, or as it is."""
+    """Return the name by which an operator finds a key: the variable that set it or a table around it, or the key itself."""
     for prefix in sorted(set_by, key=len, reverse=True):
         if key == prefix or key.startswith((f"{prefix}.", f"{prefix}[")):
             return set_by[prefix] + key[len(prefix) :]
@@ -168,7 +168,7 @@ def _place(key: str, set_by: Mapping[str, str], *, is_all: bool) -> str:
 
 
 def _variable_of(key: str) -> str:
-    """Return the variable that a key is, or would be, set by; what is within its value stays behind it."""
+    """Return the variable that sets a key, or would; a path within its value is appended."""
     name, bracket, rest = key.partition("[")
     if name.startswith("upstreams."):
         return VARIABLE_PREFIX + name.replace("-", "_").replace(".", _PARTS).upper() + bracket + rest

@@ -1,4 +1,4 @@
-"""The `[[models]]` tables to a `Catalog`: prices to nano-yuan, and everything a model must not say refused."""
+"""Reader of the `[[models]]` tables into a `Catalog`: prices become nano-yuan, and invalid keys and values are refused."""
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import date, datetime, time
@@ -38,11 +38,11 @@ _PRICE_FORMS = {
 }
 _NEVER_DEFAULTS = ("model", "messages", "stream", "stream_options")
 _RESERVED_IDS = ("public",)
-"""`GET /models/public` is a route of its own."""
+"""`GET /models/public` is a separate route."""
 
 
 def read_catalog(tables: object, upstreams: Collection[str], faults: Faults) -> Catalog:
-    """Return the models by id, in the file's order. Faults are added; the catalog is then of no use."""
+    """Return the models by id, in the file's order. Faults are added; the catalog is then unusable."""
     models: dict[str, Model] = {}
     if not isinstance(tables, list) or not tables:
         faults.add("models", "at least one [[models]] table is needed")
@@ -105,7 +105,7 @@ def _check_ids(table: ModelTable, key: str, faults: Faults) -> None:
 
 
 def _upstream_of(table: ModelTable, key: str, upstreams: Collection[str], faults: Faults) -> str:
-    """Return the model's upstream; one that is left out is the only one there is."""
+    """Return the model's upstream; if it is left out, the only one there is."""
     if table.upstream is None and len(upstreams) == 1:
         return next(iter(upstreams))
     if table.upstream is None:
@@ -182,7 +182,7 @@ def _tier(table: ChatPriceTable, up_to_tokens: int | None, key: str, faults: Fau
     cached = fresh if table.cached_input is None else _amount(parse_token_price, table.cached_input, join(key, "cached_input"), faults)
     if fresh is None or output is None or cached is None:
         return None
-    if cached > fresh:  # nobody means that: the two were swapped
+    if cached > fresh:  # never intended: the two were swapped
         faults.add(join(key, "cached_input"), "must not be dearer than input")
     return ChatTier(up_to_tokens, input=fresh, output=output, cached_input=cached)
 
@@ -217,7 +217,7 @@ def _rate(table: VideoRateTable, key: str, faults: Faults) -> VideoRate | None:
 
 
 def _parse_flex(text: Amount) -> int:
-    """Return thousandths of a factor over 0 and up to 1."""
+    """Return a factor over 0 and up to 1 in thousandths."""
     permille = int(Decimal(parse_price(text)) / 1_000_000)
     if not 0 < permille <= 1000:
         raise ValueError(f"must be a factor over 0 and up to 1, not {text}")

@@ -1,4 +1,4 @@
-"""Reads the configuration: every table of the file into its frozen value, each fault named by its key."""
+"""Reader of the configuration: every table of the file becomes its frozen value, and each fault is named by its key."""
 
 import os
 from collections.abc import Mapping
@@ -47,28 +47,28 @@ _SECTIONS = (*SECTIONS, "upstreams", "models")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a configuration comes from, so that it can be read again."""
+    """Source of a configuration, so that it can be read again."""
 
     path: Path | None
     env: Mapping[str, str] = field(repr=False)
 
     def read(self, *, candidate: Path | None = None) -> Config:
-        """Return what stands there now, or what would if ``candidate`` stood in the file's place. Raises: ConfigError."""
+        """Return the present configuration, or the one with ``candidate`` in the file's place. Raises: ConfigError."""
         return load(candidate or self.path, self.env, base=base_of(self.path))
 
 
 def base_of(path: Path | None) -> Path:
-    """Return the directory that a configuration's relative paths are taken from."""
+    """Return the directory that a configuration's relative paths start from."""
     return Path.cwd() if path is None else path.absolute().parent
 
 
 def load(path: Path | None, env: Mapping[str, str], *, require_secrets: bool = True, base: Path | None = None) -> Config:
-    """Return the configuration of ``path``, relative paths taken from its directory; without a file, that of the environment.
+    """Return the configuration of ``path``, with relative paths from its directory; without a file, that of the environment.
 
     Args:
-        env: whose ``LLM_PROXY_…`` stand over the file's keys; where ``env:NAME`` looks, and ``CREDENTIALS_DIRECTORY``.
-        require_secrets: False for commands that talk to no upstream: a secret that is not there is then empty, no fault.
-        base: the directory to take relative paths from instead.
+        env: its ``LLM_PROXY_…`` override the file's keys; also the source of ``env:NAME`` and ``CREDENTIALS_DIRECTORY``.
+        require_secrets: False for commands that call no upstream: a missing secret is then empty, and not a fault.
+        base: directory that relative paths start from instead.
 
     Raises:
         ConfigError: one line ``FILE: KEY: reason``, or ``VARIABLE: reason``, for each fault.
@@ -104,7 +104,7 @@ def parse(path: Path) -> dict[str, object]:
         raise ConfigError(path, [f"is larger than {_FILE_BYTES_MAX} bytes"])
     try:
         return msgspec.toml.decode(content, type=dict[str, object])
-    except ValueError as error:  # DecodeError; UnicodeDecodeError; Python's own, of a number with thousands of digits
+    except ValueError as error:  # DecodeError; UnicodeDecodeError; Python's own for a number with thousands of digits
         raise ConfigError(path, [f"is no valid TOML: {error}"]) from None
     except RecursionError:
         raise ConfigError(path, ["is no valid TOML: it is nested too deeply"]) from None
@@ -141,14 +141,14 @@ def _read_server(value: object, base: Path, faults: Faults) -> ServerConfig | No
 
 
 def _socket_mode(table: ServerTable) -> int:
-    """Return who may connect to a unix socket. Proxies run as other users: with keys the key admits them, without keys the group."""
+    """Return the mode of a unix socket. Proxies run as other users: with keys the key admits them, without keys the group."""
     if table.socket_mode == "auto":
         return 0o666 if table.auth == "keys" else 0o660
     return int(table.socket_mode, 8)
 
 
 def _is_local(address: Address) -> bool:
-    """Tell whether only this machine can reach it. What systemd listens on is not known here, so it is not."""
+    """Return whether only this machine can reach the address. False for systemd's sockets, whose addresses are not known here."""
     return isinstance(address, UnixAddress) or (isinstance(address, TcpAddress) and address.is_loopback)
 
 
@@ -169,7 +169,7 @@ def _read_store(value: object, base: Path, faults: Faults) -> StoreConfig | None
 def _is_directory(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # not to be looked at; whoever opens the store is told more
+    except OSError:  # it cannot be examined; opening the store reports more
         return False
 
 
@@ -198,7 +198,7 @@ def _read_retention(value: object, faults: Faults) -> RetentionConfig | None:
 
 
 def _check_listeners(server: ServerConfig | None, admin: AdminConfig | None, faults: Faults) -> None:
-    """Refuse one socket for customers and the operator: whichever opens second would not start."""
+    """Refuse one socket for customers and the operator: the listener that opens second would fail."""
     if server is None or admin is None:
         return
     for index, address in enumerate(server.listen):
@@ -209,7 +209,7 @@ def _check_listeners(server: ServerConfig | None, admin: AdminConfig | None, fau
 
 
 def _real(path: Path) -> Path:
-    """Return the path without links and dots, by which two names of one file are equal."""
+    """Return the path without links and dots, so that two names of one file are equal."""
     return Path(os.path.realpath(path))
 
 

@@ -1,6 +1,6 @@
-"""The configuration file's tables as they are written, and the one way they are read: key by key, so that every fault is found at once.
+"""The configuration file's tables as written, and the reader for all of them: key by key, so that every fault is found at once.
 
-A fault is a line `KEY: reason`, the key as an operator would look for it: ``models[3] "doubao-x".price.input``.
+A fault is a line `KEY: reason`, with the key as an operator would search for it: ``models[3] "doubao-x".price.input``.
 """
 
 import difflib
@@ -18,7 +18,7 @@ from proxy.core.retention import REQUEST_DAYS_MAX
 T = TypeVar("T", bound=msgspec.Struct)
 
 VARIABLE_PREFIX = "LLM_PROXY_"
-"""Of the environment variables that stand for keys (`config_env`)."""
+"""Prefix of the environment variables that stand for keys (`environment`)."""
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Grace = Annotated[float, Meta(ge=0, le=86_400)]
@@ -26,7 +26,7 @@ Rate = Annotated[float, Meta(gt=0, le=100_000)]
 Tokens = Annotated[int, Meta(ge=0, le=100_000_000)]
 Text = Annotated[str, Meta(min_length=1, max_length=4096)]
 Amount = str | int
-"""A price in yuan: text or a whole number. A float has no place where exact money begins."""
+"""A price in yuan: text or a whole number. Floats are excluded, because money is exact."""
 
 _TYPE_WORDS = {
     "int": "an integer",
@@ -55,7 +55,7 @@ class ConfigError(Exception):
     """The configuration cannot be used. Its text has one line a fault: ``FILE: KEY: reason``, or ``VARIABLE: reason``."""
 
     def __init__(self, path: Path | None, faults: Sequence[str]) -> None:
-        """Args: path: None where the environment is all of it, and each fault names its variable."""
+        """Args: path: None if the whole configuration is in the environment, and each fault names its variable."""
         named = path is None
         super().__init__("\n".join(fault if named or fault.startswith(VARIABLE_PREFIX) else f"{path}: {fault}" for fault in faults))
         self.path = path
@@ -63,7 +63,7 @@ class ConfigError(Exception):
 
 
 class Faults(list[str]):
-    """The faults found so far, each by what the operator has to change: the file's key, or the variable that stands over it."""
+    """The faults found so far, each named by what the operator must change: the file's key, or the variable that overrides it."""
 
     def __init__(self, name_of: Callable[[str], str] = str) -> None:
         super().__init__()
@@ -108,15 +108,15 @@ class UpstreamTable(Table, frozen=True, kw_only=True):
 
 
 class BillingConfig(Table, frozen=True, kw_only=True):
-    """How a call is charged when it does not simply finish. The file's table and the program's value are the same thing."""
+    """Charging of calls that do not simply finish. The file's table and the program's value are the same."""
 
     disconnect: Literal["drain", "cancel"] = "drain"
     unknown_usage: Literal["estimate", "free"] = "estimate"
     video_tokens: Literal["formula", "usage"] = "formula"
     drain_after_seconds: Grace = 120
-    """How long an upstream is read on after its client left, to learn the usage."""
+    """Longest time that an upstream is read on after its client left, to learn the usage."""
     drains_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 200
-    """How many such at once; further ones are charged by `unknown_usage` straight away."""
+    """Most drains at once; further calls are charged by `unknown_usage` at once."""
 
 
 class VideosTable(Table, frozen=True, kw_only=True):
@@ -124,17 +124,17 @@ class VideosTable(Table, frozen=True, kw_only=True):
 
 
 class LogConfig(Table, frozen=True, kw_only=True):
-    """What is logged. The file's table and the program's value are the same thing."""
+    """Settings of the log. The file's table and the program's value are the same."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least that is written; requests are at info."""
+    """Lowest level that is written; requests are at info."""
 
 
 class RetentionConfig(Table, frozen=True, kw_only=True):
-    """What is forgotten. The file's table and the program's value are the same thing."""
+    """Retention settings. The file's table and the program's value are the same."""
 
     request_days: Annotated[int, Meta(ge=0, le=REQUEST_DAYS_MAX)] = 0
-    """How many whole days receipts and video tasks are kept; 0: for ever."""
+    """Number of whole days that receipts and video tasks are kept; 0: for ever."""
 
 
 class ModelTable(Table, frozen=True, kw_only=True):
@@ -190,7 +190,7 @@ SECTIONS: Mapping[str, type[Table]] = MappingProxyType(
         "retention": RetentionConfig,
     }
 )
-"""The tables that there is one of, by their names; besides them there are upstreams and models."""
+"""Tables that occur once, by name; the others are upstreams and models."""
 
 
 def read_table(table_type: type[T], value: object, key: str, faults: Faults) -> T | None:
@@ -217,7 +217,7 @@ def join(key: str, name: str) -> str:
 
 
 def suggestion(name: str, known: Mapping[str, object]) -> str:
-    """Return the end of a fault: the known name that is near, or all of them."""
+    """Return the end of a fault's text: the nearest known name, or all of them."""
     near = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {near[0]}?)" if near else f" (known here: {', '.join(known)})"
 
@@ -232,7 +232,7 @@ def _read_value(value_type: object, value: object, key: str, faults: Faults) -> 
 
 
 def _in_words(reason: str, value_type: object) -> str:
-    """Say what msgspec found wrong in the words of the file."""
+    """Return msgspec's complaint in the words of the file."""
     if typing.get_origin(value_type) is Literal:
         return "must be " + " or ".join(f'"{choice}"' for choice in typing.get_args(value_type))
     if "matching regex" in reason:

@@ -1,6 +1,6 @@
-"""Text of the configuration file to values: addresses, URLs, secrets. Each function raises ValueError with a reason for the operator.
+"""Parsers of the configuration file's text: addresses, URLs, secrets. Each raises ValueError with a reason for the operator.
 
-No reason ever quotes a secret, or what stands where a secret was expected.
+No reason ever quotes a secret, or the text in place of a secret.
 """
 
 import errno
@@ -14,10 +14,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 PIPE_SECONDS = 10.0
-"""What a pipe has to say all of it in. Perhaps nobody writes to it any more, and a reload that waits holds up the process's end."""
+"""Seconds allowed to read a pipe to its end. Its writer may be gone, and a reload that waits delays the end of the process."""
 _SECRET_BYTES_MAX = 65_536
 _UNIX_PATH_BYTES_MAX = 107
-"""`sun_path` of Linux has 108 bytes, one of them the closing zero."""
+"""`sun_path` of Linux has 108 bytes, including the closing zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ Address = TcpAddress | UnixAddress | SystemdAddress
 
 
 class Secret:
-    """A secret in memory: printing or logging it shows stars, `reveal()` says it."""
+    """A secret in memory: printing or logging it shows stars; `reveal()` returns it."""
 
     __slots__ = ("_text",)
 
@@ -79,7 +79,7 @@ class Secret:
 
 
 def parse_address(text: str, base: Path) -> Address:
-    """Return where to listen: ``HOST:PORT``, ``[IPV6]:PORT``, ``unix:PATH`` (relative to ``base``) or ``systemd``."""
+    """Return the address to listen on: ``HOST:PORT``, ``[IPV6]:PORT``, ``unix:PATH`` (relative to ``base``) or ``systemd``."""
     if text == "systemd":
         return SystemdAddress()
     if text.startswith("unix:"):
@@ -105,7 +105,7 @@ def parse_unix_address(text: str, base: Path) -> UnixAddress:
 
 
 def parse_store_url(text: str, base: Path) -> Path:
-    """Return the file of ``sqlite:PATH``, a relative path taken from ``base``."""
+    """Return the file of ``sqlite:PATH``; a relative path starts from ``base``."""
     scheme, colon, path = text.partition(":")
     if not colon:
         raise ValueError(f'must be "sqlite:PATH", not {text!r}')
@@ -117,7 +117,7 @@ def parse_store_url(text: str, base: Path) -> Path:
 
 
 def parse_base_url(text: str) -> str:
-    """Return the URL that paths are appended to, without a closing slash."""
+    """Return the URL that paths are appended to, without a trailing slash."""
     if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
         raise ValueError("must be a URL of printable ASCII characters")
     try:
@@ -153,9 +153,9 @@ def read_secret(reference: str, base: Path, env: Mapping[str, str] | None) -> Se
 
 
 def read_beginning(path: Path, bytes_max: int, *, pipe_seconds: float = PIPE_SECONDS) -> bytes:
-    """Return a file's content, ``bytes_max`` of it at most; of a pipe, what comes within `PIPE_SECONDS`. Raises: OSError."""
+    """Return a file's content, at most ``bytes_max``. A pipe must end within ``pipe_seconds``. Raises: OSError."""
     deadline = time.monotonic() + pipe_seconds
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # else the open itself waits for a writer
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # else `open` itself waits for a writer
     content = b""
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         poll = select.poll()
@@ -212,7 +212,7 @@ def _from_file(path: Path) -> str:
 
 
 def _checked(text: str, where: str) -> Secret:
-    """Refuse what could not stand in a header: it would only fail later, and perhaps in a message that quotes it."""
+    """Refuse text that cannot be in a header: it would fail later, perhaps in a message that quotes it."""
     if not text:
         raise ValueError(f"{where} is empty")
     if len(text) > _SECRET_BYTES_MAX or not all("!" <= char <= "~" for char in text):

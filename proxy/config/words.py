@@ -9,7 +9,7 @@ from proxy.core.money import format_yuan
 
 
 def in_words(value: object) -> object:
-    """Return what may be shown of a value."""
+    """Return the part of a value that may be shown."""
     match value:
         case Secret():
             return "set" if value else "missing"
