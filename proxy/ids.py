@@ -1,4 +1,4 @@
-"""Identifiers and secrets. Request ids sort by time, so that the store's index grows at one end."""
+"""Identifiers and secrets. Request ids sort by time, so that the store's index grows only at its end."""
 
 import hashlib
 import random
@@ -11,12 +11,12 @@ KEY_PREFIX = "sk_"
 
 
 def request_id(now_ms: int) -> str:
-    """Return ``req_`` and 28 hexadecimal digits: 48 bits of time in milliseconds, 64 of chance.
+    """Return ``req_`` and 28 hexadecimal digits: 48 bits of time in milliseconds, 64 random bits.
 
-    An id must be unique, not secret, since only its owner is shown its receipt: the system's randomness would be a system call a
-    request, and each of those hands the interpreter's lock to the store's thread (41 µs seen under load).
+    An id must be unique, not secret, since only its owner is shown its receipt. The system's randomness would cost a system call a
+    request, and each system call hands the interpreter's lock to the store's thread (41 µs seen under load).
     """
-    return "req_" + (now_ms << 64 | random.getrandbits(64)).to_bytes(14, "big").hex()  # half the time of formatting
+    return "req_" + (now_ms << 64 | random.getrandbits(64)).to_bytes(14, "big").hex()  # takes half the time of formatting
 
 
 def image_request_id(now_ms: int) -> str:
@@ -35,7 +35,7 @@ def key_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A new API key. `text` is shown once and kept nowhere."""
+    """A new API key. `text` is shown once and stored nowhere."""
 
     text: str
     prefix: str
@@ -43,13 +43,13 @@ class Secret:
 
 
 def new_secret() -> Secret:
-    """Return ``sk_`` and 43 url-safe characters: 256 bits."""
+    """Return ``sk_`` and 43 url-safe characters: 256 random bits."""
     text = KEY_PREFIX + secrets.token_urlsafe(32)
     return Secret(text, prefix=text[:10], sha256=digest(text))
 
 
 def digest(secret: str) -> bytes:
-    """Return the SHA-256 that stands for a key in the store and in the snapshot. 256 random bits need no salt and no stretching."""
+    """Return the SHA-256 that stands for a key in the store and in `LiveKeys`. 256 random bits need no salt and no stretching."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
 
 

@@ -1,6 +1,6 @@
-"""The two things systemd says to a service and hears from it: sockets it opened for us, and word of our state.
+"""The two protocols of systemd with a service: sockets that it opened for us, and notifications of our state.
 
-Both protocols are a few lines (man pages sd_listen_fds and sd_notify); without systemd both do nothing.
+Each takes a few lines (man pages sd_listen_fds and sd_notify); without systemd both do nothing.
 """
 
 import logging
@@ -16,14 +16,14 @@ _SOCKETS_MAX = 64
 
 
 class SocketActivationError(Exception):
-    """systemd was to open the listening sockets, and did not, or opened something else."""
+    """systemd should have opened the listening sockets, and did not, or opened something else."""
 
 
 def notify(state: str, env: Mapping[str, str] = os.environ) -> bool:
-    """Tell systemd the state, such as ``READY=1`` or ``STOPPING=1``; False where nobody listens.
+    """Tell systemd the state, such as ``READY=1`` or ``STOPPING=1``; return False if it was not told.
 
-    A service that cannot say so is still a service: a failure is logged, not raised. Nor is anybody waited for who takes no more
-    messages: the loop would hang with him.
+    A service that cannot notify still serves: a failure is logged, not raised. The call never waits for a full socket, since the event
+    loop would hang with it.
     """
     address = env.get("NOTIFY_SOCKET", "")
     if not address:
@@ -40,7 +40,7 @@ def notify(state: str, env: Mapping[str, str] = os.environ) -> bool:
 
 
 def watchdog_seconds(env: Mapping[str, str] = os.environ) -> float | None:
-    """Return how often systemd wants to hear ``WATCHDOG=1`` of this process (``WatchdogSec=``); None where it does not."""
+    """Return the seconds within which systemd expects ``WATCHDOG=1`` from this process (``WatchdogSec=``); None if it does not."""
     microseconds = env.get("WATCHDOG_USEC", "")
     if not microseconds.isdigit() or int(microseconds) == 0 or env.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
@@ -48,15 +48,15 @@ def watchdog_seconds(env: Mapping[str, str] = os.environ) -> float | None:
 
 
 def reloading() -> str:
-    """Return what is sent as a reload begins; ``READY=1`` ends it. Its time tells systemd (Type=notify-reload) which reload it is."""
+    """Return the message for the start of a reload; ``READY=1`` ends it. Its time identifies the reload (Type=notify-reload)."""
     return f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
 
 
 def listen_sockets(env: Mapping[str, str] = os.environ, first_fd: int = _FIRST_FD) -> list[socket.socket]:
-    """Return the listening sockets that systemd passed, not inheritable by children and not blocking.
+    """Return the listening sockets that systemd passed, non-blocking and not inherited by children.
 
     Raises:
-        SocketActivationError: none were passed to this process, or one is no listening stream socket.
+        SocketActivationError: none were passed to this process, or one is not a listening stream socket.
     """
     count = env.get("LISTEN_FDS", "")
     if env.get("LISTEN_PID") != str(os.getpid()) or not count.isdigit() or not 0 < int(count) <= _SOCKETS_MAX:

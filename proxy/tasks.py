@@ -1,4 +1,4 @@
-"""The only door to `create_task`: tasks that are kept alive, named, logged when they fail, and waited for."""
+"""The only caller of `create_task`: its tasks are kept alive, named, logged when they fail, and waited for."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class TaskGroup:
-    """Background tasks of one owner. A task that ends by an exception is logged; with `on_death`, its owner is told."""
+    """Background tasks of one owner. A task that ends with an exception is logged; with `on_death`, its owner is told."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -27,7 +27,7 @@ class TaskGroup:
         *,
         on_death: Callable[[BaseException | None], None] | None = None,
     ) -> asyncio.Task[T]:
-        """Start a task. `on_death` is for those that should never end: it is called with the exception, or None, unless cancelled."""
+        """Start a task. `on_death` is for tasks that should never end: it gets the exception, or None, but not after a cancel."""
         task = asyncio.get_running_loop().create_task(coroutine, name=f"{self._name}:{name}")
         self._tasks.add(task)
         task.add_done_callback(self._forget)
@@ -36,14 +36,14 @@ class TaskGroup:
         return task
 
     def keep(self, future: "asyncio.Future[Any]") -> None:
-        """Let a drain wait for this future too, until it is released; what it comes to is its owner's affair."""
+        """Make a drain wait for this future too, until it is released. Its result is left to its owner."""
         self._tasks.add(future)
 
     def release(self, future: "asyncio.Future[Any]") -> None:
         self._tasks.discard(future)
 
     async def drain(self, timeout_seconds: float | None = None) -> int:
-        """Wait for the tasks, also for those they start, and return how many are left after the timeout."""
+        """Wait for the tasks, and for those that they start, and return how many are left after the timeout."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout_seconds is None else loop.time() + timeout_seconds
         while self._tasks:
@@ -54,7 +54,7 @@ class TaskGroup:
         return len(self._tasks)
 
     async def cancel(self) -> None:
-        """Cancel what is left and wait until it is gone."""
+        """Cancel all remaining tasks, and wait until they have ended."""
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
@@ -67,7 +67,7 @@ class TaskGroup:
 
 
 async def first_of(*waits: Coroutine[Any, Any, Any]) -> None:
-    """Return when the first of several waits is over, and cancel the others; a failed one raises."""
+    """Wait until the first of several coroutines ends, and cancel the others. If it failed, raise its exception."""
     tasks = [asyncio.get_running_loop().create_task(wait) for wait in waits]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
