@@ -557,6 +557,35 @@ async def test_pausing_stops_the_upstream_and_resuming_loses_nothing() -> None:
     assert sink.ends == [None]
 
 
+async def test_a_fast_upstream_is_read_once_a_turn_so_that_others_have_theirs() -> None:
+    loop, turn, fed_in = asyncio.get_running_loop(), 0, list[int]()
+    go = asyncio.Event()
+
+    def count_turns() -> None:
+        nonlocal turn
+        turn += 1
+        if not sink.ended.is_set():
+            loop.call_soon(count_turns)
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(CHUNKED)
+        await go.wait()
+        await peer.send(chunked([65536 * b"x"] * 128))  # in one write: the kernel holds megabytes of it before they are read
+        await peer.left()
+
+    sink = Collected()
+    sink.on_feed = lambda: fed_in.append(turn)
+    async with serve(script) as origin, client(origin) as wire:
+        (await wire.ask("/x", b"{}")).splice(sink)
+        count_turns()
+        go.set()
+        await sink.ended.wait()
+
+    assert len(sink.payload) == 128 * 65536
+    assert len(set(fed_in)) == len(fed_in)
+
+
 async def test_what_comes_before_the_splice_is_kept_and_bounded() -> None:
     sent = 0
 
