@@ -42,7 +42,7 @@ listen = "unix:admin.sock"
 [upstreams.ark]
 base_url = "{base_url}"
 api_key = "env:ARK_API_KEY"
-connect_seconds = 2
+connect_seconds = {connect_seconds}
 first_byte_seconds = {first_byte_seconds}
 idle_seconds = {idle_seconds}
 {upstream}
@@ -101,6 +101,7 @@ DEFAULTS: Mapping[str, Any] = {
     "body_seconds": 5,
     "server": "",
     "admin": "",
+    "connect_seconds": 2,
     "first_byte_seconds": 5,
     "idle_seconds": 5,
     "upstream": "",

@@ -36,7 +36,7 @@ CUSTOMERS = 10
 EACH = parse_yuan("100000")
 """The balance of each: nobody runs out here."""
 CHECKPOINT_FRAMES = 60
-PATIENT = {"first_byte_seconds": 300, "idle_seconds": 300}
+PATIENT = {"connect_seconds": 300, "first_byte_seconds": 300, "idle_seconds": 300}
 """No limit is to end a call on a machine that is busy: only the fault is."""
 ROOT = Path(__file__).parent.parent.parent
 
