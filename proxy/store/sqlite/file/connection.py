@@ -3,10 +3,11 @@
 One connection writes; all others are opened ``mode=ro``, so that SQLite itself refuses them a write or a checkpoint.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Self, TypeVar, TypeVarTuple
+from typing import Any, Literal, Self, TypeVar, TypeVarTuple
 
 import aiosqlite
 
@@ -29,9 +30,21 @@ _FATAL = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", *_DAMAGED)
 class Connection(aiosqlite.Connection):
     """aiosqlite's connection and thread, plus the one thing that it does not offer: a whole function as one hop."""
 
+    _stopping: asyncio.Future[Any] | None = None
+
     async def __aenter__(self) -> Self:
-        await self
+        try:
+            await self
+        except BaseException:
+            # aiosqlite tells its thread to end and does not wait for it: it would report that to a loop that may be closed by then.
+            if self._stopping is not None:
+                await self._stopping
+            raise
         return self
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        self._stopping = super().stop()
+        return self._stopping
 
     async def run(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> T:
         """Return ``function(connection, ...)``, run on the connection's thread; calls run in their order.

@@ -13,6 +13,7 @@ import pytest
 from proxy.core.money import Nanos
 from proxy.store.errors import StoreLockedError, StoreRefusedError, StoreVersionError
 from proxy.store.sqlite import open_store
+from proxy.store.sqlite.file.connection import connection_to
 from proxy.store.sqlite.file.migrations import APPLICATION_ID, scripts
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, new_key
@@ -168,6 +169,17 @@ async def test_a_file_that_is_no_database_is_refused_and_not_touched(tmp_path: P
 async def test_a_place_where_no_file_can_be_is_refused_in_words(tmp_path: Path, name: str) -> None:
     with pytest.raises(StoreRefusedError, match="cannot"):
         await open_store(tmp_path / name)
+
+
+async def test_a_file_that_cannot_be_opened_leaves_no_thread_behind(tmp_path: Path) -> None:
+    """It would end by speaking to a loop that is closed, in the midst of whatever comes next."""
+    connection = connection_to(tmp_path / "missing.db", "ro")
+
+    with pytest.raises(sqlite3.OperationalError, match="unable to open"):
+        await connection.__aenter__()
+
+    assert connection._stopping is not None
+    assert connection._stopping.done()
 
 
 async def test_reading_only_needs_a_file_and_creates_none(tmp_path: Path) -> None:
