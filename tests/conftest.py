@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from tests.support import promises
 from tests.support.gateway import Bench, bench
+from tests.support.loops import Loop
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -18,8 +18,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run every test on the loop that production runs on, and those marked `both_loops` on asyncio's own too."""
     if item.get_closest_marker("both_loops"):
-        return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-    return {"uvloop": uvloop.new_event_loop}
+        return {"asyncio": asyncio.new_event_loop, "uvloop": Loop}
+    return {"uvloop": Loop}
 
 
 @pytest.fixture
