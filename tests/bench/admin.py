@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-ANSWER_SECONDS = 30.0
+ANSWER_SECONDS = 120.0
 
 
 class _Connection(http.client.HTTPConnection):

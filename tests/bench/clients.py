@@ -50,6 +50,10 @@ class Tally:
     delays: list[float] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
 
+    def has_counted(self) -> bool:
+        """Whether there is anything to tell, be it that all failed."""
+        return self.answers > 0 or self.chunks > 0 or self.failed > 0
+
 
 def request(target: Target, body: bytes, turn: int) -> bytes:
     """Return a request as it goes over the wire, with the key whose turn it is."""

@@ -7,16 +7,16 @@ import msgspec
 
 from tests.bench.arena import Arena, arena, say
 from tests.bench.contenders import Contender, gateway, stand_in
-from tests.bench.jobs import BEGIN, END, Job, Target
+from tests.bench.jobs import BEGIN, END, ENDLESS_SECONDS, Job, Target
 from tests.bench.options import Options
 from tests.bench.processes import SpoiltError
 from tests.bench.rows import Row
 from tests.bench.runs import NOTHING, Sample, loading, sample
-from tests.bench.throughput import WARM_SECONDS, stream_job
+from tests.bench.throughput import WARM_SECONDS, endless, stream_job
 
 READING, STALLED, READING_CHUNK_MS = 3500, 500, 1000
 STALLED_CHUNK_MS, STALLED_PADDING_BYTES = 100, 4096
-STALL_SECONDS, FILL_SECONDS, OTHERS_SECONDS = 6.0, 6.0, 40.0
+STALL_SECONDS, FILL_SECONDS = 6.0, 6.0
 STALLS_A_SECOND = 100.0
 """One after the other: clients that stall in the same instant fill up in the same instant, and that work is one burst."""
 """A client that reads nothing is sent 40 kB a second: after `FILL_SECONDS` the kernel's buffers are full, and the gateway's fill."""
@@ -133,7 +133,7 @@ def _stalled_run(options: Options, *, stalled: bool) -> tuple[Sample, float]:
     reading, others = options.count(READING), options.count(STALLED)
     with arena(options, alone=True) as running:
         target = running.gateway.target
-        job = stream_job(target, reading, READING_CHUNK_MS, options, STALL_SECONDS)
+        job = endless(stream_job(target, reading, READING_CHUNK_MS, options, STALL_SECONDS))
         with loading(_others(target, others, stalled=stalled), running.options.directory) as load:
             load.until(BEGIN)
             time.sleep(options.seconds(FILL_SECONDS))
@@ -143,7 +143,8 @@ def _stalled_run(options: Options, *, stalled: bool) -> tuple[Sample, float]:
                 still_open = running.gateway.admin.metric("llm_proxy_open_streams")
                 seen = readers.sample(spent)
     if still_open < reading + others:
-        raise SpoiltError(f"only {still_open:.0f} of {reading + others} streams were still open")
+        failed = f"{seen.report.failed} of those that are read had failed"
+        raise SpoiltError(f"only {still_open:.0f} of {reading + others} streams were still open; {failed}")
     return seen, kib
 
 
@@ -153,9 +154,9 @@ def _others(target: Target, streams: int, *, stalled: bool) -> Job:
         kind="streams",
         target=target,
         connections=streams,
-        seconds=OTHERS_SECONDS,
+        seconds=ENDLESS_SECONDS,
         warm_seconds=0.0,
-        chunks=int(OTHERS_SECONDS * 1000 / STALLED_CHUNK_MS),
+        chunks=int(ENDLESS_SECONDS * 1000 / STALLED_CHUNK_MS),
         chunk_ms=STALLED_CHUNK_MS,
         padding_bytes=STALLED_PADDING_BYTES,
         opened_a_second=STALLS_A_SECOND,

@@ -13,6 +13,8 @@ from tests.bench.upstream import prompt_for
 
 BEGIN, END = "begin", "end"
 MODEL = "doubao-pro-32k"
+ENDLESS_SECONDS = 3600.0
+"""Longer than anybody measures."""
 LETTER = "字"
 """Long texts are Chinese, as customers' are: three bytes each, which a parser has to look at."""
 
@@ -40,6 +42,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         opened_a_second: so many streams are opened a second, so that opening them is no load of its own.
         stalled: so many of the clients stop reading once their stream has begun.
         leaves: all clients leave when the counting ends, instead of reading to the end.
+        held: streams have no end; all clients leave once the load is let go.
         filler_bytes: as much text on top in the request.
         picture: whether the filler is a picture in base64, instead of text.
     """
@@ -56,6 +59,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     opened_a_second: float = 1000.0
     stalled: int = 0
     leaves: bool = False
+    held: bool = False
     filler_bytes: int = 0
     picture: bool = False
 

@@ -17,7 +17,7 @@ from tests.bench.limits import raise_open_files
 SAMPLED_MAX = 64
 """As many streams have their time stamps read."""
 BATCH_SECONDS = 0.02
-OPEN_SECONDS = 60.0
+OPEN_SECONDS = COUNTED_SECONDS = 60.0
 RUN_OUT_SECONDS = 60.0
 STALLED_RECEIVE_BYTES, INTERNET_SEGMENT_BYTES = 16_384, 1460
 
@@ -77,8 +77,10 @@ class Load:
             await asyncio.sleep(BATCH_SECONDS)
         await _until(lambda: all(client.began or client.gone.done() for client in clients), OPEN_SECONDS)
         await self._count()
+        if self._job.held:
+            await asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
         stalled = clients[: self._job.stalled]
-        for client in clients if self._job.leaves else stalled:
+        for client in clients if self._job.leaves or self._job.held else stalled:
             client.leave()
         await self._run_out(clients)
 
@@ -132,6 +134,7 @@ class Load:
         self._tally.is_open, began = True, time.monotonic()
         print(BEGIN, flush=True)
         await asyncio.sleep(self._job.seconds)
+        await _until(self._tally.has_counted, COUNTED_SECONDS)
         self._tally.is_open, self._seconds = False, time.monotonic() - began
         print(END, flush=True)
 

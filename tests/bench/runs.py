@@ -73,8 +73,14 @@ class LoadProcess:
         watched = (0.0 if contender is upstream else contender.cpu_seconds(), upstream.cpu_seconds(), self.running.cpu_seconds())
         return Spent(*watched, machine_cpu_seconds())
 
+    def let_go(self) -> None:
+        """Let clients leave whose streams are held."""
+        assert self.running.process.stdin is not None
+        self.running.process.stdin.close()
+
     def sample(self, spent: Spent) -> Sample:
         """Return what was seen, once all has run out."""
+        self.let_go()
         line = self._line()
         try:
             report = msgspec.json.decode(line, type=Report)
@@ -100,12 +106,12 @@ def loading(job: Job, directory: Path) -> Iterator[LoadProcess]:
     with log.open("ab") as errors:
         command = [sys.executable, "-m", "tests.bench.load"]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=ROOT, bufsize=0)
+    assert process.stdin is not None
     try:
-        assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(job) + b"\n")
-        process.stdin.close()
         yield LoadProcess(Running("load", process, log))
     finally:
+        process.stdin.close()
         stop(process)
 
 

@@ -41,6 +41,7 @@ def at_its_smallest(part: str, directory: Path) -> list[Row]:
     return PARTS[part](Options(place, rounds=1, quick=True, alone=True, rows=LEDGER))
 
 
+@pytest.mark.timeout(300)
 def test_each_part_yields_its_rows(tmp_path_factory: pytest.TempPathFactory) -> None:
     directory = tmp_path_factory.mktemp("bench")
 

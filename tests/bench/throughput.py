@@ -7,7 +7,7 @@ import msgspec
 
 from tests.bench.arena import Samples, arena, saturation
 from tests.bench.contenders import Contender
-from tests.bench.jobs import Job, Target
+from tests.bench.jobs import ENDLESS_SECONDS, Job, Target
 from tests.bench.options import Options
 from tests.bench.rows import Row, added, paired
 from tests.bench.runs import Sample
@@ -105,6 +105,11 @@ def stream_job(
     lasts = streams / job.opened_a_second * 1.5 + warm + counted + spare
     # The first chunk leaves at once, the second anywhere in its period.
     return msgspec.structs.replace(job, chunks=math.ceil(lasts * 1000 / pace_ms) + 2)
+
+
+def endless(job: Job) -> Job:
+    """Return a job of streams that go on until the load is let go: however slow the machine, all are open while they are looked at."""
+    return msgspec.structs.replace(job, chunks=math.ceil(ENDLESS_SECONDS * 1000 / job.chunk_ms), held=True)
 
 
 def figures(samples: Samples, part: str, what: str, unit: str, of: Callable[[Sample], float]) -> list[Row]:
