@@ -155,7 +155,8 @@ async def test_a_bad_file_under_load_fails_no_request_and_the_log_says_why(tmp_p
 @pytest.mark.promise(RELOADED)
 async def test_prices_that_change_under_load_are_the_old_or_the_new_and_a_held_call_keeps_its_own(tmp_path: Path) -> None:
     finish = asyncio.Event()
-    async with StandIn() as ark, gateway_process(tmp_path, ark.base_url, balance=BALANCE) as gateway:
+    # A stream is held through all of it, however long that takes.
+    async with StandIn() as ark, gateway_process(tmp_path, ark.base_url, balance=BALANCE, idle_seconds=300) as gateway:
         await gateway.start()
         cheap = gateway.config.read_text()
         ark.enqueue([*answer_sse(EVENT, end=False), Wait(finish), Send(chunk(END) + LAST_CHUNK)])

@@ -170,6 +170,8 @@ SECOND_UPSTREAM = """
 [upstreams.hanging]
 base_url = "{base_url}"
 api_key = "env:ARK_API_KEY"
+connect_seconds = 60
+first_byte_seconds = 60
 requests_per_second = 1000
 [[models]]
 id = "hanging"
@@ -190,7 +192,7 @@ async def test_an_upstream_that_hangs_holds_up_nobody_elses_tasks(tmp_path: Path
             task_id = await submitted(gateway)
             ark.videos.advance(next(iter(ark.videos.tasks)), "succeeded")
 
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):  # the others hang for twice as long
                 assert (await ended(gateway, task_id))["status"] == "succeeded"
             assert len(hanging.calls_to(TASK_PATH, "GET")) == RUNNING_MAX
             # 306 × ¥0.864 are still held

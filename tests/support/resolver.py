@@ -48,10 +48,12 @@ async def resolver(directory: Path) -> AsyncIterator[tuple[Resolver, tuple[str, 
         pytest.skip("unshare is not there to give a process another name server")
     asked = directory / "resolv.conf"
     asked.write_text(f"nameserver {ADDRESS}\noptions timeout:1 attempts:1\n")
-    loop = asyncio.get_running_loop()
+    made = socket.socket(type=socket.SOCK_DGRAM)
     try:
-        transport, server = await loop.create_datagram_endpoint(Resolver, local_addr=(ADDRESS, PORT))
+        made.bind((ADDRESS, PORT))  # uvloop leaves a transport behind that could not bind
     except OSError as fault:
+        made.close()
         pytest.skip(f"no name server may be run here: {fault}")
+    transport, server = await asyncio.get_running_loop().create_datagram_endpoint(Resolver, sock=made)
     yield server, ("unshare", "--mount", "sh", "-c", f'mount --bind "{asked}" /etc/resolv.conf && exec "$@"', "sh")
     transport.close()

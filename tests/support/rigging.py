@@ -66,7 +66,6 @@ def rig(
     clock_file: str = "",
     is_hasty: bool = False,
     checkpoint_frames: int = 0,
-    still_seconds: float = 0,
 ) -> None:
     """Rig this process.
 
@@ -77,14 +76,11 @@ def rig(
             work failed, for a settlement that the disk does not take, between looks at a clock that may have been set, or at the disk,
             or for what has grown old, which is folded in small slices.
         checkpoint_frames: how often the log is checkpointed.
-        still_seconds: how long a commit may take before it stands still.
     """
     if clock_file:
         _set_clock(Path(clock_file))
     if is_hasty:
         _make_haste()
-    if still_seconds:
-        admission.STILL_SECONDS = still_seconds
     if checkpoint_frames:
         writer.CHECKPOINT_FRAMES = checkpoint_frames
     if die_at:
