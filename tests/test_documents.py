@@ -1,4 +1,4 @@
-"""The documents say what the code does: routes, error codes, commands, and the two commands that a newcomer needs."""
+"""The documents say what the code does: routes, error codes, commands, the map, and the two commands that a newcomer needs."""
 
 import re
 import shutil
@@ -11,11 +11,18 @@ import pytest
 import typer.main
 
 from proxy.cli import app
+from proxy.config import load
 from proxy.core import errors
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+API = (ROOT / "proxy/docs/api.md").read_text(encoding="utf-8")
+COMMANDS = (ROOT / "proxy/docs/commands.md").read_text(encoding="utf-8")
+CONFIGURATION = (ROOT / "proxy/docs/configuration.md").read_text(encoding="utf-8")
+README_LINES_MAX = 160
+UNTRACKED = {".venv", ".git", ".pytest_cache", ".hypothesis", "build", "dist", "node_modules"}
 TOP = {"pyproject.toml", "proxy", "tests", "config.example.toml", "systemd", "README.md", "CHANGELOG.md", "LICENSE"}
+PAGES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.md") if not UNTRACKED & {*path.parts})
 ROUTES = (ROOT / "proxy/gateway/routes.py").read_text(encoding="utf-8")
 
 
@@ -26,27 +33,27 @@ def all_errors(root: type[errors.GatewayError]) -> set[type[errors.GatewayError]
 def test_the_table_of_errors_is_that_of_the_code() -> None:
     in_code = {(kind.status, kind.code) for kind in all_errors(errors.GatewayError) if not kind.__name__.startswith("_")}
 
-    in_readme = {(int(status), code) for status, code in re.findall(r"^\| (\d{3}) \| `([A-Z_]+)` \|", README, re.MULTILINE)}
+    told = {(int(status), code) for status, code in re.findall(r"^\| (\d{3}) \| `([A-Z_]+)` \|", API, re.MULTILINE)}
 
-    assert in_readme == in_code
+    assert told == in_code
 
 
 def test_the_table_of_routes_is_that_of_the_code() -> None:
     in_code = set(re.findall(r'Route\("([A-Z]+)", "([^"]+)"', ROUTES)) - {("GET", "/metrics"), ("POST", "/operations/{id}")}
 
-    in_readme = set(re.findall(r"`(GET|POST|DELETE) (/[^` ]*)`", README))
+    told = set(re.findall(r"`(GET|POST|DELETE) (/[^` ]*)`", API))
 
-    assert in_readme == in_code
+    assert told == in_code
 
 
-def test_every_command_is_in_the_readme() -> None:
+def test_every_command_is_in_the_table_of_commands() -> None:
     group = typer.main.get_command(app)
     names = []
     for name, command in group.commands.items():  # type: ignore[attr-defined]
         children = getattr(command, "commands", None)
         names += [f"{name} {child}" for child in children] if children else [name]
 
-    missing = [name for name in names if f"llm-proxy {name}" not in README and f"`{name}" not in README]
+    missing = [name for name in names if f"llm-proxy {name}" not in COMMANDS and f"`{name}" not in COMMANDS]
 
     assert not missing
 
@@ -78,6 +85,19 @@ def test_the_lines_of_run_it_work_as_they_stand_after_the_first_command_of_a_new
     assert re.search(r"\bsk_[A-Za-z0-9_-]{43}\b", ended.stdout)
 
 
+def test_the_file_for_a_container_is_a_whole_configuration(tmp_path: Path) -> None:
+    lines = CONFIGURATION.partition("```sh\n")[2].partition("```")[0].replace("…", "canary").replace("/data/", "").splitlines()
+
+    config = load(None, dict(line.split("=", 1) for line in lines), base=tmp_path)
+
+    assert list(config.catalog) == ["doubao-seed-2-0-lite-260428"]
+    assert list(config.upstreams) == ["ark"]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= README_LINES_MAX
+
+
 def test_the_map_names_every_module_once() -> None:
     drawn = (ROOT / "proxy/README.md").read_text(encoding="utf-8").partition("```\nproxy/\n")[2].partition("```")[0]
     columns = (re.sub(r"L\d", "", line[:60]) for line in drawn.splitlines())
@@ -86,6 +106,31 @@ def test_the_map_names_every_module_once() -> None:
 
     modules = Counter(path.stem for path in (ROOT / "proxy").rglob("*.py") if path.stem != "__init__")
     assert named == modules
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    lost = []
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        there = (ROOT / page).parent / path if path else ROOT / page
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            lost.append(target)
+
+    assert not lost
+
+
+def links(page: Path) -> list[str]:
+    """Return where a page's links lead within the repository; examples are no links."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:", target)]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_nothing_else_stands_at_the_top() -> None:

@@ -27,7 +27,6 @@ _NATIVE_WITHOUT = ("_ctypes_test", "_curses", "_dbm", "_gdbm", "_test", "_tkinte
 """Modules that the gateway does not use and that would bring libraries with them, or are there to test Python."""
 _NO_USE_AT_RUN_TIME = {".c", ".h", ".pxd", ".pxi", ".pyc", ".pyi", ".pyx", ".typed"}
 _NO_PART = {
-    "proxy/README.md",
     *(f"proxy/build/{name}" for name in ("__main__.py", "assemble.py", "launcher.c", "native.py", "parts.py")),
 }
 
@@ -69,7 +68,7 @@ def _gateway() -> Iterator[tuple[Path, str]]:
     root = Path(proxy.__file__).parent
     for path in _files(root, frozenset({"__pycache__"})):
         name = f"proxy/{path.relative_to(root).as_posix()}"
-        if name not in _NO_PART:
+        if name not in _NO_PART and path.suffix != ".md":
             yield path, name
 
 

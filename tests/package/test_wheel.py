@@ -1,4 +1,4 @@
-"""The README's two lines for a server without a network: wheels made here, installed there from a directory alone."""
+"""The guide's two lines for a server without a network: wheels made here, installed there from a directory alone."""
 
 import os
 import shutil
@@ -13,8 +13,8 @@ import pytest
 pytestmark = [pytest.mark.package, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-HERE, THERE = next(block.split("```")[0] for block in README.split("```sh\n") if "pip wheel" in block).splitlines()
+GUIDE = (ROOT / "proxy/docs/single-file.md").read_text(encoding="utf-8")
+HERE, THERE = next(block.split("```")[0] for block in GUIDE.split("```sh\n") if "pip wheel" in block).splitlines()
 
 
 def test_the_gateway_is_installed_from_a_directory_without_an_index(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The README's sidecar as it stands there: its configuration, its commands and its application, only Ark is the stand-in."""
+"""The sidecar as the documents have it: configuration and commands of the README, the guide's application; only Ark is the stand-in."""
 
 import asyncio
 import re
@@ -18,6 +18,7 @@ from tests.support.books import assert_books_balance
 
 ROOT = Path(__file__).parents[2]
 SECTION = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Sidecar\n")[2].partition("\n## ")[0]
+GUIDE = (ROOT / "proxy/docs/sidecar.md").read_text(encoding="utf-8")
 ARK = "https://ark.cn-beijing.volces.com/api/v3"
 CREDIT = 100_000_000_000
 CHARGE = 40_000
@@ -25,10 +26,12 @@ CHARGE = 40_000
 
 
 def block(language: str) -> str:
-    return SECTION.partition(f"```{language}\n")[2].partition("```")[0]
+    """Return the one block in this language of the README's section and the guide."""
+    (_, found) = f"{SECTION}\n{GUIDE}".split(f"```{language}\n")
+    return found.partition("```")[0]
 
 
-async def test_the_application_of_the_readme_spends_the_budget_of_the_sidecar_of_the_readme(directory: Path) -> None:
+async def test_the_application_of_the_guide_spends_the_budget_of_the_sidecar_of_the_readme(directory: Path) -> None:
     *setting_up, serve = block("sh").splitlines()
     assert serve == "llm-proxy serve"  # in place of the shell: a signal that is sent to it is the gateway's
     async with StandIn() as ark:
@@ -90,7 +93,7 @@ async def sidecar(directory: Path, commands: str) -> AsyncIterator[asyncio.subpr
 
 
 async def application(directory: Path) -> str:
-    """Run the README's program and return what it prints. Raises: AssertionError with its traceback if it fails."""
+    """Run the guide's program and return what it prints. Raises: AssertionError with its traceback if it fails."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", block("python"), cwd=directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )

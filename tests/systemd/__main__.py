@@ -35,7 +35,7 @@ async def run(cache: Path, wanted: list[str]) -> int:
         async with booted(cache / "debian", cache / "wheels", Path(scratch)) as machine:
             service = Service(machine)
             key = await service.install()
-            print("installed as the README says")
+            print("installed as systemd/README.md says")
             async with crowd(machine, PORT, key) as customers:
                 for name in filter(wanted.__contains__, UNDER_LOAD):
                     failed += await _tried(name, service, UNDER_LOAD[name](service, customers))

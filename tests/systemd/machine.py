@@ -15,7 +15,7 @@ from pathlib import Path
 
 SUITE = "bookworm"
 PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "python3-venv", "procps")
-"""Of Debian; the gateway itself is installed as the README says."""
+"""Of Debian; the gateway itself is installed as `systemd/README.md` says."""
 ROOT = Path(__file__).parents[2]
 BOOT_SECONDS = 60.0
 COMMAND_SECONDS = 300.0

@@ -1,4 +1,4 @@
-"""The gateway as a service of the machine: installed as the README says, with a stand-in for Ark as its upstream."""
+"""The gateway as a service of the machine: installed as `systemd/README.md` says, with a stand-in for Ark as its upstream."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ class Service:
         self.machine = machine
 
     async def install(self) -> str:
-        """Run the README's commands, and return a customer's key. The stand-in takes Ark's place before anybody asks."""
+        """Run the commands of `systemd/README.md`, and return a customer's key. The stand-in takes Ark's place before anybody asks."""
         await self.machine.run(commands()["Install"])
         await self.machine.run(
             f"systemd-run --quiet --unit=ark /opt/llm-proxy-0.1.0/bin/python -m proxy.demo.ark --port {UPSTREAM_PORT} "

@@ -94,7 +94,7 @@ async def bad_configuration(service: Service, crowd: Crowd) -> str:
 
 
 async def upgrade_and_back(service: Service, crowd: Crowd) -> str:
-    """Upgrade and roll back as the README says, under load."""
+    """Upgrade and roll back as `systemd/README.md` says, under load."""
     for name in ("Upgrade", "Roll back"):
         await service.machine.run(commands()[name])
         assert await service.show("ActiveState") == "active"
@@ -105,7 +105,7 @@ async def upgrade_and_back(service: Service, crowd: Crowd) -> str:
 
 
 async def jobs(service: Service) -> str:
-    """Verification and backups by their units; then the restore of the README, and an orderly life after it."""
+    """Verification and backups by their units; then the restore of `systemd/README.md`, and an orderly life after it."""
     await service.machine.run("systemctl start llm-proxy-verify")
     for _ in range(2):
         await service.machine.run(commands()["Back up"])
