@@ -1,10 +1,10 @@
 """The documents say what the code does: routes, error codes, commands, the map, and the two commands that a newcomer needs."""
 
+import ast
 import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,19 @@ import typer.main
 from proxy.cli import app
 from proxy.config import load
 from proxy.core import errors
+from tests.test_tidy import LAYERS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAP = (ROOT / "proxy/README.md").read_text(encoding="utf-8")
+DECISIONS = (ROOT / "proxy/DECISIONS.md").read_text(encoding="utf-8")
 API = (ROOT / "proxy/docs/api.md").read_text(encoding="utf-8")
 COMMANDS = (ROOT / "proxy/docs/commands.md").read_text(encoding="utf-8")
 CONFIGURATION = (ROOT / "proxy/docs/configuration.md").read_text(encoding="utf-8")
 README_LINES_MAX = 160
 UNTRACKED = {".venv", ".git", ".pytest_cache", ".hypothesis", "build", "dist", "node_modules"}
 TOP = {"pyproject.toml", "proxy", "tests", "config.example.toml", "systemd", "README.md", "CHANGELOG.md", "LICENSE"}
+PACKAGE = ROOT / "proxy"
 PAGES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.md") if not UNTRACKED & {*path.parts})
 ROUTES = (ROOT / "proxy/gateway/routes.py").read_text(encoding="utf-8")
 
@@ -98,14 +102,43 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= README_LINES_MAX
 
 
-def test_the_map_names_every_module_once() -> None:
-    drawn = (ROOT / "proxy/README.md").read_text(encoding="utf-8").partition("```\nproxy/\n")[2].partition("```")[0]
-    columns = (re.sub(r"L\d", "", line[:60]) for line in drawn.splitlines())
+def test_the_map_names_every_file_once_and_none_that_is_not_there() -> None:
+    """An ``__init__.py`` that says what its room is and nothing else is the room's heading."""
+    rooms = re.findall(r"^### (\S+/)\n(.*?)(?=^##)", MAP, re.DOTALL | re.MULTILINE)
+    files = re.compile(r"^- `([^`]+[^`/])`: ", re.MULTILINE)
+    named = [room.removeprefix("proxy/") + name for room, text in rooms for name in files.findall(text)]
 
-    named = Counter(name for column in columns for name in re.findall(r"(?<!\.)\b[a-z_]+\b(?![/.])", column))
+    there = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path.stem != "__init__" or holds_code(path)}
 
-    modules = Counter(path.stem for path in (ROOT / "proxy").rglob("*.py") if path.stem != "__init__")
-    assert named == modules
+    missing, lost = sorted(there - {*named}), sorted(name for name in named if not (PACKAGE / name).is_file())
+    assert not missing, f"proxy/README.md does not name {', '.join(missing)}"
+    assert not lost, f"proxy/README.md names {', '.join(lost)}, which are not there"
+    assert len(named) == len(set(named))
+
+
+def test_the_map_lists_the_layers_that_the_tidy_test_holds() -> None:
+    drawn = re.findall(r"^\| (\d+) \| (.*) \|$", MAP, re.MULTILINE)
+
+    listed = {int(level): frozenset(re.findall(r"`(\w+)`", rooms)) for level, rooms in drawn}
+
+    assert listed == dict(enumerate(LAYERS))
+
+
+@pytest.mark.parametrize("document", ["proxy/README.md", "proxy/DECISIONS.md"])
+def test_every_path_in_a_document_of_the_code_leads_to_a_file(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+
+    paths = set(re.findall(r"`([a-z_0-9]+/[a-z_0-9/]+\.(?:py|sql|c))`", text))
+
+    lost = sorted(path for path in paths if not (PACKAGE / path).is_file() and not (ROOT / path).is_file())
+    assert len(paths) > 20
+    assert not lost, f"{document} names {', '.join(lost)}, which are not there"
+
+
+def test_decisions_are_numbered_without_a_gap() -> None:
+    numbers = sorted(int(number) for number in re.findall(r"^\*\*D(\d+)\. ", DECISIONS, re.MULTILINE))
+
+    assert numbers == list(range(1, len(numbers) + 1))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
@@ -118,6 +151,11 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             lost.append(target)
 
     assert not lost
+
+
+def holds_code(path: Path) -> bool:
+    """Tell whether a module holds more than its docstring."""
+    return len(ast.parse(path.read_text(encoding="utf-8")).body) > 1
 
 
 def links(page: Path) -> list[str]:

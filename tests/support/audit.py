@@ -1,7 +1,7 @@
 """The gateway's receipts against Ark's own books, row by row, and against what customers hold in their hands.
 
 Nothing here goes through the gateway or its store: the file is read with plain SQL. The rules by which a receipt may differ from what
-Ark billed are the documented ones, and no other (proxy/README.md, D4, D5, D11, D12):
+Ark billed are the documented ones, and no other (proxy/DECISIONS.md, D4, D5, D11, D12):
 
 - ``estimated``: no usage ever came. The charge is a lower bound, never above what Ark billed.
 - ``interrupted``: the process ended while the call was open. Free.
