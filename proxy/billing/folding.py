@@ -1,4 +1,7 @@
-"""Folds old requests while the gateway serves: slice after slice, with rests between them that are longer than the work."""
+"""Paces the folding of old requests: slice after slice, with rests between them that are longer than the work.
+
+`jobs.fold_requests` and the operator's ``retention`` command say what is old; the store folds a slice in one transaction.
+"""
 
 import asyncio
 import time

@@ -33,9 +33,9 @@ from proxy.handlers.images import ImageHandlers
 from proxy.handlers.models import ModelHandlers
 from proxy.handlers.ops import OpsHandlers
 from proxy.handlers.videos import VideoHandlers
-from proxy.jobs import folding
+from proxy.jobs import fold_requests
 from proxy.jobs import forget_keys as retention
-from proxy.jobs.folding import Folding
+from proxy.jobs.fold_requests import FoldRequests
 from proxy.jobs.forget_keys import ForgetKeys
 from proxy.jobs.scheduler import DueWork, Scheduler
 from proxy.live.keys import LiveKeys
@@ -261,7 +261,7 @@ class _Construction:
 
         scheduler.every(hold_sweep.EVERY_SECONDS, OverdueTasks(store, jobs, clock), "hold_sweep")
         scheduler.every(retention.EVERY_SECONDS, ForgetKeys(store, clock), "retention")
-        scheduler.every(folding.EVERY_SECONDS, Folding(store, clock, self._live), "folding")
+        scheduler.every(fold_requests.EVERY_SECONDS, FoldRequests(store, clock, self._live), "folding")
         return jobs, poll_videos
 
     def _videos(self, store: Store, jobs: VideoJobs, calls: VideoCalls, idempotency: Idempotency) -> VideoHandlers:

@@ -1,4 +1,4 @@
-"""Forgets what need not be kept: idempotency keys whose time is over."""
+"""Forgets idempotency keys a day after their use. ``[retention]`` has no say in it: `jobs.fold_requests` applies that."""
 
 import logging
 
@@ -11,6 +11,8 @@ EVERY_SECONDS = 3_600.0
 
 
 class ForgetKeys:
+    """Forgets the keys whose time is over, a batch at a time."""
+
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock

@@ -8,7 +8,7 @@ import orjson
 
 from proxy.config import load
 from proxy.core.retention import DAY_MS, REQUEST_DAYS_MIN, keep_from_ms
-from proxy.jobs.folding import Folding
+from proxy.jobs.fold_requests import FoldRequests
 from proxy.store.contract import FOLD_REQUESTS_MAX
 from proxy.store.values import UsageQuery
 from tests.support.books import assert_books_balance
@@ -102,7 +102,7 @@ async def test_the_job_folds_what_is_older_than_configured_and_nothing_younger(g
 
     async def left_after(clock_days: int, request_days: int) -> int:
         config = load(None, {**CONFIGURATION, "LLM_PROXY_RETENTION__REQUEST_DAYS": str(request_days)})
-        await Folding(gateway.store, Clock(clock_days), live(config))()
+        await FoldRequests(gateway.store, Clock(clock_days), live(config))()
         return sum((await gateway.store.old_requests(OLD_MS // DAY_MS * DAY_MS + DAY_MS)).values())
 
     assert await left_after(100, 0) == 6  # kept for ever

@@ -26,16 +26,14 @@ from proxy.edge import connection as edge
 from proxy.edge.request import Request
 from proxy.gateway import app, process
 from proxy.handlers import chat
-from proxy.jobs import folding as old_requests
-from proxy.jobs import forget_keys as old_claims
-from proxy.jobs import scheduler
+from proxy.jobs import fold_requests, forget_keys, scheduler
 from proxy.store.sqlite import admission, writer
 from proxy.store.sqlite import folding as store_folding
 from proxy.store.sqlite.file import migrations
 from proxy.upstream import ark_client as client
 from proxy.upstream.http1 import connection as upstream
 from proxy.upstream.http1 import pool
-from proxy.videos import tasks as video_desk
+from proxy.videos.tasks import VideoJobs
 
 LIFE = (
     "hold commit before", "hold commit after", "task commit before", "task commit after", "step commit before", "step commit after",
@@ -93,7 +91,7 @@ def _make_haste() -> None:
     video_task.LOOKUP_MS = 2_000
     billing.SETTLE_WAIT_SECONDS = 1.0
     admission.LOOK_SECONDS = 0.1
-    old_claims.EVERY_SECONDS = old_requests.EVERY_SECONDS = 0.05
+    forget_keys.EVERY_SECONDS = fold_requests.EVERY_SECONDS = 0.05
     for slices in (folding, store_folding):
         _replace(slices, "FOLD_REQUESTS_MAX", 5)
     scheduler.SLEEP_SECONDS_MAX = 0.5
@@ -222,7 +220,7 @@ class _Points:
 
     def _wrap_recovery(self) -> None:
         self._around(migrations, "migrate", "opening")
-        self._async_around(video_desk.VideoJobs, "recover", "video recovery before", "video recovery after")
+        self._async_around(VideoJobs, "recover", "video recovery before", "video recovery after")
         recover = billing.Billing.recover
 
         async def watched(one: billing.Billing) -> int:

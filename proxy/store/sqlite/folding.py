@@ -1,4 +1,4 @@
-"""Old requests, folded into daily sums. Functions of a connection.
+"""Folds one slice of old requests into daily sums. Functions of a connection; `billing.folding` asks for slice after slice.
 
 A slice is one transaction: its requests are in the sums and gone, or neither. Their transfers stay, so that the ledger goes on saying
 what each of them was charged, and `verify` can hold the sums against it. Nothing is folded that something may still ask for: a hold

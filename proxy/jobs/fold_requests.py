@@ -1,4 +1,7 @@
-"""Folds the requests that are older than the operator keeps them into daily sums."""
+"""Applies ``[retention]`` from time to time: folds requests that are older than the operator keeps them into daily sums.
+
+The job decides what is old. `billing.folding` paces the work while the gateway serves, and the store folds one slice at a time.
+"""
 
 import logging
 
@@ -13,7 +16,9 @@ logger = logging.getLogger(__name__)
 EVERY_SECONDS = 600.0
 
 
-class Folding:
+class FoldRequests:
+    """Folds what is older than ``retention.request_days`` now; 0 days fold nothing."""
+
     def __init__(self, store: Store, clock: Clock, live: Live) -> None:
         self._store = store
         self._clock = clock
