@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 
 from proxy.edge.body import BodyReader
 from proxy.edge.listener import Listener
@@ -12,6 +13,7 @@ from proxy.videos.tasks import VideoJobs
 
 logger = logging.getLogger(__name__)
 
+EXIT_STORE_FAILED = 70
 CUT_SECONDS = 10.0
 """What cut streams get to say goodbye."""
 SETTLE_SECONDS = 30.0
@@ -42,12 +44,35 @@ class StopSignal:
         self.requested.set()
 
 
+async def drain_customers(
+    listener: Listener, jobs: VideoJobs, relay: Relay, bodies: BodyReader, *, stop: StopSignal, live: Live
+) -> None:
+    """Take no more customers, and wait for those who are here."""
+    stop.requested.set()  # already so after a signal, not where the gateway ends by an exception
+    jobs.release()  # who waits for a video's end is answered now, and does not use up the drain's time
+    listener.stop_accepting()
+    await _drain_listener(listener, relay, bodies, stop, live)
+
+
 async def drain_submits(jobs: VideoJobs) -> None:
     if left := await jobs.drain(SUBMIT_DRAIN_SECONDS):
         logger.warning("%d video submits or cancels were not answered in time; the next start looks after their tasks", left)
 
 
-async def drain_listener(listener: Listener, relay: Relay, bodies: BodyReader, stop: StopSignal, live: Live) -> None:
+async def drain_settlements(settlements: TaskGroup) -> None:
+    if left := await settlements.drain(SETTLE_SECONDS):
+        logger.error("%d settlements could not be committed; the next start settles their requests as interrupted", left)
+        await settlements.cancel()
+
+
+def abort(fault: BaseException) -> None:
+    """End the process at once: after a failed fsync nothing it writes can be trusted, and the next start recovers."""
+    logger.critical("the store failed and must not be written any more: %s", fault)
+    logging.shutdown()
+    os._exit(EXIT_STORE_FAILED)
+
+
+async def _drain_listener(listener: Listener, relay: Relay, bodies: BodyReader, stop: StopSignal, live: Live) -> None:
     """Wait for what is under way: until it is done, the time is up, or a second signal; then cut it."""
     drain_seconds = live.now.config.server.drain_seconds
     try:
@@ -65,9 +90,3 @@ async def drain_listener(listener: Listener, relay: Relay, bodies: BodyReader, s
             await listener.entrance.wait_empty()
     except TimeoutError:
         logger.error("%d requests did not end when they were cut", len(listener.entrance))  # noqa: TRY400
-
-
-async def drain_settlements(settlements: TaskGroup) -> None:
-    if left := await settlements.drain(SETTLE_SECONDS):
-        logger.error("%d settlements could not be committed; the next start settles their requests as interrupted", left)
-        await settlements.cancel()

@@ -17,7 +17,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.gateway.app import EXIT_STORE_FAILED
+from proxy.gateway.shutdown import EXIT_STORE_FAILED
 from proxy.store.sqlite.admission import RESERVE_BYTES
 from tests.support.promises import Faults
 from tests.support.stand import CHECKPOINT_FRAMES, Stand, stand

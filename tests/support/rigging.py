@@ -24,7 +24,7 @@ from proxy.core.video import task as video_task
 from proxy.core.video.task import Pace
 from proxy.edge import connection as edge
 from proxy.edge.request import Request
-from proxy.gateway import app, process
+from proxy.gateway import process
 from proxy.handlers import chat
 from proxy.jobs import fold_requests, forget_keys, scheduler
 from proxy.store.sqlite import admission, writer
@@ -33,6 +33,7 @@ from proxy.store.sqlite.file import migrations
 from proxy.upstream import ark_client as client
 from proxy.upstream.http1 import connection as upstream
 from proxy.upstream.http1 import pool
+from proxy.videos import assembly
 from proxy.videos.tasks import VideoJobs
 
 LIFE = (
@@ -95,7 +96,7 @@ def _make_haste() -> None:
     for slices in (folding, store_folding):
         _replace(slices, "FOLD_REQUESTS_MAX", 5)
     scheduler.SLEEP_SECONDS_MAX = 0.5
-    _replace(app, "DueWork", functools.partial(scheduler.DueWork, rest_seconds=0.2))
+    _replace(assembly, "DueWork", functools.partial(scheduler.DueWork, rest_seconds=0.2))
 
 
 def _set_clock(file: Path) -> None:

@@ -1,0 +1,70 @@
+"""Builds the videos' room: the jobs, their calls and cancels, and for each upstream the work that falls due.
+
+Three steps, in this order: build, `take_up` what the last process left, `start`. A task that is moved makes its upstream's due work
+expect it, so due work stands before the first task is taken up, and runs only once all are.
+"""
+
+import logging
+import random
+
+from proxy.clock import Clock
+from proxy.core.video.record import VideoTask
+from proxy.jobs.scheduler import DueWork, Scheduler
+from proxy.live.settings import Live, Settings
+from proxy.store.contract import Store
+from proxy.telemetry.metrics import Metrics
+from proxy.videos import sweep
+from proxy.videos.calls import VideoCalls
+from proxy.videos.cancel import VideoCancels
+from proxy.videos.poll import DueVideos, VideoPoll
+from proxy.videos.sweep import OverdueTasks
+from proxy.videos.tasks import VideoJobs
+
+logger = logging.getLogger(__name__)
+
+
+class Videos:
+    """Everything that moves video tasks. Who builds it also ends it: the scheduler first, then `jobs`, then `calls`."""
+
+    def __init__(self, *, store: Store, scheduler: Scheduler, live: Live, clock: Clock, metrics: Metrics) -> None:
+        self._store = store
+        self._scheduler = scheduler
+        self._live = live
+        self._clock = clock
+        self._due: dict[str, DueWork[VideoTask]] = {}
+        """By upstream, so that one that hangs holds up nobody else's tasks."""
+        self.calls = VideoCalls(live, metrics)
+        self.jobs = VideoJobs(
+            store=store, calls=self.calls, live=live, clock=clock, metrics=metrics, jitter=random.random, expect=self._expect
+        )
+        self.cancels = VideoCancels(store, self.jobs, self.calls)
+        self._poll = VideoPoll(store, self.jobs, self.calls, metrics)
+
+    async def take_up(self) -> None:
+        """Make due work for every upstream that has tasks or may get some, and look for the submits that lost their answer."""
+        with_tasks = {task.upstream for task in await self._store.open_tasks()}  # also of upstreams that are configured no more
+        for upstream in {*self._live.now.upstreams, *with_tasks}:
+            self._due[upstream] = self._due_work(upstream)
+        if lost := await self.jobs.recover():
+            logger.warning("looking for %d video submits that the last process left without an answer", lost)
+
+    def start(self) -> None:
+        """Let the scheduler poll what is due and sweep what is overdue, until it is closed."""
+        for upstream, due_work in self._due.items():
+            self._schedule(upstream, due_work)
+        self._scheduler.every(sweep.EVERY_SECONDS, OverdueTasks(self._store, self.jobs, self._clock), "hold_sweep")
+
+    def poll_added(self, settings: Settings) -> None:
+        """Poll the upstreams too that a reload has added. Those that it removed are polled on, for the tasks that they have."""
+        for upstream in settings.upstreams.keys() - self._due.keys():
+            self._due[upstream] = self._due_work(upstream)
+            self._schedule(upstream, self._due[upstream])
+
+    def _due_work(self, upstream: str) -> DueWork[VideoTask]:
+        return DueWork(DueVideos(self._store, upstream, self._live), self._clock)
+
+    def _schedule(self, upstream: str, due_work: DueWork[VideoTask]) -> None:
+        self._scheduler.whenever_due(due_work, self._poll, f"videos of {upstream}")
+
+    def _expect(self, upstream: str, due_at_ms: int) -> None:
+        self._due[upstream].expect(due_at_ms)
