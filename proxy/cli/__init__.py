@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
-from proxy.cli import books, customers, gateway
-from proxy.cli import top as watching
+from proxy.cli import books, customers, gateway, top
 from proxy.cli.examples import examples
 from proxy.cli.shared import ConfigOption
 
@@ -18,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for commands in (gateway.app, customers.app, books.app, watching.app):  # in the order of the help
+for commands in (gateway.app, customers.app, books.app, top.app):  # in the order of the help
     app.add_typer(commands)
 app.add_typer(customers.account_app, name="account")
 app.add_typer(customers.key_app, name="key")

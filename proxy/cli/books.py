@@ -14,7 +14,7 @@ from proxy.cli.rotation import Rotation, RotationError, compact
 from proxy.cli.shared import WRONG_USAGE, ConfigOption, JsonOption, fail, load_config, perform, refusals, show, show_checks
 from proxy.clock import SystemClock, iso
 from proxy.core.retention import REQUEST_DAYS_MIN
-from proxy.operations import views as operation_views
+from proxy.operations import views
 from proxy.store.sqlite.file.restore import restore as put_in_place
 
 app = typer.Typer()
@@ -84,7 +84,7 @@ def restore(
         "newest_booking_at": None if newest_at is None else iso(newest_at),
         "kept": None if kept is None else str(kept),
     }
-    show(answer | operation_views.checks(restored.checks), tables.print_restored, json)
+    show(answer | views.checks(restored.checks), tables.print_restored, json)
 
 
 @app.command(epilog=examples("retention"))

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from proxy.config import Config
-from proxy.config import environment as config_env
+from proxy.config import Config, environment
 from proxy.config.reading import base_of, parse
 from proxy.doctor.finding import Finding, failed, ok, warning
 from proxy.store.sqlite.file import restore
@@ -44,7 +43,7 @@ def secrets(config: Config, env: Mapping[str, str]) -> Iterator[Finding]:
 def _secret_files(config: Config, env: Mapping[str, str]) -> dict[str, Path]:
     """Return the secrets' files that are there, by their upstreams. A key in the environment has none."""
     document: dict[str, Any] = {} if config.path is None else parse(config.path)
-    config_env.overlay(document, env, is_all=config.path is None)
+    environment.overlay(document, env, is_all=config.path is None)
     base, found = base_of(config.path), {}
     for name, table in document["upstreams"].items():
         source, _, place = str(table["api_key"]).partition(":")

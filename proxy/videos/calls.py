@@ -1,6 +1,6 @@
 """What is asked of an upstream about videos, each kind of call at its own rate, and what the answers come to.
 
-Nothing here is raised or tried again: a failure is a report like any other, and what it means is decided by `video_task.advance`.
+Nothing here is raised or tried again: a failure is a report like any other, and what it means is decided by `core.video.task.advance`.
 """
 
 import asyncio

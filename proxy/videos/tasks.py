@@ -20,10 +20,9 @@ from proxy.clock import Clock
 from proxy.core.catalog import Kind
 from proxy.core.errors import GatewayError
 from proxy.core.money import format_yuan
-from proxy.core.video import task as video_task
 from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.report import Report, SubmitUnknown
-from proxy.core.video.task import Step
+from proxy.core.video.task import Step, advance
 from proxy.core.video.view import created_task, public_status
 from proxy.live.settings import Live
 from proxy.store.contract import Store
@@ -95,7 +94,7 @@ class VideoJobs:
 
         def decide(task: VideoTask) -> Step:
             before.append(task.state)
-            return video_task.advance(task, report, now_ms, pace=self._live.now.pace, jitter=jitter)
+            return advance(task, report, now_ms, pace=self._live.now.pace, jitter=jitter)
 
         step = self._store.advance_task(task_id, decide, now_ms, answer)
         step.add_done_callback(partial(self._tell, before))

@@ -17,9 +17,9 @@ from typing import Any
 import aiohttp
 
 from proxy import clock
-from proxy.billing import folding
-from proxy.billing import holds as billing
-from proxy.core.chat import tap as sse
+from proxy.billing import folding, holds
+from proxy.billing.holds import Billing, Hold
+from proxy.core.chat.tap import Tap
 from proxy.core.video import task as video_task
 from proxy.core.video.task import Pace
 from proxy.edge import connection as edge
@@ -30,9 +30,9 @@ from proxy.jobs import fold_requests, forget_keys, scheduler
 from proxy.store.sqlite import admission, writer
 from proxy.store.sqlite import folding as store_folding
 from proxy.store.sqlite.file import migrations
-from proxy.upstream import ark_client as client
+from proxy.upstream.ark_client import ArkClient
 from proxy.upstream.http1 import connection as upstream
-from proxy.upstream.http1 import pool
+from proxy.upstream.http1.pool import Pool
 from proxy.videos import assembly
 from proxy.videos.tasks import VideoJobs
 
@@ -90,7 +90,7 @@ def rig(
 def _make_haste() -> None:
     video_task.LOOKUP_PACE = Pace(first_ms=20, longest_ms=40)
     video_task.LOOKUP_MS = 2_000
-    billing.SETTLE_WAIT_SECONDS = 1.0
+    holds.SETTLE_WAIT_SECONDS = 1.0
     admission.LOOK_SECONDS = 0.1
     forget_keys.EVERY_SECONDS = fold_requests.EVERY_SECONDS = 0.05
     for slices in (folding, store_folding):
@@ -179,10 +179,10 @@ class _Points:
     def _wrap_upstream(self) -> None:
         self._before(upstream.Connection, "_send", "chat send before", sent="chat send after")
         self._before(upstream.Connection, "_receive_head", "first byte before")
-        self._async_around(pool.Pool, "ask", "", "first byte after")
+        self._async_around(Pool, "ask", "", "first byte after")
         for name in ("create_image", "create_task"):
-            self._async_around(client.ArkClient, name, "creation send before", "creation answer before")
-        self._async_around(client.ArkClient, "get_task", "", "poll answer before")
+            self._async_around(ArkClient, name, "creation send before", "creation answer before")
+        self._async_around(ArkClient, "get_task", "", "poll answer before")
         send = aiohttp.ClientRequest.send
 
         async def watched(request: aiohttp.ClientRequest, *arguments: Any) -> Any:
@@ -194,9 +194,9 @@ class _Points:
         _replace(aiohttp.ClientRequest, "send", watched)
 
     def _wrap_money(self) -> None:
-        feed = sse.Tap.feed
+        feed = Tap.feed
 
-        def watched(tap: sse.Tap, payload: bytes) -> bytes:
+        def watched(tap: Tap, payload: bytes) -> bytes:
             if b'"usage":{' in payload:
                 self.passed("stream usage before")
             passed = feed(tap, payload)
@@ -204,9 +204,9 @@ class _Points:
                 self.passed("stream usage after")
             return passed
 
-        _replace(sse.Tap, "feed", watched)
+        _replace(Tap, "feed", watched)
         self._around(chat, "plain_usage", "JSON usage")
-        self._around(billing.Hold, "settle", "settlement")
+        self._around(Hold, "settle", "settlement")
         finish = edge.Connection._finish
 
         def finished(connection: edge.Connection, request: Request, response: Any) -> None:
@@ -222,9 +222,9 @@ class _Points:
     def _wrap_recovery(self) -> None:
         self._around(migrations, "migrate", "opening")
         self._async_around(VideoJobs, "recover", "video recovery before", "video recovery after")
-        recover = billing.Billing.recover
+        recover = Billing.recover
 
-        async def watched(one: billing.Billing) -> int:
+        async def watched(one: Billing) -> int:
             self.passed("recovery before")
             self._recovers = True
             recovered = await recover(one)
@@ -232,7 +232,7 @@ class _Points:
             self.passed("recovery after")
             return recovered
 
-        _replace(billing.Billing, "recover", watched)
+        _replace(Billing, "recover", watched)
 
     # how
 

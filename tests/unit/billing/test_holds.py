@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.billing import holds as billing_module
+from proxy.billing import holds
 from proxy.billing.holds import Billing, hold_refused
 from proxy.clock import SystemClock
 from proxy.core.errors import IdempotencyConflictError, InsufficientBalanceError, InternalError, ModelUnavailableError
@@ -72,7 +72,7 @@ class Rig:
 
 @pytest.fixture
 async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    monkeypatch.setattr(billing_module, "RETRY_SECONDS_FIRST", 0.001)
+    monkeypatch.setattr(holds, "RETRY_SECONDS_FIRST", 0.001)
     store = await open_store(tmp_path / "books.db")
     store.__class__ = FailingStore
     assert isinstance(store, FailingStore)
@@ -136,8 +136,8 @@ async def test_a_settlement_is_tried_until_the_store_takes_it(rig: Rig) -> None:
 
 
 async def test_who_waits_too_long_is_told_and_the_settlement_goes_on(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(billing_module, "SETTLE_WAIT_SECONDS", 0.05)
-    monkeypatch.setattr(billing_module, "RETRY_SECONDS_FIRST", 0.2)
+    monkeypatch.setattr(holds, "SETTLE_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(holds, "RETRY_SECONDS_FIRST", 0.2)
     hold = await rig.billing.hold(new_request(account_id=rig.account_id, hold_nanos=400))
     rig.store.failures = 1
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from proxy.config import ConfigError, Secret, SystemdAddress, TcpAddress, UnixAddress, load
-from proxy.config import tables as config_tables
+from proxy.config import ConfigError, Secret, SystemdAddress, TcpAddress, UnixAddress, load, tables
 from proxy.config.values import read_beginning
 from proxy.core.catalog import ChatPrice, ChatTier, ImagePrice, Kind, VideoPrice, VideoRate
 
@@ -421,16 +420,16 @@ def test_the_example_loads_as_it_stands_and_has_the_published_prices() -> None:
 
 def test_the_example_shows_every_key() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
-    tables = [table for table in vars(config_tables).values() if isinstance(table, type) and issubclass(table, config_tables.Table)]
+    found = [table for table in vars(tables).values() if isinstance(table, type) and issubclass(table, tables.Table)]
 
     missing = [
         f"{table.__name__}.{field.encode_name}"
-        for table in tables
+        for table in found
         for field in msgspec.structs.fields(table)
         if not re.search(rf"\b{field.encode_name} = ", text)
     ]
 
-    assert len(tables) > 10
+    assert len(found) > 10
     assert missing == []
 
 
