@@ -6,32 +6,15 @@ from typing import Any
 import aiohttp
 import orjson
 
-from proxy.config import load
-from proxy.core.retention import DAY_MS, REQUEST_DAYS_MIN, keep_from_ms
-from proxy.jobs.fold_requests import FoldRequests
+from proxy.core.retention import DAY_MS, REQUEST_DAYS_MIN
 from proxy.store.contract import FOLD_REQUESTS_MAX
 from proxy.store.values import UsageQuery
-from tests.support.books import assert_books_balance
 from tests.support.gateway import Bench
-from tests.support.settings import CONFIGURATION, live
 from tests.support.store import new_request, new_video, pay, settlement
 
 OLD_MS = 1_764_000_000_000
 OLD = 3 * FOLD_REQUESTS_MAX + 7
 DAYS = REQUEST_DAYS_MIN
-
-
-class Clock:
-    """So many days after the old requests."""
-
-    def __init__(self, days: int) -> None:
-        self._days = days
-
-    def now_ms(self) -> int:
-        return OLD_MS + self._days * DAY_MS
-
-    def monotonic(self) -> float:
-        return 0.0
 
 
 async def grown_old(gateway: Bench, count: int = OLD) -> None:
@@ -95,24 +78,3 @@ async def test_the_customer_is_told_where_a_receipt_and_a_task_went(gateway: Ben
     for path, unknown in (("/usage/req_0", "/usage/req_1"), ("/videos/tasks/vreq_1", "/videos/tasks/vreq_2")):
         answers = [await gateway.ask(asked, key=others) for asked in (path, unknown)]
         assert answers[0].body == answers[1].body  # to everybody else it has never been
-
-
-async def test_the_job_folds_what_is_older_than_configured_and_nothing_younger(gateway: Bench) -> None:
-    await grown_old(gateway, 5)
-
-    async def left_after(clock_days: int, request_days: int) -> int:
-        config = load(None, {**CONFIGURATION, "LLM_PROXY_RETENTION__REQUEST_DAYS": str(request_days)})
-        await FoldRequests(gateway.store, Clock(clock_days), live(config))()
-        return sum((await gateway.store.old_requests(OLD_MS // DAY_MS * DAY_MS + DAY_MS)).values())
-
-    assert await left_after(100, 0) == 6  # kept for ever
-    assert await left_after(DAYS, DAYS) == 6  # the day is kept whole
-    assert await left_after(DAYS + 1, DAYS) == 0
-    await assert_books_balance(gateway.store)
-
-
-def test_days_are_kept_whole() -> None:
-    midnight = OLD_MS // DAY_MS * DAY_MS
-
-    assert keep_from_ms(midnight, 30) == midnight - 30 * DAY_MS
-    assert keep_from_ms(midnight + DAY_MS - 1, 30) == midnight - 30 * DAY_MS
