@@ -1,1 +1,1 @@
-"""A gateway to try without an account at Ark: a stand-in for Ark on real sockets, and a tour."""
+"""A demonstration that needs no account at Ark: a stand-in for Ark on real sockets, and a tour of the gateway."""

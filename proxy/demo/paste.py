@@ -1,10 +1,10 @@
-"""What the demo prints: base URL, key, and lines that are ready to be pasted."""
+"""The text that the demo prints: base URL, key, and commands that are ready to be pasted."""
 
 from proxy.demo.setting import CHAT_MODEL, IMAGE_MODEL, VIDEO_MODEL
 
 
 def paste(base_url: str, key: str, *, real: bool) -> str:
-    """Return the text; every line of it can be copied as it stands."""
+    """Return the text; every command in it can be copied unchanged."""
     auth = f"-H 'Authorization: Bearer {key}'"
     post = f"{auth} -H 'Content-Type: application/json'"
     messages = '[{"role":"user","content":"Hello"}]'

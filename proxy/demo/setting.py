@@ -1,4 +1,4 @@
-"""A throwaway gateway: its own directory, the stand-in for Ark (or Ark itself), one account with ¥100 and a key."""
+"""A throwaway gateway: a temporary directory, the stand-in for Ark (or Ark itself), one account with ¥100, and a key."""
 
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -69,7 +69,7 @@ price = {{ silent = "46", audio = "46", by_resolution = {{ "1080p" = {{ silent =
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a customer of the throwaway gateway needs, and the gateway itself for the operator's view."""
+    """The base URL and the key for a customer of the throwaway gateway, and the gateway itself for the operator's view."""
 
     base_url: str
     key: str
@@ -78,7 +78,7 @@ class Setting:
 
 @asynccontextmanager
 async def setting(*, port: int, real: bool, access_log: AccessLog, stop: StopSignal) -> AsyncIterator[Setting]:
-    """Set everything up, and on leaving take it down and delete it."""
+    """Set everything up; on exit, stop and delete it."""
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="llm-proxy-demo-")))
         base_url, env = REAL_BASE_URL, dict(os.environ)

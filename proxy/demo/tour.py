@@ -1,4 +1,4 @@
-"""The demonstration: a throwaway gateway to try by hand, or a tour of all that it does that ends with the books verified."""
+"""The demonstration: a throwaway gateway to try by hand, or a tour of all its functions that ends by verifying the books."""
 
 import asyncio
 from dataclasses import dataclass
@@ -24,18 +24,18 @@ WAIT_SECONDS = 30
 
 
 class TourError(Exception):
-    """A step did not do what it should; the message says what came instead."""
+    """A step of the tour failed; the message says what happened instead."""
 
 
 class _NoLog:
-    """The tour tells what happens itself."""
+    """Discards the access log: the tour prints its own account of each step."""
 
     def write(self, line: logs.RequestLine) -> None:
         pass
 
 
 def run(*, once: bool, port: int = 0, real: bool = False) -> int:
-    """Serve until Ctrl-C, or with ``once`` run the tour and end; return the exit code."""
+    """Serve until Ctrl-C, or with ``once`` run the tour; return the exit code."""
     console = Console(highlight=False, soft_wrap=True)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -69,7 +69,7 @@ async def _tour(console: Console, port: int, *, real: bool) -> int:
 
 @dataclass
 class Tour:
-    """Each step is what a customer would do, with what came back; the last two are the operator's."""
+    """The steps of the tour. Each makes a customer's call and prints the result; `receipts` and `verify` look at the books."""
 
     console: Console
     stage: Setting
@@ -77,7 +77,7 @@ class Tour:
     steps: int = 0
 
     async def walk(self) -> None:
-        """Walk all steps. Raises: TourError at the first that does not do what it should."""
+        """Run all steps. Raises: TourError at the first that fails."""
         self.console.print(f"A gateway at {self.stage.base_url} with an account of ¥100.00\n")
         await self.models()
         requests = [await self.chat(), await self.stream(), await self.image(), await self.video()]

@@ -1,7 +1,7 @@
-"""A stand-in for Volcengine Ark on real sockets: faithful by default, scriptable to the byte and the moment.
+"""A stand-in for Volcengine Ark on real sockets. It behaves like Ark by default; scripts control each byte and its timing.
 
-`StandIn` listens; `Settings` says how its account is set up; a script (`Send`, `Pause`, `Reset` …) says what one answer does instead of
-the default. `python -m proxy.demo.ark` runs it as a process of its own.
+`StandIn` listens. `Settings` configures its account. A script (`Send`, `Pause`, `Reset` …) replaces the default of one answer.
+`python -m proxy.demo.ark` runs it as a separate process.
 """
 
 from proxy.demo.ark.behaviour import TASKS, Settings

@@ -1,4 +1,4 @@
-"""What a call gets when no script waits for it: authentication, routes, errors, and the three families behind them."""
+"""The default behaviour, for calls without a script: authentication, routes, errors, and the three families of models."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,14 +19,15 @@ TASKS = "/contents/generations/tasks"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How this Ark is set up.
+    """The configuration of this Ark.
 
     Attributes:
         timeline: seconds that a video task is queued and runs, by the clock; None: it stays queued until `videos.advance()`.
-        enforces_rates: GET of a task 20/s, LIST 1/s, DELETE 20/s, beyond them 429. Calls are on record in any case.
+        enforces_rates: answer 429 above 20/s for GET of a task, 1/s for LIST, 20/s for DELETE. Refused calls are recorded too.
         wraps_errors: False answers with the unwrapped form that was recorded on images.
-        links: "ark": like Ark's presigned ones, dead; "local": to this stand-in, which serves a picture or a placeholder.
-        seed: makes ids and seeds repeat.
+        links: "ark": dead links that look like Ark's presigned ones; "local": links to this stand-in, which serves a picture or a
+            placeholder.
+        seed: makes ids and seeds repeatable.
     """
 
     account: Account = field(default_factory=Account)
@@ -38,7 +39,7 @@ class Settings:
 
 
 class Behaviour:
-    """Answers any call with a script; the work is done when the script is asked for."""
+    """Returns the default script of any call. Calling `answer` does the work, such as making a task."""
 
     def __init__(self, settings: Settings, clock: Clock, origin: Callable[[], str]) -> None:
         self._settings = settings
@@ -71,5 +72,5 @@ class Behaviour:
             case "DELETE", path if path.startswith(TASKS + "/"):
                 return self.videos.delete(call, path.removeprefix(TASKS + "/"))
             case "POST", path if path == TASKS or path.startswith(TASKS + "/"):
-                return self.videos.create(call)  # there is no /cancel: a POST below the tasks creates one
+                return self.videos.create(call)  # Ark has no /cancel: any POST below the tasks creates a task
         raise ArkError(404, "ResourceNotFound", "The specified resource is not found.")

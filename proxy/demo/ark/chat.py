@@ -20,7 +20,7 @@ _REPLY_THINKING = ChatReply(reasoning="The user says hello; a greeting is due.",
 
 @dataclass(frozen=True, slots=True)
 class _Heading:
-    """What is the same in every event of one stream, rendered once: the bytes before and behind `choices`."""
+    """The bytes before and after `choices`, which are the same in every event of one stream and are rendered once."""
 
     tail: bytes
     tail_of_usage: bytes
@@ -38,11 +38,11 @@ class Chat:
     """The default behaviour of chat.
 
     Attributes:
-        reply: what is said when neither `enqueue` nor `replies` has something for the call.
-        replies: by the model that was asked for.
-        first_byte_seconds: before the head of any answer.
-        event_seconds: between two events of a stream.
-        compresses: JSON answers are gzipped for a client that takes gzip, as Ark was seen to do.
+        reply: used when neither `enqueue` nor `replies` has a reply for the call.
+        replies: replies by requested model.
+        first_byte_seconds: delay before the head of any answer.
+        event_seconds: delay between two events of a stream.
+        compresses: gzip JSON answers for a client that accepts gzip, as Ark was seen to do.
     """
 
     def __init__(self, account: Account, clock: Clock) -> None:
@@ -56,11 +56,11 @@ class Chat:
         self._next: deque[ChatReply] = deque()
 
     def enqueue(self, *replies: ChatReply) -> None:
-        """Say these to the next valid calls, one each."""
+        """Use these replies for the next valid calls, one each."""
         self._next.extend(replies)
 
     def answer(self, call: Call) -> Sequence[Step]:
-        """Raises: ArkError: 400 or 404, as Ark validates."""
+        """Return the script of a chat answer. Raises: ArkError: 400 or 404, as Ark validates."""
         wanted = asked(call)
         model = self._account.model(wanted.get("model"), "chat")
         _validate(wanted)
@@ -99,7 +99,7 @@ def _completion(call: Call, said: Said, created: int, model: str) -> dict[str, A
 
 
 def _events(said: Said, heading: _Heading, options: dict[str, Any]) -> Iterator[bytes]:
-    """Yield the events one by one, so that thousands of open streams hold no bytes of what they have yet to send."""
+    """Yield the events one by one, so that thousands of open streams do not keep unsent bytes in memory."""
     cumulative = bool(options.get("chunk_include_usage"))
     usage = b"null"
     for index in range(said.choices):
@@ -119,7 +119,7 @@ def _events(said: Said, heading: _Heading, options: dict[str, Any]) -> Iterator[
 
 
 def _chunked(events: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield one chunk an event; the empty chunk goes out with the last event, as proxies write it."""
+    """Yield one chunk per event. The empty last chunk is sent together with the last event, as proxies do."""
     held = next(events)
     for event in events:
         yield chunk(held)

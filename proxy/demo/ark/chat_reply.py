@@ -1,4 +1,4 @@
-"""What the stand-in says in a chat, and how many tokens it says it was."""
+"""The stand-in's chat replies and their reported token counts."""
 
 import re
 from collections.abc import Iterator
@@ -21,16 +21,16 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """One reply. Deterministic: the same request gets the same bytes, but for ids and times.
+    """One reply. Deterministic: the same request gets the same bytes, except for ids and times.
 
     Attributes:
-        content: the answer; `echo` says the text of the last message back instead.
-        reasoning: the chain of thought, streamed first; left out where the request disables thinking.
-        tool_calls: called after the content; the finish reason is then "tool_calls".
-        prompt_tokens, completion_tokens: as reported; None: computed, four bytes a token. `completion_tokens` includes
+        content: the answer. `echo` replaces it with the text of the last message.
+        reasoning: the chain of thought, streamed first; left out if the request disables thinking.
+        tool_calls: sent after the content; the finish reason is then "tool_calls".
+        prompt_tokens, completion_tokens: reported counts; None: computed, four bytes a token. `completion_tokens` includes
             `reasoning_tokens` and is reported for each of the request's `n` choices.
-        finish_reason: None: by what happened ("stop", "length", "tool_calls").
-        piece_chars: characters of an event's content; None: a word an event.
+        finish_reason: None: derived from the reply ("stop", "length", "tool_calls").
+        piece_chars: characters of content in each event; None: one word per event.
         cuts: False ignores `max_tokens` and `max_completion_tokens`.
     """
 
@@ -48,13 +48,13 @@ class ChatReply:
 
 
 def paced_reply(events: int, event_chars: int) -> ChatReply:
-    """Return a reply of so many content events of so many characters each, a token an event: a load with a known size."""
+    """Return a reply of `events` content events with `event_chars` characters and one token each: a load of known size."""
     return ChatReply(content="x" * (events * event_chars), completion_tokens=events, piece_chars=event_chars, cuts=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A reply as one request gets it: echoed, cut, counted."""
+    """A reply adapted to one request: echoed, cut, with its tokens counted."""
 
     reply: ChatReply
     prompt_tokens: int
@@ -72,14 +72,14 @@ class Said:
         return message
 
     def deltas(self) -> tuple[bytes, ...]:
-        """Return the deltas of one choice as JSON, the last one with a finish reason left out."""
+        """Return the deltas of one choice as JSON, without the last one, which has the finish reason."""
         return _deltas(self.reply)
 
     def usage(self) -> dict[str, Any]:
         return self._usage(self.completion_tokens * self.choices)
 
     def usage_after(self, choice: int, deltas: int | None) -> dict[str, Any]:
-        """Return the usage when so many deltas of a choice (None: all) are out; the tokens are spread evenly over them."""
+        """Return the usage after `deltas` deltas of a choice (None: all). Tokens are spread evenly over the deltas."""
         share = 1.0 if deltas is None else deltas / len(self.deltas())
         return self._usage(choice * self.completion_tokens + int(self.completion_tokens * share))
 
@@ -109,12 +109,15 @@ def say(reply: ChatReply, wanted: dict[str, Any]) -> Said:
 
 
 def tokens_of(text: str) -> int:
-    """Return the tokens of a text where no count was set: four bytes each, rounded up."""
+    """Return the token count of a text for which no count was set: four bytes a token, rounded up."""
     return -(-len(text.encode()) // _BYTES_PER_TOKEN)
 
 
 def _cut(reply: ChatReply, wanted: dict[str, Any]) -> tuple[ChatReply, int, bool]:
-    """Cut in proportion. `max_tokens` is for the answer alone, `max_completion_tokens` for the thinking too."""
+    """Return the reply cut in proportion to its limit, its tokens, and whether it was cut.
+
+    `max_tokens` limits the answer alone, `max_completion_tokens` the thinking too.
+    """
     thinking = reply.reasoning_tokens
     tokens = reply.completion_tokens
     if tokens is None:

@@ -1,7 +1,7 @@
-"""One TCP connection: requests in, scripts out.
+"""One TCP connection: reads requests and plays scripts.
 
-A connection plays one script at a time; what arrives meanwhile waits. Whoever ends the connection is noted on the call that was
-being answered.
+A connection plays one script at a time; requests that arrive meanwhile wait. The call that was being answered records which side ended
+the connection.
 """
 
 import asyncio
@@ -21,29 +21,29 @@ _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 class Owner(Protocol):
-    """What a connection needs of the stand-in that accepted it."""
+    """The interface that a connection needs from the stand-in that accepted it."""
 
     def opened(self, connection: "Connection") -> Sequence[Step] | None:
-        """Note it; steps are played before anything is read."""
+        """Record an opened connection. Return steps to play before anything is read, or None."""
 
     def closed(self, connection: "Connection", call: Call | None) -> None:
-        """Note it, and the call that was cut off by it."""
+        """Record a closed connection and the call that it cut off."""
 
     def arrived(self, connection: "Connection", head: Head, body: bytes | None) -> tuple[Call, Sequence[Step]] | None:
-        """Return the call and its script. Asked first with the head alone (None: read on), then with the body."""
+        """Return the call and its script. Called first with the head alone (None: read the body), then with the body."""
 
     def perform(self, call: Call) -> Sequence[Step]:
-        """Do the work of a call once, and return its default answer."""
+        """Do the work of a call once and return its default answer."""
 
     def changed(self) -> None:
-        """The state of a call is another."""
+        """React to a changed state of a call."""
 
     def failed(self, fault: BaseException) -> None:
-        """A script raised."""
+        """Record what a script raised."""
 
 
 class Connection(asyncio.Protocol):
-    """`number` counts from 1 in the order in which they were accepted."""
+    """One accepted connection. `number` counts from 1 in the order of acceptance."""
 
     def __init__(self, number: int, owner: Owner, tasks: TaskGroup) -> None:
         self.number = number
@@ -60,11 +60,11 @@ class Connection(asyncio.Protocol):
         self._on_drained: Callable[[], None] | None = None
         self._drained.set()
 
-    # What the transport tells.
+    # Callbacks of the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        # Each write reaches the kernel at once, and a write that could not is known: a reset then loses nothing that was sent.
+        # Each write goes to the kernel at once, and a full buffer is noticed: a reset then loses nothing that was sent.
         self._transport.set_write_buffer_limits(high=0)
         if steps := self._owner.opened(self):
             self._start(None, steps)
@@ -93,20 +93,20 @@ class Connection(asyncio.Protocol):
             self._play_task.cancel()
         self._owner.closed(self, call)
 
-    # What the stand-in may do.
+    # Called by the stand-in.
 
     @property
     def is_idle(self) -> bool:
         return self._play_task is None and not self._head_seen
 
     def close(self) -> None:
-        """FIN, after all that was written."""
+        """Send FIN after everything that was written."""
         self._mark(self._call, "closed")
         if self._transport is not None:
             self._transport.close()
 
     def reset(self) -> None:
-        """RST, at once."""
+        """Send RST at once."""
         self._mark(self._call, "reset")
         if self._transport is None:
             return
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
         if not self._head_seen:
             self._head_seen = True
             if (early := self._owner.arrived(self, head, None)) is not None:
-                self._closes_after = True  # what is left of the body can no longer be told from a next request
+                self._closes_after = True  # the rest of the body could not be told from a next request
                 return early
             if head.expects_continue:
                 self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -143,13 +143,13 @@ class Connection(asyncio.Protocol):
         self._call, self._performed = call, None
         self._mark(call, "playing")
         if len(steps) == 1 and isinstance(steps[0], Send) and self._drained.is_set():
-            self._write(steps[0].payload)  # a whole answer in one write needs no task: a third of the CPU of a JSON call
+            self._write(steps[0].payload)  # a whole answer in one write needs no task, which saves a third of the CPU of a JSON call
             self._finish()
             return
         self._play_task = self._tasks.spawn(self._play(call, steps), f"connection {self.number}", on_death=self._ended)
 
     async def _play(self, call: Call | None, steps: Sequence[Step], is_end: bool = True) -> None:
-        """`is_end`: nothing follows these steps. A peer that leaves once the last byte is written has not left early."""
+        """Play the steps. `is_end`: nothing follows them, so a peer that leaves after the last byte has not left early."""
         for left, step in zip(range(len(steps) - 1, -1, -1), steps, strict=True):
             await self._step(call, step, is_end and left == 0)
             if self._closing:
@@ -214,7 +214,7 @@ class Connection(asyncio.Protocol):
         if is_last:
             self._mark(self._call, "played")
             return
-        # Two turns of the loop: in the first a reader in this process may be queued behind us, in the second it has read.
+        # Two turns of the loop: in the first, a reader in this process may still be queued behind us; in the second it has read.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
@@ -242,14 +242,14 @@ class Connection(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def _mark(self, call: Call | None, state: State) -> None:
-        """A call that has ended stays what it was."""
+        """Set the state of a call, unless the call has ended."""
         if call is not None and call.state in ("arrived", "playing"):
             call.state = state
             self._owner.changed()
 
 
 class _Pacer:
-    """Writes pieces by the clock, with one timer and no task switch each; holds back while the transport is full."""
+    """Writes pieces on schedule, each with one timer and no task switch. Pauses while the transport is full."""
 
     __slots__ = ("_done", "_every", "_loop", "_next", "_next_at", "_on_end", "_pieces", "_ready", "_timer", "_write")
 
@@ -282,7 +282,7 @@ class _Pacer:
     def _tick(self) -> None:
         self._timer = None
         if not self._ready():
-            return  # resume() goes on
+            return  # resume() continues
         if self._next is not None:
             self._write(self._next)
             self._next = next(self._pieces, None)

@@ -1,4 +1,4 @@
-"""How Ark speaks: ids, heads, errors, and which model may be asked for what. Sources are in the reference of the upstream's API."""
+"""Ark's ids, response heads, errors, and the checks of keys and models. The sources are in the reference of the upstream's API."""
 
 import random
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ _TYPES = {
 
 
 class ArkError(Exception):
-    """A refusal. `bare`: a code and a message only, without param, type and request id, as DELETE answers."""
+    """A refusal by Ark. `bare`: only a code and a message, without param, type and request id, as DELETE answers."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class ArkError(Exception):
 
 
 def render_error(fault: ArkError, request_id: str, *, wrapped: bool = True) -> bytes:
-    """Return the body; unwrapped as it was recorded on images: the fields at the top, param and type empty."""
+    """Return the body. The unwrapped form, recorded on images, has its fields at the top level, with param and type empty."""
     fields = {"code": fault.code, "message": fault.message}
     if not fault.bare:
         fields["message"] += f" Request id: {request_id}"
@@ -61,7 +61,7 @@ def render_error(fault: ArkError, request_id: str, *, wrapped: bool = True) -> b
 
 
 def head(status: int, headers: Iterable[tuple[str, str]]) -> bytes:
-    """Return a status line and headers, and the empty line."""
+    """Return a status line, the headers and the empty line."""
     try:
         reason = HTTPStatus(status).phrase
     except ValueError:
@@ -71,7 +71,7 @@ def head(status: int, headers: Iterable[tuple[str, str]]) -> bytes:
 
 
 class Ids:
-    """Ids in Ark's forms. With a seed and a fixed clock they repeat."""
+    """Ids in Ark's formats. With a seed and a fixed clock they repeat."""
 
     __slots__ = ("_clock", "_random")
 
@@ -84,15 +84,15 @@ class Ids:
         return f"02{self._clock.now_ms():013d}{self._random.getrandbits(96):024x}"
 
     def client_request_id(self, request_id: str) -> str:
-        """Return what Ark puts in place of a client's own id that was not sent."""
+        """Return the id that Ark uses when the client sent none of its own."""
         return f"unknown-{self._beijing_second()}-{request_id[-20:]}"
 
     def task_id(self) -> str:
-        """Return ``cgt-YYYYMMDDHHMMSS-xxxxx``; the time is Beijing's."""
+        """Return ``cgt-YYYYMMDDHHMMSS-xxxxx``, in Beijing time."""
         return f"cgt-{self._beijing_second()}-{''.join(self._random.choices(_TASK_LETTERS, k=5))}"
 
     def seed(self) -> int:
-        """Return the seed that a video has when none was asked for."""
+        """Return the seed of a video whose request named none."""
         return self._random.randrange(100_000)
 
     def _beijing_second(self) -> str:
@@ -104,11 +104,11 @@ class Account:
     """The operator's account at Ark.
 
     Attributes:
-        number: stands in several messages; no customer may ever see it.
-        keys: those that are accepted; None: any bearer token.
-        models: model and endpoint ids that exist; None: any, also family names, which Ark itself refuses.
-        endpoints: the model behind each ``ep-…``.
-        closed: models that exist and were not activated: 404 `ModelNotOpen`.
+        number: part of several messages; no customer may ever see it.
+        keys: the accepted keys; None: any bearer token.
+        models: ids of models and endpoints that exist; None: any, even family names, which Ark itself refuses.
+        endpoints: the model of each ``ep-…``.
+        closed: models that exist but were not activated: 404 `ModelNotOpen`.
     """
 
     number: str = "2100987654"
@@ -118,7 +118,7 @@ class Account:
     closed: frozenset[str] = frozenset()
 
     def authenticate(self, authorization: str | None) -> None:
-        """Raises: ArkError: 401, in the variants that were recorded."""
+        """Check a credential. Raises: ArkError: 401, in the variants that were recorded."""
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise ArkError(
@@ -131,10 +131,10 @@ class Account:
             raise ArkError(401, "AuthenticationError", "The API key doesn't exist.")
 
     def model(self, asked: object, kind: Kind) -> str:
-        """Return the real id of the model that was asked for.
+        """Return the real id of the requested model.
 
         Raises:
-            ArkError: 400 without one or with one of another kind, 404 where it does not exist or is not open.
+            ArkError: 400 if it is missing or of another kind, 404 if it does not exist or is not open.
         """
         if not isinstance(asked, str) or not asked:
             raise missing("model")
@@ -156,7 +156,7 @@ class Account:
 
 
 def kind_of(model: str) -> Kind | None:
-    """Return what a model makes, by its name; None for an endpoint of which nothing is known."""
+    """Return what a model makes, judged by its name; None for an endpoint, whose model is unknown."""
     if model.startswith("ep-"):
         return None
     if "seedance" in model:

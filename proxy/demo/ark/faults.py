@@ -1,6 +1,6 @@
-"""Ark's errors by their codes, each with its status and the message that was recorded, or one in its manner.
+"""Ark's errors by code, each with its status and the recorded message, or one like it.
 
-Messages name the account, the model and the request, because the real ones do: whoever forwards them is found out.
+Messages name the account, the model and the request, as the real ones do, so that tests notice a gateway that forwards them.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from proxy.demo.ark.script import REQUEST_ID, Step, error
 ACCOUNT = Account().number
 MODEL = "doubao-seed-2-0-lite-260428"
 CANARIES = (ACCOUNT, REQUEST_ID, "Request id", "AKLTcanary")
-"""Texts that no customer may ever see; the messages below hold them."""
+"""Texts that no customer may ever see; the messages below contain them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`type` None: the usual one of the status."""
+    """Status and message of one error. `type` None: the usual type of the status."""
 
     status: int
     message: str
@@ -94,7 +94,7 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
 
 
 def known_error(code: str, wrapped: bool = True, *, message: str | None = None) -> list[Step]:
-    """Return the answer for one of Ark's codes, with another message if one is given.
+    """Return the answer for one of Ark's codes; `message` replaces the recorded one.
 
     Raises:
         KeyError: no such code in `FAULTS`.

@@ -1,4 +1,4 @@
-"""`POST /images/generations`: synchronous pictures, with Ark's bounds on sizes, its partial failures and its usage."""
+"""`POST /images/generations`: synchronous pictures, with Ark's size limits, partial failures and usage."""
 
 import base64
 import re
@@ -23,7 +23,7 @@ _SEED_MAX = 2_147_483_647
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """What one generation of Seedream takes. `pixels`: fewest and most."""
+    """The parameters that one generation of Seedream accepts. `pixels`: minimum and maximum."""
 
     named: tuple[str, ...]
     pixels: tuple[int, int]
@@ -44,9 +44,9 @@ class Images:
     """The default behaviour of images.
 
     Attributes:
-        latency_seconds: before the answer.
-        group_count: pictures that `sequential_image_generation: auto` makes, at most as many as were asked for.
-        refuses: parameters that are answered by "not supported by the current model", as `output_format` once was.
+        latency_seconds: delay before the answer.
+        group_count: pictures that `sequential_image_generation: auto` makes, but never more than requested.
+        refuses: parameters that are refused with "not supported by the current model", as `output_format` once was.
     """
 
     def __init__(self, account: Account, clock: Clock, origin: Callable[[], str] | None) -> None:
@@ -59,11 +59,11 @@ class Images:
         self._outcomes: deque[str | None] = deque()
 
     def enqueue(self, *outcomes: str | None) -> None:
-        """Decide the next pictures, one each: an error code, or None for a picture. A picture without an outcome is made."""
+        """Set the outcomes of the next pictures, one each: an error code, or None for success. The default is success."""
         self._outcomes.extend(outcomes)
 
     def answer(self, call: Call) -> Sequence[Step]:
-        """Raises: ArkError: 400 or 404 as Ark validates; 400 where no picture could be made."""
+        """Return the script of an image answer. Raises: ArkError: 400 or 404 as Ark validates; 400 if no picture could be made."""
         wanted = asked(call)
         model = self._account.model(wanted.get("model"), "image")
         self._validate(wanted, model)
@@ -86,7 +86,7 @@ class Images:
         return [*pause, *reply(call, answer)]
 
     def _count(self, wanted: dict[str, Any]) -> int:
-        """`n` does not exist here, and is ignored as every unknown field."""
+        """Return how many pictures to make. Ark has no field `n`: it is ignored like every unknown field."""
         if wanted.get("sequential_image_generation") != "auto":
             return 1
         options = wanted.get("sequential_image_generation_options") or {}

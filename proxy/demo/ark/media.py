@@ -1,4 +1,4 @@
-"""Links to what was made, and, for a demo, something to find behind them."""
+"""Links to generated pictures and videos, and for the demo the files that local links lead to."""
 
 import struct
 import zlib
@@ -14,7 +14,7 @@ _PLACEHOLDER_MP4 = b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2" + b"\x00\
 
 
 def link(origin: str | None, bucket: str, name: str, size: tuple[int, int]) -> str:
-    """Return a link: on this stand-in where it has an origin, else like Ark's presigned ones, which are dead after 24 h."""
+    """Return a link: to this stand-in if `origin` is given, else one like Ark's presigned ones, which expire after 24 h."""
     width, height = size
     if origin is not None:
         return f"{origin}/files/{width}x{height}/{name}"
@@ -27,10 +27,10 @@ def link(origin: str | None, bucket: str, name: str, size: tuple[int, int]) -> s
 
 
 def serve_file(call: Call) -> Sequence[Step]:
-    """Return the file of a local link: a grey PNG of the right size (whatever its name ends in), or an empty MP4.
+    """Return the file of a local link: an empty MP4 for names that end in ``.mp4``, else a grey PNG of the right size.
 
     Raises:
-        ArkError: 403 for anything but GET, as a presigned link answers; 404 for a path that no link has.
+        ArkError: 403 for any method but GET, like a presigned link; 404 for a path that no link has.
     """
     if call.method != "GET":
         raise ArkError(403, "AccessDenied", "The link is presigned for GET.")
@@ -44,7 +44,7 @@ def serve_file(call: Call) -> Sequence[Step]:
 
 
 def png(width: int, height: int) -> bytes:
-    """Return a grey picture, one bit a pixel (PNG specification, third edition, §5)."""
+    """Return a grey picture with one bit per pixel (PNG specification, third edition, §5)."""
     row = b"\x00" + b"\xaa" * ((width + 7) // 8)
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     parts = [(b"IHDR", header), (b"IDAT", zlib.compress(row * height, 1)), (b"IEND", b"")]

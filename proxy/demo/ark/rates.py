@@ -1,4 +1,4 @@
-"""Calls a second that an account may make, over a sliding window of one second."""
+"""Rate limits in calls a second, over a sliding window of one second."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ _WINDOW_SECONDS = 1.0
 
 
 class Rates:
-    """`limits`: calls a second by name; a name without a limit is free. A refused call is not counted."""
+    """Rate limits. `limits`: calls a second by name; a name without an entry is unlimited. A refused call is not counted."""
 
     def __init__(self, limits: Mapping[str, int], clock: Clock) -> None:
         self._limits = limits
@@ -18,7 +18,7 @@ class Rates:
         self._taken: dict[str, deque[float]] = {name: deque(maxlen=limit) for name, limit in limits.items()}
 
     def take(self, name: str) -> None:
-        """Raises: ArkError: 429 above the limit."""
+        """Count one call. Raises: ArkError: 429 above the limit."""
         if name not in self._limits:
             return
         taken, now = self._taken[name], self._clock.monotonic()

@@ -1,6 +1,6 @@
-"""HTTP/1.1 requests out of bytes, as strictly as Envoy reads them: two lengths, or a length and chunks, are refused.
+"""A parser of HTTP/1.1 requests, as strict as Envoy's: two lengths, or a length and chunks, are refused.
 
-A small reader of its own, because the stand-in has to see a request's head before its body, and to say nothing by itself.
+It is not a library's parser because the stand-in must see a request's head before its body, and nothing may be answered on its behalf.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ _CHUNK_LINE_BYTES_MAX = 1024
 
 
 class MalformedRequestError(Exception):
-    """The peer does not speak HTTP/1.1, or sent more than is read here."""
+    """The request is not HTTP/1.1, or exceeds a limit of this parser."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A request line and its headers, names in lower case, in the order in which they came. `body_bytes` is None for chunks."""
+    """A request line and its headers, in their order, names in lower case. `body_bytes` is None for a chunked body."""
 
     method: str
     target: str
@@ -27,7 +27,7 @@ class Head:
 
 
 class Reader:
-    """Feed it what arrived; ask for `head()`, then for `body()`, which also moves on to the next request."""
+    """Parses a sequence of requests. Feed it received bytes, call `head()`, then `body()`, which also moves on to the next request."""
 
     __slots__ = ("_body", "_buffer", "_head")
 
@@ -42,7 +42,7 @@ class Reader:
             raise MalformedRequestError("more bytes than a request may have")
 
     def head(self) -> Head | None:
-        """Return the head of the request that is being read, or None while it is incomplete."""
+        """Return the head of the current request, or None while it is incomplete."""
         if self._head is None:
             end = self._buffer.find(b"\r\n\r\n")
             if end < 0:
@@ -54,7 +54,7 @@ class Reader:
         return self._head
 
     def body(self) -> bytes | None:
-        """Return the body once all of it is here, else None."""
+        """Return the body, or None while it is incomplete."""
         head = self.head()
         if head is None:
             return None
@@ -85,7 +85,7 @@ class Reader:
         return None
 
     def _end_of_chunks(self, end: int) -> bytes | None:
-        """Trailers, if any, are read and dropped."""
+        """Return the body after its last chunk, or None until the trailers are complete. Trailers are dropped."""
         stop = self._buffer.find(b"\r\n\r\n", end)
         if stop < 0:
             return None

@@ -1,4 +1,4 @@
-"""Complete default answers, with the ids of the call that they answer."""
+"""Complete default answers, with the ids of their call."""
 
 import gzip
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def ark_headers(call: Call, content_type: str) -> list[tuple[str, str]]:
 
 
 def reply(call: Call, obj: Any, *, may_gzip: bool = False) -> list[Step]:
-    """Return 200 and JSON in one write; compressed, if it may be and the client takes gzip."""
+    """Return 200 and JSON in one write, gzipped if `may_gzip` and the client accepts gzip."""
     return [Send(reply_bytes(call, orjson.dumps(obj), may_gzip=may_gzip))]
 
 
@@ -43,10 +43,10 @@ def refuse(call: Call, fault: ArkError, body: bytes) -> Sequence[Step]:
 
 
 def asked(call: Call) -> dict[str, Any]:
-    """Return the body as an object.
+    """Return the body as a JSON object.
 
     Raises:
-        ArkError: 400 where it is not one.
+        ArkError: 400 if it is not one.
     """
     if not call.body:
         raise missing("model")

@@ -1,7 +1,7 @@
-"""What an answer does, byte by byte and moment by moment: a script is a short list of steps, played in order.
+"""Scripts: short lists of steps, played in order, that determine the bytes of an answer and their timing.
 
-`cut` and the `answer_*` helpers write the usual ones. Every default answer of the stand-in is such a script too, so a test may play
-`Perform()` or `Answer()` in the midst of its own steps: `[Perform(), Reset()]` is an answer that was lost after the work was done.
+`cut` and the `answer_*` helpers make the usual steps. Every default answer of the stand-in is a script too, so a test may put
+`Perform()` or `Answer()` among its own steps: `[Perform(), Reset()]` is an answer that was lost after the work was done.
 """
 
 import asyncio
@@ -15,21 +15,21 @@ from proxy.demo.ark.call import Call
 from proxy.demo.ark.dialect import ArkError, head, render_error
 
 REQUEST_ID = "021765952525000c0ffee0c0ffee0c0ffee0c0f"
-"""The request id in answers that were written before the call was known."""
+"""The request id in answers that are written before their call is known."""
 
 Framing = Literal["chunked", "content-length", "until-close"]
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Write these bytes, as they are, and let the loop turn so that they are not merged with the next ones on their way."""
+    """Write these bytes unchanged, then let the event loop run, so that they are not merged with the next ones."""
 
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Write each piece as it is, the first at once, the others `every_seconds` apart by the clock. Costs a timer a piece, no more."""
+    """Write each piece unchanged, the first at once, the others `every_seconds` apart. Each piece costs only one timer."""
 
     pieces: Iterable[bytes]
     every_seconds: float = 0.0
@@ -42,41 +42,41 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Go on when the test says so."""
+    """Continue when the test sets the event."""
 
     event: asyncio.Event
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Call back (a coroutine is awaited). What it raises resets the connection and is raised again by `StandIn.close()`."""
+    """Call the callback, awaiting a coroutine. If it raises, the connection is reset and `StandIn.close()` raises the same."""
 
     callback: Callable[[Call], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Perform:
-    """Do what the call asks for (a task is made), and keep the answer for a later `Answer()`."""
+    """Do what the call asks for, such as making a task, and keep the answer for a later `Answer()`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Play the answer that the call would have had without a script; the work is done now if no `Perform()` went before."""
+    """Play the default answer of the call. Does the work first if no `Perform()` came before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """RST: what the peer reads is a reset, not an end. What was sent before has left."""
+    """Send RST, so that the peer reads a reset, not an end. Everything before it has been sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """FIN after everything was sent."""
+    """Send FIN after everything else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """Say nothing until the connection is closed."""
+    """Send nothing until the connection is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Ask:
 
 Step = Send | Stream | Pause | Wait | Check | Perform | Answer | Ask | Reset | Close | Hang
 Script = Sequence[Step] | Callable[[Call], Sequence[Step]]
-"""Steps, or a function that is asked for them when the call is there."""
+"""Steps, or a function that returns them for a call that has arrived."""
 
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -99,12 +99,12 @@ def chunk(payload: bytes) -> bytes:
 
 
 def cut(body: bytes, size: int | None) -> list[Send]:
-    """Return the body as chunks of chunked encoding of at most `size` bytes each (None: one chunk), without the last, empty one."""
+    """Return the body in chunked encoding, at most `size` bytes a chunk (None: one chunk), without the empty last chunk."""
     return [Send(chunk(piece)) for piece in _pieces(body, size)]
 
 
 def answer_json(status: int, obj: Any, headers: Mapping[str, str] | None = None) -> list[Step]:
-    """Return a complete answer in one write. `obj` is serialised, bytes are not; `headers` add to Ark's or replace them."""
+    """Return a complete answer in one write. `obj` is serialised unless it is bytes; `headers` are added to Ark's or replace them."""
     body = obj if isinstance(obj, bytes) else orjson.dumps(obj)
     return [Send(answer_head(status, "application/json", headers, body_bytes=len(body)) + body)]
 
@@ -121,8 +121,8 @@ def answer_sse(
     """Return a stream whose body is exactly `events`.
 
     Args:
-        cut: bytes a piece (chunks, or writes in the other framings); None: all in one.
-        end: False leaves out the last chunk or the close, so that the caller can append what breaks the stream.
+        cut: bytes in each piece (a chunk, or a write in the other framings); None: one piece.
+        end: False leaves out the last chunk or the close, so that the caller can append steps that break the stream.
     """
     pieces = _pieces(events, cut)
     length = len(events) if framing == "content-length" else None
@@ -145,13 +145,13 @@ def error(
     type: str | None = None,  # noqa: A002 -- Ark's own name of the field
     headers: Mapping[str, str] | None = None,
 ) -> list[Step]:
-    """Return an error of Ark's, with "Request id: …" behind the message; unwrapped, its fields stand at the top."""
+    """Return one of Ark's errors, with "Request id: …" after the message. Unwrapped, its fields are at the top level."""
     fault = ArkError(status, code, message, param, type)
     return answer_json(status, render_error(fault, REQUEST_ID, wrapped=wrapped), {"x-error-code": code, **(headers or {})})
 
 
 def lost(end: Step | None = None) -> list[Step]:
-    """Return: the work is done, its answer never leaves. The connection is reset unless another end (`Hang()`, `Close()`) is given."""
+    """Return steps that do the work but never send its answer. The connection is reset unless `end` is `Hang()` or `Close()`."""
     return [Perform(), end or Reset()]
 
 
@@ -163,7 +163,7 @@ def answer_head(
     body_bytes: int | None = None,
     chunked: bool = False,
 ) -> bytes:
-    """Return a head as Envoy writes it. Neither a length nor chunks: the body ends with the connection."""
+    """Return a head as Envoy writes it. With neither a length nor chunks, the end of the connection ends the body."""
     named = {
         "content-type": content_type,
         "server": "istio-envoy",

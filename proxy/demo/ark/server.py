@@ -1,4 +1,4 @@
-"""The stand-in itself: listens, authenticates, hands calls to scripts or to the default behaviour, and remembers all of it."""
+"""The stand-in itself: listens, passes each call to a script or to the default behaviour, and records all calls."""
 
 import asyncio
 import ssl
@@ -25,7 +25,7 @@ When = Literal["body", "head"]
 
 @dataclass(slots=True)
 class _Planned:
-    """A script that waits for its call. `times` None: for ever."""
+    """A script that waits for its call. `times` None: for every call."""
 
     script: Script
     path: str
@@ -43,10 +43,10 @@ class StandIn:
     """Ark on a loopback port: ``async with StandIn() as ark: ...``, or `open()` and `close()`.
 
     Attributes:
-        calls: what has arrived, oldest first, at most `calls_max` of it.
-        chat, images, videos: the default behaviour of each family, and how to change it.
+        calls: the calls that arrived, oldest first, at most the last `calls_max`.
+        chat, images, videos: the default behaviour of each family, with attributes that change it.
         open_connections, connections_accepted, closed_by_peer: counters; the last counts connections that the peer closed while
-            an answer was still being played.
+            an answer was being played.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class StandIn:
         self._tasks = TaskGroup("ark")
         self._server: asyncio.Server | None = None
 
-    # Life.
+    # Opening and closing.
 
     async def open(self) -> Self:
-        """Listen; also again after `stop_listening()`, on the same port."""
+        """Listen. After `stop_listening()`, listen again on the same port."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             self._accept, self.host, self.port, ssl=self._ssl_context, backlog=_BACKLOG, start_serving=True
@@ -92,16 +92,16 @@ class StandIn:
         return self
 
     def stop_listening(self) -> None:
-        """Refuse new connections; those that are open live on."""
+        """Refuse new connections; open ones stay open."""
         if self._server is not None:
             self._server.close()
             self._server = None
 
     async def close(self) -> None:
-        """Stop, and reset what is open.
+        """Stop listening and reset open connections.
 
         Raises:
-            BaseException: what a `Check` or a script function raised, the first of them.
+            BaseException: the first one that a `Check` or a script function raised.
         """
         self.stop_listening()
         for connection in list(self._connections.values()):
@@ -134,21 +134,23 @@ class StandIn:
     def enqueue(
         self, script: Script, path: str = "/chat/completions", *, method: str | None = None, times: int | None = 1, when: When = "body"
     ) -> None:
-        """Play the script at the next `times` calls (None: all) of that path, after the scripts that were enqueued before.
+        """Play the script for the next `times` calls (None: all) of a path, after the scripts that were enqueued before it.
+
+        The script replaces authentication too.
 
         Args:
-            path: without ``/api/v3``; with ``*`` at its end any path that begins so. Authentication is the script's affair too.
-            when: "head" plays it when the head has arrived, before the body, and closes the connection after it.
+            path: without ``/api/v3``; a ``*`` at the end matches any path with that prefix.
+            when: "head" plays it when the head has arrived, before the body, and then closes the connection.
         """
         self._planned.append(_Planned(script, path, method, when, times))
 
     def enqueue_connection(self, steps: Sequence[Step]) -> None:
-        """Play the steps at the next connection that is accepted, before anything is read from it; `Reset()` is the usual one."""
+        """Play the steps, usually `Reset()`, on the next accepted connection, before anything is read from it."""
         self._planned_connections.append(steps)
 
     @property
     def unplayed(self) -> int:
-        """Scripts that still wait for a call, those for ever left out."""
+        """Number of scripts that still wait for a call, without those that are for every call."""
         return sum(planned.times or 0 for planned in self._planned) + len(self._planned_connections)
 
     def forget_scripts(self) -> None:
@@ -156,7 +158,7 @@ class StandIn:
         self._planned_connections.clear()
 
     def drop_idle(self, *, reset: bool = False) -> int:
-        """Close keep-alive connections that wait for a request, as a server does after a while. Returns how many."""
+        """Close idle keep-alive connections, as a server does after a while, and return how many."""
         idle = [connection for connection in self._connections.values() if connection.is_idle]
         for connection in idle:
             if reset:
@@ -168,14 +170,14 @@ class StandIn:
     # Watching.
 
     def calls_to(self, path: str, method: str | None = None) -> list[Call]:
-        """Return the recorded calls of a path (``*`` at its end: a prefix), oldest first."""
+        """Return the recorded calls of a path (a prefix, with ``*`` at its end), oldest first."""
         return [call for call in self.calls if _Planned((), path, method, "body", 1).fits(call, "body")]
 
     async def wait_until(self, predicate: Callable[[], bool], timeout_seconds: float = 10.0) -> None:
-        """Return when the predicate holds; it is asked again after each call, each change of a call and each connection.
+        """Wait until the predicate holds. It is checked after each call, each change of a call and each connection.
 
         Raises:
-            TimeoutError: it did not come to hold.
+            TimeoutError: it did not hold in time.
         """
         if predicate():
             return
@@ -196,15 +198,15 @@ class StandIn:
         return self.calls_to(path, method)
 
     async def wait_closed_by_peer(self, count: int = 1, timeout_seconds: float = 10.0) -> None:
-        """Return once the peer has closed `count` connections, counted from the start, in the midst of an answer."""
+        """Wait until the peer has closed `count` connections in the middle of an answer, counted from the start."""
         await self.wait_until(lambda: self.closed_by_peer >= count, timeout_seconds)
 
     async def wait_ended(self, call: Call, timeout_seconds: float = 10.0) -> Call:
-        """Return once the answer of a call has ended, however it did: see `call.state`."""
+        """Wait until the answer of a call has ended, in any way (see `call.state`), and return the call."""
         await self.wait_until(lambda: call.state not in ("arrived", "playing"), timeout_seconds)
         return call
 
-    # What connections tell (`connection.Owner`).
+    # Callbacks of connections (`connection.Owner`).
 
     def opened(self, connection: Connection) -> Sequence[Step] | None:
         self._connections[connection.number] = connection

@@ -1,4 +1,4 @@
-"""What a video task may ask for, model by model, and how many tokens it will be. Pure: a body in, an order out."""
+"""Validation of video tasks, model by model, and their token counts. Pure: a body in, an order out."""
 
 import re
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ _FLAGS = {
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What one generation of Seedance takes. `fixed_tiers`: `service_tier` itself is refused, whatever it says."""
+    """The parameters that one generation of Seedance accepts. `fixed_tiers`: `service_tier` is refused, whatever its value."""
 
     resolutions: tuple[str, ...]
     seconds: tuple[int, int]
@@ -59,7 +59,7 @@ _FAMILIES = {
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A task as Ark understood it. `seed` None: Ark draws one. A `ratio` "adaptive" and a `seconds` of -1 are the model's to choose."""
+    """A task as Ark understood it. `seed` None: Ark draws one. The model chooses for `ratio` "adaptive" and for `seconds` -1."""
 
     model: str
     with_image: bool
@@ -81,7 +81,7 @@ def family_of(model: str) -> Family:
 
 
 def dimensions(model: str, resolution: str, ratio: str) -> tuple[int, int]:
-    """Return width and height; a ratio out of the table (2.5 makes odd ones) has the width of 16:9 and its own height."""
+    """Return width and height. A ratio that is not in the table (2.5 makes such) has the width of 16:9 and its own height."""
     if resolution == "4k":
         width, height = dimensions(model, "1080p", ratio)
         return width * 2, height * 2
@@ -95,14 +95,14 @@ def dimensions(model: str, resolution: str, ratio: str) -> tuple[int, int]:
 
 
 def tokens(width: int, height: int, seconds: int) -> int:
-    """Return the billed tokens: 24 frames a second and one more, 1024 pixels a token."""
+    """Return the billed tokens: 24 frames a second plus one frame, 1024 pixels a token."""
     return width * height * (24 * seconds + 1) // 1024
 
 
 def understand(wanted: dict[str, Any], model: str) -> Order:
-    """Return the order that a body makes.
+    """Return the order in a request body.
 
-    Flags at the end of the prompt (`--dur 10`) are still parsed, and win: what becomes of a gateway that lets them through shows.
+    Flags at the end of the prompt (`--dur 10`) are still parsed, and win, so that tests notice a gateway that lets them through.
 
     Raises:
         ArkError: 400, as Ark validates.
@@ -162,7 +162,7 @@ def _validate_item(index: int, item: dict[str, Any], family: Family) -> None:
 
 
 def _flags(text: str) -> dict[str, Any]:
-    """Return the known flags of a prompt's end."""
+    """Return the known flags at the end of a prompt."""
     found: dict[str, Any] = {}
     end = re.search(r"(?:\s+--\w+\s+[^\s-]\S*)+\s*$", text)
     for name, value in re.findall(r"--(\w+)\s+(\S+)", end[0] if end else ""):
@@ -220,7 +220,7 @@ def _validate_tier(wanted: dict[str, Any], family: Family, model: str) -> None:
     tier = wanted.get("service_tier")
     if tier == "flex" and not family.flex:
         raise _unsupported("service_tier", model)
-    if tier not in (None, "default", "flex") and "seedance-1-0" not in model:  # 1.0 was seen to let any word pass
+    if tier not in (None, "default", "flex") and "seedance-1-0" not in model:  # 1.0 was seen to accept any word
         raise _bad("service_tier", "must be default or flex")
 
 

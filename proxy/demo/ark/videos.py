@@ -1,4 +1,4 @@
-"""`/contents/generations/tasks`: tasks that live queued → running → an end, by the clock or by the test's own hand."""
+"""`/contents/generations/tasks`: tasks that go queued → running → ended, by the clock or as a test sets them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ FAILURE = (
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Seconds by the clock that each task is queued, then runs; then it has succeeded."""
+    """Seconds by the clock that each task is queued, then runs. After that it has succeeded."""
 
     queued_seconds: float = 1.0
     running_seconds: float = 5.0
@@ -35,7 +35,7 @@ class Timeline:
 
 @dataclass(slots=True)
 class Task:
-    """A task. `status` may be any word: a test invents some. `overrides` replace fields of what GET shows; None leaves one out."""
+    """A task. `status` may be any word: tests invent some. `overrides` replace fields of GET's answer; None leaves one out."""
 
     id: str
     order: Order
@@ -50,12 +50,12 @@ class Task:
 
 
 class Videos:
-    """The tasks and what is done with them.
+    """The tasks and the routes that work on them.
 
     Attributes:
-        tasks: by id, in the order in which they were made; also those whose making was never answered.
-        adaptive_ratio: what the model chooses for "adaptive".
-        queued_max: tasks that may be queued at a time, beyond them 429 `QuotaExceeded`; None: any number.
+        tasks: by id, in the order of creation, including those whose creation was never answered.
+        adaptive_ratio: the ratio that the model chooses for "adaptive".
+        queued_max: limit of queued tasks, above which creation gets 429 `QuotaExceeded`; None: no limit.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class Videos:
         self._timeline = timeline
         self._rates = Rates({"get": 20, "list": 1, "delete": 20} if enforces_rates else {}, clock)
 
-    # The test's hand.
+    # Control by tests.
 
     def advance(self, task_id: str, status: str, *, error: tuple[str, str] | None = None, **overrides: Any) -> Task:
-        """Put a task into a status, any word; from then on it does not move by the clock.
+        """Set the status of a task, to any word. From then on the clock does not change it.
 
         Args:
             error: code and message of a "failed" task; a refusal of the output by default.
-            overrides: fields as GET shows them, None to leave one out: `content=None` is a success without a link.
+            overrides: fields of GET's answer; None leaves a field out: `content=None` is a success without a link.
 
         Raises:
             KeyError: no such task.
@@ -126,7 +126,7 @@ class Videos:
         return reply(call, self.show(self._found(task_id)))
 
     def list(self, call: Call) -> Sequence[Step]:
-        """Newest first. Flex tasks are hidden unless `filter.service_tier` asks for them."""
+        """Return a page of tasks, newest first. Flex tasks are hidden unless `filter.service_tier` asks for them."""
         self._rates.take("list")
         number, size = _page(call, "page_num", 1, 500), _page(call, "page_size", 20, 500)
         tasks = [self._refresh(task) for task in reversed(self.tasks.values()) if self._is_kept(task)]
@@ -135,7 +135,7 @@ class Videos:
         return reply(call, {"total": len(found), "items": [self.show(task) for task in shown]})
 
     def delete(self, call: Call, task_id: str) -> Sequence[Step]:
-        """A queued task is cancelled, an ended one is no longer on record; a running one cannot be stopped."""
+        """Cancel a queued task or delete the record of an ended one. A running task cannot be stopped."""
         self._rates.take("delete")
         task = self._found(task_id)
         if task.status == "queued":
@@ -147,10 +147,10 @@ class Videos:
             del self.tasks[task_id]
         return reply(call, {})
 
-    # What a task looks like.
+    # Rendering a task.
 
     def show(self, task: Task) -> dict[str, Any]:
-        """Return a task as GET answers it, key by key in Ark's order."""
+        """Return a task as GET answers it, with its keys in Ark's order."""
         shown: dict[str, Any] = {"id": task.id, "model": task.order.model, "status": task.status}
         succeeded = task.status == "succeeded"
         if succeeded:
@@ -205,7 +205,7 @@ class Videos:
         return now_ms - task.created_at_ms < _KEPT_SECONDS * 1000
 
     def _refresh(self, task: Task) -> Task:
-        """Move a task along its timeline, to where it is by now. `updated_at` does not move while it runs."""
+        """Bring the status of a task up to date with its timeline, and return it. `updated_at` does not change while it runs."""
         if self._timeline is None or task.is_manual or task.status not in ("queued", "running"):
             return task
         runs_at_ms = task.created_at_ms + int(self._timeline.queued_seconds * 1000)
