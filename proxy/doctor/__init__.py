@@ -1,1 +1,1 @@
-"""`llm-proxy doctor`: what commonly breaks an installation, looked at without spending or changing anything."""
+"""`llm-proxy doctor`: checks for common faults of an installation. It spends nothing and changes nothing."""

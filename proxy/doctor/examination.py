@@ -1,4 +1,4 @@
-"""All checks in their order, from what everything rests on to what stands in front."""
+"""All checks in order: configuration, files, process, upstreams, then the proxy in front."""
 
 import asyncio
 import os
@@ -14,10 +14,10 @@ from proxy.doctor.upstream import upstream
 
 
 async def examine(path: Path | None, env: Mapping[str, str], clock: Clock, url: str | None = None) -> list[Finding]:
-    """Return what was found, whatever it is: nothing is changed, and nothing spent.
+    """Return the findings of all checks, good and bad. Nothing is changed, and nothing spent.
 
     Args:
-        url: the public base URL, to look at the gateway through what stands in front of it.
+        url: the public base URL, to check the gateway through the proxy in front of it.
     """
     found, config = _configuration(path, env)
     if config is not None:
@@ -37,7 +37,7 @@ async def examine(path: Path | None, env: Mapping[str, str], clock: Clock, url: 
 
 
 async def _looked(check: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """Return what a look at this machine finds, in a thread. What this user may not look at is a finding too."""
+    """Run a check of this machine in a thread and return its findings. Missing permission to look is a finding too."""
     try:
         return await asyncio.to_thread(lambda: list(look()))
     except OSError as error:
@@ -50,7 +50,7 @@ def _real(path: Path) -> Path:
 
 
 def _configuration(path: Path | None, env: Mapping[str, str]) -> tuple[list[Finding], Config | None]:
-    """Return the configuration, also one that lacks only its secrets: the rest can be looked at all the same."""
+    """Return the findings and the configuration. One that lacks only its secrets is returned too, for the other checks."""
     try:
         config = load(path, env)
     except ConfigError as error:

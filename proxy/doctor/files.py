@@ -1,4 +1,4 @@
-"""The files: who may read and write them, what the store is, and what its disk is like."""
+"""Checks of files: permissions, the state of the store, and its disk."""
 
 import os
 import stat
@@ -28,7 +28,7 @@ _CONTAINER = "overlay"
 
 
 def secrets(config: Config, env: Mapping[str, str]) -> Iterator[Finding]:
-    """Look at the configuration's file and at the files that it names as secrets."""
+    """Check the permissions of the configuration file and of the secret files that it names."""
     mode = 0 if config.path is None else _mode(config.path)
     if mode & stat.S_IWOTH:
         yield failed("configuration file", f"anybody may write {config.path} ({mode:04o})", f"chmod o-w {config.path}")
@@ -41,7 +41,7 @@ def secrets(config: Config, env: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _secret_files(config: Config, env: Mapping[str, str]) -> dict[str, Path]:
-    """Return the secrets' files that are there, by their upstreams. A key in the environment has none."""
+    """Return the existing secret files by upstream. A key in the environment has no file."""
     document: dict[str, Any] = {} if config.path is None else parse(config.path)
     environment.overlay(document, env, is_all=config.path is None)
     base, found = base_of(config.path), {}
@@ -54,7 +54,7 @@ def _secret_files(config: Config, env: Mapping[str, str]) -> dict[str, Path]:
 
 
 def store_file(path: Path) -> Iterator[Finding]:
-    """Look at the store's file, its companions and its folder."""
+    """Check the store's file, the files beside it (``-wal``, ``-shm``, ``.lock``) and its folder."""
     folder = path.parent
     if not folder.is_dir():
         yield failed("store file", f"there is no folder {folder}", f"mkdir -m 700 {folder}")
@@ -89,7 +89,7 @@ def _privacy(path: Path) -> Finding:
 
 
 def _owners(path: Path) -> Iterator[Finding]:
-    """Find what a command left that was run as another user: the gateway could not open it."""
+    """Find files that a command left when run as another user: the gateway could not open them."""
     owner = path.stat().st_uid
     for suffix in ("-wal", "-shm", ".lock"):
         file = path.with_name(path.name + suffix)
@@ -98,7 +98,7 @@ def _owners(path: Path) -> Iterator[Finding]:
 
 
 def disk(folder: Path) -> Iterator[Finding]:
-    """Look at the room on the store's disk, its kind, and how long it takes to make a write durable."""
+    """Check the store's disk: free space, kind of file system, and how long a durable write takes."""
     if not folder.is_dir():
         return
     room = os.statvfs(folder)
@@ -133,7 +133,7 @@ def _durability(folder: Path) -> Finding:
 
 
 def _sync_seconds(folder: Path) -> Iterator[float]:
-    """Write pages to a file of no name, as the write-ahead log is written."""
+    """Yield the seconds of each fdatasync after writing a page to an unnamed file, as the write-ahead log is written."""
     with tempfile.TemporaryFile(dir=folder) as file:
         for _ in range(SYNCS):
             file.write(b"\0" * 4096)
@@ -144,7 +144,7 @@ def _sync_seconds(folder: Path) -> Iterator[float]:
 
 
 def _kind_of(folder: Path) -> str:
-    """Return the file system's type of the mount that a folder is under; empty where the system does not say."""
+    """Return the file system type of the mount that a folder is on; empty if the system does not say."""
     try:
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -153,7 +153,7 @@ def _kind_of(folder: Path) -> str:
     for line in mounts:
         _, place, found, *_ = line.split(" ")
         place = place.replace("\\040", " ")
-        if real.is_relative_to(place) and len(place) >= best:  # of two mounts on one place, the later covers the earlier
+        if real.is_relative_to(place) and len(place) >= best:  # of two mounts on one path, the later covers the earlier
             best, kind = len(place), found
     return kind
 

@@ -1,4 +1,4 @@
-"""What a check found: one line, and what to do about it."""
+"""The result of a check: one line, and advice on what to do."""
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -8,7 +8,7 @@ from typing import Any
 class State(StrEnum):
     OK = "ok"
     WARNING = "warning"
-    """It works, and will hurt one day, or could not be looked at."""
+    """It works but may fail one day, or it could not be checked."""
     FAILED = "failed"
     """The gateway cannot work like this."""
 

@@ -1,6 +1,6 @@
-"""The public address: what a proxy in front of the gateway does to requests and answers, asked without a key that pays.
+"""Checks of the public address: what a proxy in front of the gateway does to requests and answers. They need no valid key.
 
-Whether it holds streams back shows only on a stream, and those cost; here is looked at what goes with it, and the rest is said.
+Only a paid stream would show whether the proxy buffers streams. This module checks related behaviour and says how to check the rest.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from proxy.doctor.finding import Finding, failed, ok, warning
 
 SECONDS_MAX = 10.0
 HELD_SECONDS = 3.0
-"""An answer that does not need the body, and has not come by then, waits for the body."""
+"""The proxy waits for the body if an answer that does not need the body takes longer than this."""
 LARGE_BODY_BYTES = 16 * 2**20
-"""A few pictures. Only announced, never sent."""
+"""The size of a few pictures. It is announced in a header, but no body is sent."""
 _NO_KEY = "sk_doctor-asks-with-a-key-that-nobody-has"
 _OURS = re.compile(r"req_[0-9a-z]{26,28}")
 _HEALTH = "/healthz"
@@ -25,7 +25,7 @@ _CHAT = "/chat/completions"
 
 
 async def front(url: str) -> AsyncIterator[Finding]:
-    """Look at a gateway by its public base URL, such as ``https://api.example.com/api/v1``."""
+    """Yield the findings about a gateway's public base URL, such as ``https://api.example.com/api/v1``."""
     base = url.rstrip("/")
     if urlsplit(base).scheme == "http" and urlsplit(base).hostname not in ("localhost", "127.0.0.1", "::1"):
         yield warning("front", f"{base} is not encrypted: customers' keys can be read on the way", "put TLS in front (https://)")
@@ -50,7 +50,7 @@ async def front(url: str) -> AsyncIterator[Finding]:
 
 
 async def _reached(session: aiohttp.ClientSession, base: str) -> Finding:
-    """Ask twice whether it is alive: it must be the gateway that answers, each time anew."""
+    """Ask for the health twice: the gateway itself must answer, and no cache."""
     ids = []
     for _ in range(2):
         async with session.get(base + _HEALTH) as answer:
@@ -68,7 +68,7 @@ async def _reached(session: aiohttp.ClientSession, base: str) -> Finding:
 
 
 async def _credentials(session: aiohttp.ClientSession, base: str) -> Finding:
-    """Show a key that nobody has: a gateway that calls it unknown has seen it."""
+    """Send a key that nobody has: if the gateway calls it unknown, the key has reached it."""
     async with session.get(base + "/models", headers={"Authorization": f"Bearer {_NO_KEY}"}) as answer:
         code = _code(await answer.read())
     if code == "INVALID_API_KEY":
@@ -95,7 +95,7 @@ async def _compression(session: aiohttp.ClientSession, base: str) -> Finding:
 
 
 async def _large_bodies(session: aiohttp.ClientSession, base: str) -> Finding:
-    """Announce a large body and send none: the gateway asks for a key first, a proxy with a limit refuses the size."""
+    """Announce a large body and send none: the gateway refuses the missing key, a proxy with a limit the size."""
     status, code = await _announce(session, base, LARGE_BODY_BYTES)
     size = f"{LARGE_BODY_BYTES // 2**20} MiB"
     if status == 413 and code != "REQUEST_TOO_LARGE":
@@ -106,7 +106,7 @@ async def _large_bodies(session: aiohttp.ClientSession, base: str) -> Finding:
 
 
 async def _held_bodies(session: aiohttp.ClientSession, base: str) -> Finding:
-    """Announce a small body and send none: who answers has not waited for it."""
+    """Announce a small body and send none: a proxy that holds bodies back would wait for it and not answer."""
     status, _ = await _announce(session, base, 1000)
     if status is None:
         advice = "nginx: proxy_request_buffering off; it costs time and disk with large pictures"
@@ -115,7 +115,7 @@ async def _held_bodies(session: aiohttp.ClientSession, base: str) -> Finding:
 
 
 async def _announce(session: aiohttp.ClientSession, base: str, size: int) -> tuple[int | None, str]:
-    """Return status and code of a chat without a key whose body never comes; None where nothing is answered."""
+    """Return status and error code for a chat call without a key, whose body never comes; status None without an answer."""
 
     async def never() -> AsyncIterator[bytes]:
         yield b"{"

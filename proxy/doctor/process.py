@@ -1,4 +1,4 @@
-"""The process: whether a gateway runs, whether its addresses are free or its own, and how many connections it may hold."""
+"""Checks of the process: whether a gateway runs, whether its addresses are free or its own, and its limit of descriptors."""
 
 import asyncio
 import errno
@@ -17,13 +17,13 @@ from proxy.store.sqlite.file.lock import is_locked
 
 DESCRIPTORS_MIN = 256
 DESCRIPTORS_COMFORT = 4096
-"""Two a stream: the customer's and the upstream's."""
+"""A stream takes two: the customer's connection and the upstream's."""
 CONNECT_SECONDS = 2.0
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where to knock at what listens everywhere
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where to connect to a listener on all addresses
 
 
 def running_pid(config: Config) -> int | None:
-    """Return the pid of the process that holds the store: 0 where it does not say, None where nobody does."""
+    """Return the pid of the process that holds the store's lock: 0 if the lock file has no pid, None if nobody holds it."""
     if not is_locked(config.store.path.resolve()):
         return None
     lock = config.store.path.resolve().with_name(config.store.path.resolve().name + ".lock")
@@ -32,7 +32,7 @@ def running_pid(config: Config) -> int | None:
 
 
 def descriptors(pid: int | None) -> Finding:
-    """Look at the limit of the gateway that runs, or of this shell, in which `serve` would run."""
+    """Check the limit of file descriptors, of the running gateway or else of this shell, in which `serve` would run."""
     limit, whose = _limit_of(pid)
     says = f"{limit} file descriptors for {whose}, two a stream"
     advice = "raise it: LimitNOFILE=65536 in the unit, or `ulimit -n 65536`"
@@ -54,7 +54,7 @@ def _limit_of(pid: int | None) -> tuple[int, str]:
 
 
 async def store(path: Path) -> Finding:
-    """Open the store as a reader does: whose it is, its version, whether it can be read at all."""
+    """Open the store read-only and check that it is ours, that its version is current and that it can be read."""
     try:
         await asyncio.to_thread(path.stat)
     except FileNotFoundError:
@@ -78,7 +78,7 @@ async def store(path: Path) -> Finding:
 
 
 async def gateway(config: Config, pid: int | None) -> Finding:
-    """Tell whether a gateway runs and answers the operator."""
+    """Check whether a gateway runs and answers on its admin socket."""
     address = config.admin.listen
     if address is None:
         return ok("gateway", f"runs (pid {pid})" if pid is not None else "does not run")
@@ -102,7 +102,7 @@ async def gateway(config: Config, pid: int | None) -> Finding:
 
 
 def listeners(config: Config, pid: int | None) -> Iterator[Finding]:
-    """Tell of each address whether the gateway could listen there, or listens."""
+    """Check for each address whether the gateway listens there, or could."""
     for address in config.server.listen:
         if isinstance(address, SystemdAddress):
             yield ok("address", "systemd opens it (llm-proxy.socket)")
@@ -176,7 +176,7 @@ def _is_free_path(address: UnixAddress) -> Finding:
 
 
 def _knock(path: Path) -> str:
-    """Return who is behind a unix socket: ``live``, ``stale`` (a file only), ``other`` (no socket), ``denied``, ``none``."""
+    """Return the state of a unix socket: ``live``, ``stale`` (only a file), ``other`` (not a socket), ``denied``, ``none``."""
     try:
         if not stat.S_ISSOCK(path.stat().st_mode):
             return "other"

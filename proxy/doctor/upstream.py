@@ -1,4 +1,4 @@
-"""The upstream: its name, its certificate, whether it takes the key, and what time it has. One free question answers all of them."""
+"""Checks of the upstream: DNS name, certificate, key and clock. One free request answers all of them."""
 
 import ssl
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from proxy.doctor.finding import Finding, failed, ok, warning
 from proxy.upstream.ark_client import TASKS_PATH
 
 FAKE_TASK = "cgt-20000101000000-doctr"
-"""No task has this id. Ark says 404 to whoever has a key, and 401 to whoever has none; neither costs anything."""
+"""No task has this id. Ark answers 404 to a valid key and 401 to any other; neither costs anything."""
 ANSWER_SECONDS = 20.0
 SKEW_SECONDS_COMFORT = 5.0
 SKEW_SECONDS_MAX = 300.0
@@ -26,11 +26,11 @@ class _Said:
     status: int
     date: str | None
     at_ms: int
-    """When it was said, by our clock."""
+    """Time of the answer, by our clock."""
 
 
 async def upstream(config: UpstreamConfig, clock: Clock, env: Mapping[str, str]) -> list[Finding]:
-    """Ask for a task that cannot be there, and say what that tells."""
+    """Ask for a task that cannot exist, and return what the answer shows."""
     name = f"upstream {config.name}"
     found = list(_plain(config, name, env))
     if not config.api_key:
@@ -85,7 +85,7 @@ def _distrusted(name: str, error: aiohttp.ClientError) -> Finding:
 
 
 def _key(name: str, said: _Said) -> Finding:
-    """Read the answer's status: of a task that is not there, 404 is the good one."""
+    """Judge the key by the answer's status: 404 is the good one, since the task does not exist."""
     if said.status == 404:
         return ok(name, "reached, and it takes the key (nothing was spent)")
     if said.status == 401:
@@ -106,7 +106,7 @@ def _key(name: str, said: _Said) -> Finding:
 
 
 def _time(name: str, said: _Said) -> Finding:
-    """Compare the clocks. A Date has whole seconds, and the way back takes its time: a second or two mean nothing."""
+    """Compare the clocks. A Date header has whole seconds and its answer takes time, so a second or two mean nothing."""
     try:
         theirs_ms = round(parsedate_to_datetime(said.date or "").timestamp() * 1000)
     except ValueError:
