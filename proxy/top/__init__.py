@@ -1,1 +1,1 @@
-"""`llm-proxy top`: what a running gateway does, live on a terminal, by its own metrics."""
+"""`llm-proxy top`: a live view of a running gateway on a terminal, made from its metrics."""

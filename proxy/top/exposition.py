@@ -1,4 +1,4 @@
-"""One scrape of `/metrics`, and what can be asked of it. A metric that is not there is None: an older gateway, or one not asked yet."""
+"""One scrape of `/metrics`, and queries of it. A missing metric is None: the gateway is older, or has not counted anything yet."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ class Line:
 @dataclass(frozen=True, slots=True)
 class Scrape:
     at: float
-    """When, in seconds that never run backwards."""
+    """Time of the scrape, in monotonic seconds."""
     lines: Mapping[str, tuple[Line, ...]]
     declared: frozenset[str] = frozenset()
-    """Counters that the gateway keeps, also where it has counted nothing yet."""
+    """Names of all counters of the gateway, including those that have counted nothing yet."""
 
     def find(self, name: str, **labels: str) -> Iterator[Line]:
         """Yield the lines of a metric that have these labels."""
@@ -29,17 +29,17 @@ class Scrape:
                 yield line
 
     def total(self, name: str, **labels: str) -> float | None:
-        """Return the sum of those lines; None where there are none, but 0 of a counter that has counted none."""
+        """Return the sum of those lines; None if there are none, but 0 for a counter that has counted nothing."""
         found = [line.value for line in self.find(name, **labels)]
         return sum(found) if found or name in self.declared else None
 
     def values(self, name: str, label: str) -> list[str]:
-        """Return the values of a label, in their order."""
+        """Return the values of a label, sorted."""
         return sorted({line.labels[label] for line in self.find(name) if label in line.labels})
 
 
 def parse(text: str, at: float) -> Scrape:
-    """Return a scrape without what the operator's own questions add to it. Raises: ValueError: not the text format of Prometheus."""
+    """Return a scrape without the operator's own requests. Raises: ValueError: not the text format of Prometheus."""
     lines: dict[str, list[Line]] = {}
     declared: set[str] = set()
     for family in text_string_to_metric_families(text):

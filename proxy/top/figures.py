@@ -1,4 +1,4 @@
-"""What a screen shows, worked out of two scrapes. Pure. None: not known, as the gateway does not say, or said it only once yet."""
+"""The figures on the screen, computed from two scrapes. Pure. None: unknown, as the gateway does not say, or has said it only once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Number = float | None
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How long something took, in milliseconds: half of the times were no longer than `p50`. Upper bounds of histogram buckets."""
+    """Quantiles of durations in milliseconds, as upper bounds of histogram buckets: half of the durations were at most `p50`."""
 
     p50_ms: Number
     p99_ms: Number
@@ -36,15 +36,15 @@ class UpstreamRow:
     idle: Number
     errors: Number
     causes: Mapping[str, float]
-    """Errors a second of those causes that there were any of since the last look; since the start where this is the first."""
+    """Errors a second of each cause that occurred since the last scrape; on the first scrape, errors since the start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Rates are a second unless the name says otherwise."""
+    """All figures of one frame. Rates are per second unless the name says otherwise."""
 
     seconds: Number
-    """Between the two scrapes; None: there was one."""
+    """Seconds between the two scrapes; None: there was only one."""
     requests: Number
     by_class: Mapping[str, Number]
     in_flight: Number
@@ -74,7 +74,7 @@ class Figures:
 
 
 def figures(now: Scrape, before: Scrape | None) -> Figures:
-    """Return what is shown; ``before`` None: only what needs no second look."""
+    """Return the figures. With ``before`` None, only those that need no second scrape."""
     rates = _Rates(now, before)
     operations, commits = rates("llm_proxy_commit_operations_sum"), rates("llm_proxy_commit_operations_count")
     return Figures(
@@ -109,7 +109,7 @@ def figures(now: Scrape, before: Scrape | None) -> Figures:
 
 
 class _Rates:
-    """How much counters grew a second between two scrapes."""
+    """Growth of counters per second between two scrapes."""
 
     def __init__(self, now: Scrape, before: Scrape | None) -> None:
         self.now = now
@@ -117,7 +117,7 @@ class _Rates:
         self.seconds = None if before is None or now.at <= before.at else now.at - before.at
 
     def __call__(self, name: str, **labels: str) -> Number:
-        """Return the rate; None where there was no look before, or the counters began anew, with the gateway."""
+        """Return the rate; None without an earlier scrape, or if a restart of the gateway reset the counters."""
         total = self.now.total(name, **labels)
         if self.before is None or self.seconds is None or total is None:
             return None
@@ -135,20 +135,20 @@ class _Rates:
         return self.now.values("llm_proxy_requests_total", "status")
 
     def spread(self, name: str) -> Spread:
-        """Return the quantiles of what a histogram counted between the scrapes; of all that it has counted where there was one."""
+        """Return the quantiles of what a histogram counted between the scrapes, or in total if there was only one scrape."""
         buckets: dict[float, float] = {}
         for scrape, sign in ((self.now, 1), (self.before, -1)):
             for line in scrape.find(f"{name}_bucket") if scrape else ():
                 bound = float(line.labels["le"])
                 buckets[bound] = buckets.get(bound, 0) + sign * line.value
         ordered = sorted(buckets.items())
-        if any(later < earlier for (_, earlier), (_, later) in pairwise(ordered)):  # begun anew
+        if any(later < earlier for (_, earlier), (_, later) in pairwise(ordered)):  # the counters were reset
             return Spread(None, None)
         return Spread(_quantile(ordered, 0.5), _quantile(ordered, 0.99))
 
 
 def _quantile(buckets: Sequence[tuple[float, float]], part: float) -> Number:
-    """Return the upper bound, in ms, of the bucket that a quantile falls into; the lower one of the last, which has no upper."""
+    """Return the upper bound, in ms, of the bucket with the quantile; for the last bucket, which has none, the lower bound."""
     count = buckets[-1][1] if buckets else 0
     if count <= 0:
         return None
@@ -179,7 +179,7 @@ def _upstream(rates: _Rates, name: str) -> UpstreamRow:
 
 
 def _models(rates: _Rates) -> list[ModelRow]:
-    """Return the models that anything was asked of, the busiest first."""
+    """Return the models that had requests or charges, the busiest first."""
     names = {name for name in rates.now.values("llm_proxy_requests_total", "model") if name}
     names |= {line.labels["model"] for line in rates.now.find("llm_proxy_charged_yuan_total") if line.value}
     rows = [_model(rates, name) for name in names]

@@ -1,4 +1,4 @@
-"""The loop of `top`: scrape, work out, draw, wait. The gateway may stop and come back meanwhile."""
+"""The loop of `top`: scrape, compute, draw, wait. The gateway may stop and come back meanwhile."""
 
 import asyncio
 import sys
@@ -21,16 +21,16 @@ from proxy.top.terminal import keys_and_signals
 
 ANSWER_SECONDS = 5.0
 PIPE_COLUMNS, PIPE_LINES = 100, 200
-"""Where there is no terminal."""
+"""Size of a frame without a terminal."""
 
 
 class NoAnswerError(Exception):
-    """The gateway says nothing on its admin socket; the text says why, and what to do."""
+    """The gateway does not answer on its admin socket; the text says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What was asked for on the command line."""
+    """The options of the command line."""
 
     address: UnixAddress
     every_seconds: float
@@ -39,9 +39,9 @@ class Asked:
 
 
 async def run(asked: Asked, clock: Clock) -> None:
-    """Show frames until told to stop; with ``once``, and where nobody looks, one.
+    """Show frames until told to stop; with ``once``, or without a terminal, show one.
 
-    Raises: NoAnswerError: there is no gateway; on a live screen it is waited for instead.
+    Raises: NoAnswerError: there is no gateway. A live screen waits for it instead.
     """
     connector = aiohttp.UnixConnector(path=str(asked.address.path))
     timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
@@ -105,7 +105,7 @@ class _Top:
                             await stop.wait()
 
     async def stream(self) -> None:
-        """Print a line of JSON each time. Raises: NoAnswerError."""
+        """Print a line of JSON after each scrape. Raises: NoAnswerError."""
         while True:
             await self.look()
             sys.stdout.write(orjson.dumps(self._answer()).decode() + "\n")

@@ -1,4 +1,4 @@
-"""A frame of `top`: lines of figures, then tables that are cut to the height there is. Nothing wraps."""
+"""A frame of `top`: lines of figures, then tables that are cut to the height of the terminal. Nothing wraps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """The first line."""
+    """The first line of a frame."""
 
     where: str
     when: str
     silence: str = ""
-    """Why there is nothing newer to show; empty: the gateway answers."""
+    """Reason why the gateway does not answer; empty: it answers."""
     keys: str = ""
 
 
 def frame(heading: Heading, shown: Figures | None, columns: int, lines: int) -> RenderableType:
-    """Return what to print in a terminal of this size. None: the gateway has not answered yet."""
+    """Return the frame for a terminal of this size. ``shown`` None: the gateway has not answered yet."""
     top = [_heading(heading, columns)]
     if heading.silence:
         top.append(Text(heading.silence, "bold red", overflow="ellipsis", no_wrap=True))
@@ -106,7 +106,7 @@ def _facts(shown: Figures) -> list[tuple[str, Sequence[str]]]:
 
 
 def _tables(shown: Figures, lines: int, columns: int) -> list[RenderableType]:
-    """Return both tables, each with an empty line before it and a heading, as far as there is room."""
+    """Return both tables, each after an empty line and with a heading, cut to the lines that are left."""
     upstreams = shown.upstreams[: max(0, min(UPSTREAMS_MAX, lines - 2))]
     left = lines - (len(upstreams) + 2 if upstreams else 0)
     models = shown.models[: max(0, left - 2)]
@@ -152,7 +152,7 @@ def _table(first: str, *others: str) -> Table:
 
 
 def rate(number: Number) -> str:
-    """Return a number a second in at most six characters or so: ``0.3``, ``12.5``, ``1,204``, ``3.4M``."""
+    """Return a rate in about six characters at most: ``0.3``, ``12.5``, ``1,204``, ``3.4M``."""
     if number is None:
         return UNKNOWN
     if number >= 999_500:
@@ -165,14 +165,14 @@ def whole(number: Number) -> str:
 
 
 def money(number: Number) -> str:
-    """Return yuan with as many decimals as say something: ``1,204.50``, ``0.0004``."""
+    """Return yuan with two decimals, or four below ¥1: ``1,204.50``, ``0.0004``."""
     if number is None:
         return UNKNOWN
     return f"{number:,.2f}" if number >= 1 or number == 0 else f"{number:.4f}"
 
 
 def spread(times: Spread) -> str:
-    """Return ``p50 ≤ 25 ms, p99 ≤ 1 s``: bounds of the histogram's buckets."""
+    """Return ``p50 ≤ 25 ms, p99 ≤ 1 s``, the bounds of histogram buckets."""
     return f"p50 {_bound(times.p50_ms)}, p99 {_bound(times.p99_ms)}"
 
 

@@ -1,4 +1,4 @@
-"""The terminal, as `top` takes it and gives it back: keys without Enter, no echo, whatever ends the program."""
+"""The terminal's mode for `top`: keys without Enter and no echo. It is restored however the program ends."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ QUIT_KEYS = b"qQ\x1b\x04"
 
 @contextmanager
 def keys_and_signals(stop: asyncio.Event, redraw: Callable[[], None]) -> Iterator[None]:
-    """Set ``stop`` at a key to quit, Ctrl-C, SIGTERM, or when the terminal is gone; call ``redraw`` when its size has changed."""
+    """Set ``stop`` at a quit key, Ctrl-C, SIGTERM, or when the terminal is gone; call ``redraw`` when its size has changed."""
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for number in numbers:
@@ -41,7 +41,7 @@ def _keys(stop: asyncio.Event) -> Iterator[None]:
             keys = os.read(descriptor, 64)
         except OSError:
             keys = b""
-        if not keys or any(key in QUIT_KEYS for key in keys[:1]):  # an arrow key begins with an Escape, too
+        if not keys or any(key in QUIT_KEYS for key in keys[:1]):  # an arrow key also begins with an Escape
             stop.set()
 
     before = termios.tcgetattr(descriptor)
