@@ -1,5 +1,5 @@
-"""One file to copy: the gateway, the interpreter and every library in one executable. `python -m proxy.build` makes it.
+"""The build of the single file: the gateway, the interpreter and every library in one executable. `python -m proxy.build` makes it.
 
-`parts.py` finds what goes in, `native.py` the system's libraries; `assemble.py` puts them together with `launcher.c`. Of it all only
-`entry.py` goes in itself.
+`parts.py` finds the files to pack, `native.py` the system's libraries; `assemble.py` joins them with `launcher.c`. Of this package only
+`entry.py` is packed.
 """

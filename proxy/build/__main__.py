@@ -40,7 +40,7 @@ def main(
 
 
 def _starts(output: Path) -> tuple[float, float]:
-    """Return the seconds of the first start and of the fastest later one, which shows too that it starts."""
+    """Return the seconds of the first start and of the fastest later one. This also tests that the file starts."""
     with TemporaryDirectory(prefix="llm-proxy-build-") as directory:
         environment = os.environ | {"LLM_PROXY_UNPACK_DIR": directory}
         seconds = []

@@ -1,4 +1,4 @@
-"""Parts to one executable: an index, one compressed stream, and `launcher.c` around them."""
+"""Assembly of the executable: an index and one compressed stream, linked into `launcher.c`."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ _KEY_DIGITS = 24
 
 
 def assemble(parts: Mapping[str, Part], output: Path) -> None:
-    """Write the executable. It appears whole or not at all, and may take the place of one that runs.
+    """Write the executable atomically. It may replace one that is running.
 
     Raises:
         BuildError: there is no C compiler, or it fails.

@@ -1,4 +1,4 @@
-"""Where the single file's Python begins: certificates found, then the command line."""
+"""The single file's Python entry point: find certificates, then run the command line."""
 
 import os
 import ssl
@@ -18,16 +18,16 @@ def main() -> None:
     bundle = certificates(os.environ, SYSTEM_BUNDLES, _own_bundle())
     if bundle is not None:
         os.environ["SSL_CERT_FILE"] = str(bundle)
-    from proxy.cli import main as run  # noqa: PLC0415  nothing may open TLS before
+    from proxy.cli import main as run  # noqa: PLC0415  nothing may open TLS before SSL_CERT_FILE is set
 
     run()
 
 
 def certificates(env: Mapping[str, str], places: Sequence[Path], own: Path) -> Path | None:
-    """Return the file of authorities that TLS upstream is to trust; None where OpenSSL finds them itself.
+    """Return the file of certificate authorities for TLS to the upstream; None if OpenSSL finds them itself.
 
-    The library inside looks where the system that it was built on keeps them. On another one those of that system come first, for an
-    operator may have added some; those of Mozilla, packed in, only where there are none.
+    The packed OpenSSL looks where the build system keeps them. On another system, that system's file comes first, since an operator may
+    have added authorities. The packed file of Mozilla's is used only if there is none.
     """
     if env.get("SSL_CERT_FILE") or env.get("SSL_CERT_DIR") or _openssl_finds_them():
         return None
@@ -41,7 +41,7 @@ def _openssl_finds_them() -> bool:
 
 
 def _own_bundle() -> Path:
-    import certifi  # noqa: PLC0415  packed in; an installation from wheels has no need of it
+    import certifi  # noqa: PLC0415  packed in; an installation from wheels does not need it
 
     return Path(certifi.where())
 

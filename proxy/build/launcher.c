@@ -1,13 +1,13 @@
 /*
- * The single file's own code: unpacks what is inside, once, and becomes it.
+ * The launcher of the single file: unpacks its content once, then executes the gateway.
  *
  * The file holds an index and one compressed stream. They are unpacked into DIR/unpacked-KEY, where KEY is the hash of the content, so a
- * start that finds that directory complete unpacks nothing. Then this process *becomes* the gateway (execve, no fork): the process id, the
- * parent, signals, LISTEN_PID and NotifyAccess=main of systemd are those of a program that was installed.
+ * start that finds that directory complete unpacks nothing. Then this process becomes the gateway (execve, no fork): the process id, the
+ * parent, signals, LISTEN_PID and NotifyAccess=main of systemd are those of an installed program.
  *
- * It is linked statically, and glibc's loader is among what it unpacks: the system's libraries, if there are any, are not used.
+ * The launcher is linked statically and unpacks glibc's loader too: the system's libraries, if there are any, are not used.
  *
- * Code is run from a directory only if nobody but root or this user could have changed what is in it.
+ * Code is run from a directory only if nobody but root or this user could have changed its content.
  */
 
 #define _GNU_SOURCE
@@ -31,7 +31,7 @@
 #define DIRECTORIES_MAX 8
 #define PIECE_BYTES 65536
 
-/* INDEX: one line `MODE SIZE NAME` a file, mode in octal. PAYLOAD: the files' bytes in that order, as one zlib stream. */
+/* INDEX: one line `MODE SIZE NAME` per file, mode in octal. PAYLOAD: the files' bytes in that order, as one zlib stream. */
 __asm__(".section .rodata\n"
         "index_begin: .incbin \"" INDEX "\"\n"
         "index_end: .byte 0\n"
@@ -52,7 +52,7 @@ struct place {
     const char *fault; /* why it cannot be used */
 };
 
-/* Read the entry at `*cursor` and move behind it; false at the end. */
+/* Read the entry at `*cursor` and move past it; return false at the end. */
 static bool next_entry(const char **cursor, struct entry *entry) {
     if (*cursor >= index_end) return false;
     char *rest;
@@ -64,7 +64,7 @@ static bool next_entry(const char **cursor, struct entry *entry) {
     return true;
 }
 
-/* Every file is there in its full size: also after a cleaner of /tmp came by, or the power went. */
+/* Return whether every file exists in its full size. A cleaner of /tmp or a power failure may have taken some. */
 static bool is_complete(int directory) {
     const char *cursor = index_begin;
     struct entry entry;
@@ -75,7 +75,7 @@ static bool is_complete(int directory) {
     return true;
 }
 
-/* Nobody else can change or exchange what is in it. In a sticky directory, such as /tmp, others cannot touch what is ours. */
+/* Return whether nobody else can change or replace its content. In a sticky directory, such as /tmp, others cannot touch our files. */
 static bool is_safe(int directory, bool sticky_will_do) {
     struct stat found;
     if (fstat(directory, &found) || (found.st_uid != 0 && found.st_uid != geteuid())) return false;
@@ -87,7 +87,7 @@ static bool may_execute(int directory) {
     return !fstatvfs(directory, &found) && !(found.f_flag & ST_NOEXEC);
 }
 
-/* Return a descriptor of the directory if it can be used, else -1 with its fault. */
+/* Return a descriptor of the directory if it can be used, else -1 and set its fault. */
 static int open_place(struct place *place) {
     int base = open(place->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (base < 0)
@@ -103,18 +103,18 @@ static int open_place(struct place *place) {
 }
 
 /*
- * Return a descriptor of what is unpacked in `base`, or -1. It holds a shared lock and stays open in the program that this becomes: what
- * runs is not cleaned away, neither by a newer file (`remove_others`) nor by systemd-tmpfiles, which heeds such locks.
+ * Return a descriptor of the directory that is unpacked in `base`, or -1. It holds a shared lock and stays open in the gateway, so that
+ * neither a newer file (`remove_others`) nor systemd-tmpfiles, which respects such locks, removes what runs.
  */
 static int open_unpacked(int base) {
     int found = openat(base, HOME, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (found < 0) return -1;
-    /* Not 0, 1 or 2, where one of them is closed. And not close-on-exec. */
+    /* A descriptor above 2, even if one of 0, 1, 2 is closed, and without close-on-exec. */
     int kept = fcntl(found, F_DUPFD, 3);
     close(found);
     if (kept < 0) return -1;
     struct stat here, there;
-    bool locked = !flock(kept, LOCK_SH | LOCK_NB) || errno != EWOULDBLOCK; /* a file system without locks will do too */
+    bool locked = !flock(kept, LOCK_SH | LOCK_NB) || errno != EWOULDBLOCK; /* a file system without locks is accepted */
     if (locked && is_safe(kept, false) && is_complete(kept) && !fstat(kept, &here) && !fstatat(base, HOME, &there, AT_SYMLINK_NOFOLLOW) &&
         here.st_ino == there.st_ino)
         return kept;
@@ -133,7 +133,7 @@ static bool remove_tree(int parent, const char *name) {
     return !unlinkat(parent, name, AT_REMOVEDIR);
 }
 
-/* Remove what other versions, or a start that was killed, left in `base` and nothing runs from. */
+/* Remove from `base` what other versions or a killed start left, unless a program runs from it. */
 static void remove_others(int base) {
     int again = openat(base, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *listing = again < 0 ? NULL : fdopendir(again);
@@ -199,7 +199,7 @@ static bool unpack_into(int directory) {
     return done;
 }
 
-/* Unpack beside its final name and rename: whatever has the name is whole, a kill -9 in the midst of it notwithstanding. */
+/* Unpack beside the final name and rename: a directory of that name is complete, even after a kill -9. */
 static bool unpack_new(int base) {
     remove_tree(base, NEW);
     if (mkdirat(base, NEW, 0755)) return false;
@@ -212,7 +212,7 @@ static bool unpack_new(int base) {
     return done;
 }
 
-/* Return a descriptor of what is unpacked in this place after unpacking it there, or -1 with the place's fault. One process at a time does. */
+/* Unpack in this place, one process at a time. Return a descriptor of the unpacked directory, or -1 and set the place's fault. */
 static int unpack(struct place *place) {
     umask(022);
     char parents[PATH_MAX + 2];
@@ -226,7 +226,7 @@ static int unpack(struct place *place) {
         place->fault = strerror(errno);
     } else {
         flock(lock, LOCK_EX);
-        found = open_unpacked(base); /* by another one, while this one waited */
+        found = open_unpacked(base); /* another process may have unpacked it while this one waited */
         if (found < 0 && !unpack_new(base)) place->fault = strerror(errno);
         else if (found < 0) {
             if ((found = open_unpacked(base)) < 0) place->fault = "what was unpacked there was changed at once";
@@ -246,12 +246,12 @@ static int find(struct place *place) {
     return found;
 }
 
-/* Fill in where to look, best first; return how many. Lists of systemd's are separated by colons: the first will do. */
+/* Fill in the places to look in, best first; return their number. Lists by systemd are separated by colons: the first entry is used. */
 static int list_places(struct place *places) {
     const char *named = getenv("LLM_PROXY_UNPACK_DIR"), *cache = getenv("CACHE_DIRECTORY"), *state = getenv("STATE_DIRECTORY");
     const char *user_cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME"), *temporary = getenv("TMPDIR");
     int count = 0;
-    /* Root's, for everybody: what a service runs should not be what it can write. */
+    /* Root's directory, for all users, comes first: a service should not be able to write the code that it runs. */
 #define ADD(...) snprintf(places[count++].path, PATH_MAX, __VA_ARGS__)
     if (named && *named) return ADD("%s", named), count;
     ADD("/usr/local/lib/llm-proxy");
@@ -264,13 +264,13 @@ static int list_places(struct place *places) {
     return count;
 }
 
-/* Become the gateway. Returns only if that failed, with errno. */
+/* Execute the gateway in this process. Returns only on failure, with errno set. */
 static void become(const char *place, int found, int argc, char **argv) {
     static char base[PATH_MAX], directory[PATH_MAX + sizeof HOME];
     struct stat named, opened;
     if (!realpath(place, base)) return;
     snprintf(directory, sizeof directory, "%s/" HOME, base);
-    /* A link on the way may have been exchanged since: what runs is what was looked at. */
+    /* A symbolic link in the path may have changed since: run only the directory that was checked. */
     if (stat(directory, &named) || fstat(found, &opened)) return;
     if (named.st_ino != opened.st_ino || named.st_dev != opened.st_dev) {
         errno = ESTALE;

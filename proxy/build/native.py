@@ -1,4 +1,4 @@
-"""The shared libraries of the system that native modules need, glibc and its loader among them: nothing of the target's is used."""
+"""The shared libraries that native modules need, including glibc and its loader. No library of the target system is used."""
 
 import shutil
 import subprocess
@@ -11,11 +11,11 @@ from pathlib import Path
 from proxy.build.parts import Part
 
 LOADER = "llm-proxy"
-"""The name that glibc's loader gets: it is what the kernel executes, so that is the name which `ps` and `top` show."""
+"""The name given to glibc's loader. The kernel executes the loader, so `ps` and `top` show this name."""
 
 _ELF = b"\x7fELF"
 _FOUND_BY_GLIBC_ITSELF = ("libgcc_s.so.1", "libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2")
-"""Opened by name at run time: to end a thread, and (glibc before 2.34) to resolve names."""
+"""Libraries that glibc opens by name at run time: to end a thread, and (before 2.34) to resolve names."""
 
 
 class BuildError(Exception):
@@ -23,7 +23,7 @@ class BuildError(Exception):
 
 
 def with_libraries(parts: Mapping[str, Part]) -> dict[str, Part]:
-    """Return the parts and, below ``lib/``, every library that one of them needs; without symbols for a debugger."""
+    """Return the parts and, below ``lib/``, every library that they need, all without debug symbols."""
     whole = dict(parts)
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
@@ -39,7 +39,7 @@ def with_libraries(parts: Mapping[str, Part]) -> dict[str, Part]:
 
 
 def run(*command: str) -> str:
-    """Return what a tool of the build prints. Raises: BuildError if it is not there, or fails."""
+    """Run a build tool and return its output. Raises: BuildError: it is not installed, or fails."""
     program = shutil.which(command[0])
     if program is None:
         raise BuildError(f"{command[0]} is not installed (Debian: apt install gcc libc6-dev zlib1g-dev)")
@@ -50,7 +50,7 @@ def run(*command: str) -> str:
 
 
 def _write(parts: Mapping[str, Part], directory: Path) -> list[Path]:
-    """Return the native parts as files, at their names: some packages bring libraries along, and find them by where they lie."""
+    """Write the native parts to files at their names and return the paths. Some packages find their own libraries by relative path."""
     written = [directory / name for name, part in parts.items() if part.content.startswith(_ELF)]
     for path in written:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def _needed(paths: Iterable[Path]) -> set[Path]:
 
 
 def _libraries_of(path: Path) -> set[Path]:
-    """Return what ``ldd`` says: ``NAME => PATH (address)``, the loader as ``PATH (address)``."""
+    """Return the libraries that ``ldd`` lists as ``NAME => PATH (address)``, and the loader, ``PATH (address)``."""
     said = run("ldd", str(path))
     found = set()
     for line in said.splitlines():

@@ -1,7 +1,7 @@
-"""What of Python goes into the single file: the interpreter, the standard library, the gateway and what it needs.
+"""The Python parts of the single file: the interpreter, the standard library, the gateway and its dependencies.
 
-Modules go in compiled, without their sources, which halves what is unpacked; a traceback still names file and line. The names in it are
-relative, and no time is recorded: the same sources make the same file.
+Modules are packed compiled, without sources, which halves the unpacked size; a traceback still names file and line. File names are
+relative and no time is recorded, so the same sources make the same file.
 """
 
 import marshal
@@ -17,33 +17,33 @@ from pathlib import Path
 import proxy
 
 LIBRARY = f"lib/python{sys.version_info.major}.{sys.version_info.minor}"
-"""Where the interpreter looks for its library, seen from the directory above its own."""
+"""Path of the standard library, relative to the directory above the interpreter's."""
 
 _STDLIB_WITHOUT = frozenset({
     "__pycache__", "dist-packages", "distutils", "ensurepip", "idlelib", "lib-dynload", "lib2to3", "pydoc_data", "site-packages",
     "test", "tests", "tkinter", "turtle", "turtledemo", "venv",
 })  # fmt: skip
 _NATIVE_WITHOUT = ("_ctypes_test", "_curses", "_dbm", "_gdbm", "_test", "_tkinter", "_xx", "nis", "ossaudiodev", "readline", "xx")
-"""Modules that the gateway does not use and that would bring libraries with them, or are there to test Python."""
+"""Prefixes of modules that the gateway does not use: they need more libraries, or test Python itself."""
 _NO_USE_AT_RUN_TIME = {".c", ".h", ".pxd", ".pxi", ".pyc", ".pyi", ".pyx", ".typed"}
 _NO_PART = {
     *(f"proxy/build/{name}" for name in ("__main__.py", "assemble.py", "launcher.c", "native.py", "parts.py")),
 }
 
 _NEVER_COMPARED = (1).to_bytes(4, "little") + bytes(8)
-"""PEP 552: a hash of the source stands here, which need not be looked at."""
+"""Header of an unchecked hash-based .pyc (PEP 552): Python does not compare the source's hash."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file inside: its content, and whether it is to be executed."""
+    """One packed file: its content, and whether it is executable."""
 
     content: bytes
     executable: bool = False
 
 
 def python_parts() -> dict[str, Part]:
-    """Return all of Python's parts by the names that they get, native modules included and their libraries not."""
+    """Return all Python parts by their packed names, including native modules but not their libraries."""
     found = {"bin/python": Part(Path(sys.executable).resolve().read_bytes(), executable=True)}
     for path, name in (*_standard_library(), *_packages("llm-proxy", "certifi"), *_gateway()):
         if path.suffix == ".py":
@@ -73,7 +73,7 @@ def _gateway() -> Iterator[tuple[Path, str]]:
 
 
 def _packages(*roots: str) -> Iterator[tuple[Path, str]]:
-    """Yield the files of what these distributions need, and of themselves but for the gateway, which is taken from its sources."""
+    """Yield the files of these distributions and their dependencies, except the gateway, which is packed from its sources."""
     for name in sorted(_closure(roots)):
         distribution = metadata.distribution(name)
         for file in distribution.files or ():
@@ -96,7 +96,7 @@ def _closure(roots: Iterable[str]) -> set[str]:
 
 
 def _required(name: str) -> Iterator[str]:
-    """Yield what a distribution requires without its extras. What is required only elsewhere is not installed here."""
+    """Yield the requirements of a distribution, without extras. Skip those for other platforms, which are not installed."""
     for line in metadata.requires(name) or ():
         wanted, _, condition = line.partition(";")
         match = re.match(r"[A-Za-z0-9._-]+", wanted.strip())
