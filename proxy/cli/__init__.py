@@ -28,7 +28,7 @@ def main() -> None:
     """Run the command line of this process."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that knows no ¥ shows a ?, instead of a traceback
+            stream.reconfigure(errors="replace")  # a terminal without ¥ shows a ? instead of a traceback
     app(prog_name="llm-proxy")
 
 

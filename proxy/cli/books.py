@@ -1,4 +1,4 @@
-"""The books: verify them, copy them, put a copy in their place, fold what is old."""
+"""Commands for the books: verify, back up, restore, and fold old requests."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +55,7 @@ def backup(
 
 
 def _rotate(directory: Path, keep: int, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Back up into a directory and remove what is there too much, unless the books of the new copy do not hold."""
+    """Back up into a directory and remove surplus copies, unless the books of the new copy do not hold."""
     try:
         with Rotation(directory) as rotation:
             copy = rotation.path(SystemClock().now_ms())

@@ -1,7 +1,7 @@
-"""How a command reaches the store: through the gateway that runs, or itself where none does.
+"""A command's access to the store: through the running gateway, or directly if none runs.
 
-Reading needs no permission of anybody: the store is opened read-only beside whoever writes. A change goes through the admin socket, so
-that one process alone writes the file and the running gateway acts on it at once; with nobody there, the command takes the lock.
+A read opens the store read-only, beside the process that writes. A change goes through the admin socket, so that one process alone
+writes the file and the running gateway acts on it at once. If no gateway runs, the command takes the lock itself.
 """
 
 import asyncio
@@ -23,21 +23,21 @@ from proxy.store.progress import Report
 from proxy.store.sqlite import open_store
 
 LOCK_WAIT_SECONDS = 5.0
-"""How long to go on trying where somebody holds the lock and no gateway answers: another command, or a gateway that is starting."""
+"""Limit of retries while the lock is held and no gateway answers: by another command, or by a gateway that is starting."""
 _RETRY_SECONDS = 0.05
 ANSWER_SECONDS = 30.0
-"""What a gateway has for its whole answer to a change, from the connection on."""
+"""Time allowed for a gateway's whole answer to a change, including the connection."""
 _DOUBT = "the change may have been made, or may be yet: look with `llm-proxy account show` or `key list` before you repeat it"
 _NOBODY = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK)
 """No socket file, one that a dead process left behind, or a file that is something else."""
 
 
 async def perform(config: Config, clock: Clock, name: str, parameters: Mapping[str, Any], report: Report | None = None) -> Answer:
-    """Carry out an operation and return its answer; one that only reads tells how far it has come.
+    """Carry out an operation and return its answer. An operation that only reads reports its progress.
 
     Raises:
-        ParameterError: before anything is touched.
-        StoreError: refused, failed, or not to be reached.
+        ParameterError: a parameter is wrong; nothing was touched.
+        StoreError: the operation was refused or failed, or the store cannot be reached.
     """
     operation = prepare(name, parameters)
     if not operation.changes:
@@ -57,10 +57,10 @@ async def perform(config: Config, clock: Clock, name: str, parameters: Mapping[s
 
 
 async def ask_gateway(config: Config, name: str, parameters: Mapping[str, Any]) -> Answer:
-    """Return the answer of the gateway that runs, to what is its own affair.
+    """Return the running gateway's answer to an operation that only it can do.
 
     Raises:
-        StoreError: there is none, it refuses, or it is not to be reached.
+        StoreError: no gateway runs, it refuses, or it cannot be reached.
     """
     prepare(name, parameters)
     answer = await _through_gateway(config, name, parameters, doubt="look at its log")
@@ -82,10 +82,10 @@ async def _at_own_desk(config: Config, clock: Clock, operation: Operation, *, re
 
 
 async def _through_gateway(config: Config, name: str, parameters: Mapping[str, Any], doubt: str = _DOUBT) -> Answer | None:
-    """Return the answer of the gateway that runs, or None where none does. ``doubt``: what to do where it asks and hears nothing."""
+    """Return the running gateway's answer, or None if none runs. ``doubt``: advice for the case that no answer comes."""
     if config.admin.listen is None:
         return None
-    import aiohttp  # noqa: PLC0415  a quarter of a second that reading commands need not spend
+    import aiohttp  # noqa: PLC0415  the import takes a quarter of a second, which commands that only read do not need
 
     path = config.admin.listen.path
     timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)

@@ -1,6 +1,6 @@
-"""What a shell completes: names of accounts and ids of keys, read from the store of the configuration in use.
+"""Shell completion of account names and key ids, read from the store of the configuration in use.
 
-A completion prints nothing but its words and never fails: without a configuration or a store there is nothing to complete.
+A completion prints only its words and never fails: without a configuration or a store it has none.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ DEFAULT_CONFIGS = (Path("config.toml"), Path("/etc/llm-proxy/config.toml"))
 
 
 def existing_config(env: Mapping[str, str]) -> Path | None:
-    """Return the configuration that is used where none is named: that of the environment, or the first that is there."""
+    """Return the configuration file for a command that names none: the environment's, or the first default that exists."""
     if named := env.get("LLM_PROXY_CONFIG"):
         return Path(named)
     return next((path for path in DEFAULT_CONFIGS if path.exists()), None)
@@ -32,7 +32,7 @@ def account_names(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def key_ids(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Return the ids of live keys, each with whose it is."""
+    """Return the ids of live keys, each with its account and name."""
     keys = _read(_config_of(context), "key.list").get("keys", ())
     return [
         (key["id"], f"{key['account']} {key['name']}".strip())
@@ -42,12 +42,12 @@ def key_ids(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 
 
 def read_account_names(config: Path | None) -> list[str]:
-    """Return the names of all accounts; none where they cannot be read."""
+    """Return the names of all accounts; an empty list if they cannot be read."""
     return [account["name"] for account in _read(config, "account.list").get("accounts", ())]
 
 
 def _config_of(context: typer.Context) -> Path | None:
-    """Return the configuration that the words so far name: the callbacks of a command line that is still typed have not run."""
+    """Return the configuration named in the words typed so far. Callbacks do not run during completion, so parameters are read."""
     link: Any = context
     while link is not None:
         if named := link.params.get("config"):

@@ -1,4 +1,4 @@
-"""A configuration as `check-config` shows it: what would run, without a secret."""
+"""A view of the configuration for `check-config`, without secrets."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from proxy.core.catalog import Model
 
 
 def describe(config: Config) -> dict[str, Any]:
-    """Return what would run, JSON-able, without a secret."""
+    """Return the configuration that would run as JSON-able values, without secrets."""
     return {
         "file": None if config.path is None else str(config.path),
         "environment": list(config.variables),

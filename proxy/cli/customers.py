@@ -1,4 +1,4 @@
-"""Customers: their accounts and keys, what they used, and what one request was charged."""
+"""Commands for customers: accounts, keys, usage, and the receipt of one request."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""The examples at the end of each command's help. A test reads each of them as the command line would."""
+"""The examples at the end of each command's help. A test parses each of them as the command line does."""
 
 from collections.abc import Mapping
 
@@ -37,6 +37,6 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
 
 
 def examples(command: str) -> str:
-    """Return a help text's last paragraph; the backspace before it keeps its lines as they are."""
+    """Return the last paragraph of a help text. The backspace before it keeps its line breaks."""
     shown = EXAMPLES.get(command, ())
     return "\b\n" + "\n".join(["Example:" if len(shown) == 1 else "Examples:", *(f"  {line}" for line in shown)]) if shown else ""

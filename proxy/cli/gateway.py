@@ -1,4 +1,4 @@
-"""The gateway as such: run it, try it, check and change its configuration, look for what ails it."""
+"""Commands for the gateway: run it, try it, check and reload its configuration, diagnose it."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from proxy.clock import SystemClock
 from proxy.config import ConfigError, Source
 
 BAD_CONFIGURATION = 78
-"""EX_CONFIG of sysexits.h: `serve` will not start by being started again. systemd is told not to (RestartPreventExitStatus=)."""
+"""EX_CONFIG of sysexits.h: starting `serve` again will not help. systemd is told not to (RestartPreventExitStatus=)."""
 
 app = typer.Typer()
 

@@ -1,6 +1,6 @@
-"""What to do next, after a refusal: one line for the operator, by what the refusal says.
+"""Hints after a refusal: one line that tells the operator what to do next.
 
-Refusals come from the store, from operations and over the admin socket, as text; here it is recognised by how it begins.
+Refusals come as text from the store, from operations and over the admin socket. A hint is chosen by how that text begins.
 """
 
 import difflib
@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable, Sequence
 
 Names = Callable[[], Sequence[str]]
-"""Returns the accounts there are; asked only where it matters."""
+"""Returns the names of all accounts; called only when a hint needs them."""
 
 _HINTS = (
     (r"there is an account (?P<name>.+) already", "to add money: `llm-proxy account credit {name} AMOUNT`"),
@@ -27,7 +27,7 @@ _HINTS = (
 
 
 def hint(refusal: str, names: Names = lambda: ()) -> str:
-    """Return what to do about a refusal, or nothing where it says so itself."""
+    """Return the hint for a refusal, or an empty string if the refusal needs none."""
     if found := re.match(r"there is no account (.+)", refusal):
         return _other_account(found[1], names())
     for pattern, advice in _HINTS:

@@ -1,4 +1,4 @@
-"""How far a long command has come, as a bar on a terminal's standard error; nothing where that is no terminal."""
+"""A progress bar for long commands, on standard error; nothing if that is not a terminal."""
 
 import sys
 from collections.abc import Iterator
@@ -9,15 +9,15 @@ from proxy.store.progress import Progress, Report
 
 @contextmanager
 def bar(*, wanted: bool = True) -> Iterator[Report | None]:
-    """Show a bar while the block runs and take it away at its end; yield whom to tell of progress, None where nobody looks.
+    """Show a bar while the block runs and remove it at the end. Yield the function to report progress to, or None without a bar.
 
     Args:
-        wanted: False for ``--json``: whoever asks for it is a program.
+        wanted: False for ``--json``, which programs ask for.
     """
     if not wanted or not sys.stderr.isatty():
         yield None
         return
-    from rich import progress as shown  # noqa: PLC0415  40 ms that no other command need spend
+    from rich import progress as shown  # noqa: PLC0415  the import takes 40 ms, which other commands do not need
     from rich.console import Console  # noqa: PLC0415
 
     columns = (

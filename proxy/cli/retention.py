@@ -1,4 +1,4 @@
-"""`llm-proxy retention`: fold old requests now, second by second, so that it can be watched, and stopped at any time."""
+"""`llm-proxy retention`: fold old requests now, second by second, so that progress shows and it can be stopped at any time."""
 
 import asyncio
 from typing import Any
@@ -13,7 +13,7 @@ NOTHING_SET = "retention.request_days is 0, so requests are kept for ever: set i
 
 
 def fold(config: Config, clock: Clock, days: int, report: Report | None, *, is_rehearsal: bool) -> Answer:
-    """Fold what is older than so many days, through the gateway where one runs; return what there was and how much of it was folded.
+    """Fold requests older than `days` days, through the gateway if one runs; return how many there were and how many were folded.
 
     Raises: ParameterError, StoreError.
     """

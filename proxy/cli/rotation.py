@@ -1,6 +1,6 @@
 """Dated backups in one directory, of which the newest are kept.
 
-Only what `Rotation` has named itself is ever removed, by one process at a time, and never the copy that was just verified.
+Only files that `Rotation` named itself are removed, by one process at a time, and never the copy that was just verified.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from proxy.clock import iso
 
 _COPY = re.compile(r"llm-proxy-\d{8}T\d{6}Z\.db")
 _PARTIAL = re.compile(r"llm-proxy-\d{8}T\d{6}Z\.db\.partial(-journal)?")
-"""What `store.sqlite.backup` writes to first."""
+"""The name that `store.sqlite.backup` writes to first."""
 
 
 class RotationError(Exception):
@@ -22,13 +22,13 @@ class RotationError(Exception):
 
 
 class Rotation:
-    """A directory of backups, locked while one is written and old ones are removed. It is made where there is none."""
+    """A directory of backups, locked while one is written and old ones are removed. It is created if missing."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def __enter__(self) -> Self:
-        """Raises: RotationError."""
+        """Create and lock the directory and remove partial copies. Raises: RotationError."""
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -36,7 +36,7 @@ class Rotation:
             raise RotationError(f"cannot keep backups in {self._directory}: {error.strerror}") from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._remove(self._named(_PARTIAL))  # of one that was cut short: whoever writes has the lock
+            self._remove(self._named(_PARTIAL))  # left by a backup that was cut short: no other process writes while we hold the lock
         except OSError as error:
             os.close(self._descriptor)
             busy = isinstance(error, BlockingIOError)
@@ -48,13 +48,13 @@ class Rotation:
         os.close(self._descriptor)
 
     def path(self, now_ms: int) -> Path:
-        """Return the name of a backup of this second."""
+        """Return the path of a backup that is made in this second."""
         return self._directory / f"llm-proxy-{compact(now_ms)}.db"
 
     def prune(self, keep: int, newest: Path) -> list[str]:
-        """Remove all but ``newest`` and the ``keep`` - 1 latest others, and return their paths, the oldest first.
+        """Remove all copies but ``newest`` and the ``keep`` - 1 latest others; return the removed paths, oldest first.
 
-        The clock may have been set back since: ``newest`` stays, whatever its name says.
+        ``newest`` stays whatever its name says, since the clock may have been set back.
 
         Raises: RotationError.
         """
@@ -65,7 +65,7 @@ class Rotation:
             raise RotationError(f"wrote {newest}, but cannot remove older backups: {error.strerror}") from None
 
     def _named(self, pattern: re.Pattern[str]) -> list[Path]:
-        """Return the files of this name, by their time."""
+        """Return the files with names of this pattern, oldest first."""
         return sorted(path for path in self._directory.iterdir() if pattern.fullmatch(path.name))
 
     def _remove(self, paths: list[Path]) -> list[str]:
@@ -75,5 +75,5 @@ class Rotation:
 
 
 def compact(now_ms: int) -> str:
-    """Return a time as part of a file's name, to the second, in UTC: ``20261123T080000Z``."""
+    """Return a time in seconds and UTC for use in a file name: ``20261123T080000Z``."""
     return re.sub(r"[-:]|\.\d+", "", iso(now_ms))

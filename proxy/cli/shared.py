@@ -1,4 +1,4 @@
-"""What the commands share: their common options, the configuration, the way to an operation, printing and failing."""
+"""Parts shared by the commands: common options, loading the configuration, running an operation, printing and failing."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ def load_config(context: typer.Context, config: Path | None, *, require_secrets:
 
 
 def config_path(context: typer.Context, config: Path | None, *, code: int = REFUSED) -> Path | None:
-    """Return the configuration's file; None where there is none and the environment is the configuration."""
+    """Return the configuration file; None if the environment alone is the configuration."""
     return config or context.find_root().obj or _default_config(code)
 
 
@@ -65,7 +65,7 @@ def perform(
 
 @contextlib.contextmanager
 def refusals(config: Path | None) -> Iterator[None]:
-    """Exit with the reason on one line of stderr where an operation is refused, and what to do about it on the next."""
+    """Exit if an operation is refused, with the reason on one line of stderr and a hint on the next."""
     try:
         yield
     except (ParameterError, StoreError, OSError) as error:
@@ -74,7 +74,7 @@ def refusals(config: Path | None) -> Iterator[None]:
 
 
 def ask_gateway(context: typer.Context, config: Path | None, operation: str, **parameters: Any) -> dict[str, Any]:
-    """Return the answer of the gateway that runs, or exit with the reason. Where to find it is in the same file that it is to read."""
+    """Return the running gateway's answer, or exit with the reason. Its socket is named in the file that it is asked to read."""
     try:
         loaded = load(config_path(context, config), os.environ, require_secrets=False)
         return asyncio.run(client.ask_gateway(loaded, operation, parameters))
@@ -87,9 +87,9 @@ def show(answer: dict[str, Any], print_answer: Callable[[dict[str, Any]], None],
         (tables.print_json if json else print_answer)(answer)
         sys.stdout.flush()
     except OSError as error:
-        with contextlib.suppress(OSError):  # what is still buffered would fail once more when the process ends
+        with contextlib.suppress(OSError):  # the buffered rest would fail again when the process ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # `| head` has seen enough
+        if isinstance(error, BrokenPipeError):  # a reader such as `| head` has closed the pipe
             raise typer.Exit(REFUSED) from None
         fail(f"done, but the answer could not be written: {error.strerror}")
 

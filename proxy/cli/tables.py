@@ -1,4 +1,4 @@
-"""Answers of operations on a terminal: tables where there are rows, lines where there is one thing. Nothing is cut off in a pipe."""
+"""Answers of operations as text: tables for rows, lines for a single thing. Nothing is cut off in a pipe."""
 
 import csv
 import sys
@@ -10,7 +10,7 @@ import orjson
 Answer = Mapping[str, Any]
 
 _PIPE_COLUMNS = 10_000
-"""Width where there is no terminal: a reader of a pipe wants whole lines."""
+"""Width without a terminal, since a reader of a pipe wants whole lines."""
 _USAGE_COLUMNS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "units", "charge", "shortfall", "estimated")
 _ACCOUNT_COLUMNS = ("name", "balance", "held", "available", "created_at")
 _KEY_COLUMNS = ("id", "name", "prefix", "account", "created_at", "revoked_at")
@@ -47,7 +47,7 @@ def print_usage(answer: Answer) -> None:
 
 
 def print_usage_csv(answer: Answer) -> None:
-    """Write the rows, without their total, and a header line."""
+    """Write a header line and the rows, without their total."""
     columns = ["account", answer["by"], *_USAGE_COLUMNS]
     writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -97,7 +97,7 @@ def print_restored(answer: Answer) -> None:
 
 
 def print_reload(answer: Answer, heading: str) -> None:
-    """Print what a reload changed or would change, and what it leaves to a restart."""
+    """Print what a reload changed or would change, and what needs a restart."""
     if not answer["changed"] and not answer["needs_restart"]:
         _line("nothing is different from what runs")
     for title, changes in ((heading, answer["changed"]), ("needs a restart", answer["needs_restart"])):
@@ -117,7 +117,7 @@ def _changed(before: object, after: object) -> str:
 
 
 def print_config(described: Answer) -> None:
-    """Print what `describe` of `described.py` returned."""
+    """Print a configuration as `config_view.describe` returned it."""
     tables = ("upstreams", "models")
     lines = {"file": described["file"] or "none: the environment is all of it"}
     if described["environment"]:
@@ -132,7 +132,7 @@ def print_config(described: Answer) -> None:
 
 
 def _print_table(columns: Sequence[str], rows: Iterable[Answer], right: Sequence[str] = ()) -> None:
-    from rich.console import Console  # noqa: PLC0415  40 ms and megabytes that `serve` need not carry
+    from rich.console import Console  # noqa: PLC0415  the import takes 40 ms and megabytes, which `serve` does not need
     from rich.table import Table  # noqa: PLC0415
 
     to_terminal = sys.stdout.isatty()

@@ -1,4 +1,4 @@
-"""`llm-proxy top`: find the gateway's admin socket and watch it live. The screen itself is `proxy/top/`."""
+"""`llm-proxy top`: find the gateway's admin socket and watch it. The screen itself is in `proxy/top/`."""
 
 import asyncio
 from typing import Annotated
