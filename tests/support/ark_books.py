@@ -1,7 +1,7 @@
-"""Ark's own books: what the stand-in was asked for and what it would bill, written down without asking the gateway.
+"""Ark's own books: the calls that the stand-in received and what it would bill, recorded independently of the gateway.
 
-Every chat costs another sum, and says in its prompt whose it is: ``ACCOUNT SERIAL``. Its ``max_tokens`` is made of the serial, so that
-the gateway's hold names the call too, also where the gateway died before it could learn an id.
+Every chat costs a different sum and names its owner in its prompt: ``ACCOUNT SERIAL``. Its ``max_tokens`` is computed from the serial,
+so that the gateway's hold identifies the call too, even if the gateway died before it learnt an id.
 """
 
 import asyncio
@@ -14,22 +14,22 @@ from tests.support.images import ROUTE as IMAGES
 
 CHATS = "/chat/completions"
 INPUT, OUTPUT = 800, 2_000
-"""Nano-yuan a token, of the standard model."""
+"""Price of the standard model in nano-yuan a token."""
 TOKENS_MIN = 1_000
 """``max_tokens`` of the call with serial 0."""
 PROMPT = "{account} {serial:09d}"
-"""Thirteen bytes, with an account of three."""
+"""Thirteen bytes, if the account's name has three."""
 HOLD_MIN = (13 + 32 + 256) * INPUT + TOKENS_MIN * OUTPUT
-"""The hold of serial 0: thirteen bytes, 32 for a message and 256 for a request, at the input's price; then ``max_tokens``."""
+"""The hold of serial 0: thirteen bytes, 32 for a message and 256 for a request, at the input price; plus ``max_tokens``."""
 NEVER_ENDS = "999"
-"""The account whose streams bring one event, and no other."""
+"""The account whose streams send one event and never end."""
 WORDS = 10
 _EVENT = b'data: {"choices":[{"delta":{"content":"Hel"},"index":0}],"id":"%b","usage":null}\n\n'
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """One chat upstream."""
+    """One chat call that the stand-in received."""
 
     call: Call
     account: str
@@ -44,7 +44,7 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One picture upstream, as each call makes one."""
+    """One image call that the stand-in received; each call makes one picture."""
 
     call: Call
     account: str
@@ -52,11 +52,11 @@ class Image:
 
 
 class ArkBooks:
-    """What one stand-in was asked for, by Ark's ids; its videos it keeps itself (`StandIn.videos`).
+    """The calls that one stand-in received, by Ark's ids. The stand-in records its videos itself (`StandIn.videos`).
 
     Attributes:
-        gate: while it is clear, Ark takes chats and does not answer them.
-        hold_back: begin those with one event, and do not go on.
+        gate: while it is clear, Ark accepts chats and does not answer them.
+        hold_back: answer those with one event and then hang.
     """
 
     def __init__(self, ark: StandIn, *, event_seconds: float = 0.0, first_byte_seconds: float = 0.0) -> None:
@@ -72,11 +72,11 @@ class ArkBooks:
         ark.enqueue(self._image, IMAGES, times=None)
 
     def chat(self, call: Call) -> Sequence[Step]:
-        """Write down one chat, and return what answers it."""
+        """Record one chat and return its script."""
         account, serial = call.json["messages"][0]["content"].split()
         chat = Chat(call, account, int(serial), 20 + call.number % 53, WORDS + 5 + call.number % 31)
         self.chats[call.request_id] = chat
-        self._ark.changed()  # for those who wait until it stands here
+        self._ark.changed()  # wakes tests that wait for this record
         begins = [*answer_sse(_EVENT % call.request_id.encode(), end=False), Hang()]
         if account == NEVER_ENDS:
             return begins

@@ -1,11 +1,11 @@
-"""The gateway's receipts against Ark's own books, row by row, and against what customers hold in their hands.
+"""An audit that compares the gateway's receipts with Ark's own books, row by row, and with what customers received.
 
-Nothing here goes through the gateway or its store: the file is read with plain SQL. The rules by which a receipt may differ from what
-Ark billed are the documented ones, and no other (proxy/DECISIONS.md, D4, D5, D11, D12):
+It does not use the gateway or its store: it reads the file with plain SQL. A receipt may differ from Ark's bill only by the documented
+rules (proxy/DECISIONS.md, D4, D5, D11, D12):
 
 - ``estimated``: no usage ever came. The charge is a lower bound, never above what Ark billed.
 - ``interrupted``: the process ended while the call was open. Free.
-- ``client_gone`` without usage: given up before the answer began. Free.
+- ``client_gone`` without usage: the client left before the answer began. Free.
 """
 
 import sqlite3
@@ -27,22 +27,22 @@ _RECEIPTS = """
 
 @dataclass
 class Hands:
-    """What customers hold in their hands, by the gateway's id of the request."""
+    """The answers that customers received, by the gateway's request id."""
 
     begun: set[str] = field(default_factory=set)
-    """A status of 200 and headers."""
+    """Requests answered with status 200 and headers."""
     whole: dict[str, int | None] = field(default_factory=dict)
-    """An answer to its end, and what it costs by the usage that it tells, if it does."""
+    """Complete answers, each with its cost by the usage in it; None if it has no usage."""
     pictures: dict[str, list[str]] = field(default_factory=dict)
-    """Their links."""
+    """Links of the pictures in each answer."""
     videos: set[str] = field(default_factory=set)
     by_key: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """Which requests answered under an idempotency key."""
+    """Requests that were answered under each idempotency key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A row of the gateway's."""
+    """A row of the gateway's table of requests."""
 
     id: str
     kind: str
@@ -75,7 +75,7 @@ def receipts(path: Path) -> dict[str, Receipt]:
 
 
 class Audit:
-    """Looks through one store again and again; a settlement that it has seen may never change."""
+    """Repeated audits of one store. A settlement that was seen once may never change."""
 
     def __init__(self, path: Path, books: ArkBooks, videos: Videos, hands: Hands) -> None:
         self._path = path
@@ -85,9 +85,9 @@ class Audit:
         self._seen: dict[str, Receipt] = {}
 
     def losses(self, *, all_ended: bool = False) -> list[str]:
-        """Return what is missing, wrong or there twice, each in a line.
+        """Return what is missing, wrong or duplicated, one line each.
 
-        Args: all_ended: whether nothing may be open any more, of videos either.
+        Args: all_ended: whether nothing may be open any more, including videos.
         """
         found = receipts(self._path)
         settled = {one.id: one for one in found.values() if one.settled_at_ms is not None}
@@ -103,7 +103,7 @@ class Audit:
 
     @property
     def outcomes(self) -> Counter[str]:
-        """How many requests ended how, at the last look."""
+        """Number of requests by kind and outcome, at the last audit."""
         return Counter(f"{one.kind} {one.outcome}" for one in self._seen.values())
 
     def _of_chats(self, found: dict[str, Receipt]) -> Iterator[str]:

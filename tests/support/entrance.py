@@ -1,4 +1,4 @@
-"""A way in that leads to one handler, whatever is asked: no route, no key."""
+"""An entrance that passes every request to one handler, without routes and keys."""
 
 from collections.abc import Awaitable
 
@@ -13,7 +13,7 @@ from tests.support.gateway import Lines
 
 
 class Nobody:
-    """Access where no key is asked for."""
+    """Authentication for tests in which no key is ever checked."""
 
     anonymous: Grant | None = None
 
@@ -31,5 +31,5 @@ class _Straight(Dispatcher):
 
 
 def straight_to(handler: Handler, clock: Clock) -> Entrance:
-    """Return an entrance that hands every request to this handler."""
+    """Return an entrance that passes every request to this handler."""
     return Entrance(_Straight(handler), Observer(clock, Lines(), Metrics()), clock)

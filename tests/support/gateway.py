@@ -1,4 +1,4 @@
-"""A gateway under test: the real application on loopback, the stand-in for Ark behind it, a real store beside it."""
+"""A gateway under test: the real application on loopback, with the stand-in for Ark and a real store."""
 
 import asyncio
 import io
@@ -115,7 +115,7 @@ DEFAULTS: Mapping[str, Any] = {
 
 @dataclass
 class Lines:
-    """The access log, kept."""
+    """An access log that keeps its lines in memory."""
 
     written: list[dict[str, Field]] = field(default_factory=list)
     _waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = field(default_factory=list)
@@ -127,11 +127,11 @@ class Lines:
                 future.set_result(None)
 
     def of(self, route: str) -> list[dict[str, Field]]:
-        """The lines of one route's calls, whose settlement is durable by then."""
+        """The lines of a route's calls. The settlement of a call is durable before its line is written."""
         return [line for line in self.written if line["route"] == route]
 
     async def until(self, route: str, count: int = 1, timeout_seconds: float = 10.0) -> list[dict[str, Field]]:
-        """Return a route's lines once there are so many: also that of a client which left without an answer."""
+        """Return a route's lines once there are `count`, including those of clients that left without an answer."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((lambda: len(self.of(route)) >= count, future))
         if len(self.of(route)) < count:
@@ -166,7 +166,7 @@ class Reply:
 
 @dataclass
 class Bench:
-    """A running gateway with one account of ¥100, its key, and Ark's stand-in."""
+    """A running gateway with one account of ¥100, its key, and the stand-in for Ark."""
 
     origin: str
     key: str
@@ -190,7 +190,7 @@ class Bench:
     async def ask(
         self, path: str, body: Any = None, *, method: str = "", key: str | None = "", headers: Mapping[str, str] | None = None
     ) -> Reply:
-        """Send one request and read its whole answer; ``key`` None sends no credential."""
+        """Send one request and return its whole answer; ``key`` None sends no credential."""
         sent = {**({} if key is None else {"Authorization": f"Bearer {key or self.key}"}), **(headers or {})}
         data = body if isinstance(body, bytes) or body is None else orjson.dumps(body)
         if data is not None:
@@ -210,14 +210,14 @@ class Bench:
         return account.balance_nanos, account.held_nanos
 
     async def assert_charged(self, nanos: int) -> None:
-        """Assert that exactly so much left the account, that nothing is held, and that the books balance."""
+        """Assert that exactly `nanos` left the account, that nothing is held, and that the books balance."""
         assert await self.balance() == (BALANCE - nanos, 0)
         await assert_books_balance(self.store)
 
 
 @asynccontextmanager
 async def bench(directory: Path, *, balance: Nanos = BALANCE, ark: StandIn | None = None, **options: Any) -> AsyncIterator[Bench]:
-    """Start everything in a directory; ``options`` replace `DEFAULTS` in the configuration."""
+    """Start a gateway and its stand-in in a directory; ``options`` replace `DEFAULTS` in the configuration."""
     async with AsyncExitStack() as stack:
         if ark is None:
             ark = await stack.enter_async_context(StandIn())

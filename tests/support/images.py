@@ -1,4 +1,4 @@
-"""Image calls of tests: a client that asks, one that leaves, and what the receipt says of them."""
+"""Image calls of tests: a client that waits, one that leaves, and their receipts."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -17,13 +17,13 @@ PRICE = 180_000_000
 
 
 async def paint(gateway: Bench, *, key: str = "", idempotency_key: str | None = None, **wanted: Any) -> Reply:
-    """Ask for images; ``wanted`` adds to the body."""
+    """Ask for images; ``wanted`` is added to the body."""
     headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
     return await gateway.ask(ROUTE, {"prompt": PROMPT, **wanted}, key=key, headers=headers)
 
 
 async def receipt_of(gateway: Bench, answer: Reply | Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settled receipt of an answer, or of a line of the log."""
+    """Return the settled receipt of an answer or of a log line."""
     request_id = answer.headers["x-request-id"] if isinstance(answer, Reply) else answer["request_id"]
     found = await gateway.ask(f"/usage/{request_id}")
     assert (found.status, found.json["status"]) == (200, "settled")
@@ -33,7 +33,7 @@ async def receipt_of(gateway: Bench, answer: Reply | Mapping[str, Any]) -> dict[
 
 @asynccontextmanager
 async def left_behind(gateway: Bench, *, calls: int = 1, idempotency_key: str | None = None, **wanted: Any) -> AsyncIterator[None]:
-    """Ask, wait until so many calls are upstream, and leave without a word."""
+    """Ask for images, wait until `calls` calls are upstream, and close the connection."""
     url = urlsplit(gateway.origin)
     body = orjson.dumps({"prompt": PROMPT, **wanted})
     named = "" if idempotency_key is None else f"Idempotency-Key: {idempotency_key}\r\n"

@@ -1,4 +1,4 @@
-"""Five hundred strings that would be something else in SQL, a shell, a header, a template or a log."""
+"""514 strings that have a special meaning in SQL, a shell, a header, a template or a log."""
 
 from itertools import product
 

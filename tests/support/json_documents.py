@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it, broken in every way that its grammar forbids, and whole in ways that readers trip over."""
+"""Test cases for JSON parsers by RFC 8259: documents that break its grammar, and valid ones that parsers often get wrong."""
 
 DEEP = 1024
 
@@ -181,4 +181,4 @@ WHOLE: dict[str, bytes] = {
     "nested": b'{"a":' + b"[" * 200 + b"]" * 200 + b"}",
     "null": b'{"a":null}',
 }
-"""Each of these is one, and an object."""
+"""Each of these is a JSON document, and an object."""

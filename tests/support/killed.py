@@ -1,4 +1,4 @@
-"""A script that works on a store in a process of its own until kill -9."""
+"""Scripts that use a store in a separate process until kill -9."""
 
 import subprocess
 import sys
@@ -15,11 +15,11 @@ from tests.support.store import NOW_MS, new_request, settlement
 
 path, round_ = pathlib.Path(sys.argv[1]), sys.argv[2]
 """
-"""What each script begins with."""
+"""The beginning of each script."""
 
 
 def run_until_killed(path: Path, round_: int, lines: int, script: str) -> list[str]:
-    """Return what the writer acknowledged; it is killed after so many lines, wherever it then is."""
+    """Run a script, kill it after `lines` lines of output, and return all that it acknowledged."""
     command = [sys.executable, "-c", script, str(path), str(round_)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None

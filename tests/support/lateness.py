@@ -1,4 +1,4 @@
-"""How late a loop is on a machine that does other things too: what a test may take off the time that something took."""
+"""A measure of how late the event loop runs on a busy machine. A test may subtract it from a measured time."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ STEP_SECONDS = 0.005
 
 @dataclass
 class Lateness:
-    """How much later than asked for a sleeper woke up, all in all and at worst. A loop that has nothing to do is never late."""
+    """Delay of a sleeper's wake-ups, in total and at worst. An idle loop is never late."""
 
     seconds: float = 0.0
     worst_seconds: float = 0.0
@@ -21,7 +21,7 @@ class Lateness:
 
 @asynccontextmanager
 async def lateness() -> AsyncIterator[Lateness]:
-    """Measure it for as long as the context lasts."""
+    """Measure lateness while the context lasts."""
     measured, tasks = Lateness(), TaskGroup("lateness")
     sleeper = tasks.spawn(_sleep_on(measured), "sleeper")
     try:

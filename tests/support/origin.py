@@ -1,4 +1,4 @@
-"""A raw, scripted TCP origin on loopback: it reads requests, and a script of the test's writes whatever bytes it likes."""
+"""A raw TCP origin on loopback: it reads requests, and a test's script writes arbitrary bytes."""
 
 import asyncio
 import ssl
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Asked:
-    """One request as it came: its head, and its body by Content-Length."""
+    """One received request: its head, and its body by Content-Length."""
 
     head: bytes
     body: bytes
@@ -22,16 +22,16 @@ class Peer:
         self.reader = reader
         self.writer = writer
         self.gone = asyncio.Event()
-        """This connection's script has ended: the client left, or it had no more to say."""
+        """Set when this connection's script has ended, by itself or because the client left."""
 
     async def request(self) -> Asked:
-        """Read one request; IncompleteReadError when the client has left."""
+        """Read one request. Raises: IncompleteReadError: the client has left."""
         head = await self.reader.readuntil(b"\r\n\r\n")
         lengths = [line.partition(b":")[2] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
         return Asked(head, await self.reader.readexactly(int(lengths[0]) if lengths else 0))
 
     async def send(self, *pieces: bytes) -> None:
-        """Write piece by piece, each in a turn of the loop of its own, so that most arrive apart."""
+        """Write each piece in a separate turn of the loop, so that most arrive separately."""
         for piece in pieces:
             self.writer.write(piece)
             await self.writer.drain()
@@ -46,7 +46,7 @@ class Peer:
             pass
 
     def reset(self) -> None:
-        """Close by RST."""
+        """Close with RST."""
         self.writer.transport.abort()
 
 
@@ -55,7 +55,7 @@ Script = Callable[[Peer], Awaitable[None]]
 
 @dataclass(slots=True)
 class Origin:
-    """What runs: its address, and what it has seen. Each connection takes the next script; the last one serves all further ones."""
+    """A running origin. Each connection takes the next script; the last script serves all further connections."""
 
     port: int
     scripts: list[Script]
@@ -69,7 +69,7 @@ class Origin:
 
 @asynccontextmanager
 async def serve(*scripts: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[Origin]:
-    """Run an origin. A script that ends closes its connection; one that fails by anything but a lost client fails the test."""
+    """Run an origin. The end of a script closes its connection. An error in a script fails the test, unless the client has left."""
     origin = Origin(0, list(scripts))
     tasks: set[asyncio.Task[None]] = set()
 
@@ -84,7 +84,7 @@ async def serve(*scripts: Script, tls: ssl.SSLContext | None = None) -> AsyncIte
             await script(peer)
         except (asyncio.CancelledError, asyncio.IncompleteReadError, ConnectionError):
             pass
-        except Exception as fault:  # noqa: BLE001 - told to the test when the origin ends
+        except Exception as fault:  # noqa: BLE001 - reported to the test when the origin ends
             origin.faults.append(fault)
         finally:
             writer.close()
@@ -106,7 +106,7 @@ async def serve(*scripts: Script, tls: ssl.SSLContext | None = None) -> AsyncIte
 
 
 def answering(*pieces: bytes, close: bool = False) -> Script:
-    """Return a script that answers each request of a connection by these pieces; with `close`, only the first, and closes."""
+    """Return a script that answers each request with these pieces; with `close`, it answers one request and closes."""
 
     async def script(peer: Peer) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""A gateway in a process of its own, as an operator runs it: `python -m proxy serve`, signals, kill -9."""
+"""A gateway in a separate process, as an operator runs it: `python -m proxy serve`, signals, kill -9."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ START_SECONDS = 30.0
 
 
 class GatewayProcess:
-    """One directory with a configuration, a store, an account with its key, and, from `start` on, a process."""
+    """A directory with a configuration, a store and an account with its key, and after `start` a process."""
 
     def __init__(self, directory: Path, base_url: str, **options: Any) -> None:
         self.directory = directory
@@ -35,7 +35,7 @@ class GatewayProcess:
         self.process: asyncio.subprocess.Process | None = None
 
     async def set_up(self, balance: Nanos) -> None:
-        """Make the store, the account "acme" and its key, before the first start."""
+        """Create the store, the account "acme" and its key, before the first start."""
         store = await open_store(self.directory / "gateway.db")
         secret = ids.new_secret()
         self.key = secret.text
@@ -46,9 +46,9 @@ class GatewayProcess:
     async def start(
         self, before_exec: Callable[[], None] | None = None, *, stderr: int | None = None, under: tuple[str, ...] = ()
     ) -> None:
-        """Return once the process has said READY=1, as it does to systemd.
+        """Start the process and wait until it has sent READY=1, as it does to systemd.
 
-        Args: stderr: where its log goes instead of to `log`; under: the words of a command that becomes the one behind them.
+        Args: stderr: destination of its log instead of `log`; under: words of a command that executes the rest of the command line.
         """
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, self.log.open("ab") as log:
@@ -68,7 +68,7 @@ class GatewayProcess:
                 assert await loop.sock_recv(notified, 100) == b"READY=1", self.log.read_text()
 
     async def kill(self) -> None:
-        """kill -9."""
+        """Kill the process with kill -9."""
         await self.end_by(signal.SIGKILL)
 
     async def end_by(self, number: signal.Signals) -> int:
@@ -83,7 +83,7 @@ class GatewayProcess:
 
     @asynccontextmanager
     async def looked_into(self) -> AsyncIterator[SqliteStore]:
-        """Open the store beside the process, to read."""
+        """Open the store read-only, beside the process."""
         store = await open_store(self.directory / "gateway.db", read_only=True)
         try:
             yield store
@@ -91,7 +91,7 @@ class GatewayProcess:
             await store.close()
 
     async def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        """Run one command of the command line."""
+        """Run one command of `llm-proxy`."""
         return await asyncio.to_thread(
             subprocess.run, self.command(*words), capture_output=True, text=True, timeout=60, env=self.environment()
         )
@@ -105,7 +105,7 @@ class GatewayProcess:
 
 @asynccontextmanager
 async def gateway_process(directory: Path, base_url: str, *, balance: Nanos, **options: Any) -> AsyncIterator[GatewayProcess]:
-    """Set a gateway up; what still runs at the end is killed."""
+    """Set up a gateway; kill it at the end if it still runs."""
     gateway = GatewayProcess(directory, base_url, **options)
     await gateway.set_up(balance)
     try:

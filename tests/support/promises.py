@@ -1,7 +1,7 @@
-"""What is promised, how often a fault put it to the test, and what was lost: a line a promise at the end of a run.
+"""A report at the end of a test run: for each promise, the number of faults injected and of losses.
 
-A test says what it proves by ``@pytest.mark.promise("…")``. It counts as one fault injected, unless it asks for `faults` and counts by
-itself. What was lost is what it says was lost; a test that fails without a word has lost one.
+A test names its promise with ``@pytest.mark.promise("…")``. It counts as one injected fault, unless it uses the fixture `faults` and
+counts itself. Losses are those that it records; a failed test that recorded none counts as one loss.
 """
 
 from collections.abc import Generator, Iterable
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 UPSTREAM_AWAY = "an upstream that cannot be reached, hangs, breaks off or closes idle connections: told, settled, asked once"
-"""What tests in several places prove."""
+"""Promises that tests in several modules prove."""
 CLIENT_AWAY = "a client that leaves, stalls, drips or floods: settled once, bounded in memory, others are served"
 RELOADED = "a reload under load, good or faulty: no request fails, each is charged at the one price table that it began with"
 STOPPED = "SIGTERM, with streams under way: finished, or visibly broken and settled; exit status 0"
@@ -22,20 +22,20 @@ _WIDTH = 104
 
 @dataclass
 class Faults:
-    """The faults of one test, and what it found missing after them."""
+    """The number of faults in one test, and what was lost."""
 
     injected: int = 0
     lost: list[str] = field(default_factory=list)
 
     def cost(self, losses: Iterable[str]) -> None:
-        """Note what is missing, and fail where anything is."""
+        """Record losses, and fail if there are any."""
         self.lost += losses
         assert not self.lost, "\n".join(self.lost)
 
 
 @dataclass
 class Promise:
-    """What all the tests of one sentence came to."""
+    """The result of all tests of one promise."""
 
     injected: int = 0
     lost: int = 0
@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def faults(request: pytest.FixtureRequest) -> Faults:
-    """The count of a test that injects many."""
+    """The fault count of a test that injects many faults."""
     return request.node.stash.setdefault(_COUNTED, Faults())  # type: ignore[no-any-return]
 
 

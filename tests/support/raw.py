@@ -1,4 +1,4 @@
-"""A raw HTTP/1.1 client: it sends whatever bytes a test likes, and reads answers strictly, so that broken framing is seen."""
+"""A raw HTTP/1.1 client: it sends arbitrary bytes and parses answers strictly, so that broken framing is noticed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 import orjson
 
 SECONDS_MAX = 10.0
-"""Nothing that a test waits for here takes longer; a gateway that never answers fails the test instead of hanging it."""
+"""Limit of every wait. A gateway that never answers fails the test instead of hanging it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawAnswer:
-    """One answer as it came over the wire; header names in lower case."""
+    """One answer as received; header names in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -27,7 +27,7 @@ class RawAnswer:
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error object, in exactly the documented shape."""
+        """The error object, checked to have exactly the documented shape."""
         assert self.headers["content-type"] == "application/json"
         document = self.json
         assert set(document) == {"error"}
@@ -45,26 +45,26 @@ class Raw:
         self.writer = writer
 
     async def send(self, *pieces: bytes) -> None:
-        """Write piece by piece. A peer that has closed is no fault here: what it said is read afterwards."""
+        """Write piece by piece. Ignore that the peer has closed: its answer is read afterwards."""
         with suppress(ConnectionError):
             for piece in pieces:
                 self.writer.write(piece)
                 await self.writer.drain()
 
     async def answer(self, *, head: bool = False) -> RawAnswer:
-        """Read one answer; ``head``: of a HEAD request, which has no body whatever its headers say."""
+        """Read one answer. ``head``: it answers a HEAD request and has no body, whatever its headers say."""
         async with asyncio.timeout(SECONDS_MAX):
             status, headers = await self._head()
             bodiless = head or status in (204, 304) or status < 200
             return RawAnswer(status, headers, b"" if bodiless else await self._body(headers))
 
     async def ask(self, *pieces: bytes, head: bool = False) -> RawAnswer:
-        """Send, and read one answer."""
+        """Send the pieces and read one answer."""
         await self.send(*pieces)
         return await self.answer(head=head)
 
     async def closed(self) -> bytes:
-        """Wait until the gateway closes; return what it still sent."""
+        """Wait until the gateway closes and return all bytes that it sent until then."""
         async with asyncio.timeout(SECONDS_MAX):
             try:
                 return await self.reader.read()
@@ -72,8 +72,8 @@ class Raw:
                 return b""
 
     def pause_reading(self) -> None:
-        """Take nothing more from the socket."""
-        cast("asyncio.Transport", self.writer.transport).pause_reading()  # uvloop's is no subclass
+        """Stop reading from the socket."""
+        cast("asyncio.Transport", self.writer.transport).pause_reading()  # uvloop's transport is no subclass
 
     async def _head(self) -> tuple[int, dict[str, str]]:
         first, *lines = (await self.reader.readuntil(b"\r\n\r\n"))[:-4].split(b"\r\n")
@@ -118,7 +118,7 @@ async def connect(origin: str) -> AsyncIterator[Raw]:
 def request(
     method: str, target: str, *headers: tuple[str, str | bytes], body: bytes | None = None, version: str = "HTTP/1.1", host: bool = True
 ) -> bytes:
-    """Return the bytes of one request, with a Content-Length where there is a body and a Host unless told otherwise."""
+    """Return the bytes of one request, with a Content-Length if it has a body, and a Host unless `host` is False."""
     lines = [f"{method} {target} {version}".encode()]
     if host:
         lines.append(b"Host: gateway")

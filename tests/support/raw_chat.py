@@ -1,4 +1,4 @@
-"""A client at the level of bytes: sends one chat call on its own socket, and reads, waits or leaves when the test says."""
+"""A chat client on a raw socket: it sends one call, and reads, waits or leaves when the test says."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ from tests.support.gateway import MODEL
 
 
 class RawChat:
-    """One connection to a gateway. Nothing is read but by `head` and `body`."""
+    """One connection to a gateway. It reads only when `head`, `first_bytes`, `chunks` or `rest` is called."""
 
     def __init__(self, origin: str, key: str, *, receive_bytes: int | None = None) -> None:
         url = urlsplit(origin)
@@ -35,7 +35,7 @@ class RawChat:
         self.leave()
 
     async def ask(self, *, version: str = "1.1", **fields: Any) -> None:
-        """Send a chat call of the standard model; ``fields`` add to its body."""
+        """Send a chat call to the standard model; ``fields`` are added to its body."""
         body = orjson.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], **fields})
         head = (
             f"POST /v1/chat/completions HTTP/{version}\r\nHost: gateway\r\nAuthorization: Bearer {self._key}\r\n"
@@ -53,13 +53,13 @@ class RawChat:
         return int(lines[0].split()[1]), headers
 
     async def first_bytes(self, count: int = 1) -> bytes:
-        """Return at least so many bytes of the body, as they stand on the wire."""
+        """Return at least `count` bytes of the body as received, with its framing."""
         while len(self._read) < count:
             assert await self._more(), "the body ended"
         return bytes(self._read)
 
     async def chunks(self) -> tuple[list[bytes], bool]:
-        """Return the chunks of a chunked body up to its end or the connection's, and whether it ended with the last chunk."""
+        """Return the chunks of a chunked body until it or the connection ends, and whether the last chunk came."""
         found: list[bytes] = []
         while True:
             while (end := self._read.find(b"\r\n")) < 0:
@@ -77,13 +77,13 @@ class RawChat:
             found.append(piece)
 
     async def rest(self) -> bytes:
-        """Return all that comes until the connection ends."""
+        """Return all bytes received until the connection ends."""
         while await self._more():
             pass
         return bytes(self._read)
 
     def leave(self, *, reset: bool = False) -> None:
-        """Close the connection, by FIN or by RST."""
+        """Close the connection with FIN, or with RST."""
         if reset:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
@@ -99,7 +99,7 @@ class RawChat:
 
 @asynccontextmanager
 async def raw_chat(origin: str, key: str, *, receive_bytes: int | None = None, **fields: Any) -> AsyncIterator[RawChat]:
-    """Connect and ask."""
+    """Connect and send a chat call."""
     async with RawChat(origin, key, receive_bytes=receive_bytes) as client:
         await client.ask(**fields)
         yield client

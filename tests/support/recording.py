@@ -1,7 +1,7 @@
-"""A disk that remembers every write and every sync in their order, and what of them a lost power may leave.
+"""A disk that records every write and sync in order, and a simulation of what a power failure may leave of them.
 
-The rule of a disk: what was written before a sync of its file is there; of what came after, any part may be, in any order, a sector
-whole or not at all.
+Rule of the simulated disk: writes before a sync of their file survive. Of later writes any part may survive, in any order; each sector
+survives whole or not at all.
 """
 
 import random
@@ -40,14 +40,14 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class FolderSync:
-    """What the store itself does with the folder; what SQLite does with it no VFS is told."""
+    """A sync of the folder by the store itself. SQLite's own syncs of the folder do not pass through a VFS."""
 
 
 Event = Write | Truncate | Sync | Delete | FolderSync
 
 
 class RecordingDisk(apsw.VFS):
-    """A VFS over the usual one. `events` is what happened so far."""
+    """A VFS on top of the default one. `events` records all operations so far."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, "")
@@ -83,7 +83,7 @@ class _File(apsw.VFSFile):
 
 
 def left_by_a_lost_power(events: Sequence[Event], chance: random.Random) -> dict[str, bytearray]:
-    """Return the files after these events and a power cut: with all that was synced, and some of the rest."""
+    """Return the files after these events and a power failure: all synced writes and some of the others."""
     synced_up_to = {event.file: index for index, event in enumerate(events) if isinstance(event, Sync)}
     files: dict[str, bytearray] = {}
     keeps = chance.choice((0.0, 0.5, 0.9, 1.0))
@@ -119,7 +119,7 @@ def _put(content: bytearray, at: int, piece: bytes) -> None:
 
 
 class Cursor:
-    """What `sqlite3` returns of a statement, as far as the store asks."""
+    """A cursor like `sqlite3`'s, as far as the store uses it."""
 
     def __init__(self, rows: list[Any], rowcount: int) -> None:
         self._rows = iter(rows)
@@ -136,7 +136,7 @@ class Cursor:
 
 
 class Connection:
-    """An apsw connection with the face of one of `sqlite3`, so that the store's own functions run on it."""
+    """An apsw connection with the interface of `sqlite3`, so that the store's own functions run on it."""
 
     def __init__(self, path: Path, disk: str) -> None:
         self._connection = apsw.Connection(str(path), vfs=disk)

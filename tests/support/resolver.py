@@ -1,4 +1,4 @@
-"""A name server of a test's own, that answers, or does not; and the mount namespace in which a process asks it and no other."""
+"""A DNS server for tests that answers or stays silent, and a mount namespace in which a process uses only this server."""
 
 import asyncio
 import shutil
@@ -16,7 +16,7 @@ _POINTER_TO_THE_NAME = b"\xc0\x0c"
 
 
 class Resolver(asyncio.DatagramProtocol):
-    """Answers each question for an address with 127.0.0.1 while `answers` is set, and says nothing else."""
+    """Answers each query for an address with 127.0.0.1 while `answers` is set, and is silent otherwise."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -24,7 +24,7 @@ class Resolver(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.DatagramTransport", transport)  # uvloop's is no subclass
+        self._transport = cast("asyncio.DatagramTransport", transport)  # uvloop's transport is no subclass
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         self.asked += 1
@@ -33,7 +33,7 @@ class Resolver(asyncio.DatagramProtocol):
 
 
 def _answer(question: bytes) -> bytes:
-    """Return the answer to one question (RFC 1035, 4.1): 127.0.0.1 for type A, nothing for any other."""
+    """Return the answer to one query (RFC 1035, 4.1): 127.0.0.1 for type A, no record for any other type."""
     end = question.index(b"\0", 12) + 5
     is_for_address = question[end - 4 : end - 2] == b"\0\1"
     record = _POINTER_TO_THE_NAME + b"\0\1\0\1" + b"\0\0\0\0" + b"\0\4" + socket.inet_aton("127.0.0.1")
@@ -43,7 +43,7 @@ def _answer(question: bytes) -> bytes:
 
 @asynccontextmanager
 async def resolver(directory: Path) -> AsyncIterator[tuple[Resolver, tuple[str, ...]]]:
-    """Start one; return it, and the command by which a process is run that asks it."""
+    """Start a DNS server; yield it and the command prefix that makes a process use it."""
     if shutil.which("unshare") is None:
         pytest.skip("unshare is not there to give a process another name server")
     asked = directory / "resolv.conf"

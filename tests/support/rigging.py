@@ -1,8 +1,8 @@
-"""A gateway that is rigged to die, from the inside, at a named point; or to live by a clock that a test can set.
+"""Rigs for a gateway process: it kills itself at a named point, or uses a clock that a test can set.
 
-The points are wrapped around the real functions of the running program, and only in a process that a test has started for it: nothing
-of this stands in the program itself. ``before`` is before the first byte or statement, ``after`` once the call has returned; what is
-handed to the loop to be sent has left by the turn after the next.
+The points wrap the real functions of the running program, only in a process that a test has started. The program itself has no code for
+this. ``before`` is before the first byte or statement, ``after`` is when the call has returned. Bytes that are given to the loop have
+been sent by the turn after the next.
 """
 
 import asyncio
@@ -43,17 +43,17 @@ LIFE = (
     "stream usage before", "stream usage after", "JSON usage before", "JSON usage after", "settlement before", "settlement after",
     "answer before", "answer after", "checkpoint before", "checkpoint after",
 )  # fmt: skip
-"""Points that a gateway comes by while it serves."""
+"""Points that a gateway passes while it serves."""
 RECOVERY = (
     "opening before", "opening after", "recovery before", "recovery commit before", "recovery commit after", "recovery after",
     "video recovery before", "video recovery after",
 )  # fmt: skip
-"""Points that it comes by as it starts, if the last one left something open."""
+"""Points that it passes at a start after a run that left something open."""
 POINTS = LIFE + RECOVERY
 FOLDING = ("fold commit before", "fold commit after")
-"""Points that it comes by where requests have grown old."""
+"""Points that it passes when there are old requests."""
 MIGRATION = "migration statement"
-"""Before each statement of a migration."""
+"""The point before each statement of a migration."""
 
 _OPERATIONS = {"place_hold": "hold", "settle": "settlement", "place_task": "task", "advance": "step", "_fold": "fold"}
 
@@ -69,12 +69,13 @@ def rig(
     """Rig this process.
 
     Args:
-        die_at: the point, of `POINTS`, and `hits`: at the so many-th time that it comes by.
-        clock_file: holds the milliseconds by which the wall clock is wrong; the test writes it at any time.
-        is_hasty: waits for moments where the program waits for seconds or minutes: between looks for lost videos, for a task whose
-            work failed, for a settlement that the disk does not take, between looks at a clock that may have been set, or at the disk,
-            or for what has grown old, which is folded in small slices.
-        checkpoint_frames: how often the log is checkpointed.
+        die_at: the point, of `POINTS`, at which the process kills itself when it passes it for the `hits`-th time.
+        clock_file: a file with the error of the wall clock in milliseconds; the test may write it at any time.
+        is_hasty: shorten waits of seconds or minutes to moments: between looks for lost videos, after failed work on a task, for a
+            settlement that the disk does not take, between looks at a clock that may have been set, at the disk, and for old
+            requests, which are folded in small slices.
+        checkpoint_frames: frames in the log after which it is checkpointed.
+        still_seconds: limit of a commit's duration, after which the disk counts as standing still.
     """
     if clock_file:
         _set_clock(Path(clock_file))
@@ -115,13 +116,13 @@ def _replace(owner: Any, name: str, wrapped: Any) -> None:
 
 
 class _Points:
-    """The one point that is armed."""
+    """The armed point."""
 
     def __init__(self, die_at: str, hits: int) -> None:
         self._die_at = die_at
         self._hits = hits
         self._batch: set[str] = set()
-        """What the transaction under way does."""
+        """Names of the operations in the current transaction."""
         self._recovers = False
 
     def passed(self, point: str) -> None:
@@ -131,7 +132,7 @@ class _Points:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def sent(self, point: str) -> None:
-        """Pass a point once what was written has left: the loop writes at the end of its turn."""
+        """Pass a point once the written bytes have been sent: the loop writes at the end of its turn."""
         loop = asyncio.get_running_loop()
         loop.call_soon(lambda: loop.call_soon(self.passed, point))
 
@@ -141,7 +142,7 @@ class _Points:
         self._wrap_money()
         self._wrap_recovery()
 
-    # what is wrapped
+    # The wrapped functions.
 
     def _wrap_commits(self) -> None:
         points = self
@@ -234,7 +235,7 @@ class _Points:
 
         _replace(Billing, "recover", watched)
 
-    # how
+    # Wrappers.
 
     def _around(self, owner: Any, name: str, point: str) -> None:
         self._wrap(owner, name, lambda: self.passed(f"{point} before"), lambda: self.passed(f"{point} after"))

@@ -1,4 +1,4 @@
-"""A scraper: what Prometheus would read, parsed by the parser of its own client library."""
+"""A scraper: reads metrics as Prometheus does, with the parser of its client library."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 SCRAPED = 'metrics_listen = "127.0.0.1:{port}"'
-"""For the ``admin`` option of a gateway under test."""
+"""A value for the ``admin`` option of a gateway under test."""
 _GROWING = ("counter", "histogram")
 
 Series = tuple[str, frozenset[tuple[str, str]]]
@@ -20,23 +20,23 @@ class Scrape:
     """One scrape. A series is a sample's name with its labels."""
 
     kinds: Mapping[str, str]
-    """The kind of each family, by its name."""
+    """The type of each metric family, by name."""
     values: Mapping[Series, float]
     growing: frozenset[Series]
-    """What must never fall while the process lives."""
+    """Series that must never fall while the process lives."""
 
     def value(self, name: str, **labels: str) -> float:
-        """Return the sum of a metric's samples that have these labels, whatever others they have; 0 where there are none."""
+        """Return the sum of a metric's samples that have at least these labels; 0 if there are none."""
         wanted = set(labels.items())
         return sum(value for (found, has), value in self.values.items() if found == name and wanted <= has)
 
     @property
     def names(self) -> frozenset[str]:
-        """Return the names of all samples."""
+        """The names of all samples."""
         return frozenset(name for name, _ in self.values)
 
     def fallen_since(self, earlier: "Scrape") -> list[str]:
-        """Return what is less than it was, or gone, though it can only grow."""
+        """Return the growing series that have fallen or disappeared."""
         return [
             f"{name}{dict(labels)}: {earlier.values[name, labels]} → {self.values.get((name, labels))}"
             for name, labels in earlier.growing
@@ -45,7 +45,7 @@ class Scrape:
 
 
 def parsed(text: str) -> Scrape:
-    """Return what an exposition says. Raises: ValueError: it is malformed, or shows a series twice."""
+    """Return a parsed exposition. Raises: ValueError: it is malformed, or has a series twice."""
     kinds: dict[str, str] = {}
     values: dict[Series, float] = {}
     growing: set[Series] = set()
@@ -64,14 +64,14 @@ def parsed(text: str) -> Scrape:
 
 
 async def scrape_socket(socket: Path) -> Scrape:
-    """Scrape at the operator's door."""
+    """Scrape the admin socket."""
     connector = aiohttp.UnixConnector(str(socket))
     async with aiohttp.ClientSession(connector=connector) as session:
         return await scrape(session, "http://admin")
 
 
 async def scrape(session: aiohttp.ClientSession, address: str) -> Scrape:
-    """Scrape at an address, over a connection that is kept, as Prometheus does."""
+    """Scrape an address over a keep-alive connection, as Prometheus does."""
     async with session.get(f"{address}/metrics") as answer:
         assert answer.status == 200
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
@@ -79,5 +79,5 @@ async def scrape(session: aiohttp.ClientSession, address: str) -> Scrape:
 
 
 def fallen(scrapes: Iterable[Scrape]) -> list[str]:
-    """Return what fell from any scrape to the next."""
+    """Return the series that fell between any two successive scrapes."""
     return [word for earlier, later in pairwise(scrapes) for word in later.fallen_since(earlier)]

@@ -1,4 +1,4 @@
-"""Settings in force, for parts of the gateway that are tried alone."""
+"""Live settings, for parts of the gateway that are tested alone."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,9 +13,9 @@ CONFIGURATION = {
     "LLM_PROXY_UPSTREAMS__ARK__API_KEY": "canary",
     "LLM_PROXY_MODELS": '[{"id": "m", "kind": "chat", "price": {"input": "1", "output": "1"}}]',
 }
-"""The shortest that there is."""
+"""The shortest valid configuration."""
 
 
 def live(config: Config | None = None, upstreams: Mapping[str, Upstream] | None = None, **changes: Any) -> Live:
-    """Return settings of a configuration, the shortest where none is given; ``changes`` replace fields of `Settings`."""
+    """Return live settings of a configuration, by default the shortest; ``changes`` replace fields of `Settings`."""
     return Live(replace(settings_of(config or load(None, CONFIGURATION), upstreams or {}), **changes))

@@ -1,6 +1,6 @@
-"""The fault stand: a gateway in a process of its own, fifty customers' accounts, mixed traffic, Ark's own books, and the audit.
+"""The fault stand: a gateway in a separate process, fifty customers' accounts, mixed traffic, Ark's own books, and the audit.
 
-`Stand.start` and `Stand.kill` as often as wanted; `Stand.customers` is the traffic between them. After every fault:
+Call `Stand.start` and `ForkedGateway.kill` any number of times; `Stand.customers` makes the traffic between them. After every fault:
 ``faults.cost(await stand.losses())``.
 """
 
@@ -34,25 +34,25 @@ from tests.support.videos import QUICK, SUBMIT
 ACCOUNTS = 50
 CUSTOMERS = 10
 EACH = parse_yuan("100000")
-"""The balance of each: nobody runs out here."""
+"""The balance of each account, which is never used up."""
 CHECKPOINT_FRAMES = 60
 PATIENT = {"connect_seconds": 300, "first_byte_seconds": 300, "idle_seconds": 300}
-"""No limit is to end a call on a machine that is busy: only the fault is."""
+"""Limits so long that on a busy machine only the injected fault ends a call."""
 ROOT = Path(__file__).parent.parent.parent
 
 MIX = {"json": 30, "stream": 25, "stream with usage": 15, "leave": 10, "image": 8, "video": 4, "json by key": 8}
-"""What customers want, in parts of a hundred."""
+"""The mix of calls, in per cent."""
 
 
 class ForkedGateway(GatewayProcess):
-    """A `GatewayProcess` that a zygote forks, in a tenth of the time; `rig` is what `tests.support.rigging.rig` takes."""
+    """A `GatewayProcess` that a zygote forks, in a tenth of the time. `rig`: arguments of `tests.support.rigging.rig`."""
 
     def __init__(self, directory: Path, base_url: str, **options: Any) -> None:
         super().__init__(directory, base_url, **options)
         self.keys: dict[str, str] = {}
         self.rig: dict[str, Any] = {}
         self.within: tuple[str, ...] = ()
-        """A command that the process and its zygote are run by."""
+        """A command that runs the zygote and thus the gateway."""
         self._zygote: asyncio.subprocess.Process | None = None
         self._pid = 0
         self._ended: asyncio.Future[int] | None = None
@@ -73,12 +73,12 @@ class ForkedGateway(GatewayProcess):
 
     @property
     def zygote_pid(self) -> int:
-        """The pid of what forks it, once it was launched."""
+        """The pid of the zygote, after `launch`."""
         assert self._zygote is not None
         return self._zygote.pid
 
     async def launch(self) -> None:
-        """Fork, and return at once: `ready` waits until it serves."""
+        """Fork the gateway and return at once; `ready` waits until it serves."""
         if self._zygote is None:
             command = (*self.within, sys.executable, "-m", "tests.support.zygote")
             pipe = asyncio.subprocess.PIPE
@@ -96,7 +96,7 @@ class ForkedGateway(GatewayProcess):
         self._ended = self._tasks.spawn(self._wait(self._zygote.stdout), "child")
 
     async def ready(self) -> bool:
-        """Return whether it serves: False where it died before it did."""
+        """Wait until the gateway serves. Return False if it died before."""
         assert self._ended is not None
         host, _, port = self.origin.removeprefix("http://").partition(":")
         while not self._ended.done():
@@ -114,7 +114,7 @@ class ForkedGateway(GatewayProcess):
         return self._ended is None or self._ended.done()
 
     async def ended(self) -> int:
-        """Return the exit code, minus the signal's number where one ended it."""
+        """Wait for the end and return the exit code; minus the signal's number if a signal ended it."""
         assert self._ended is not None
         return await asyncio.shield(self._ended)
 
@@ -139,7 +139,7 @@ class ForkedGateway(GatewayProcess):
 
 
 class Stand:
-    """Everything, and what customers were given so far."""
+    """The stand-in, the gateway, Ark's books, and the answers that customers have received."""
 
     def __init__(self, ark: StandIn, gateway: ForkedGateway, books: ArkBooks, chance: random.Random) -> None:
         self.ark = ark
@@ -150,39 +150,39 @@ class Stand:
         self._serial = 0
         self._audit = Audit(gateway.directory / "gateway.db", books, ark.videos, self.hands)
         self._unanswered: list[tuple[str, str, dict[str, Any]]] = []
-        """Calls under a key that were not answered, for somebody to try again."""
+        """Unanswered calls under an idempotency key, to be retried."""
 
     async def start(self, **rig: Any) -> bool:
-        """Start a gateway, rigged if asked for; return whether it came to serve."""
+        """Start a gateway, with the given rig; return whether it came to serve."""
         self.gateway.rig = {"is_hasty": True, "checkpoint_frames": CHECKPOINT_FRAMES, **rig}
         await self.gateway.launch()
         return await self.gateway.ready()
 
     async def losses(self, *, all_ended: bool = False) -> list[str]:
-        """Return what is missing or wrong, by the audit and by the gateway's own checks of its books."""
+        """Return what is missing or wrong by the audit and by the store's own checks of its books."""
         async with self.gateway.looked_into() as store:
             broken = [f"{check.name}: {check.offenders}" for check in await store.verify() if not check.holds]
         return broken + self._audit.losses(all_ended=all_ended)
 
     async def recovered(self) -> list[str]:
-        """Return what a start left open that it should have ended: all but videos."""
+        """Return open requests that a start should have ended: all but videos."""
         async with self.gateway.looked_into() as store:
             return [f"{one.id} is still held" for one in await store.open_requests() if one.kind is not Kind.VIDEO]
 
     async def all_ended(self, timeout_seconds: float = 60.0) -> None:
-        """Return once nothing is open, videos and all."""
+        """Wait until no request is open, including videos."""
         async with self.gateway.looked_into() as store, asyncio.timeout(timeout_seconds):
-            while await store.open_requests():  # noqa: ASYNC110  the file is another process's, and has no event
+            while await store.open_requests():  # noqa: ASYNC110  another process writes the file, so there is no event
                 await asyncio.sleep(0.05)
 
     @property
     def outcomes(self) -> dict[str, int]:
         return dict(sorted(self._audit.outcomes.items()))
 
-    # traffic
+    # Traffic.
 
     async def customers(self, count: int = CUSTOMERS, *, calls: int = 0) -> None:
-        """Be so many customers, for so many calls each, or until the gateway is gone; one more waits for a stream that never ends."""
+        """Run `count` customers, for `calls` calls each, or until the gateway dies, beside one more whose stream never ends."""
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(self.gateway.origin, connector=connector) as session:
             wants = [self._customer(session, calls) for _ in range(count)]
@@ -200,7 +200,7 @@ class Stand:
             done += 1
 
     async def want(self, session: aiohttp.ClientSession, want: str, account: str) -> None:
-        """Do one thing of the `MIX`."""
+        """Make one call of the `MIX`."""
         match want:
             case "json":
                 await self._chat(session, account)
@@ -223,28 +223,28 @@ class Stand:
         return {"model": MODEL, "messages": messages, "max_tokens": TOKENS_MIN + self._serial, **fields}
 
     async def refused(self, session: aiohttp.ClientSession, account: str = "000", *, asks_max: int = 200) -> int:
-        """Ask until a call is refused because the gateway cannot take it, and return how many were taken before."""
+        """Make calls until the gateway refuses one with 503; return how many it accepted before."""
         for taken in range(asks_max):
             async with session.post("/v1/chat/completions", json=self.body(account), headers=self.headers(account)) as answer:
                 told = await answer.json()
                 if answer.status == 503:
                     assert (told["error"]["code"], "retry-after" in answer.headers) == ("MODEL_UNAVAILABLE", True)
                     return taken
-                if answer.status == 500:  # its hold had room, its settlement had not, and is tried on
+                if answer.status == 500:  # there was room for its hold but not for its settlement, which is retried
                     assert answer.headers["x-should-retry"] == "false"
                     continue
                 self.hands.whole[answer.headers["x-request-id"]] = _told(await answer.read())
         raise AssertionError(f"{asks_max} calls were taken")
 
     async def taken_again(self, session: aiohttp.ClientSession, account: str = "000") -> None:
-        """Ask until a call is answered."""
+        """Make calls until one is answered."""
         while True:
             async with session.post("/v1/chat/completions", json=self.body(account), headers=self.headers(account)) as answer:
                 whole = await answer.read()
                 if answer.status == 200:
                     self.hands.whole[answer.headers["x-request-id"]] = _told(whole)
                     return
-            await asyncio.sleep(0.05)  # as a customer who was told to come again
+            await asyncio.sleep(0.05)  # like a customer who was told to retry
 
     async def reads_go_on(self, session: aiohttp.ClientSession) -> None:
         for path in ("/v1/account", "/v1/models", "/healthz"):
@@ -271,7 +271,7 @@ class Stand:
             self.hands.whole[request_id] = _told(whole)
 
     async def _chat_by_key(self, session: aiohttp.ClientSession, account: str) -> None:
-        """Ask under a new key, or again under one whose answer was lost."""
+        """Make a call under a new idempotency key, or retry one whose answer was lost."""
         if self._unanswered:
             account, key, body = self._unanswered.pop()
         else:
@@ -303,7 +303,7 @@ class Stand:
 
 
 def _told(answer: bytes) -> int | None:
-    """Return what an answer costs by the usage in it, or None where it tells none."""
+    """Return the cost of an answer by the usage in it, or None if it has no usage."""
     events = [part.removeprefix(b"data: ") for part in answer.split(b"\n\n") if b'"usage":{' in part]
     if not events:
         assert answer.endswith(b"data: [DONE]\n\n"), answer
@@ -322,9 +322,9 @@ async def stand(
     ark_host: str = "127.0.0.1",
     **options: Any,
 ) -> AsyncIterator[Stand]:
-    """Set everything up; the gateway is started by who asks for it, and what still runs at the end is killed.
+    """Set everything up. The caller starts the gateway; if it still runs at the end, it is killed.
 
-    Args: ark_host: the name by which the gateway asks Ark.
+    Args: ark_host: the host name of Ark in the gateway's configuration.
     """
     async with StandIn(Settings(timeline=Timeline(0.02, 0.04)), calls_max=0) as ark:
         base_url = ark.base_url.replace("127.0.0.1", ark_host)

@@ -1,4 +1,4 @@
-"""Small builders of what a store takes: name what the test is about, the rest is ordinary."""
+"""Builders of store values: a test names the fields that matter, the rest have ordinary defaults."""
 
 import hashlib
 from collections.abc import Callable
@@ -97,7 +97,7 @@ def new_video(
 
 
 def task_of(request: NewRequest) -> VideoTask:
-    """Return the new task of a video's request, whose quote is its hold: 1,000 tokens are charged."""
+    """Return a new task for a video request. Its quote is its hold, and 1,000 tokens are charged."""
     return VideoTask(
         id=request.id,
         account_id=request.account_id,
@@ -122,7 +122,7 @@ def task_of(request: NewRequest) -> VideoTask:
 
 
 def hears(report: Report, now_ms: int = NOW_MS) -> Callable[[VideoTask], Step]:
-    """Return what decides a step by a report; a first poll is due after 3 seconds."""
+    """Return a function that decides a task's step by a report; a first poll is due after 3 seconds."""
     return lambda task: advance(task, report, now_ms, pace=Pace(first_ms=3_000, longest_ms=15_000), jitter=0.0)
 
 
@@ -135,7 +135,7 @@ def made(now_ms: int = NOW_MS) -> Callable[[VideoTask], Step]:
 
 
 async def pay(store: Store, request: NewRequest, ending: Settlement, now_ms: int = NOW_MS) -> None:
-    """Take a request to its end, a video by way of its task."""
+    """Hold and settle a request; a video through its task."""
     if request.kind is not Kind.VIDEO:
         await store.place_hold(request)
         await store.settle(request.id, ending, now_ms)

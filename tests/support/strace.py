@@ -1,4 +1,4 @@
-"""Errors of system calls, injected into a running process by strace, for as long as a context lasts."""
+"""Errors of system calls, injected into a running process by strace while a context lasts."""
 
 import asyncio
 import shutil
@@ -16,7 +16,7 @@ ATTACH_SECONDS_MAX = 10.0
 
 @asynccontextmanager
 async def injected(pid: int, calls: str, fault: str) -> AsyncIterator[None]:
-    """Let these calls (``fsync,fdatasync``) of a process, its threads and what it forks end as `fault` says (``error=EIO:when=3``)."""
+    """Make these system calls (``fsync,fdatasync``) of a process, its threads and children fail by `fault` (``error=EIO:when=3``)."""
     command = ("strace", "-f", "-qq", "-p", str(pid), "-e", f"trace={calls}", "-e", f"inject={calls}:{fault}", "-o", "/dev/null")
     strace = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
     try:
@@ -37,7 +37,7 @@ async def _attached(pid: int, strace: asyncio.subprocess.Process) -> None:
 
 
 def _tracers(pid: int) -> set[int]:
-    """Return who traces the threads of a process; 0 is nobody."""
+    """Return the pids that trace the threads of a process; 0 means none."""
     found = set()
     for status in Path(f"/proc/{pid}/task").glob("*/status"):
         lines = status.read_text().splitlines()

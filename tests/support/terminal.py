@@ -1,4 +1,4 @@
-"""A terminal of a process's own, which a test can close: the kernel then sends SIGHUP, as when a window is closed."""
+"""A controlling terminal for a process, which a test can close: the kernel then sends SIGHUP, as when a window is closed."""
 
 import fcntl
 import os
@@ -15,10 +15,10 @@ class Terminal:
         self._master, self._slave = pty.openpty()
 
     def take(self) -> None:
-        """Make it the controlling terminal of this process, a new session's: to be called between fork and exec."""
+        """Make it the controlling terminal of this process in a new session; call between fork and exec."""
         os.setsid()
         fcntl.ioctl(self._slave, termios.TIOCSCTTY, 0)
-        os.dup2(self._slave, 0)  # a terminal that nobody holds open is nobody's
+        os.dup2(self._slave, 0)  # without an open descriptor it would not stay the controlling terminal
 
     def close(self) -> None:
         for end in (self._slave, self._master):

@@ -1,4 +1,4 @@
-"""A certificate for this machine, signed by itself."""
+"""A self-signed certificate for this machine."""
 
 import shutil
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 
 def make_certificate(folder: Path) -> Path:
-    """Write ``cert.pem`` and ``key.pem`` into the folder and return it; skip the test where there is no openssl command."""
+    """Write ``cert.pem`` and ``key.pem`` into the folder and return it; skip the test if there is no openssl command."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl command to make a certificate with")
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]

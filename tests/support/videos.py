@@ -1,4 +1,4 @@
-"""Videos through a running gateway: submit one, move it upstream, wait for its end, ask the operator's door."""
+"""Videos through a running gateway: submit one, wait for its end, cancel it, read the admin socket."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,19 +21,19 @@ SUBMIT = "/videos/generations"
 SILENT = 864_000_000
 """720p, 5 s: 1280 · 720 · 24 · 5 / 1024 = 108,000 tokens, at 8,000 nano-yuan each."""
 ENDED_SECONDS_MAX = 30
-"""A task that has not ended by then never will."""
+"""Limit of the wait for a task's end."""
 QUICK = {"poll_seconds": "0.02, 0.05", "upstream": "requests_per_second = 1000\nlist_requests_per_second = 200"}
 
 
 @asynccontextmanager
 async def quick_bench(directory: Path, ark: StandIn | None = None, **options: Any) -> AsyncIterator[Bench]:
-    """A gateway that looks at its tasks every few milliseconds."""
+    """Run a gateway that polls its tasks every few milliseconds."""
     async with bench(directory, ark=ark, **{**QUICK, **options}) as gateway:
         yield gateway
 
 
 def look_quickly(monkeypatch: pytest.MonkeyPatch, *, give_up_after_ms: int = video_task.LOOKUP_MS) -> None:
-    """Look for lost submits every few milliseconds instead of every few seconds, and not for ten minutes."""
+    """Look for lost submits every few milliseconds instead of every few seconds, and give up after `give_up_after_ms`."""
     monkeypatch.setattr(video_task, "LOOKUP_PACE", Pace(first_ms=20, longest_ms=50))
     monkeypatch.setattr(video_task, "LOOKUP_MS", give_up_after_ms)
 
@@ -43,7 +43,7 @@ async def submit(gateway: Bench, *, headers: dict[str, str] | None = None, **fie
 
 
 async def submitted(gateway: Bench, **fields: Any) -> str:
-    """Submit a task that is taken, and return its id."""
+    """Submit a task that is accepted, and return its id."""
     reply = await submit(gateway, **fields)
     assert reply.status == 200, reply.body
     return str(reply.json["id"])
@@ -56,7 +56,7 @@ async def look(gateway: Bench, task_id: str, *, wait: float = 0) -> dict[str, An
 
 
 async def ended(gateway: Bench, task_id: str) -> dict[str, Any]:
-    """Return a task once it has ended."""
+    """Wait until a task has ended, and return it."""
     async with asyncio.timeout(ENDED_SECONDS_MAX):
         while (task := await look(gateway, task_id, wait=5))["status"] not in ("succeeded", "failed"):
             pass
@@ -68,19 +68,19 @@ async def cancel(gateway: Bench, task_id: str) -> Reply:
 
 
 async def stored(gateway: Bench, task_id: str) -> VideoTask:
-    """Return a task as the operator could see it."""
+    """Return a task as it is in the store."""
     task = await gateway.store.task(task_id)
     assert task is not None
     return task
 
 
 def creates(ark: StandIn) -> int:
-    """Return how often a task was asked to be made upstream."""
+    """Return the number of calls upstream that create a task."""
     return len(ark.calls_to(TASKS, "POST"))
 
 
 async def ask_operator(gateway: Bench, path: str, body: object = None) -> str:
-    """Return what the operator's door answers."""
+    """Return the answer of the admin socket."""
     connector = aiohttp.UnixConnector(path=str(gateway.admin_socket))
     async with (
         aiohttp.ClientSession(connector=connector) as session,

@@ -1,10 +1,10 @@
-"""Gateways in a blink: a process that has imported everything, and forks into `llm-proxy serve` whenever it is told to.
+"""Fast starts of gateways: a process that has imported everything and forks `llm-proxy serve` on demand.
 
-What it forks is the real command line in a process of its own, which a kill -9 ends as it would any other; only the half second of
-importing is saved, which makes a thousand deaths affordable. With `rig`, the child first rigs itself: see `tests.support.rigging`.
+The child runs the real command line in a separate process, which kill -9 ends like any other. Only the half second of importing is
+saved, which makes a thousand deaths affordable. With `rig`, the child first rigs itself: see `tests.support.rigging`.
 
-One JSON line in, ``{"argv": […], "environment": {…}, "log": PATH, "rig": {…}}``; out comes the child's pid, and when it has ended a
-second line, its status as `waitpid` tells it. One child at a time.
+Input is one JSON line, ``{"argv": […], "environment": {…}, "log": PATH, "rig": {…}}``. Output is the child's pid and, when it has
+ended, a second line: its status from `waitpid`. One child at a time.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 import proxy.gateway.app
-import proxy.gateway.process  # noqa: F401  what takes the time is imported here, once
+import proxy.gateway.process  # noqa: F401  the slow imports happen here, once
 from proxy import cli
 from tests.support import rigging
 
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def _become(order: dict[str, Any]) -> None:
-    """Be a gateway, to the end. Nothing of the parent's flow is returned to."""
+    """Run a gateway to its end and exit. Never returns to the parent's code."""
     code = 99
     try:
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
