@@ -1,4 +1,4 @@
-"""The engines that the suite is put through. A second one is a line in `ENGINES`."""
+"""The store engines that this suite tests. Another engine is one more line in `ENGINES`."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -24,7 +24,7 @@ ENGINES: dict[str, Engine] = {"sqlite": open_store}
 
 @pytest.fixture(params=ENGINES)
 async def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Open]:
-    """Open the same books again; what was opened is closed at the end of the test."""
+    """Return a function that opens the same books again. All opened stores are closed at the end of the test."""
     opened: list[Store] = []
 
     async def open_again() -> Store:

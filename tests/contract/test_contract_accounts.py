@@ -1,4 +1,4 @@
-"""Accounts, keys and what an operator books, through the contract alone."""
+"""Accounts, keys and an operator's bookings, through the contract alone."""
 
 import pytest
 
@@ -19,7 +19,7 @@ async def test_an_account_opens_with_its_credit_and_nothing_held(store: Store) -
 
 
 async def test_accounts_are_listed_by_name_and_are_customers_only(store: Store) -> None:
-    for name in ("bob", "revenue", "alice"):  # a customer may be called like a system account
+    for name in ("bob", "revenue", "alice"):  # a customer may have the name of a system account
         await store.create_account(name, Nanos(0), NOW_MS)
 
     listed = await store.accounts()
@@ -98,7 +98,7 @@ async def test_an_unknown_account_is_named_in_the_refusal(store: Store) -> None:
         with pytest.raises(AccountNotFoundError, match="nobody"):
             await reading
     with pytest.raises(AccountNotFoundError):
-        await store.account_by_id(1)  # of the system, if of anybody
+        await store.account_by_id(1)  # id 1 can only be a system account's
 
 
 async def test_a_live_key_stands_for_its_account(store: Store, alice: Account) -> None:

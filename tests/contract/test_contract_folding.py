@@ -1,4 +1,4 @@
-"""Old requests become daily sums: what is said of them before and after, and what is never folded."""
+"""Folding of old requests into daily sums: queries before and after, and requests that are never folded."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, made, new_claim, new_key, new_request, new_video, pay, settlement, submitted, task_of
 
 DAY_1 = NOW_MS // DAY_MS * DAY_MS
-"""The beginning of a day; `DAY_3` is after two whole ones."""
+"""The beginning of a day; `DAY_3` is two whole days later."""
 DAY_2, DAY_3, DAY_4 = (DAY_1 + n * DAY_MS for n in (1, 2, 3))
 QUERIES = [
     UsageQuery(by, account, since_ms, until_ms)
@@ -25,7 +25,7 @@ QUERIES = [
 
 
 async def said(store: Store) -> list[object]:
-    """Return every sum that can be asked for, by whole days."""
+    """Return the sums of every query by whole days."""
     return [await store.usage(query) for query in QUERIES]
 
 
@@ -37,7 +37,7 @@ async def fold_all(store: Store, account: Account, before_ms: int) -> int:
 
 
 async def two_days(store: Store, alice: Account) -> None:
-    """Seven requests of alice's on two days and one on the third: two models, with and without a key, one estimated, one free."""
+    """Make seven requests of alice's on two days and one on the third: two models, with and without key, one estimated, one free."""
     await store.create_key("alice", new_key())
     usage = TokenUsage(10, 3, cached_tokens=4, reasoning_tokens=2)
     for n, (at_ms, model, key_id, charge) in enumerate(
@@ -140,7 +140,7 @@ async def test_periods_that_cut_a_folded_day_add_up(store: Store, alice: Account
     async def charged(since_ms: int | None, until_ms: int | None) -> int:
         return sum(row.charge_nanos for row in await store.usage(UsageQuery("day", None, since_ms, until_ms)))
 
-    assert await charged(DAY_1, noon) == 7  # all of the first day, at its beginning
+    assert await charged(DAY_1, noon) == 7  # the whole first day counts at its beginning
     assert await charged(noon, DAY_3) == 24
     assert await charged(DAY_1 + 1, DAY_1 + 2) == 0
     assert await charged(None, noon) + await charged(noon, None) == await charged(None, None) == 63

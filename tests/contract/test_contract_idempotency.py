@@ -1,4 +1,4 @@
-"""Idempotency keys, through the contract alone: taken with the hold, kept or given back with the settlement."""
+"""Idempotency keys, through the contract alone: claimed with the hold, kept or released with the settlement."""
 
 import asyncio
 
@@ -109,7 +109,7 @@ async def test_a_key_without_an_answer_is_given_back_so_that_a_retry_may_run(sto
 
     assert free is None
     assert await owner(store, alice) == ClaimedKey(new_claim(body="another body"), "img-2", None)
-    assert not await store.settle("img-1", settlement(0), NOW_MS)  # too late to give it back again
+    assert not await store.settle("img-1", settlement(0), NOW_MS)  # too late to release it again
     assert await owner(store, alice) == ClaimedKey(new_claim(body="another body"), "img-2", None)
     await assert_books_balance(store)
 
@@ -208,7 +208,7 @@ async def test_keys_are_forgotten_the_oldest_first_and_so_many_at_once(
         )
         await store.place_hold(request)
         await store.settle(request.id, settlement(1), NOW_MS + number, ANSWER)
-    over_ms = NOW_MS + CLAIM_LIFE_MS + 2  # three are over, the last one has a millisecond left
+    over_ms = NOW_MS + CLAIM_LIFE_MS + 2  # three have expired, the last one has a millisecond left
 
     counts = [await store.forget_claims(over_ms) for _ in range(3)]
 
@@ -234,7 +234,7 @@ async def test_keys_are_there_after_closing_and_opening_again(reopen: Open) -> N
     assert await after.claimed_key(account.id, "retry-2", NOW_MS) == ClaimedKey(new_claim("retry-2"), "req_1", None)
     with pytest.raises(KeyClaimedError):
         await after.place_hold(images("img-2", account=account))
-    await after.settle("req_1", settlement(0), NOW_MS)  # as a start does with what was left open
+    await after.settle("req_1", settlement(0), NOW_MS)  # as a start does with requests that were left open
     assert await after.claimed_key(account.id, "retry-2", NOW_MS) is None
     await assert_books_balance(after)
 
@@ -270,7 +270,7 @@ async def test_a_video_that_fails_keeps_or_gives_back_its_key(store: Store, alic
 
 async def test_an_answer_is_kept_though_its_report_came_too_late(store: Store, alice: Account) -> None:
     await place_video(store, alice)
-    await store.advance_task("vreq_1", hears(Found("cgt-1")), NOW_MS)  # a look-up was faster than the submit's own answer
+    await store.advance_task("vreq_1", hears(Found("cgt-1")), NOW_MS)  # a look-up found it before the submit was answered
 
     step = await store.advance_task("vreq_1", submitted("cgt-1"), NOW_MS, ANSWER)
 

@@ -1,4 +1,4 @@
-"""Holds and their settlement, through the contract alone. Every test ends by auditing the books."""
+"""Holds and their settlement, through the contract alone. Every test ends with an audit of the books."""
 
 import asyncio
 

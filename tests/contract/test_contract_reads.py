@@ -186,7 +186,7 @@ async def test_a_backup_is_never_written_over_a_file(store: Store, tmp_path: Pat
 async def test_a_backup_is_not_written_into_a_file_that_somebody_put_in_its_way(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # in a folder that others may write in, such as /tmp, a link in the place of the unfinished copy would lead all of it to them
+    # in a folder that others may write to, such as /tmp, a link in place of the unfinished copy would send the copy to them
     theirs = tmp_path / "theirs"
     theirs.touch()
     unlink = Path.unlink

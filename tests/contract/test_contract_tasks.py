@@ -1,4 +1,4 @@
-"""Video tasks, through the contract alone: recorded with their hold, advanced step by step, ended with their settlement."""
+"""Video tasks, through the contract alone: recorded with their hold, advanced in steps, ended with their settlement."""
 
 import asyncio
 from collections.abc import Callable
@@ -406,7 +406,7 @@ async def test_an_accounts_tasks_are_listed_newest_first_and_by_pages(store: Sto
     bob = await store.create_account("bob", Nanos(1000), NOW_MS)
     for request_id, owner, age_ms in (
         ("vreq_b", alice, 5),
-        ("vreq_a", alice, 5),  # of the same millisecond as the one before
+        ("vreq_a", alice, 5),  # due in the same millisecond as the one before
         ("vreq_d", alice, 0),
         ("vreq_c", alice, 9),
         ("vreq_e", bob, 1),
@@ -451,7 +451,7 @@ async def test_the_ids_upstream_are_known_by_upstream_and_time(store: Store, ali
     await place(store, alice, "vreq_lost")
     elsewhere = structs.replace(new_video("vreq_else", account_id=alice.id), upstream="backup")
     await store.place_task(elsewhere, task_of(elsewhere), DUE_MS)
-    await store.advance_task("vreq_else", submitted("cgt-2"), NOW_MS)  # another upstream may give the same id
+    await store.advance_task("vreq_else", submitted("cgt-2"), NOW_MS)  # another upstream may use the same id
 
     assert await store.known_upstream_ids("ark", NOW_MS - 5) == {"cgt-1", "cgt-2"}
     assert await store.known_upstream_ids("backup", 0) == {"cgt-2"}
