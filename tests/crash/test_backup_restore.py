@@ -1,4 +1,4 @@
-"""Backups taken while customers spend: each can be restored, holds, and has all that was answered before it began."""
+"""Backups taken under load: each can be restored, its books hold, and it has every call that was answered before it began."""
 
 import asyncio
 from pathlib import Path
@@ -22,12 +22,12 @@ ANSWERS_BETWEEN = 25
 
 
 class Load:
-    """Customers who ask for JSON and for streams until they are told to stop."""
+    """Customers who make JSON and stream calls until they are stopped."""
 
     def __init__(self, gateway: GatewayProcess) -> None:
         self._gateway = gateway
         self.whole: list[str] = []
-        """The ids of what was answered to its end, whose settlements are durable."""
+        """Ids of completely answered requests, whose settlements are durable."""
         self.stop = asyncio.Event()
         self._more = asyncio.Condition()
 
@@ -59,7 +59,7 @@ async def answer_of(gateway: GatewayProcess, *words: str) -> Any:
 
 
 async def assert_restores(directory: Path, backup: Path, base_url: str, answered: list[str]) -> GatewayProcess:
-    """Restore into a fresh place by the command, and look: every invariant, and every answer of before the backup."""
+    """Restore into a new directory with the command; check every invariant and every call answered before the backup."""
     await asyncio.to_thread(directory.mkdir)
     fresh = GatewayProcess(directory, base_url)
     restored = await answer_of(fresh, "restore", str(backup))
@@ -99,7 +99,7 @@ async def back_up_under_load(directory: Path, backups: int, *, seconds_between: 
 
 
 async def assert_serves(fresh: GatewayProcess, key: str) -> None:
-    """Start a gateway on a restored store: what was open in the backup is interrupted, and the customer's key pays as before."""
+    """Start a gateway on a restored store: requests that were open in the backup are interrupted, and the customer's key works."""
     try:
         await fresh.start()
         fresh.key = key

@@ -1,4 +1,4 @@
-"""kill -9 while old requests are folded under load: each is in a daily sum or there itself, once, and the ledger says the same."""
+"""kill -9 while old requests are folded under load: each exists once, as a row or in a daily sum, and the ledger agrees."""
 
 import asyncio
 import random
@@ -65,7 +65,7 @@ asyncio.run(write_for_ever())
 
 
 def by_the_ledger(path: Path) -> dict[tuple[str, str], tuple[int, int]]:
-    """Return how many settled requests there were and what they were charged, by account and day, from the transfers alone."""
+    """Return count and charge of settled requests by account and day, from the transfers alone."""
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
         rows = connection.execute(
             """SELECT name, date(hold.created_at_ms / 1000, 'unixepoch'), count(*),
@@ -142,7 +142,7 @@ async def _serve_until_it_dies(one: Stand) -> None:
 
 
 async def _all_folded(one: Stand) -> None:
-    """Return once nothing of the first day is there but in its sum."""
+    """Wait until all requests of the first day are folded."""
     first_day = "SELECT count(*) FROM requests WHERE created_at_ms < (SELECT min(created_at_ms) FROM transfers WHERE kind = 'hold') + ?"
     file = (one.gateway.directory / "gateway.db").as_uri()
     async with asyncio.timeout(60):

@@ -1,4 +1,4 @@
-"""A disk that is full while calls are under way: nobody is served for nothing, nobody is charged twice, and with room all goes on."""
+"""A disk that fills up during calls: no call is answered free, none is charged twice, and service resumes when there is room."""
 
 import asyncio
 import resource
@@ -24,7 +24,7 @@ SECONDS_TO_RECOVER = 30.0
 
 
 def fill_disk(gateway: GatewayProcess) -> None:
-    """Let every write beyond the first bytes of a file fail, as a full disk does."""
+    """Make every write beyond the first 100 bytes of a file fail, as on a full disk."""
     assert gateway.process is not None
     _, hard = resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (100, hard))
@@ -66,15 +66,15 @@ async def test_calls_under_way_when_the_disk_is_full_are_settled_when_there_is_r
                 full = await readiness(session)
                 make_room(gateway)
                 async with asyncio.timeout(SECONDS_TO_RECOVER):
-                    while await readiness(session) != 200:  # noqa: ASYNC110  another process's, and has no event
+                    while await readiness(session) != 200:  # noqa: ASYNC110  another process has no event
                         await asyncio.sleep(0.02)
             answers = [call.result() for call in under_way]
             after = await ask(session, stream=False)
 
         for status, _, body in [*refused, *unsettled]:
             assert (status, orjson.loads(body)["error"]["code"]) == (503, "MODEL_UNAVAILABLE")
-        assert full == 503  # what would only answer 503 is taken out of a load balancer
-        assert len(ark.calls) == CALLS + 1  # what could not be held was not asked
+        assert full == 503  # so that a load balancer removes a gateway that only answers 503
+        assert len(ark.calls) == CALLS + 1  # a call that could not be held did not go upstream
         assert {status for status, _, _ in answers} == {200}
         assert after[0] == 200
         assert await gateway.end_by(signal.SIGTERM) == 0
@@ -118,7 +118,7 @@ async def test_a_process_that_ends_on_a_full_disk_leaves_its_calls_to_the_next_s
 
 
 async def _lost(session: aiohttp.ClientSession) -> tuple[int, str, bytes] | None:
-    """Ask, and return None where the connection is lost before an answer: none leaves before it is settled."""
+    """Make a call; return None if the connection is lost first. No answer is sent before its call is settled."""
     try:
         return await ask(session, stream=False)
     except aiohttp.ClientConnectionError:

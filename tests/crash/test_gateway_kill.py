@@ -1,4 +1,4 @@
-"""kill -9 of a gateway at random moments under mixed load: what a customer was given is on the books, once; nothing else is."""
+"""kill -9 of a gateway at random moments under mixed load: every answer that a customer received is on the books once, and no other."""
 
 import asyncio
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.support.promises import Faults
 from tests.support.stand import Stand, stand
 
 CHATS_MAX, SECONDS_MAX = 15, 0.05
-"""A gateway lives until Ark was asked so often, and then for so long, at random: a slow machine has as much to lose as a fast one."""
+"""Limits of the random number of chats, then of the random time, before a kill: a slow machine has as much to lose as a fast one."""
 PROMISE = "kill -9 at a random moment: no answer without its receipt, none charged twice, no hold stuck"
 
 
@@ -30,13 +30,13 @@ async def kill_often(directory: Path, faults: Faults, kills: int, seed: int = 0)
 
 
 async def kill_once(one: Stand, faults: Faults) -> None:
-    """Start, check what the last death left, serve customers until the next one, and check the file as it lies there."""
+    """Start, check what the last kill left, serve customers until the next kill, and check the file."""
     assert await one.start()
     faults.cost(await one.recovered())
     customers = asyncio.gather(one.customers())
     asked = len(one.books.chats) + one.chance.randrange(CHATS_MAX)
     await one.ark.wait_until(lambda: len(one.books.chats) >= asked)
-    await asyncio.sleep(one.chance.uniform(0, SECONDS_MAX))  # the moment is what is random here
+    await asyncio.sleep(one.chance.uniform(0, SECONDS_MAX))  # the random moment of the kill
     await one.gateway.kill()
     await customers
     faults.injected += 1

@@ -1,7 +1,7 @@
 """kill -9 at named points: before and after every commit, send, first byte, usage, settlement, answer, and inside recovery itself.
 
-Each point alone, and each ordered pair: the second death comes upon what the first one left. Pairs are walked as one long row of deaths
-in which every point follows every other (a closed Euler walk of the complete graph), so that n² deaths serve n² pairs.
+Each point is tested alone, and in each ordered pair, where the second death finds what the first one left. The pairs form one sequence
+of deaths in which every point follows every other (a closed Euler walk of the complete graph), so that n² deaths cover n² pairs.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ OF_PAIRS_IN_CI = (
     "hold commit before", "hold commit after", "chat send after", "stream usage after", "settlement commit before",
     "settlement commit after", "recovery commit before", "recovery commit after",
 )  # fmt: skip
-"""Where one death leaves the most for the next: the others are paired in the long run."""
+"""Points at which a death leaves the most for the next one. The others are paired in the long run only."""
 DEATH_SECONDS_MAX = 20.0
-"""A point that traffic has not come by until then is never come by."""
+"""Limit of the wait for traffic to pass a point."""
 
 
 def walk(points: Sequence[str]) -> list[str]:
-    """Return a row of points in which each ordered pair, also of a point with itself, stands side by side exactly once."""
+    """Return a sequence of points with each ordered pair as neighbours exactly once, including a point with itself."""
     left = {point: list(points) for point in points}
     stack, row = [points[0]], []
     while stack:
@@ -46,7 +46,7 @@ def test_the_walk_goes_from_each_point_to_each_once() -> None:
 
 
 async def die(one: Stand, point: str, hits: int = 1) -> bool:
-    """Start a gateway that dies at the point; return False where nothing was left to recover, so that it was never come by."""
+    """Start a gateway that dies at the point. Return False if it did not pass the point because nothing was left to recover."""
     serves = await one.start(die_at=point, hits=hits)
     if serves and point in RECOVERY:
         await one.gateway.kill()
@@ -58,12 +58,12 @@ async def die(one: Stand, point: str, hits: int = 1) -> bool:
 
 
 async def leave_something(one: Stand) -> None:
-    """Die in the midst of everything, so that the next start has something to recover."""
+    """Die during traffic, so that the next start has something to recover."""
     await die(one, "first byte after", hits=5)
 
 
 async def end_well(one: Stand, faults: Faults) -> None:
-    """Start once more, let everything end, and look through all of it."""
+    """Start once more, let everything end, and audit all of it."""
     assert await one.start()
     faults.cost(await one.recovered())
     await one.all_ended()
@@ -89,7 +89,7 @@ async def test_death_at_each_point_loses_nothing(tmp_path: Path, faults: Faults)
 
 
 def hits_of(one: Stand, point: str) -> int:
-    """Return at which passing to die: in life not at the first, so that there are holds by then."""
+    """Return the count of passes at which to die: points of `LIFE` not at the first pass, so that there are holds by then."""
     return one.chance.randint(3, 5) if point in LIFE else 1
 
 

@@ -1,4 +1,4 @@
-"""Whoever reads the log may stand still: a pager, a terminal after Ctrl-S, a journal that hangs, a container's full pipe."""
+"""A reader of the log that stalls: a pager, a terminal after Ctrl-S, a journal that hangs, a container's full pipe."""
 
 import asyncio
 import os
@@ -16,12 +16,12 @@ from proxy.core.money import parse_yuan
 from tests.support.process import gateway_process
 
 REQUESTS = 200
-"""Their lines are more than what a socket or a pipe still takes once it was filled."""
+"""Enough requests that their log lines exceed what a filled socket or pipe still takes."""
 
 
 @contextmanager
 def log_of(kind: str) -> Iterator[tuple[int, int]]:
-    """Make the two ends of a log: what reads it, and what is written to."""
+    """Make the two ends of a log: yield the reader and the writer."""
     if kind == "socket":
         reader, writer = (end.detach() for end in socket.socketpair())
     else:
@@ -34,7 +34,7 @@ def log_of(kind: str) -> Iterator[tuple[int, int]]:
 
 
 def fill(writer: int) -> None:
-    """Write until there is no room left, as a gateway does whose reader stands still."""
+    """Write until there is no room left, like a gateway whose reader stalls."""
     os.set_blocking(writer, False)
     with suppress(BlockingIOError):
         while True:
@@ -83,7 +83,7 @@ async def test_a_gateway_without_a_standard_error_starts_and_gives_its_number_to
         assert process.process is not None
         descriptors = Path(f"/proc/{process.process.pid}/fd")
 
-        # what a library says to descriptor 2 must not end in the store, or be sent to a customer
+        # what a library writes to descriptor 2 must not go into the store or to a customer
         standard = [str((descriptors / str(number)).readlink()) for number in range(3)]
         code = await process.end_by(signal.SIGTERM)
 

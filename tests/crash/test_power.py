@@ -1,7 +1,7 @@
-"""The power goes at any moment: what a customer was told of is there afterwards, and the books hold.
+"""A power failure at any moment: everything that was acknowledged to a customer survives, and the books hold.
 
-The store's own migrations, holds, settlements and transactions run on a disk that records; then the power is cut after any number of
-its events, and the store is opened from what may be left.
+The store's own migrations, holds, settlements and transactions run on a recording disk. Then the power fails after any number of its
+events, and the store is opened from what may be left.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ FIRST_EVENTS = 100
 
 @dataclass
 class Run:
-    """What happened on the disk, and after how many of its events what was acknowledged."""
+    """The disk's events, and for each acknowledgement the number of events before it."""
 
     events: Sequence[Event] = ()
     settled: list[tuple[int, list[str]]] = field(default_factory=list)
@@ -40,10 +40,10 @@ class Run:
 
 
 async def run(directory: Path, *, synchronous: str = "FULL") -> Run:
-    """Hold and settle in batches of all sizes, some under a key, and checkpoint now and then."""
+    """Hold and settle in batches of all sizes, some under an idempotency key, with occasional checkpoints."""
     disk, chance, done = RecordingDisk(f"disk of {directory}"), random.Random(7), Run()
     connection = cast("Any", Connection(directory / "books.db", disk.name))
-    connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # a log without shared memory, which this VFS has none of
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # a log without shared memory, which this VFS does not have
     migrations.migrate(connection, 0)
     disk.events.append(FolderSync())  # as `open_store` does next
     connection.execute(f"PRAGMA synchronous = {synchronous}")
@@ -76,7 +76,7 @@ def operation(function: Any, *arguments: Any) -> _Operation:
 
 
 async def losses_of_a_cut(done: Run, after: int, directory: Path, chance: random.Random) -> list[str]:
-    """Return what is missing where the power goes after so many events."""
+    """Return what is missing if the power fails after `after` events."""
     write_files(left_by_a_lost_power(done.events[:after], chance), directory)
     try:
         store = await open_store(directory / "books.db")
@@ -97,7 +97,7 @@ async def losses_of_a_cut(done: Run, after: int, directory: Path, chance: random
 
 
 async def cut_often(directory: Path, faults: Faults, cuts: int) -> None:
-    """Cut at each of the first events, in which the store is made, and then anywhere."""
+    """Cut after each of the first events, in which the store is created, and then at random."""
     done, chance = await run(directory), random.Random(11)
     for number in range(cuts):
         after = number if number < FIRST_EVENTS else chance.randint(FIRST_EVENTS, len(done.events))

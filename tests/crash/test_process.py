@@ -1,4 +1,4 @@
-"""What can happen to a process: signals under load, a set clock, no descriptors, a second one, a newer file, a cut migration."""
+"""Faults of a process: signals under load, a set clock, no descriptors, a second process, a newer file, an interrupted migration."""
 
 import asyncio
 import os
@@ -22,11 +22,11 @@ DESCRIPTORS = "no file descriptor left: what cannot be served is refused, nothin
 STORE_IS_ONE = "a store is one process's, of its own version or older: others are refused in words, the file untouched"
 
 
-# signals
+# Signals.
 
 
 async def begin_streams(one: Stand, session: aiohttp.ClientSession, group: asyncio.TaskGroup) -> list[asyncio.Task[str]]:
-    """Ask for two hundred streams, and return once the upstream has all of them."""
+    """Ask for two hundred streams, and return when the upstream has received all of them."""
     one.books.gate.clear()
     wanted = len(one.books.chats) + STREAMS
     streams = [group.create_task(read_stream(one, session, f"{number % ACCOUNTS:03d}")) for number in range(STREAMS)]
@@ -35,7 +35,7 @@ async def begin_streams(one: Stand, session: aiohttp.ClientSession, group: async
 
 
 async def read_stream(one: Stand, session: aiohttp.ClientSession, account: str) -> str:
-    """Return how a stream ended for its client: "whole", "broken" or "refused"; it never looks whole without being it."""
+    """Return how a stream ended for its client: "whole", "broken" or "refused". A broken one never looks whole."""
     async with session.post("/v1/chat/completions", json=one.body(account, stream=True), headers=one.headers(account)) as answer:
         body = await answer.read()
         if answer.status == 503:
@@ -60,7 +60,7 @@ async def test_sigterm_under_two_hundred_streams(tmp_path: Path, faults: Faults,
         async with aiohttp.ClientSession(one.gateway.origin, connector=connector) as session, asyncio.TaskGroup() as group:
             streams = await begin_streams(one, session, group)
             if ending != "they finish":
-                one.books.hold_back = True  # they begin, and do not go on
+                one.books.hold_back = True  # they begin and then hang
             one.books.gate.set()
             one.gateway.send(signal.SIGTERM)
             if ending == "a second SIGTERM":
@@ -79,7 +79,7 @@ async def test_sigterm_under_two_hundred_streams(tmp_path: Path, faults: Faults,
         faults.cost(await one.losses(all_ended=True))
 
 
-# the clock
+# The clock.
 
 
 @pytest.mark.promise(CLOCK)
@@ -105,18 +105,18 @@ async def test_a_clock_that_is_set_in_mid_flight_changes_nothing_of_the_money(tm
 
 
 async def set_soon(clock: Path, by_ms: int) -> None:
-    await asyncio.sleep(0.02)  # in the midst of them
+    await asyncio.sleep(0.02)  # while they are under way
     set_clock(clock, by_ms)
 
 
 def set_clock(clock: Path, by_ms: int) -> None:
-    """Set it at once: nobody ever reads half of it."""
+    """Set the clock atomically, so that nobody reads half of the file."""
     new = clock.with_suffix(".new")
     new.write_text(str(by_ms))
     new.rename(clock)
 
 
-# descriptors
+# Descriptors.
 
 
 @pytest.mark.promise(DESCRIPTORS)
@@ -152,7 +152,7 @@ async def ask_in_want(one: Stand, session: aiohttp.ClientSession, account: str, 
         return "not let in"
 
 
-# one store, one version
+# One store, one version.
 
 
 @pytest.mark.promise(STORE_IS_ONE)
@@ -187,7 +187,7 @@ async def test_a_file_of_a_newer_version_is_refused_and_not_touched(tmp_path: Pa
 
 
 def steps_of_a_migration() -> int:
-    """Return the statements of all migrations, more or less: a death before each of them."""
+    """Return about the number of statements in all migrations: a death before each of them is tested."""
     return sum(script.count(";") for script in migrations.scripts())
 
 
@@ -204,7 +204,7 @@ async def test_a_migration_that_is_killed_at_any_statement_is_begun_anew(tmp_pat
             one.gateway.rig = {"die_at": "migration statement", "hits": statement}
             await one.gateway.launch()
             if await one.gateway.ready():
-                break  # so many statements there are not
+                break  # there are no more statements
             assert await one.gateway.ended() == -signal.SIGKILL
             faults.injected += 1
 

@@ -1,4 +1,4 @@
-"""The fault stand itself: an audit that finds nothing must be one that could have found something."""
+"""Tests of the fault stand itself: the audit must find faults that are planted."""
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +13,7 @@ from tests.support.stand import Stand, stand
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand]:
-    """A stand whose customers were all served, and that is right."""
+    """Yield a stand whose customers were all served and whose books are right."""
     async with stand(tmp_path_factory.mktemp("stand")) as one:
         assert await one.start()
         await one.customers(4, calls=25)

@@ -1,4 +1,4 @@
-"""Threads that are starved: those that resolve names, the one that commits, and those that cannot be made."""
+"""Starved threads: those that resolve names, the one that commits, and those that cannot be created."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ CONNECT_SECONDS = 5
 
 
 async def outcome(one: Stand, session: aiohttp.ClientSession, number: int, *, stream: bool = False) -> int:
-    """Ask once; return the status, and keep what a whole answer says."""
+    """Make one call, check a 503, and return the status."""
     account = f"{number:03d}"[-3:]
     body = one.body(account, stream=stream)
     async with session.post("/v1/chat/completions", json=body, headers=one.headers(account)) as answer:
@@ -65,7 +65,7 @@ async def test_a_resolver_that_does_not_answer_starves_nobody_else(tmp_path: Pat
             async with asyncio.timeout(SECONDS_MAX):
                 await one.taken_again(session)
 
-        assert lookups < CALLS  # all who wait share one
+        assert lookups < CALLS  # all waiting calls share one lookup
         await one.customers(4, calls=5)
         await one.all_ended()
         faults.cost(await one.losses(all_ended=True))
@@ -78,14 +78,14 @@ async def test_while_the_thread_that_commits_gets_nowhere_new_work_is_refused(tm
     async with stand(tmp_path) as one:
         assert await one.start()
         await one.customers(4, calls=3)
-        await one.all_ended()
+        await one.all_ended()  # no step of a video is under way, which would make the first call be refused
         async with aiohttp.ClientSession(one.gateway.origin, connector=aiohttp.TCPConnector(limit=0)) as session:
             async with (
                 asyncio.TaskGroup() as asking,
                 injected(one.gateway.pid, "fdatasync", f"delay_enter={int(SECONDS_MAX * 1_000_000)}"),
             ):
                 first = asking.create_task(outcome(one, session, 0))
-                while await one.readiness(session) == 200:  # noqa: ASYNC110  another process's
+                while await one.readiness(session) == 200:  # noqa: ASYNC110  another process has no event
                     await asyncio.sleep(0.02)
                 assert [await outcome(one, session, number) for number in range(10)] == [503] * 10
                 faults.injected += 10

@@ -1,7 +1,7 @@
 """A process that dies at any step of a video: nothing is submitted twice, lost or charged twice, and every hold ends.
 
-Two ways to die: kill -9 of a real gateway, at moments that the stand-in sees; and, for what it cannot see, a hand at the real store
-that dies before or after each of its operations. In both the next gateway takes over the same file.
+There are two ways to die: kill -9 of a real gateway, at moments that the stand-in can see; and, for other moments, a caller of the real
+store that dies before or after each of its operations. In both cases the next gateway takes over the same file.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ from tests.support.videos import MODEL, PROMPT, QUICK, SILENT, SUBMIT, creates, 
 
 TASK_PATH = TASKS + "/*"
 GIVE_UP_MS = 400
-"""How long a lost submit is looked for here."""
+"""Limit of the search for a lost submit in these tests."""
 
 KILL_AFTER_SECONDS = 0.002
 
@@ -56,18 +56,18 @@ Kill = Callable[[Call], None]
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When the gateway is killed: at the so many-th call of a kind, at this point of its answer."""
+    """The moment of a kill: a point in the answer of the call that follows `after` others of its kind."""
 
     method: str
     path: str
     steps: Callable[[Kill], Sequence[Step]]
     is_made: bool = True
-    """Whether there is a task upstream."""
+    """The task has been created upstream."""
     when: When = "body"
     after: int = 0
-    """Calls of the kind that are answered before."""
+    """Number of calls of this kind that are answered before."""
     advance: str = ""
-    """What becomes of the task upstream before the call is answered."""
+    """Status that the task gets upstream before the call is answered."""
 
 
 def before_its_work(kill: Kill) -> Sequence[Step]:
@@ -83,9 +83,9 @@ def midway_in_its_answer(kill: Kill) -> Sequence[Step]:
 
 
 def with_its_answer(kill: Kill) -> Sequence[Step]:
-    """The answer is on its way when the signal comes: it may be recorded or not.
+    """Return steps that kill the gateway while the answer is on its way, so that it may be recorded or not.
 
-    The signal is on its way too: whoever has read the whole answer may hang up, and then no further step is played.
+    The kill is scheduled by a timer, since a gateway that has read the whole answer may close the connection, which ends the script.
     """
 
     def soon(call: Call) -> None:
@@ -118,7 +118,7 @@ LONG = {
     "a poll was told of failure",
     "a poll after that",
 }
-"""Left out of the ordinary run: each is much like another, and each costs the start of a process."""
+"""Moments that are left out of the ordinary run: each resembles another, and each costs the start of a process."""
 EACH = [pytest.param(moment, id=name, marks=[pytest.mark.long] if name in LONG else []) for name, moment in MOMENTS.items()]
 
 
@@ -150,7 +150,7 @@ def plan(ark: StandIn, gateway: GatewayProcess, moment: Moment) -> None:
 
 
 async def ask_until_killed(gateway: GatewayProcess) -> dict[str, Any] | None:
-    """Submit a task; return its answer, or None where the gateway was killed first. It is dead when this returns."""
+    """Submit a task and wait until the gateway is dead. Return the answer, or None if the gateway was killed first."""
     headers = {"Authorization": f"Bearer {gateway.key}"}
     answer: dict[str, Any] | None = None
     async with aiohttp.ClientSession(gateway.origin, headers=headers) as session:
@@ -202,7 +202,7 @@ async def test_kill_nine_when_a_cancel_has_worked_and_nobody_knows_it(tmp_path: 
 
 
 async def test_kill_nine_while_a_lost_submit_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once when the list is asked for, once when it is answered; looking begins about 5 s after a start."""
+    """It is killed when the list is asked for and when it is answered. The search begins about 5 s after a start."""
     async with StandIn() as ark, gateway_process(tmp_path, ark.base_url, balance=BALANCE, **QUICK) as gateway:
         await gateway.start()
         plan(ark, gateway, Moment("POST", TASKS, before_its_answer))
@@ -217,15 +217,15 @@ async def test_kill_nine_while_a_lost_submit_is_looked_for(tmp_path: Path, monke
             await assert_all_is_well(restarted, Moment("POST", TASKS, before_its_answer), None)
 
 
-# Death between any two operations of the hand that moves a task.
+# Death between any two operations of the code that advances a task.
 
 
 class Dead(BaseException):
-    """The process is gone."""
+    """The simulated death of the process."""
 
 
 class Doom:
-    """Counts operations, and is the end of whoever goes past the so many-th point: before the first, after it, before the second …"""
+    """Counts points: before the first operation, after it, before the second … Raises `Dead` beyond the given number of points."""
 
     def __init__(self, point: int | None) -> None:
         self.point = point
@@ -238,7 +238,7 @@ class Doom:
 
 
 class MortalStore:
-    """The real store, whose writer dies before or after each operation."""
+    """The real store, whose caller dies before or after an operation."""
 
     def __init__(self, store: SqliteStore, doom: Doom) -> None:
         self._store = store
@@ -257,7 +257,7 @@ class MortalStore:
                 try:
                     self._doom.come(f"after {name}")
                     outer.set_result(inner.result())
-                except BaseException as fault:  # noqa: BLE001 - told to whoever waits
+                except BaseException as fault:  # noqa: BLE001 - passed on to the caller that waits
                     outer.set_exception(fault)
 
             operation(*args).add_done_callback(done)
@@ -267,7 +267,7 @@ class MortalStore:
 
 
 class MortalCalls(VideoCalls):
-    """The real calls, before and after each of which the caller may die."""
+    """The real calls, whose caller may die before or after each of them."""
 
     doom: Doom
 
@@ -289,11 +289,11 @@ POINTS = [
     "before the poll", "after the poll", "before advance_task", "after advance_task",
     "before the poll", "after the poll", "before advance_task", "after advance_task",
 ]  # fmt: skip
-"""A submit, a poll that says that the task runs, and one that says that it has succeeded."""
+"""The points of a submit, a poll that reports a running task, and one that reports its success."""
 
 
 async def live(directory: Path, ark: StandIn, doom: Doom) -> None:
-    """Submit a task and poll it to its end, as the handler and the job do, or die on the way."""
+    """Submit a task and poll it until it ends, as the handler and the job do, or die before."""
     clock, metrics = SystemClock(), Metrics()
     async with quick_bench(directory, ark) as gateway:  # for its account and its configuration
         account_id = gateway.account_id
@@ -381,12 +381,12 @@ def _drawn_up(account_id: int, now_ms: int) -> tuple[NewRequest, VideoTask, dict
     return request, task, upstream_body(call, MODEL, "somebody")
 
 
-# Many at a time.
+# Many tasks at a time.
 
 
 @pytest.mark.long
 async def test_kill_nine_again_and_again_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Customers submit while the gateway is killed every second or so: each task upstream is one of theirs and paid for once."""
+    """Customers submit while the gateway is killed about every second: each task upstream is a customer's and is paid once."""
     look_quickly(monkeypatch, give_up_after_ms=3_000)
     balance = Nanos(BALANCE * 100)
     async with (
@@ -412,7 +412,7 @@ async def test_kill_nine_again_and_again_under_load(tmp_path: Path, monkeypatch:
 
 
 async def submit_until_killed(gateway: GatewayProcess, given: set[str]) -> None:
-    """Be four customers, each with a task after the other, until kill -9."""
+    """Run four customers that submit one task after the other, until kill -9."""
 
     async def customer(session: aiohttp.ClientSession) -> None:
         while True:

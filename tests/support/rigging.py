@@ -75,7 +75,6 @@ def rig(
             settlement that the disk does not take, between looks at a clock that may have been set, at the disk, and for old
             requests, which are folded in small slices.
         checkpoint_frames: frames in the log after which it is checkpointed.
-        still_seconds: limit of a commit's duration, after which the disk counts as standing still.
     """
     if clock_file:
         _set_clock(Path(clock_file))
