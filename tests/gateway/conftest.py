@@ -1,4 +1,4 @@
-"""One gateway for a whole table of refusals: each case ends by checking that it cost nothing, told nothing and broke nothing."""
+"""One gateway for a whole table of refusals. Each case ends by checking that it cost nothing, leaked nothing and broke nothing."""
 
 import logging
 from collections.abc import AsyncIterator, Iterable
@@ -10,7 +10,7 @@ from proxy.telemetry.logs import JsonFormatter
 from tests.support.gateway import CANARY_KEY, Bench, bench
 
 CANARY_PROMPT = "canary-prompt-3b91"
-"""Stands in prompts, headers and paths of the tests here; no log may ever hold it."""
+"""A text in the prompts, headers and paths of these tests; no log may ever contain it."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -21,7 +21,7 @@ async def module_gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncItera
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def refusing(module_gateway: Bench, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Bench]:
-    """A running gateway that is asked only what it must refuse, or what is free. Tests need ``asyncio(loop_scope="module")``."""
+    """Yield a gateway for calls that it must refuse or that are free. Tests need ``asyncio(loop_scope="module")``."""
     caplog.set_level(logging.INFO)
     module_gateway.log.written.clear()
     asked_upstream = len(module_gateway.ark.calls)
@@ -37,7 +37,7 @@ async def refusing(module_gateway: Bench, caplog: pytest.LogCaptureFixture) -> A
 
 
 def assert_no_secrets(gateway: Bench, records: Iterable[logging.LogRecord]) -> None:
-    """Assert that no log line holds a key, a prompt or the upstream's key."""
+    """Assert that no log line contains a key, a prompt or the upstream's key."""
     assert gateway.log.written, "the access log is not looked at"
     said = repr(gateway.log.written) + "".join(JsonFormatter().format(record) for record in records)
     for secret in (gateway.key, CANARY_KEY, CANARY_PROMPT):

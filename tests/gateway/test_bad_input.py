@@ -1,4 +1,4 @@
-"""Bodies that no sane client sends, each with its documented refusal: over real sockets, nothing charged, nothing asked upstream."""
+"""Invalid bodies, each with its documented refusal: over real sockets, with no charge and no call upstream."""
 
 import gzip
 
@@ -21,7 +21,7 @@ def chat(**fields: object) -> bytes:
 
 
 def spliced(fields: bytes) -> bytes:
-    """Return a chat body with these raw bytes as further fields."""
+    """Return a chat body with these raw bytes as additional fields."""
     return chat()[:-1] + b"," + fields + b"}"
 
 
@@ -79,7 +79,7 @@ async def test_what_is_no_json_object_is_refused(refusing: Bench, body: bytes) -
 
 
 FIELDS = [
-    # (raw JSON of further fields, code, param)
+    # (raw JSON of additional fields, code, param)
     (b'"model":null', "MISSING_MODEL", "model"),
     (b'"model":""', "MISSING_MODEL", "model"),
     (b'"model":5', "INVALID_PARAMETER", "model"),
@@ -237,7 +237,7 @@ NAMES = [
     ("Doubao-Pro-32k", 404, "MODEL_NOT_FOUND"),
     (" doubao-pro-32k", 404, "MODEL_NOT_FOUND"),
     ("doubao-pro-32k\x00", 404, "MODEL_NOT_FOUND"),
-    ("doubao-seed-2-0-lite-260428", 404, "MODEL_NOT_FOUND"),  # the upstream's name of a model is none of ours
+    ("doubao-seed-2-0-lite-260428", 404, "MODEL_NOT_FOUND"),  # the upstream's name of a model is not one of ours
     ("x" * 100_000, 404, "MODEL_NOT_FOUND"),
     ("\u202e豆包🤖", 404, "MODEL_NOT_FOUND"),
     ("doubao-seedance-1-5-pro-251215", 400, "WRONG_ENDPOINT"),

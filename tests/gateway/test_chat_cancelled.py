@@ -1,6 +1,7 @@
-"""A chat call is disturbed from its first moment to its last: no hold leaks and the books balance.
+"""A chat call is disturbed at every moment of its life: no hold leaks and the books balance.
 
-Cancelled at each of its awaits, exactly; and, turn by turn of the event loop: cancelled, left by its client, cut by the process's end.
+It is cancelled exactly at each of its awaits. At each turn of the event loop it is cancelled, left by its client, or cut by the end of
+the process.
 """
 
 import asyncio
@@ -45,16 +46,16 @@ FULL_CHARGE = 40_000
 _BODY = b'{"id":"0217","choices":[],"usage":{"prompt_tokens":20,"completion_tokens":12}}'
 JSON_ANSWER = answer_head(200, "application/json", body_bytes=len(_BODY)) + _BODY
 UNDISTURBED_IN_A_ROW = 5
-"""So many calls must come through untouched, each some turns later, before the sweep is over."""
+"""The sweep ends when this number of calls in a row, at growing turns, had ended before their disturbance."""
 EVERY_TURN_UP_TO = 30
-"""Beyond, the steps grow with the turns: how many there are depends on the disk."""
+"""Beyond this turn the steps grow, since the number of turns depends on the disk."""
 
 
 Call = Coroutine[Any, Any, Response]
 
 
 class CancelAt:
-    """Awaits a call, and cancels its task at the call's n-th await: at once, or in the very moment when what is awaited comes."""
+    """Awaits a call and cancels its task at the call's n-th await: at once, or (`late`) at the moment when the awaited result comes."""
 
     def __init__(self, call: Call, nth: int, *, late: bool) -> None:
         self.call = call
@@ -75,7 +76,7 @@ class CancelAt:
                 self._cancel_soon(awaited)
             try:
                 yield awaited
-            except BaseException as fault:  # noqa: BLE001 - handed on
+            except BaseException as fault:  # noqa: BLE001 - passed on
                 step = partial(self.call.throw, fault)
             else:
                 step = partial(self.call.send, None)
@@ -91,7 +92,7 @@ class CancelAt:
 
 @dataclass
 class Rig:
-    """The hot path in one piece, with every part at hand; one call at a time."""
+    """The hot path with access to each of its parts; one call at a time."""
 
     store: Store
     settlements: TaskGroup
@@ -101,7 +102,7 @@ class Rig:
     grant: Grant
     origin: str = ""
     cancel_at: int = 0
-    """At which await the call is cancelled; 0: at none."""
+    """Number of the await at which the call is cancelled; 0: none."""
     cancel_late: bool = False
     call: CancelAt | None = None
     inside: asyncio.Future[asyncio.Task[Any]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -117,7 +118,7 @@ class Rig:
         return await task
 
     async def _answer(self, call: CancelAt) -> Response:
-        """Answer in a task of its own, which is done when the call is; the connection's goes on to the next."""
+        """Answer in a separate task, which ends with the call; the connection's task goes on to the next call."""
         return await call
 
 
@@ -155,7 +156,7 @@ async def rig(directory: Path, policy: BillingConfig) -> AsyncIterator[Rig]:
 
 
 async def whole_call(rig: Rig, *, stream: bool) -> CancelAt:
-    """Make one call, and return it when it and its settlement have ended."""
+    """Make one call, wait until it and its settlement have ended, and return it."""
     rig.inside = asyncio.get_running_loop().create_future()
     async with raw_chat(rig.origin, "-", stream=stream, max_tokens=50):
         await asyncio.wait([await rig.inside])
@@ -171,7 +172,7 @@ async def test_a_handler_cancelled_at_any_of_its_awaits_leaks_no_hold(tmp_path: 
     async with rig(tmp_path, BillingConfig(disconnect="drain", drain_after_seconds=5.0, drains_max=10)) as it:
         outcomes: list[Outcome] = []
         if not stream:
-            it.ark.enqueue([Send(JSON_ANSWER[:-30]), Send(JSON_ANSWER[-30:])], times=None)  # so that its body is waited for
+            it.ark.enqueue([Send(JSON_ANSWER[:-30]), Send(JSON_ANSWER[-30:])], times=None)  # so that the gateway awaits its body
         it.cancel_late = late
         was_cancelled = True
         while was_cancelled:
@@ -215,7 +216,7 @@ def cut(rig: Rig, _task: "asyncio.Task[Any]", _client: RawChat) -> None:
 
 
 async def disturbed_call(rig: Rig, disturb: Disturbance, turns: int, *, stream: bool) -> bool:
-    """Make one call and disturb it after so many turns of the loop; return whether it was still under way then."""
+    """Make one call and disturb it after `turns` turns of the loop; return whether it was still under way then."""
     rig.inside = asyncio.get_running_loop().create_future()
     rig.relay._is_cut = False  # each call is the first one of a process that is about to end
     async with raw_chat(rig.origin, "-", stream=stream, max_tokens=50) as client:

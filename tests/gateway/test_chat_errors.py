@@ -1,4 +1,4 @@
-"""What Ark refuses, as a customer sees it: every code of its table, mapped, free of charge and of anything that is the operator's."""
+"""Ark's refusals as a customer sees them: every code of its table is mapped, free, and reveals nothing about the operator."""
 
 import gzip
 import logging
@@ -75,7 +75,7 @@ def test_every_code_of_arks_is_in_the_table() -> None:
 
 
 async def assert_refused(gateway: Bench, expected: tuple[int, str, str | None, str], *, stream: bool) -> str:
-    """Ask, compare status, code, Retry-After and outcome, look for secrets everywhere, and return the message."""
+    """Make a call; check status, code, Retry-After, outcome and that no secret shows anywhere; return the message."""
     answer = await gateway.chat(stream=stream)
 
     status, code, retry_after, outcome = expected
@@ -189,7 +189,7 @@ async def test_the_sdk_raises_its_own_class_and_shows_our_code_and_id(tmp_path: 
         await gateway.assert_charged(0)
 
 
-# inside a stream
+# Errors inside a stream.
 
 _EVENT = b'data: {"choices":[{"delta":{"content":"Hello"},"index":0}],"id":"0217","usage":null}\n\n'
 _USAGE = b'"usage":{"prompt_tokens":20,"completion_tokens":12}'
@@ -222,7 +222,7 @@ async def test_an_error_in_any_shape_within_a_stream_is_replaced_by_ours(
     assert answer.body.count(b"\n\n") == 2
     assert orjson.loads(answer.body[len(_EVENT) + 6 :])["error"]["code"] == code
     assert [secret for secret in ("2100987654", "0217canary", "connect") if secret in f"{answer.body.decode()} {caplog.text}"] == []
-    await gateway.assert_charged(2_000)  # nothing of the prompt's 5 bytes is beyond doubt; one event × 2,000
+    await gateway.assert_charged(2_000)  # the prompt's 5 bytes are 0 tokens at least; one event × 2,000
 
 
 async def test_usage_beside_an_error_within_a_stream_is_charged(gateway: Bench) -> None:

@@ -1,4 +1,4 @@
-"""How a chat call can end, and what its owner and the books then say of it: one outcome each, exact to the nano-yuan."""
+"""All ways in which a chat call can end, with its receipt and the books: one outcome each, exact to the nano-yuan."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ LONG_PROMPT = [{"role": "user", "content": "p" * 800}]
 
 
 def events(body: bytes) -> list[Any]:
-    """Return the data of each event, parsed where it is JSON."""
+    """Return the data of each event, parsed if it is JSON."""
     texts = [part.removeprefix(b"data: ") for part in body.split(b"\n\n") if part]
     return [text.decode() if text == b"[DONE]" else orjson.loads(text) for text in texts]
 
@@ -42,13 +42,13 @@ async def receipt_of(gateway: Bench, request_id: object) -> dict[str, Any]:
 
 
 async def told(gateway: Bench, answer: Reply) -> tuple[str, str, str]:
-    """Return outcome, source of the usage and cost, as the receipt tells them."""
+    """Return outcome, source of the usage and cost from the receipt."""
     receipt = await receipt_of(gateway, answer.headers["x-request-id"])
     return receipt["outcome"], receipt["usage_source"], receipt["cost"]
 
 
 async def told_in_log(gateway: Bench) -> tuple[str, str, str]:
-    """Return the same of the one call whose client did not wait for an answer."""
+    """Return the same for the one call whose client did not wait for an answer."""
     (line,) = await gateway.log.until_chats()
     receipt = await receipt_of(gateway, line["request_id"])
     assert (line["outcome"], line["usage"], line["cost"]) == (receipt["outcome"], receipt["usage_source"], receipt["cost"])
@@ -57,7 +57,7 @@ async def told_in_log(gateway: Bench) -> tuple[str, str, str]:
 
 @asynccontextmanager
 async def leaving_in_mid_stream(gateway: Bench, *then: Step, **fields: Any) -> AsyncIterator[RawChat]:
-    """Ask for a stream, leave after its first event, and only then let the upstream go on with ``then``."""
+    """Ask for a stream, leave after its first event, and only then let the upstream play ``then``."""
     gone = asyncio.Event()
     gateway.ark.enqueue([*answer_sse(EVENT, end=False), Wait(gone), *then])
     async with raw_chat(gateway.origin, gateway.key, stream=True, **fields) as client:
@@ -176,7 +176,7 @@ async def test_usage_that_is_no_usage_is_not_believed_but_estimated(gateway: Ben
 async def test_what_sdks_read_and_a_strict_parser_does_not_is_passed_on_and_charged(
     gateway: Bench, written: bytes, what: str, stream: bool
 ) -> None:
-    # the upstream has made it and bills it: to call it none would be to pay for it, and to have it asked again
+    # the upstream has made the answer and bills it: a refusal would leave the bill to the operator and invite a retry
     usage = b'"usage":{"prompt_tokens":20,"completion_tokens":12,"total_tokens":32}'
     whole = b'{"choices":[{"index":0,"%b":{%b}}],%b}' % (b"delta" if stream else b"message", written, usage)
     gateway.ark.enqueue(answer_sse(b"data: " + whole + b"\n\n" + DONE) if stream else answer_json(200, whole))

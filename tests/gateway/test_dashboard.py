@@ -1,4 +1,4 @@
-"""Dashboard and alerts ask for what is there: each name and label is a real gateway's, and each alert fires on its cause alone."""
+"""The dashboard and the alerts: each metric and label in them exists on a real gateway, and each alert fires only on its own cause."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ DASHBOARD: dict[str, Any] = orjson.loads((SYSTEMD / "grafana-dashboard.json").re
 ALERTS = SYSTEMD / "alerts.yml"
 COLUMNS = 24
 OF_PROMETHEUS = {"up", "job", "instance"}
-"""Names that are Prometheus' own, not ours."""
+"""Names that come from Prometheus itself."""
 METRIC = re.compile(r"\b((?:llm_proxy|process)_\w+)(?:\{([^}]*)\})?")
 EVENT = b'data: {"choices":[{"delta":{"content":"Hel"},"index":0}],"id":"0217","usage":null}\n\n'
 
@@ -33,7 +33,7 @@ class Alert(NamedTuple):
     text: str
 
     def part(self, key: str) -> str:
-        """Return the text of one key, on its line or folded below it."""
+        """Return the text of a key, on its line or folded below it."""
         found = re.search(rf"^ +{key}:(?: >-)?((?: .*)?(?:\n {{10,}}(?!\w+:).*)*)", self.text, re.MULTILINE)
         assert found is not None, f"{self.name} has no {key}"
         return " ".join(found[1].split())
@@ -49,7 +49,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def expressions() -> Iterator[tuple[str, str]]:
-    """Return each expression with who asks it, Grafana's variables replaced."""
+    """Yield the name of each panel, variable, annotation and alert with its expression, Grafana's variables replaced."""
     for panel in panels():
         for target in panel["targets"]:
             yield panel["title"], _filled(target["expr"])
@@ -71,7 +71,7 @@ def _filled(expression: str) -> str:
 
 @pytest.fixture
 async def seen(tmp_path: Path) -> Scrape:
-    """What is scraped of a gateway that has answered, and failed, a little of everything."""
+    """Return a scrape of a gateway that has answered some calls of each kind and failed some."""
     async with quick_bench(tmp_path) as gateway, asyncio.timeout(ENDED_SECONDS_MAX):
         await gateway.chat()
         gateway.ark.enqueue([*answer_sse(EVENT, end=False), Close()])
@@ -101,7 +101,7 @@ async def test_every_name_and_label_that_is_asked_for_is_a_gateways(seen: Scrape
 
 
 async def test_every_metric_of_ours_is_on_the_dashboard(seen: Scrape) -> None:
-    """What nobody looks at need not be counted."""
+    """A metric that nobody looks at need not be counted."""
     asked = {re.sub(r"_(bucket|sum|count)$", "", name) for _, text in expressions() for name, _ in METRIC.findall(text)}
 
     ours = {re.sub(r"_(bucket|sum|count)$", "", name) for name in seen.names if name.startswith("llm_proxy_")}
@@ -166,7 +166,7 @@ HEALTHY: Mapping[str, str] = {
     LAGS % "0.01": "0+600x120",
     LAGS % "+Inf": "0+600x120",
 }
-"""A value each minute, as promtool writes them: start, step, count."""
+"""One value a minute, in promtool's notation: start, step, count."""
 ILL: Mapping[str, Mapping[str, str]] = {
     "LlmProxyDown": {"up" + ON_A % "": "0x120"},
     "LlmProxyRestarting": {"process_start_time_seconds" + ON_A % "": "1000+200x120"},
@@ -182,11 +182,11 @@ ILL: Mapping[str, Mapping[str, str]] = {
     "LlmProxyUsageNotCharged": {"llm_proxy_shortfalls_total" + ON_A % ', model="m"': "0x100 1x20"},
 }
 FIRES_AT: Mapping[str, str] = {"LlmProxyStoreNotWriting": "53m", "LlmProxyUpstreamRefusesOperator": "52m"}
-"""When to look, where that is not at the end: what happened once is over after a while."""
+"""Times to check alerts that are over before the end, since their cause happened only once."""
 
 
 def fired(tmp_path: Path, series: Mapping[str, str], at: str) -> list[str]:
-    """Let promtool run the alerts over series and return which fire: none is expected, and it tells of the others."""
+    """Run the alerts over series with promtool and return those that fire: none is expected, so promtool reports each."""
     checks = [{"eval_time": at, "alertname": alert.name, "exp_alerts": []} for alert in alerts()]
     test = {
         "rule_files": [str(ALERTS)],

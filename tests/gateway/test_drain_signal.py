@@ -1,4 +1,4 @@
-"""SIGTERM and its like, to a real process with streams under way: it takes nobody in, lets streams end, settles all, exits 0."""
+"""SIGTERM and similar signals to a real process with open streams: it accepts no new calls, lets streams end, settles all, exits 0."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ BALANCE = parse_yuan("100")
 async def streaming(
     directory: Path, ark: StandIn, count: int, *then: Any, before_exec: Callable[[], None] | None = None, **options: Any
 ) -> AsyncIterator[tuple[GatewayProcess, list[RawChat]]]:
-    """Start a gateway, and streams that have begun: each has brought one event, and goes on as ``then`` says."""
+    """Start a gateway and `count` streams. Each has received one event and continues with ``then``."""
     async with AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(gateway_process(directory, ark.base_url, balance=BALANCE, **options))
         await gateway.start(before_exec)
@@ -62,7 +62,7 @@ def entries(directory: Path) -> list[Path]:
 
 
 async def refused(origin: str) -> None:
-    """Return once nobody accepts connections there any more."""
+    """Wait until connections are refused."""
     host, _, port = origin.removeprefix("http://").partition(":")
     async with asyncio.timeout(10):
         while True:
@@ -79,7 +79,7 @@ async def test_streams_finish_before_the_process_ends_and_nobody_new_is_let_in(t
     async with StandIn() as ark, aiohttp.ClientSession() as session:
         then = (Wait(finish), Send(chunk(EVENT + USAGE + DONE) + LAST_CHUNK))
         async with streaming(tmp_path, ark, 5, *then, drain_seconds=30) as (gateway, clients):
-            async with session.get(f"{gateway.origin}/healthz") as kept:  # a connection that is kept, idle from here on
+            async with session.get(f"{gateway.origin}/healthz") as kept:  # a keep-alive connection, idle from here on
                 assert kept.headers.get("Connection") != "close"
             assert gateway.process is not None
             gateway.process.send_signal(signal.SIGTERM)
@@ -220,7 +220,7 @@ async def test_whoever_was_let_in_just_before_the_doors_closed_is_served(tmp_pat
         newcomers = [await connected(gateway.origin, stack) for _ in range(20)]
         _, silent = newcomers.pop()
         async with aiohttp.ClientSession() as session, session.get(f"{gateway.origin}/healthz"):
-            pass  # accepted in their order: so were those before it
+            pass  # connections are accepted in order, so those before it were accepted too
 
         assert gateway.process is not None
         gateway.process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""A sidecar (``auth = "none"``): no key is asked for, so whose web page calls is."""
+"""A sidecar (``auth = "none"``): it checks no key, so it checks which web page a call comes from."""
 
 import asyncio
 from collections.abc import AsyncIterator

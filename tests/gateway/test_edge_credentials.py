@@ -1,4 +1,4 @@
-"""Who may call: three headers, one credential, and no way to say it twice."""
+"""Credentials: one in any of three headers, and never two."""
 
 from itertools import combinations_with_replacement
 
@@ -13,7 +13,7 @@ MODELS = "/api/v1/models"
 Headers = list[tuple[str, str | bytes]]
 
 KEY = "{key}"
-"""Stands for the account's key in the tables below."""
+"""Placeholder of the account's key in the tables below."""
 
 
 def sent(headers: Headers, key: str) -> bytes:
@@ -27,7 +27,7 @@ ACCEPTED: list[Headers] = [
     [("x-api-key", "{key}")],
     [("X-Api-Key", "{key}")],
     [("api-key", "{key}")],
-    # an empty header holds no credential: some clients send one beside the header that they really use
+    # an empty header is no credential: some clients send one beside the header that they really use
     [("Authorization", ""), ("x-api-key", "{key}")],
     [("Authorization", "Bearer "), ("api-key", "{key}")],
     [("Authorization", "Bearer {key}"), ("x-api-key", ""), ("api-key", " ")],

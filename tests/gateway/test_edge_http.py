@@ -1,4 +1,4 @@
-"""HTTP itself, bent and broken: every answer is documented JSON with a request id, and the gateway serves the next one."""
+"""Unusual and broken HTTP: every answer is documented JSON with a request id, and the gateway serves the next request."""
 
 import re
 
@@ -167,13 +167,13 @@ async def test_expect_is_answered_before_the_body_is_sent(refusing: Bench) -> No
 
 
 async def test_http_1_0_is_never_told_to_go_on(refusing: Bench) -> None:
-    """RFC 9110, 10.1.1."""
+    """RFC 9110, 10.1.1: an HTTP/1.0 request gets no 100."""
     expecting = request(
         "POST", CHAT, key_of(refusing), ("Expect", "100-continue"), ("Content-Length", str(len(BODY))), version="HTTP/1.0"
     )
     async with connect(refusing.origin) as client:
         await client.send(expecting)
-        await refusing.ask("/models/public")  # by when its handler waits for the body
+        await refusing.ask("/models/public")  # by then its handler waits for the body
         answer = await client.ask(BODY)
 
     assert (answer.status, answer.error["code"]) == (400, "INVALID_MESSAGES")

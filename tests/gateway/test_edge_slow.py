@@ -1,4 +1,4 @@
-"""Clients that take their time: bodies and heads that drip, connections that say nothing, answers that nobody reads."""
+"""Slow clients: heads and bodies that drip, silent connections, answers that nobody reads."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ BODY_BYTES_MAX = 2048
 
 @pytest.fixture
 async def hasty(tmp_path: Path) -> AsyncIterator[Bench]:
-    """A gateway with short deadlines, and a small limit for bodies."""
+    """Yield a gateway with short deadlines and a small limit for bodies."""
     server = f"keepalive_seconds = {KEEPALIVE_SECONDS}\nstall_seconds = {STALL_SECONDS}\nbody_bytes_max = {BODY_BYTES_MAX}"
     async with bench(tmp_path, body_seconds=BODY_SECONDS, server=server) as running:
         yield running
@@ -164,7 +164,7 @@ async def test_a_gateway_that_stops_refuses_what_costs_and_says_so_to_probes(gat
     async with connect(gateway.origin) as client, connect(gateway.origin) as prober:
         before = await client.ask(chat(gateway))
         gateway.stop.request()
-        gateway.stop.refusing.set()  # as a drain does, once newcomers have been heard
+        gateway.stop.refusing.set()  # as a drain does, once it has heard waiting connections
         refused = await client.ask(chat(gateway))
         await client.closed()
         alive = await prober.ask(request("GET", "/healthz"))

@@ -1,4 +1,4 @@
-"""How a stream is framed for each kind of client, and what stands behind it on the same connection."""
+"""The framing of a stream for each kind of client, and the next request on the same connection."""
 
 import pytest
 

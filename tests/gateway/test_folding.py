@@ -1,4 +1,4 @@
-"""Old requests are folded while the gateway serves: what the operator and the customer are told, and that nobody is disturbed."""
+"""Folding of old requests while the gateway serves: what the operator and the customer see, and that no call is disturbed."""
 
 import asyncio
 from typing import Any
@@ -77,4 +77,4 @@ async def test_the_customer_is_told_where_a_receipt_and_a_task_went(gateway: Ben
     assert (await gateway.ask("/videos/tasks")).json["data"] == []
     for path, unknown in (("/usage/req_0", "/usage/req_1"), ("/videos/tasks/vreq_1", "/videos/tasks/vreq_2")):
         answers = [await gateway.ask(asked, key=others) for asked in (path, unknown)]
-        assert answers[0].body == answers[1].body  # to everybody else it has never been
+        assert answers[0].body == answers[1].body  # to every other customer it has never existed

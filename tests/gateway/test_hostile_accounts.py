@@ -1,4 +1,4 @@
-"""One customer with another's ids and nearly another's key: each is told what a stranger to the id is told, and nothing moves."""
+"""A customer with another's ids, or nearly another's key: the answers are those for an unknown id, and no money moves."""
 
 import random
 import statistics
@@ -21,20 +21,20 @@ LIGHTHOUSE = {"prompt": "alice's lighthouse"}
 
 @dataclass
 class Neighbours:
-    """Two accounts on one gateway, alice's with one of everything."""
+    """Two accounts on one gateway; alice's has one request of each kind."""
 
     gateway: Bench
     bob: str
-    """His key; alice's is the gateway's."""
+    """Bob's key. Alice's is the gateway's `key`."""
     ids: dict[str, str]
-    """Alice's requests, by their kind."""
+    """Ids of alice's requests, by kind."""
 
     async def as_bob(self, path: str, body: Any = None, **more: Any) -> Reply:
         return await self.gateway.ask(path, body, key=self.bob, **more)
 
 
 async def new_key(gateway: Bench, account: str) -> dict[str, str]:
-    """Make a key through the operator's door."""
+    """Create a key through the admin socket."""
     made: dict[str, str] = orjson.loads(await ask_operator(gateway, "/operations/key.create", {"account": account}))
     return made
 
@@ -56,7 +56,7 @@ async def neighbours(gateway: Bench) -> AsyncIterator[Neighbours]:
 
 
 def told(reply: Reply, asked: str) -> tuple[int, dict[str, Any]]:
-    """Return what an answer says, whatever id was asked for."""
+    """Return an answer's status and error, with the requested id replaced."""
     return reply.status, {**reply.error, "message": reply.error["message"].replace(asked, "ID")}
 
 
@@ -112,7 +112,7 @@ async def test_an_idempotency_key_is_its_accounts_alone(neighbours: Neighbours) 
 
 
 def nearly(key: str) -> list[str]:
-    """Return keys that a lazy comparison takes for this one."""
+    """Return keys that a careless comparison would accept as this one."""
     swapped = "".join(char.lower() if char.isupper() else char.upper() for char in key[3:])
     changed = [key[:at] + ("A" if key[at] != "A" else "B") + key[at + 1 :] for at in range(3, len(key))]
     shortened = [key[:length] for length in range(4, len(key))]
@@ -128,7 +128,7 @@ async def test_a_key_that_shares_all_but_one_character_is_no_key(gateway: Bench)
 
 
 async def test_what_a_store_shows_of_a_key_opens_nothing(gateway: Bench) -> None:
-    """The id, the prefix, and the hash in whatever clothes: whoever reads a backup has no key."""
+    """The id, the prefix and every form of the hash are refused: a backup gives its reader no key."""
     (key,) = await gateway.store.keys("acme")
     digest = ids.digest(gateway.key)
 
@@ -140,14 +140,14 @@ ROUNDS = 300
 
 
 async def test_an_unknown_key_and_a_revoked_one_are_told_alike_and_in_like_time(gateway: Bench) -> None:
-    """A key that once was must not be told apart from one that never was, nor one whose beginning is right."""
+    """A revoked key, an unknown key and one with a right beginning must be indistinguishable."""
     revoked = await new_key(gateway, "acme")
     await ask_operator(gateway, "/operations/key.revoke", {"id": revoked["id"]})
     keys = {"revoked": revoked["key"], "unknown": ids.new_secret().text, "nearly": gateway.key[:-1] + "_"}
     seconds: dict[str, list[float]] = {name: [] for name in keys}
     bodies: set[bytes] = set()
     order = [name for name in keys for _ in range(ROUNDS)]
-    random.Random(7).shuffle(order)  # whatever else this machine does, it does to all of them
+    random.Random(7).shuffle(order)  # other load on this machine then affects all of them alike
 
     for name in order:
         began = time.perf_counter()

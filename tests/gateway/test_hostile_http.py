@@ -1,4 +1,4 @@
-"""Requests that two parsers would read differently, and paths that try to be another: one answer, and nothing hidden is ever served."""
+"""Requests that two parsers would read differently, and disguised paths: one answer each, and no smuggled request is served."""
 
 import itertools
 from collections.abc import Callable
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CHAT = "/api/v1/chat/completions"
 HIDDEN = b"GET /api/v1/models/smuggled HTTP/1.1\r\nHost: gateway\r\n\r\n"
-"""What an attacker hides in a body, for a proxy behind or before this server to take for a request of somebody else's."""
+"""A request hidden in a body, which another proxy on the way may take for a request of another client."""
 CHUNKED_END = b"0\r\n\r\n" + HIDDEN
 LENGTH = ("Content-Length", str(len(CHUNKED_END)))
 
@@ -85,7 +85,7 @@ TWO_READINGS = {
 
 @pytest.mark.parametrize("sent", TWO_READINGS.values(), ids=TWO_READINGS.keys())
 async def test_what_has_two_readings_is_answered_once_and_the_connection_ends(refusing: Bench, sent: bytes) -> None:
-    """Whichever reading another server has, no second answer comes for it to be taken for somebody else's."""
+    """However another server reads it, there is no second answer that it could take for another client's."""
     async with connect(refusing.origin) as client:
         answer = await client.ask(sent)
         rest = await client.closed()
@@ -156,7 +156,7 @@ async def test_a_path_that_is_nearly_a_route_is_none(refusing: Bench, path: str,
             answer = await client.ask(request(method, tricked, *([key] if keyed else [])))
 
             if tricked.endswith(("/usage/req_1", "/usage/req_1/")) and answer.status in (401, 405):
-                continue  # an id may hold slashes: it is looked up as it is, by whoever has a key
+                continue  # an id may contain slashes: with a key it is looked up unchanged
             assert (answer.status, answer.error["code"]) == (404, "NOT_FOUND"), (method, tricked)
 
 

@@ -1,4 +1,4 @@
-"""Every document that is no JSON is refused as such by every endpoint, as a body and as a value in one; every other is read."""
+"""Every endpoint refuses documents that are not JSON, as a body and as a value in one, and reads all valid ones."""
 
 import pytest
 
@@ -12,7 +12,7 @@ PAID = {
     "/images/generations": b'{"prompt":"a lighthouse"',
     "/videos/generations": b'{"prompt":"waves"',
 }
-"""The endpoints that take a body, and a good one without its end."""
+"""The endpoints that take a body, each with a valid body without its closing brace."""
 
 
 @pytest.mark.parametrize("path", PAID)

@@ -1,4 +1,4 @@
-"""Strings and shapes that nobody means, in every field and header of every endpoint: no answer is the gateway's own fault."""
+"""Hostile strings and shapes in every field and header of every endpoint: no answer is a 500 of the gateway's."""
 
 import asyncio
 import gc
@@ -50,11 +50,11 @@ def assert_not_our_fault(reply: Reply, what: object) -> None:
         assert reply.error["message"]
 
 
-# SQL and its kin
+# SQL and similar languages.
 
 
 def goes_through_with(text: str) -> dict[str, dict[str, Any]]:
-    """Return a call of each endpoint with the text wherever any text may stand."""
+    """Return a call of each endpoint with the text in all free text fields."""
     said = [{"role": "user", "content": text, "name": text}]
     return {
         "/chat/completions": {"model": MODEL, "messages": said, "user": text, "stop": [text], "metadata": {text: text}},
@@ -64,7 +64,7 @@ def goes_through_with(text: str) -> dict[str, dict[str, Any]]:
 
 
 def chosen_by(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return calls with the text in the fields that choose or price something."""
+    """Return calls with the text in fields that select or price something."""
     said = [{"role": "user", "content": text}]
     return [
         ("/chat/completions", {"model": text, "messages": said}),
@@ -89,7 +89,7 @@ def places_with(text: str) -> list[tuple[str, str]]:
 
 
 def header_of(text: str) -> str:
-    """Return as much of a text as a header can carry."""
+    """Return the part of a text that a header can carry."""
     return "".join(char for char in text if " " <= char <= "~").strip() or "x"
 
 
@@ -108,7 +108,7 @@ async def inject(gateway: Bench, text: str) -> None:
 
 
 async def shape_of(gateway: Bench) -> tuple[list[str], list[str]]:
-    """Return what the file's tables are and whose the accounts and keys are."""
+    """Return the names of the accounts and the ids of the keys in the file."""
     assert (await gateway.ask("/account")).json["name"] == "acme"
     store = await open_store(gateway.directory / "gateway.db", read_only=True)
     try:
@@ -140,7 +140,7 @@ async def all_tasks(gateway: Bench) -> AsyncIterator[dict[str, Any]]:
         offset += len(page)
 
 
-# every shape
+# Every shape.
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(
@@ -178,7 +178,7 @@ FIELDS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
 
 
 def as_bytes(fields: dict[str, Any]) -> bytes:
-    """Write JSON as clients do that know no 64 bits."""
+    """Return JSON as written by clients whose integers are not limited to 64 bits."""
     try:
         return orjson.dumps(fields)
     except TypeError:  # an integer beyond 64 bits, a lone surrogate
@@ -214,11 +214,11 @@ async def test_no_shape_of_a_body_is_the_gateways_fault(rich: Bench, path: str) 
     await assert_books_balance(rich.store)
 
 
-# the loop
+# The loop.
 
 
 class Lag:
-    """How long the loop was away at most, while looked at."""
+    """The longest delay of the loop while it is watched."""
 
     def __init__(self) -> None:
         self.seconds_max = 0.0
@@ -226,7 +226,7 @@ class Lag:
 
 @asynccontextmanager
 async def watched() -> AsyncIterator[Lag]:
-    """Look every millisecond how late one is called."""
+    """Measure every millisecond how late the loop is."""
     loop, lag = asyncio.get_running_loop(), Lag()
     handle: asyncio.TimerHandle
 
@@ -243,7 +243,7 @@ async def watched() -> AsyncIterator[Lag]:
 
 
 HEAVY: dict[str, bytes] = {
-    # what parses slowly for its size, as large as is let in
+    # values that parse slowly for their size, as large as is accepted
     "small values": b'{"a":[' + b"1," * 990_000 + b"1]}",
     "small objects": b'{"a":[' + b'{"b":1},' * 49_000 + b"1]}",
     "deep arrays": b'{"a":[' + (b"[" * 90 + b"]" * 90 + b",") * 1_000 + b"1]}",
@@ -258,9 +258,9 @@ HEAVY: dict[str, bytes] = {
 
 @pytest.mark.parametrize("document", HEAVY.values(), ids=HEAVY.keys())
 async def test_a_heavy_body_holds_the_loop_up_no_longer_than_a_few_times_its_parsing(refusing: Bench, document: bytes) -> None:
-    """Parsing is one piece of work that nobody can interrupt; whatever else is done with a body must not add a multiple to it."""
+    """Parsing cannot be interrupted. All other work on a body must not take a multiple of that time."""
     gc.collect()
-    gc.freeze()  # as `serve` does: the heap of all tests so far would be looked through for each large body
+    gc.freeze()  # as `serve` does: else each large body would trigger a collection of the whole test run's heap
     reference = min([seconds_of(lambda: orjson.loads(document)) for _ in range(TRIES)])
     moved = min([await lag_of(lambda: refusing.ask("/models/" + "x" * 100)) for _ in range(TRIES)])
 
@@ -270,9 +270,9 @@ async def test_a_heavy_body_holds_the_loop_up_no_longer_than_a_few_times_its_par
 
 
 TRIES = 5
-"""The quickest counts: whatever else this machine does only adds."""
+"""The fastest try counts, since other load on the machine only adds time."""
 COPIES = 20
-"""What a body's bytes go through besides, from the client's buffers to ours: the test's client is on the same loop."""
+"""Allowed copies of a body's bytes, from the client's buffers to ours: the test's client runs on the same loop."""
 
 
 def seconds_of(work: Callable[[], object]) -> float:

@@ -1,4 +1,4 @@
-"""One key, one deed: what is asked again under an Idempotency-Key is answered again, and paid for once."""
+"""Idempotency: a call that is repeated under an Idempotency-Key is answered again, and paid once."""
 
 import asyncio
 from pathlib import Path
@@ -29,7 +29,7 @@ async def chat(gateway: Bench, key: str, content: str = "Hello", **fields: Any) 
 
 
 async def another_account(gateway: Bench) -> str:
-    """Return the key of a second customer with as much money, made as its operator makes it."""
+    """Create a second customer with as much money through the admin socket, and return the key."""
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(gateway.admin_socket))) as operator:
         for operation, wanted in (("account.create", {"account": "other", "credit": "100"}), ("key.create", {"account": "other"})):
             async with operator.post(f"http://admin/operations/{operation}", json=wanted) as answer:
@@ -39,7 +39,7 @@ async def another_account(gateway: Bench) -> str:
 
 
 def claimed_image(account_id: int) -> NewRequest:
-    """Return what a process leaves behind that is killed between its hold and its settlement."""
+    """Return the request that a process leaves if it is killed between hold and settlement."""
     return NewRequest(
         id="img-1-abcdef",
         kind=Kind.IMAGE,
@@ -56,7 +56,7 @@ def claimed_image(account_id: int) -> NewRequest:
     )
 
 
-# once
+# Answered again, paid once.
 
 
 async def test_five_identical_images_at_once_make_one_image_one_charge_and_five_equal_answers(gateway: Bench) -> None:
@@ -133,7 +133,7 @@ async def test_a_stream_takes_no_notice_of_a_key(gateway: Bench) -> None:
     await gateway.assert_charged(2 * CHAT_PRICE)
 
 
-# not the same
+# Conflicts: not the same request.
 
 
 async def test_a_key_with_another_body_is_a_conflict_while_the_first_runs_and_after(gateway: Bench) -> None:
@@ -149,7 +149,7 @@ async def test_a_key_with_another_body_is_a_conflict_while_the_first_runs_and_af
 
     for answer in (during, after):
         assert (answer.status, answer.error["code"], answer.error["param"]) == (409, "IDEMPOTENCY_CONFLICT", "Idempotency-Key")
-        assert answer.headers["x-should-retry"] == "false"  # SDKs would try a 409 again
+        assert answer.headers["x-should-retry"] == "false"  # SDKs would retry a 409
     await gateway.assert_charged(PRICE)
 
 
@@ -204,7 +204,7 @@ async def test_two_keys_in_one_request_are_refused_and_the_longest_one_is_taken(
     await gateway.assert_charged(PRICE)
 
 
-# not kept
+# Answers that are not kept.
 
 
 @pytest.mark.parametrize("fault", ["ServerOverloaded", "InternalServiceError", "AccountOverdueError"])
@@ -267,7 +267,7 @@ async def test_when_the_first_fails_the_next_in_line_tries(gateway: Bench) -> No
     await gateway.assert_charged(PRICE)
 
 
-# dead processes
+# Dead processes.
 
 
 async def test_a_claim_of_a_process_that_died_is_free_after_the_start(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ async def test_who_loses_the_race_for_a_key_in_the_store_holds_nothing(gateway: 
     await gateway.store.place_hold(claimed_image(gateway.account_id))
 
     async def too_early(*_: object) -> None:
-        """Look before the other's claim is committed."""
+        """Find nothing, as a lookup does before the other's claim is committed."""
 
     monkeypatch.setattr(gateway.store, "claimed_key", too_early)
     answer = await paint(gateway, idempotency_key="order-1")
@@ -319,7 +319,7 @@ async def test_a_cut_call_gives_its_key_back_and_who_waits_for_it_starts_no_othe
             headers = {"x-api-key": gateway.key, "Idempotency-Key": "order-1"}
             asking = [group.create_task(status_of(session, gateway.base_url + ROUTE, headers)) for _ in range(2)]
             await ark.wait_for_calls(1, ROUTE)
-            await gateway.ask("/readyz")  # a round behind both
+            await gateway.ask("/readyz")  # one more round of the loop after both
             gateway.stop.request()
             gateway.stop.request()
         assert [await status for status in asking] == [503, 503]

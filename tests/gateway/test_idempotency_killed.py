@@ -1,4 +1,4 @@
-"""kill -9 between any two steps of an image under a key: it is made again or answered again, and paid for once."""
+"""kill -9 between any two steps of an image call under an idempotency key: it is made again or answered again, and paid once."""
 
 import asyncio
 from pathlib import Path
@@ -16,7 +16,7 @@ BALANCE = parse_yuan("100")
 
 
 async def paint(gateway: GatewayProcess) -> tuple[dict[str, Any], bool]:
-    """Return an answer of 200, and whether it was a replayed one."""
+    """Make an image call; return its answer of 200, and whether it was replayed."""
     headers = {"x-api-key": gateway.key, "Idempotency-Key": "order-1"}
     async with (
         aiohttp.ClientSession() as session,

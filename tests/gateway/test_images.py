@@ -1,4 +1,4 @@
-"""Image calls through the whole gateway: what goes up, what comes back, what it costs."""
+"""Image calls through the whole gateway: upstream bodies, answers and costs."""
 
 import asyncio
 import io
@@ -37,11 +37,11 @@ MODERATED = "OutputImageSensitiveContentDetected"
 
 
 def bodies(gateway: Bench) -> list[dict[str, Any]]:
-    """Return what went up, in order."""
+    """Return the bodies that were sent upstream, in order."""
     return [call.json for call in gateway.ark.calls_to(ROUTE)]
 
 
-# what is asked and answered
+# Requests and answers.
 
 
 async def test_two_images_have_the_published_shape_and_openais_and_cost_036(gateway: Bench) -> None:
@@ -71,7 +71,7 @@ async def test_each_image_is_a_call_of_its_own_and_all_are_sent_before_one_is_an
     (answer,) = await asking
 
     assert len(answer.json["image_urls"]) == 4
-    # each image its own seed, else they were one and the same; after the largest comes 0
+    # each image has its own seed, else all were the same; after the largest seed comes 0
     assert sorted(body["seed"] for body in bodies(gateway)) == [0, 1, 2**31 - 2, 2**31 - 1]
     await gateway.assert_charged(4 * PRICE)
 
@@ -147,7 +147,7 @@ async def test_the_receipt_tells_the_images_made(gateway: Bench) -> None:
     await gateway.assert_charged(3 * PRICE)
 
 
-# bad input
+# Bad input.
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ async def test_a_balance_below_the_worst_case_is_402_before_any_call(tmp_path: P
         await assert_books_balance(gateway.store)
 
 
-# ends
+# Outcomes.
 
 
 async def test_some_that_failed_are_left_out_and_cost_nothing(gateway: Bench) -> None:
@@ -260,7 +260,7 @@ async def test_when_all_fail_the_first_reason_is_told_cleaned_and_free(
 
     assert (answer.status, answer.error["code"]) == (status, code)
     assert ("Retry-After" in answer.headers) == (status == 503)
-    assert "x-should-retry" not in answer.headers  # Ark said itself that nothing was made
+    assert "x-should-retry" not in answer.headers  # Ark itself said that nothing was made
     whole = answer.body.decode() + str(dict(answer.headers)) + str(gateway.log.written)
     assert not [canary for canary in (*CANARIES, CANARY_KEY) if canary in whole]
     assert (await receipt_of(gateway, answer))["cost"] == "0.00"
@@ -327,7 +327,7 @@ async def test_an_upstream_that_cannot_be_reached_may_be_tried_again(gateway: Be
     await gateway.assert_charged(0)
 
 
-# what the model does not know
+# Parameters that the model does not support.
 
 
 async def test_output_format_is_left_out_where_the_model_does_not_know_it(gateway: Bench) -> None:
@@ -346,13 +346,13 @@ async def test_seed_and_format_are_left_out_one_after_the_other_and_no_further(g
 
     answer = await paint(gateway, seed=7)
 
-    # the third refusal is of a field that the gateway itself insists on: the operator's affair
+    # the third refusal is of a field that the gateway must send: a fault for the operator
     assert (answer.status, answer.error["code"]) == (503, "MODEL_UNAVAILABLE")
     assert [{"output_format", "seed"} & body.keys() for body in bodies(gateway)] == [{"output_format", "seed"}, {"seed"}, set()]
     await gateway.assert_charged(0)
 
 
-# clients that leave, processes that end
+# Clients that leave, processes that end.
 
 
 async def test_a_client_that_leaves_pays_for_what_is_made_all_the_same(gateway: Bench) -> None:
@@ -402,7 +402,7 @@ async def test_a_stop_waits_for_the_images_under_way(gateway: Bench) -> None:
     await gateway.ark.wait_for_calls(1, ROUTE)
 
     gateway.stop.request()
-    gateway.stop.refusing.set()  # as a drain does, once newcomers have been heard
+    gateway.stop.refusing.set()  # as a drain does, once it has heard waiting connections
     refused = await paint(gateway)
     go_on.set()
     (answer,) = await asking
@@ -433,7 +433,7 @@ async def test_a_cut_answers_with_the_images_that_came_and_says_interrupted(tmp_
 
 
 async def asked(session: aiohttp.ClientSession, gateway: Bench, wanted: dict[str, Any]) -> Reply:
-    """Ask over a session that outlives the gateway."""
+    """Make an image call over a session that outlives the gateway."""
     headers = {"Authorization": f"Bearer {gateway.key}"}
     async with session.post(gateway.base_url + ROUTE, json=wanted, headers=headers) as response:
         return Reply(response.status, response.headers, await response.read())

@@ -1,4 +1,4 @@
-"""An image call is disturbed at every turn of the loop: cancelled, left by its client, cut by the end. No hold leaks, and no key."""
+"""An image call is cancelled, left by its client or cut by the process's end, at every turn of the loop. No hold and no key leaks."""
 
 import asyncio
 import socket
@@ -40,14 +40,14 @@ from tests.support.settings import live
 BALANCE = 10**12
 IMAGES = 2
 UNDISTURBED_IN_A_ROW = 4
-"""So many calls must come through untouched, each some turns later, before the sweep is over."""
+"""The sweep ends when this number of calls in a row, at growing turns, had ended before their disturbance."""
 EVERY_TURN_UP_TO = 40
-"""Beyond, the steps grow with the turns: how many there are depends on the disk."""
+"""Beyond this turn the steps grow, since the number of turns depends on the disk."""
 
 
 @dataclass
 class Rig:
-    """The way of an image in one piece, with every part at hand; one call at a time, each under a key of its own."""
+    """The path of an image call with access to each of its parts; one call at a time, each under its own idempotency key."""
 
     store: Store
     settlements: TaskGroup
@@ -68,7 +68,7 @@ class Rig:
         return await task
 
     async def _answer(self, context: Context) -> Response:
-        """Answer in a task of its own, which is done when the call is; the connection's goes on to the next."""
+        """Answer in a separate task, which ends with the call; the connection's task goes on to the next call."""
         try:
             return await self.images.create(context)
         finally:
@@ -122,9 +122,9 @@ def cut(rig: Rig, _task: "asyncio.Task[Any]", _client: asyncio.StreamWriter) -> 
 
 
 async def disturbed_call(rig: Rig, disturb: Disturbance, turns: int, *, is_held: bool) -> bool:
-    """Make one call and disturb it after so many turns of the loop, counted from its begin or from its hold.
+    """Make one call and disturb it after `turns` turns of the loop, counted from its beginning or its hold.
 
-    Returns whether it was still under way then.
+    Return whether it was still under way then.
     """
     rig.inside = asyncio.get_running_loop().create_future()
     rig.relay._is_cut = False  # each call is the first one of a process that is about to end
@@ -174,9 +174,9 @@ async def test_whatever_happens_at_whatever_turn_leaks_no_hold_and_no_key(
         if disturb is not leave:
             assert (Outcome.INTERRUPTED, 0) in ends
         elif is_held:
-            # nothing stops an image upstream: those under way are finished and charged, whatever `disconnect` says
+            # nothing stops an image upstream: open ones are finished and charged, whatever `disconnect` says
             assert (Outcome.CLIENT_GONE, IMAGES) in ends
         else:
-            assert (Outcome.CLIENT_GONE, 0) in ends  # it had left before anything was asked
+            assert (Outcome.CLIENT_GONE, 0) in ends  # the client left before the upstream was asked
         assert it.faults == []
         await assert_books_balance(it.store)

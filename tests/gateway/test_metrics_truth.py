@@ -1,4 +1,4 @@
-"""Metrics are true: what a scraper reads is what customers got and what the books say, also while everything is under way."""
+"""Metrics are true: they agree with customers' answers and with the books, also while calls are under way."""
 
 import asyncio
 from pathlib import Path
@@ -87,7 +87,7 @@ async def test_each_way_to_end_is_counted_to_the_nano_yuan(gateway: Bench) -> No
         ("/images/generations", "complete", "reported"): 1,
     }
     tokens = {name: seen.value("llm_proxy_tokens_total", model=MODEL, direction=name) for name in ("input", "cached", "output")}
-    assert tokens == {"input": 400 + 20, "cached": 600, "output": 10 + 1000 + 1}  # one event of the stream that was cut
+    assert tokens == {"input": 400 + 20, "cached": 600, "output": 10 + 1000 + 1}  # the 1 is the event of the cut stream
     # 400 × 800 + 600 × 160 + 10 × 2,000; held and charged: 293 × 800 + 10 × 2,000; the event: 2,000 nano-yuan
     assert round(seen.value("llm_proxy_charged_yuan_total", model=MODEL), 9) == 0.0006924
     assert round(seen.value("llm_proxy_charged_yuan_total", model=IMAGE_MODEL), 9) == 0.36
@@ -165,7 +165,7 @@ async def test_the_address_of_the_metrics_shows_them_and_nothing_else(tmp_path: 
 
 @pytest.mark.parametrize("header", [("Origin", "https://elsewhere.example"), ("Host", "elsewhere.example:9464")])
 async def test_a_web_page_may_not_read_what_is_earned(tmp_path: Path, header: tuple[str, str]) -> None:
-    # the second one's name was made to lead here: with a GET to its own origin it sends no Origin
+    # the second page's own name resolves to this machine (DNS rebinding): with a GET to its own origin it sends no Origin
     local = [] if header[0] == "Host" else [LOCAL]
     async with bench(tmp_path, admin=SCRAPED.format(port=0)) as gateway, connect(gateway.scraped_at[0]) as client:
         answer = await client.ask(request("GET", "/metrics", *local, header, host=False))

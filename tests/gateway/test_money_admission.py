@@ -1,4 +1,4 @@
-"""Concurrency cannot overdraw: what is held counts at once, for everybody."""
+"""Concurrent calls cannot overdraw an account: a hold counts at once for all of them."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ CALLS = 200
 
 
 async def ask_all(gateway: Bench, decided: asyncio.Event) -> list[Reply]:
-    """Ask for streams and JSON answers at once, and let the upstream answer when all of them have been decided."""
+    """Ask for streams and JSON answers concurrently, and let the upstream answer when all were held or refused."""
     gateway.ark.enqueue([Wait(decided), Answer()], times=None)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as gateway.session, asyncio.TaskGroup() as calls:
         asked = [calls.create_task(gateway.chat(stream=bool(number % 2), max_tokens=100)) for number in range(CALLS)]
@@ -54,7 +54,7 @@ async def test_what_a_settlement_releases_can_be_held_again_at_once(tmp_path_fac
     async with bench(tmp_path_factory.mktemp("gateway"), balance=Nanos(HOLD + 2 * CHARGE)) as gateway:
         answers = [await gateway.chat(max_tokens=100) for _ in range(4)]
 
-        # each call holds ¥0.0004344 and costs ¥0.00004: after three of them 40,000 nano-yuan too little are left for a fourth hold
+        # each call holds ¥0.0004344 and costs ¥0.00004: after three, the balance is 40,000 nano-yuan short of a fourth hold
         assert [answer.status for answer in answers] == [200, 200, 200, 402]
         assert await gateway.balance() == (HOLD - CHARGE, 0)
         await assert_books_balance(gateway.store)

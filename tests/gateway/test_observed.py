@@ -1,4 +1,4 @@
-"""What is counted of a call, as a scraper reads it at the admin socket."""
+"""The metrics of a call, scraped at the admin socket."""
 
 import logging
 

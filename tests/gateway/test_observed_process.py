@@ -1,4 +1,4 @@
-"""A real process as its operator sees it: what it takes by its own word and by the kernel's, and what it says to the journal."""
+"""A real process as its operator sees it: its own figures of memory and descriptors against the kernel's, and its journal lines."""
 
 import os
 import re
@@ -21,7 +21,7 @@ BODY = {"model": "doubao-pro-32k", "messages": [{"role": "user", "content": "Hel
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[GatewayProcess]:
-    """A gateway that is set up and not started, with the stand-in for Ark."""
+    """Yield a gateway that is set up but not started, with the stand-in for Ark."""
     async with StandIn() as ark, gateway_process(tmp_path, ark.base_url, balance=parse_yuan("100")) as process:
         yield process
 
@@ -37,7 +37,7 @@ async def chat(gateway: GatewayProcess, **fields: object) -> int:
 
 
 async def test_what_the_process_takes_is_what_the_kernel_says(gateway: GatewayProcess) -> None:
-    before = time.time()  # noqa: TID251  the wall clock, from outside
+    before = time.time()  # noqa: TID251  the wall clock, outside the gateway
     await gateway.start()
     assert gateway.process is not None
     proc = Path(f"/proc/{gateway.process.pid}")
@@ -61,9 +61,9 @@ async def test_every_line_to_the_journal_has_its_priority_in_front(gateway: Gate
 
     await gateway.start()
     assert await chat(gateway) == 200
-    await scrape_socket(gateway.directory / "admin.sock")  # a later answer: the line of the earlier one is written
+    await scrape_socket(gateway.directory / "admin.sock")  # a later answer, by which the line of the earlier one is written
     await gateway.kill()
-    await gateway.start()  # finds what the dead one left, and says so
+    await gateway.start()  # finds what the killed process left, and logs it
     await chat(gateway, model="none-such")
     await gateway.end_by(signal.SIGTERM)
 

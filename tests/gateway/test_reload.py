@@ -1,4 +1,4 @@
-"""A reload while the gateway runs: each setting takes effect, what is under way keeps its own, and a fault changes nothing."""
+"""A reload while the gateway runs: each setting takes effect, open calls keep their old one, and a fault changes nothing."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ def raw_request(gateway: Bench, **fields: Any) -> bytes:
 
 
 async def operate(gateway: Bench, name: str = "reload", **parameters: Any) -> tuple[int, Any]:
-    """Carry out an operation through the operator's door; return its status and answer."""
+    """Carry out an operation through the admin socket; return its status and answer."""
     connector = aiohttp.UnixConnector(path=str(gateway.admin_socket))
     async with (
         aiohttp.ClientSession(connector=connector) as session,
@@ -44,7 +44,7 @@ async def operate(gateway: Bench, name: str = "reload", **parameters: Any) -> tu
 
 
 def edit(gateway: Bench, *changes: tuple[str, str]) -> None:
-    """Replace texts in the configuration's file."""
+    """Replace texts in the configuration file."""
     path = gateway.directory / "config.toml"
     text = path.read_text()
     for old, new in changes:
@@ -61,7 +61,7 @@ async def reload(gateway: Bench, *changes: tuple[str, str]) -> list[str]:
     return [change["key"] for change in answer["changed"]]
 
 
-# prices and models
+# Prices and models.
 
 
 async def test_calls_under_way_keep_their_prices_and_the_next_ones_have_the_new(gateway: Bench) -> None:
@@ -136,7 +136,7 @@ async def test_a_video_of_a_model_and_an_upstream_that_are_gone_is_polled_and_bi
         await gateway.assert_charged(SILENT)
 
 
-# upstreams
+# Upstreams.
 
 
 async def test_an_upstream_moves_and_its_streams_end_where_they_began(gateway: Bench) -> None:
@@ -145,7 +145,7 @@ async def test_an_upstream_moves_and_its_streams_end_where_they_began(gateway: B
     async with StandIn() as other, raw_chat(gateway.origin, gateway.key, stream=True) as held:
         await held.head()
         await held.first_bytes(len(EVENT))
-        assert (await gateway.chat()).status == 200  # over a connection that is kept from here on
+        assert (await gateway.chat()).status == 200  # over a connection that is kept alive from here on
 
         changed = await reload(gateway, (gateway.ark.base_url, other.base_url))
         after = await gateway.chat()
@@ -214,7 +214,7 @@ async def test_many_reloads_leave_no_connections_and_no_descriptors_behind(gatew
     await gateway.assert_charged(40 * CHARGE)
 
 
-# limits
+# Limits.
 
 
 async def test_a_body_may_be_as_long_and_take_as_long_as_the_new_limits_say(gateway: Bench) -> None:
@@ -329,7 +329,7 @@ def restored_level() -> Any:
     root.setLevel(level)
 
 
-# what is refused, and what needs a restart
+# Refused reloads, and changes that need a restart.
 
 
 FAULTS: list[tuple[str, Callable[[str], str]]] = [

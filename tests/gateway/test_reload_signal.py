@@ -1,4 +1,4 @@
-"""SIGHUP to a real process: prices change and faults change nothing while requests run, and systemd is told of both ends."""
+"""SIGHUP to a real process under load: prices change, faults change nothing, and systemd is told of the begin and the end."""
 
 import asyncio
 import signal
@@ -31,7 +31,7 @@ CLIENTS = 8
 
 
 class Supervisor:
-    """Hears what the gateway tells systemd after its start."""
+    """Receives the gateway's messages to systemd after its start."""
 
     def __init__(self, heard: socket.socket, gateway: GatewayProcess) -> None:
         self._heard = heard
@@ -42,7 +42,7 @@ class Supervisor:
             return (await asyncio.get_running_loop().sock_recv(self._heard, 200)).decode()
 
     async def reload(self) -> str:
-        """Send SIGHUP, return what was said first, once the reload has ended."""
+        """Send SIGHUP, wait until the reload has ended, and return its first message."""
         assert self._gateway.process is not None
         self._gateway.process.send_signal(signal.SIGHUP)
         begun = await self.word()
@@ -61,7 +61,7 @@ def supervised(gateway: GatewayProcess) -> Iterator[Supervisor]:
 
 
 class Load:
-    """Clients that ask one after the other, over kept connections, until told to stop."""
+    """Clients that make one call after the other over keep-alive connections, until stopped."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -70,7 +70,7 @@ class Load:
         self._enough: list[tuple[int, asyncio.Event]] = []
 
     async def more(self, count: int) -> None:
-        """Return once so many more have been answered."""
+        """Wait until `count` more calls have been answered."""
         event = asyncio.Event()
         self._enough.append((len(self.ids) + count, event))
         async with asyncio.timeout(30):
@@ -93,7 +93,7 @@ class Load:
 
 @asynccontextmanager
 async def load(gateway: GatewayProcess) -> AsyncIterator[Load]:
-    """Keep asking while this lasts."""
+    """Make calls while the context lasts."""
     made = Load()
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
         for _ in range(CLIENTS):
@@ -105,7 +105,7 @@ async def load(gateway: GatewayProcess) -> AsyncIterator[Load]:
 
 
 async def charges(gateway: GatewayProcess, ids: list[str]) -> Sequence[tuple[int, str]]:
-    """Return each request's charge and the price on its receipt, after checking that they are all and the books balance."""
+    """Return each request's charge and the price on its receipt, after checking that none is missing and the books balance."""
     async with gateway.looked_into() as store:
         assert await store.open_requests() == []
         await assert_books_balance(store)
@@ -180,7 +180,7 @@ async def test_prices_that_change_under_load_are_the_old_or_the_new_and_a_held_c
         assert (loaded.failed, is_whole) == ([], True)
         assert found.pop(held_id)[0] == CHEAP
         assert {charge for charge, _ in found.values()} == {CHEAP, DEAR}
-        assert len(set(found.values())) == 2  # a charge and the price on its receipt are of one table
+        assert len(set(found.values())) == 2  # a charge and the price on its receipt come from one price table
         assert len(logged(gateway, 'reloaded: models."doubao-pro-32k".price')) == 21
 
 
@@ -195,7 +195,7 @@ async def test_the_lines_of_requests_are_written_from_level_info_on(tmp_path: Pa
                 async with raw_chat(gateway.origin, gateway.key) as client:
                     assert (await client.head())[0] == 200
                 gateway.config.write_text(info)
-                await supervisor.reload()  # what was written a turn before is there by then
+                await supervisor.reload()  # output that was written a turn before has arrived by then
                 written.append(gateway.log.read_text().count('"event":"request"'))
 
         assert written == [0, 1]

@@ -1,4 +1,4 @@
-"""The public surface: both prefixes, every method on every route, preflights, and paths that try to be another."""
+"""The public routes: both prefixes, every method on every route, preflights, and disguised paths."""
 
 from typing import Any
 
@@ -173,7 +173,7 @@ async def test_what_is_no_route_is_not_found_with_or_without_a_key(refusing: Ben
 
 
 IDS: list[tuple[str, dict[str, Any]]] = [
-    # (what stands behind /models/, what is shown of it)
+    # (the id after /models/, what is shown of it)
     ("doubao-pro-32k", {"status": 200}),
     ("doubao%2Dpro%2d32k", {"status": 200}),
     ("doubao-pro-32k?x=/../..", {"status": 200}),

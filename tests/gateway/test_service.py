@@ -1,4 +1,4 @@
-"""A real process as systemd sees it: what refuses a start, and signs of life from the start to the end of a drain."""
+"""A real process as systemd sees it: refused starts, and watchdog messages from the start to the end of a drain."""
 
 import asyncio
 import signal

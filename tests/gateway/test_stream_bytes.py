@@ -1,4 +1,4 @@
-"""The client's bytes are the upstream's bytes, through the whole gateway, however they are cut and framed."""
+"""The client receives exactly the upstream's bytes through the whole gateway, however they are cut and framed."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A client that stops reading stops its upstream, and nothing is kept for it beyond the buffers; one that never reads is dropped."""
+"""Backpressure: a client that stops reading stops its upstream, and memory stays bounded; one that never reads is dropped."""
 
 import asyncio
 import gc
@@ -13,16 +13,16 @@ from tests.support.promises import CLIENT_AWAY
 from tests.support.raw_chat import raw_chat
 
 POURED_BYTES = 40_000_000
-"""Far more than all buffers on the way take."""
+"""Far more than all buffers on the way can hold."""
 USAGE = b'data: {"choices":[],"id":"0217","usage":{"completion_tokens":12,"prompt_tokens":20,"total_tokens":32}}\n\n'
 DONE = b"data: [DONE]\n\n"
 ON_THE_WAY_MAX = 20_000_000
-"""What kernels take into the four socket buffers of two loopback connections, generously."""
+"""A generous limit of what the four socket buffers of two loopback connections hold."""
 CHARGE = 40_000
 
 
 def pour(gateway: Bench, text_bytes: int = 16_000) -> bytes:
-    """Let the upstream send a stream of such events as fast as it is taken; return what of it is to come to the client."""
+    """Make the upstream send a stream of such events as fast as it is read; return the bytes that the client should receive."""
     event = b'data: {"choices":[{"delta":{"content":"' + b"x" * text_bytes + b'"},"index":0}],"id":"0217","usage":null}\n\n'
     events = POURED_BYTES // text_bytes
     head = answer_head(200, "text/event-stream", chunked=True)
@@ -31,7 +31,7 @@ def pour(gateway: Bench, text_bytes: int = 16_000) -> bytes:
 
 
 async def standstill(gateway: Bench) -> Call:
-    """Return the call once nothing more is taken from the upstream. That nothing happens is no event: it is looked at twice."""
+    """Return the call once nothing more is read from the upstream. There is no event for that, so it polls."""
     await gateway.ark.wait_until(lambda: len(gateway.ark.calls) == 1)
     call, before = gateway.ark.calls[0], -1
     async with asyncio.timeout(20):

@@ -1,6 +1,6 @@
-"""An upstream that answers anything, breaks off anywhere, or says too much: the customer is told the truth and pays for what came.
+"""An upstream that answers anything, breaks off anywhere, or sends too much: the customer gets a true answer and pays for what came.
 
-What stands here goes through whole tables; single cases stand in `test_chat_outcomes`, `test_chat_errors` and `tests/wire`.
+These tests go through whole tables; single cases are in `test_chat_outcomes`, `test_chat_errors` and `tests/wire`.
 """
 
 import gzip
@@ -23,7 +23,7 @@ DONE = b"data: [DONE]\n\n"
 CHARGE = 40_000
 """20 × 800 + 12 × 2,000 nano-yuan."""
 ONE_EVENT = 2_000
-"""A completion token, as which each content event counts where no usage came; five bytes of prompt are 0 tokens at least."""
+"""One completion token: each content event counts as one if no usage came; five bytes of prompt are 0 tokens at least."""
 HTML = b"<html><body>bad gateway, account 2100987654</body></html>"
 ARKS = b'{"error":{"code":"Unheard.Of","message":"account 2100987654. Request id: 0217","param":"","type":"x"}}'
 ANY = "an upstream that refuses or fails, with any status and any body: free, an error of ours, nothing of the operator's"
@@ -44,7 +44,7 @@ async def charged(gateway: Bench) -> int:
     return before[0]
 
 
-# any status, any body
+# Any status, any body.
 
 
 BODIES = {"JSON": ("application/json", ARKS), "HTML": ("text/html", HTML), "nothing": ("text/plain", b"")}
@@ -80,11 +80,11 @@ async def test_so_is_every_other_that_is_no_answer(hasty: Bench, status: int, bo
     await hasty.assert_charged(0)
 
 
-# reset after k bytes
+# A reset after k bytes.
 
 
 def whole_stream() -> bytes:
-    """Return a stream of three events, as it stands on the wire."""
+    """Return the bytes of a stream of three events, with head and framing."""
     return b"".join(step.payload for step in answer_sse(EVENT + USAGE + DONE, cut=None) if isinstance(step, Send))
 
 
@@ -104,7 +104,7 @@ async def test_a_stream_of_three_events_that_is_reset_after_any_byte(hasty: Benc
         if count < head_bytes:
             assert (answer.status, answer.error["code"]) == (503, "MODEL_UNAVAILABLE")
             owed = 0
-        elif DONE in came:  # all that matters is here: what is missing is the end of the framing
+        elif DONE in came:  # all content has come; only the end of the framing is missing
             assert answer.body == EVENT + USAGE + DONE
             owed = CHARGE
         else:
@@ -118,7 +118,7 @@ async def test_a_stream_of_three_events_that_is_reset_after_any_byte(hasty: Benc
     await assert_books_balance(hasty.store)
 
 
-# nonsense
+# Nonsense.
 
 
 INTERIM = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"
@@ -232,7 +232,7 @@ async def test_a_hundred_megabytes_in_one_line_are_given_up_in_bounded_memory(tm
                 said = await answer.read()
 
         assert b"MODEL_UNAVAILABLE" in said
-        # What may be kept of a JSON answer is 64 MiB; one event may have some megabytes, an error a quarter of one.
+        # At most 64 MiB of a JSON answer may be kept, some megabytes of one event, a quarter of one of an error.
         assert peak_bytes(one.gateway.pid) - before < (200_000_000 if line == "a JSON answer" else 60_000_000)
         await one.all_ended()
         async with one.gateway.looked_into() as store:

@@ -1,4 +1,4 @@
-"""Videos as customers meet them: the published examples and fields, exact costs, waiting, lists, other people's tasks."""
+"""Videos from the customer's view: the published examples and fields, exact costs, waiting, lists, other customers' tasks."""
 
 import asyncio
 import logging
@@ -104,31 +104,31 @@ while True:
     break
   time.sleep(5) # 每5秒轮询一次
 """
-"""The published example; its indentation, which the published page has lost, is put back."""
+"""The published example, with the indentation that the published page has lost."""
 
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[Bench]:
-    """Tasks stay where they are upstream until the test moves them."""
+    """Yield a gateway whose upstream tasks stay as they are until the test advances them."""
     async with quick_bench(tmp_path) as running:
         yield running
 
 
 @pytest.fixture
 async def lively(tmp_path: Path) -> AsyncIterator[Bench]:
-    """Tasks are done upstream after a moment."""
+    """Yield a gateway whose upstream tasks are done after a moment."""
     async with StandIn(Settings(timeline=Timeline(0.1, 0.1))) as ark, quick_bench(tmp_path, ark) as running:
         yield running
 
 
 async def only_task(gateway: Bench) -> str:
-    """Return the id upstream of the one task there is."""
+    """Return the upstream id of the only task."""
     await gateway.ark.wait_until(lambda: len(gateway.ark.videos.tasks) == 1)
     return next(iter(gateway.ark.videos.tasks))
 
 
 def pointed_at(gateway: Bench, example: str) -> str:
-    """Return an example with the two changes that its reader makes."""
+    """Return an example with only the base URL and the key changed."""
     return example.replace("https://llm-proxy.tejarvis.info", gateway.origin).replace("sk_your_api_key", gateway.key)
 
 
@@ -198,7 +198,7 @@ async def test_the_python_example_runs_to_its_end(lively: Bench) -> None:
     await lively.assert_charged(SILENT)
 
 
-# What it costs.
+# Costs.
 
 COSTS = {
     # 1280 · 720 · 24 · 5 / 1024 = 108,000 tokens · ¥8 a million
@@ -286,7 +286,7 @@ async def test_an_account_with_too_little_is_told_so_and_nothing_is_asked(tmp_pa
         await assert_books_balance(gateway.store)
 
 
-# What goes up.
+# Upstream bodies.
 
 
 async def test_what_goes_up_says_all_that_has_a_dearer_default(gateway: Bench) -> None:
@@ -313,7 +313,7 @@ async def test_tasks_without_a_seed_get_one_each_and_minus_one_stays(gateway: Be
     assert all(0 <= seed < 2**32 for seed in seeds[:-1])
 
 
-# Looking.
+# Reading and waiting.
 
 
 async def test_a_wait_ends_as_soon_as_the_status_changes(gateway: Bench) -> None:
@@ -340,7 +340,7 @@ async def test_a_wait_ends_when_its_time_is_up(gateway: Bench) -> None:
     task = await look(gateway, task_id, wait=0.25)
 
     assert task["status"] == "pending"
-    assert time.monotonic() - started > 0.2  # loops round their timers to milliseconds
+    assert time.monotonic() - started > 0.2  # event loops round timers to milliseconds
 
 
 async def test_those_who_wait_are_answered_when_the_gateway_stops(tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ async def test_those_who_wait_are_answered_when_the_gateway_stops(tmp_path: Path
         async with quick_bench(tmp_path, drain_seconds=60) as gateway:
             task_id = await submitted(gateway)
             started = time.monotonic()
-            gateway.session, own = customer, gateway.session  # the gateway ends while this one waits
+            gateway.session, own = customer, gateway.session  # the gateway ends while this client waits
             waiting = asyncio.gather(look(gateway, task_id, wait=60))
             await gateway.ark.wait_for_calls(3, TASK_PATH)
             await own.close()
@@ -371,7 +371,7 @@ async def test_waiting_asks_neither_store_nor_upstream(tmp_path: Path, monkeypat
         monkeypatch.setattr(gateway.store, "task", counted)
         await look(gateway, task_id, wait=0.5)
 
-        assert reads == 3  # found, found again once it was watched, shown
+        assert reads == 3  # found, found again after it is watched, shown
         assert gateway.ark.calls_to(TASK_PATH) == []
 
 
@@ -416,7 +416,7 @@ async def test_a_wrong_limit_offset_or_wait_is_refused(gateway: Bench) -> None:
         assert (refused.status, refused.error["param"]) == (400, "wait"), wait
 
 
-# Other people's tasks.
+# Other customers' tasks.
 
 
 async def test_another_accounts_task_is_to_the_byte_an_unknown_one(gateway: Bench) -> None:
@@ -507,7 +507,7 @@ async def test_a_cancel_that_nobody_answers_is_to_be_tried_again(tmp_path: Path)
 
         assert [(reply.status, reply.error["code"]) for reply in (blind, refused)] == [(503, "MODEL_UNAVAILABLE")] * 2
         assert "retry-after" in {name.lower() for name in blind.headers}
-        assert len(gateway.ark.calls_to(TASK_PATH, "DELETE")) == 1  # not while nobody knows that it is queued
+        assert len(gateway.ark.calls_to(TASK_PATH, "DELETE")) == 1  # no DELETE unless it is known to be queued
         assert (await cancel(gateway, task_id)).status == 200
         await gateway.assert_charged(0)
 
@@ -519,7 +519,7 @@ async def test_metrics_and_log_follow_a_task(gateway: Bench, caplog: pytest.LogC
     caplog.set_level(logging.INFO)
     task_id = await submitted(gateway)
     queued = await ask_operator(gateway, "/metrics")
-    gateway.ark.videos.advance(await only_task(gateway), "napping")  # no word of Ark's
+    gateway.ark.videos.advance(await only_task(gateway), "napping")  # not one of Ark's words
     while (await look(gateway, task_id, wait=10))["status"] != "processing":
         pass
     gateway.ark.videos.advance(await only_task(gateway), "succeeded")

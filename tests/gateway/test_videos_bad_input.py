@@ -1,4 +1,4 @@
-"""Video requests that are refused before any hold and any call, each with its documented code and the field that it is about."""
+"""Video requests that are refused before any hold and any call, each with its documented code and field."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Cancels that meet one another, or the end of their task: asked for once, a few at a time, and a video that is gone is free."""
+"""Concurrent cancels, and cancels at the end of a task: one DELETE each, a few at a time, and a cancelled video is free."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from tests.support.videos import cancel, ended, look, quick_bench, stored, submi
 
 TASK_PATH = TASKS + "/*"
 NEVER = "600, 600"
-"""Seconds between polls: only the cancel looks."""
+"""Seconds between polls, so long that only the cancel asks upstream."""
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ async def test_many_cancels_of_one_task_ask_upstream_once_and_are_all_answered(
 
     assert {reply.status for reply in replies} == {200}
     assert {reply.json["error"]["code"] for reply in replies} == {"TASK_CANCELLED"}
-    # One look before the DELETE, and one after it.
+    # One GET before the DELETE, and one after it.
     assert [call.method for call in unpolled.ark.calls_to(TASK_PATH)] == ["GET", "DELETE", "GET"]
     await unpolled.assert_charged(0)
 
@@ -88,7 +88,7 @@ async def test_a_task_that_ends_between_the_look_and_the_cancel_is_neither_cance
     task = await look(unpolled, task_id)
 
     assert (refused.status, refused.error["code"]) == (409, "TASK_RUNNING")
-    assert upstream_id not in unpolled.ark.videos.tasks  # Ark's 2xx was that of a record deleted
+    assert upstream_id not in unpolled.ark.videos.tasks  # Ark's 2xx meant that the record was deleted
     assert (task["status"], task["error"]["code"], task["total_cost"]) == ("failed", "GENERATION_FAILED", "0")
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING and task_id in record.getMessage()]
     assert len(told) == 1
@@ -115,7 +115,7 @@ async def test_a_poll_that_sees_the_end_while_the_record_is_deleted_charges_noth
         gateway.ark.videos.advance(upstream_id, "succeeded")
         has_ended.set()
         await poll_saw_it.wait()
-        if not is_answered:  # the look after the DELETE
+        if not is_answered:  # the GET after the DELETE
             gateway.ark.enqueue(error(500, "InternalServiceError", "oops"), TASK_PATH, method="GET")
 
     monkeypatch.setattr(video_task, "MISSING_AGE_MS", 0)
@@ -148,7 +148,7 @@ async def test_a_poll_whose_answer_outlasts_the_cancel_is_asked_for_again(gatewa
         gateway.ark.videos.advance(upstream_id, "succeeded")
         has_ended.set()
         await poll_saw_it.wait()
-        gateway.ark.enqueue(error(500, "InternalServiceError", "oops"), TASK_PATH, method="GET")  # the look after the DELETE
+        gateway.ark.enqueue(error(500, "InternalServiceError", "oops"), TASK_PATH, method="GET")  # the GET after the DELETE
 
     monkeypatch.setattr(video_task, "MISSING_AGE_MS", 0)
     monkeypatch.setattr(VideoCalls, "status", slow)
@@ -182,7 +182,7 @@ async def test_a_cancel_that_nobody_can_look_at_afterwards_is_seen_when_it_is_as
 
 async def test_a_task_that_is_said_to_be_queued_still_is_not_told_to_be_cancelled(unpolled: Bench) -> None:
     task_id = await submitted(unpolled)
-    unpolled.ark.enqueue(answer_json(200, {}), TASK_PATH, method="DELETE")  # and does nothing
+    unpolled.ark.enqueue(answer_json(200, {}), TASK_PATH, method="DELETE")  # answers 200 and does nothing
 
     reply = await cancel(unpolled, task_id)
 

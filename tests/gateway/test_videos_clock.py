@@ -1,4 +1,4 @@
-"""A wall clock that is set while videos are made: none waits for it, and none is ended by it."""
+"""A wall clock that is set while videos are made: it neither delays a video nor ends one."""
 
 from pathlib import Path
 

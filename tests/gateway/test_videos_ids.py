@@ -1,4 +1,4 @@
-"""Ids of Ark's that are not the one asked for, or cannot be asked for: nobody sees another's video, and nothing breaks."""
+"""Task ids from Ark that are wrong or cannot be part of a path: nobody sees another customer's video, and nothing breaks."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -63,7 +63,7 @@ async def test_a_submit_answered_with_an_id_that_cannot_be_asked_for_is_looked_f
 async def test_a_task_on_record_with_such_an_id_breaks_neither_its_polls_nor_its_cancel(
     gateway: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("proxy.videos.calls.read_submit", lambda _status, _answer: Submitted(".."))  # as before ids were checked
+    monkeypatch.setattr("proxy.videos.calls.read_submit", lambda _status, _answer: Submitted(".."))  # as if ids were not checked
     task_id = await submitted(gateway)
     while (await stored(gateway, task_id)).polls < 3:
         pass
@@ -73,4 +73,4 @@ async def test_a_task_on_record_with_such_an_id_breaks_neither_its_polls_nor_its
     assert (refused.status, refused.error["code"]) == (503, "MODEL_UNAVAILABLE")
     assert (await stored(gateway, task_id)).state is TaskState.PENDING
     assert [record for record in caplog.records if record.name.startswith("proxy") and record.levelno >= logging.ERROR] == []
-    assert (await gateway.balance())[1] > 0  # still held: nobody knows what the task does
+    assert (await gateway.balance())[1] > 0  # still held: the state of the task is unknown

@@ -1,4 +1,4 @@
-"""Lost submits in an account that others use too: a video goes to whom its marks name, and to nobody where it has none."""
+"""Lost submits in an Ark account that others use too: a video goes to the request that its marks name, and to none without marks."""
 
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 def shown(upstream_id: str, **fields: Any) -> dict[str, Any]:
-    """Return a task as Ark's documentation shows it in the list: without a mark."""
+    """Return a task as in the list of Ark's documentation, without a mark."""
     now = SystemClock().now_ms() // 1000
     content = {"video_url": f"https://tos.example/{upstream_id}.mp4"}
     return {"id": upstream_id, "model": MODEL, "status": "succeeded", "content": content, "created_at": now, "updated_at": now} | fields
@@ -44,7 +44,7 @@ def marks_sent(gateway: Bench) -> dict[str, Any]:
 
 
 async def lose_one(gateway: Bench, **fields: Any) -> str:
-    """Submit a task that never gets there."""
+    """Submit a task that never reaches the upstream."""
     gateway.ark.enqueue([Reset()], TASKS, method="POST")
     return await submitted(gateway, **fields)
 
@@ -64,7 +64,7 @@ async def assert_nobodys(gateway: Bench, *task_ids: str) -> None:
     ids=["of before", "seed", "identifier"],
 )
 async def test_a_strangers_video_is_nobodys(gateway: Bench, monkeypatch: pytest.MonkeyPatch, of_strangers: dict[str, Any]) -> None:
-    """Made before our submit, or, when it is asked for, marked as somebody else's."""
+    """The video was made before our submit, or GET shows another customer's marks."""
     look_quickly(monkeypatch, give_up_after_ms=GIVE_UP_MS)
     entry = shown("cgt-stranger")
     entry["created_at"] -= of_strangers.get("older_by_seconds", 0)
@@ -77,7 +77,7 @@ async def test_a_strangers_video_is_nobodys(gateway: Bench, monkeypatch: pytest.
 
 
 async def test_one_that_can_only_be_ours_is_found_without_a_mark(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An Ark that shows of a task what its documentation shows, and no more."""
+    """Ark shows only those fields of a task that its documentation shows."""
     look_quickly(monkeypatch)
     show(gateway, TASKS, {"total": 1, "items": [shown("cgt-mine")]})
     show(gateway, TASK_PATH, shown("cgt-mine"))
@@ -103,7 +103,7 @@ async def test_a_mark_that_the_list_does_not_show_is_asked_for(gateway: Bench, m
 
 
 async def test_one_that_is_given_up_stays_a_rival(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of one customer, one of them made, and its only mark is the customer's: it could be either's, also once one is given up."""
+    """A customer loses two submits. One was made, marked only with the customer: it may be either, even after one is given up."""
     look_quickly(monkeypatch, give_up_after_ms=GIVE_UP_MS)
     earlier = await lose_one(gateway, seed=-1)
     await gateway.ark.wait_for_calls(4, TASKS, method="GET")
@@ -138,7 +138,7 @@ async def test_of_two_lost_ones_the_right_one_or_none_gets_the_video(
 
 
 async def test_the_list_is_read_to_its_end_however_short_its_pages(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """500 a page are asked for; this one gives 100."""
+    """The gateway asks for pages of 500; this upstream gives 100."""
     look_quickly(monkeypatch)
 
     def page(call: Call) -> Sequence[Step]:
@@ -180,7 +180,7 @@ async def test_a_list_that_is_refused_for_long_is_told_once_while_tasks_are_show
     look_quickly(monkeypatch, give_up_after_ms=GIVE_UP_MS)
     gateway.ark.enqueue(answer_json(403, {"error": {"code": "AccessDenied", "message": "no"}}), TASKS, method="GET", times=4)
     lost_one = await lose_one(gateway)
-    await submitted(gateway)  # is asked for all the while, and shown
+    await submitted(gateway)  # the list is read all the while and shows it
 
     assert (await ended(gateway, lost_one))["error"]["code"] == "SUBMIT_LOST"
 

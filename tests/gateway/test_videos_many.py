@@ -1,4 +1,4 @@
-"""Many tasks at a time, and many hands on one task: the upstream's rate is kept, nobody waits long, one settlement is made."""
+"""Many tasks at a time, and many workers on one task: the upstream's rate limit holds, waits are short, one settlement is made."""
 
 import asyncio
 import logging
@@ -66,7 +66,7 @@ async def test_five_hundred_tasks_finish_within_two_intervals_at_the_configured_
         calls = ark.calls_to(TASK_PATH, "GET")
         assert max(Counter(call.path for call in calls if call.at > done_at).values()) == 1
         polls = [call.at for call in calls]
-        # Turns are spaced where they are taken; on their way two may draw together a little, more so on a busy machine.
+        # Calls are spaced when they are sent. On the way two may come closer together, more so on a busy machine.
         assert len(polls) <= rate * (polls[-1] - polls[0]) + 2
         assert most_in_a_second(polls) <= rate * (1.1 + late.worst_seconds)
         # 500 × ¥0.864
@@ -79,7 +79,7 @@ async def test_a_restart_with_many_tasks_due_keeps_to_the_rate(tmp_path: Path) -
     async with StandIn() as ark, lateness() as late:
         async with quick_bench(tmp_path, ark) as gateway:
             ids = await asyncio.gather(*(submitted(gateway) for _ in range(100)))
-        await ark.wait_until(lambda: ark.open_connections == 0)  # a poll of the first gateway may still be on its way
+        await ark.wait_until(lambda: ark.open_connections == 0)  # a poll by the first gateway may still be on its way
         ark.calls.clear()
         for upstream_id in ark.videos.tasks:
             ark.videos.advance(upstream_id, "failed")
@@ -87,13 +87,13 @@ async def test_a_restart_with_many_tasks_due_keeps_to_the_rate(tmp_path: Path) -
             await asyncio.gather(*(ended(gateway, task_id) for task_id in ids))
 
             polls = [call.at for call in ark.calls_to(TASK_PATH, "GET")]
-            assert len(polls) == 100  # each once: it has ended
+            assert len(polls) == 100  # one each: every task has ended
             assert most_in_a_second(polls) <= rate * (1.1 + late.worst_seconds)
             await gateway.assert_charged(0)
 
 
 def jobs_of(gateway: Bench) -> VideoJobs:
-    """Another hand at the same store."""
+    """Return a second worker on the same store."""
     metrics = Metrics()
     return VideoJobs(
         store=gateway.store,
@@ -131,7 +131,7 @@ async def test_failing_polls_change_nothing_but_the_next_time(tmp_path: Path, ca
         ark.enqueue(known_error("AuthenticationError"), TASK_PATH, method="GET", times=3)
         ark.enqueue([Reset()], TASK_PATH, method="GET", times=3)
         ark.enqueue(answer_json(502, b"<html>"), TASK_PATH, method="GET", times=3)
-        ark.enqueue(answer_json(404, b"no route"), TASK_PATH, method="GET", times=5)  # not Ark's own words
+        ark.enqueue(answer_json(404, b"no route"), TASK_PATH, method="GET", times=5)  # not a 404 of Ark's
         ark.enqueue(known_error("ResourceNotFound"), TASK_PATH, method="GET", times=2)
         task_id = await submitted(gateway)
         await ark.wait_until(lambda: ark.unplayed == 0)
@@ -139,7 +139,7 @@ async def test_failing_polls_change_nothing_but_the_next_time(tmp_path: Path, ca
 
         assert (await ended(gateway, task_id))["total_cost"] == "0.8640"
         warned = [record.getMessage() for record in caplog.records if "cannot be asked about videos" in record.getMessage()]
-        assert len(warned) == 1  # an outage is one line, and one when it is over
+        assert len(warned) == 1  # an outage is one line in the log, and its end another
         assert [record for record in caplog.records if "can be asked about videos again" in record.getMessage()]
         await gateway.assert_charged(SILENT)
 
@@ -221,7 +221,7 @@ async def test_one_task_whose_work_crashes_does_not_stop_the_others(
         assert (await ended(gateway, other))["status"] == "succeeded"
         assert (await stored(gateway, crashing[0])).state == "pending"
         crashes = [record for record in caplog.records if record.exc_info and record.exc_info[0] is ZeroDivisionError]
-        assert len(crashes) == 1  # it rests before the next try
+        assert len(crashes) == 1  # it waits before the next try
         assert await gateway.balance() == (BALANCE - SILENT, SILENT)
         await assert_books_balance(gateway.store)
 

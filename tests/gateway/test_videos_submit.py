@@ -1,4 +1,4 @@
-"""The submit of a video: refusals, which prove that nothing was made, answers that are lost, customers that leave, keys that repeat."""
+"""The submit of a video: refusals (nothing was made), lost answers, clients that leave, repeated idempotency keys."""
 
 import asyncio
 import itertools
@@ -138,7 +138,7 @@ async def test_an_upstream_that_cannot_be_reached_has_made_nothing(tmp_path: Pat
         await gateway.assert_charged(0)
 
 
-# Lost answers: nobody knows whether it was made.
+# Lost answers: it is unknown whether the task was made.
 
 
 LOST: dict[str, Sequence[Step]] = {
@@ -226,14 +226,14 @@ async def test_a_hundred_lost_submits_are_each_found_once(tmp_path: Path, monkey
         mine = {(await stored(gateway, task_id)).upstream_id: task["prompt"] for task_id, task in zip(ids, tasks, strict=True)}
         assert mine.keys() == ark.videos.tasks.keys()
         asked = {call.json["seed"]: call.json["content"][0]["text"] for call in ark.calls_to(TASKS, "POST")}
-        assert {name: asked[ark.videos.tasks[name].seed] for name in mine} == mine  # nobody was given another's video
+        assert {name: asked[ark.videos.tasks[name].seed] for name in mine} == mine  # no request got another's video
         # 100 × ¥0.864
         assert await gateway.balance() == (BALANCE - 86_400_000_000, 0)
         await assert_books_balance(gateway.store)
 
 
 async def test_what_is_known_to_be_anothers_casts_no_doubt_on_a_lost_one(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two tasks that only their ids tell apart: one is known, so the other entry is that of the lost one."""
+    """Two tasks differ only in their ids. One id is known, so the other entry is the lost task's."""
     look_quickly(monkeypatch)
     known = await submitted(gateway, seed=-1)
     gateway.ark.enqueue(lost(), TASKS, method="POST")
@@ -247,7 +247,7 @@ async def test_what_is_known_to_be_anothers_casts_no_doubt_on_a_lost_one(gateway
 
 
 async def test_a_late_answer_and_a_look_up_of_another_never_share_a_video(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One submit is lost while the like of it is still under way: what the list shows may be either's."""
+    """One submit is lost while an equal one is still under way: the entry in the list may belong to either."""
     look_quickly(monkeypatch)
     answer = asyncio.Event()
     gateway.ark.enqueue([Reset()], TASKS, method="POST")
@@ -268,11 +268,11 @@ async def test_a_late_answer_and_a_look_up_of_another_never_share_a_video(gatewa
     await assert_books_balance(gateway.store)
 
 
-# Who leaves, and what ends.
+# Clients that leave, and processes that end.
 
 
 async def left_midway(gateway: Bench) -> None:
-    """Submit, and leave once the upstream has been asked."""
+    """Submit a video, and leave when the upstream has received the call."""
     async with aiohttp.ClientSession() as session:
         asking = asyncio.gather(
             session.post(gateway.base_url + SUBMIT, json={"prompt": PROMPT}, headers={"Authorization": f"Bearer {gateway.key}"})
