@@ -1,4 +1,4 @@
-"""Talking with systemd, over real sockets."""
+"""Messages to systemd, and sockets from it, over real sockets."""
 
 import os
 import re
@@ -14,12 +14,12 @@ from proxy.systemd import SocketActivationError, listen_sockets, notify
 
 UNIT = Path(__file__).parents[2] / "systemd/llm-proxy.service"
 HIGH_FD = 900
-"""Stands for 3, which is the test runner's."""
+"""A stand-in for descriptor 3, which the test runner uses."""
 
 
 @pytest.fixture
 def passed_fds() -> Iterator[list[int]]:
-    """Descriptors from HIGH_FD on, closed at the end unless a socket has taken them."""
+    """Yield a list for descriptors from HIGH_FD on, which are closed at the end."""
     fds: list[int] = []
     yield fds
     for fd in fds:

@@ -1,4 +1,4 @@
-"""The systemd units: what they say agrees with how the process behaves, systemd finds no fault in them, and they are sandboxed."""
+"""The systemd units: they agree with the behaviour of the process, systemd finds no fault in them, and they are sandboxed."""
 
 import re
 import shutil
@@ -36,7 +36,7 @@ def exit_status_of(directory: Path, *words: str) -> int:
 
 @needs_systemd
 def test_systemd_has_nothing_to_say_of_the_units(tmp_path: Path) -> None:
-    for name in UNITS:  # as they are, but for the program, which is not installed where tests run
+    for name in UNITS:  # unchanged except for the program, which is not installed where tests run
         (tmp_path / name).write_text((DIRECTORY / name).read_text(encoding="utf-8").replace(PROGRAM, "/bin/true"), encoding="utf-8")
 
     verified = subprocess.run(
@@ -105,4 +105,4 @@ def test_a_proxy_under_another_user_reaches_the_directory_of_the_socket() -> Non
     unit = directives()
 
     assert (unit["RuntimeDirectory"], unit["RuntimeDirectoryMode"]) == ("llm-proxy", "0755")
-    assert unit["StateDirectoryMode"] == "0700"  # the admin socket's
+    assert unit["StateDirectoryMode"] == "0700"  # it holds the admin socket

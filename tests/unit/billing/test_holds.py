@@ -1,4 +1,4 @@
-"""Holds and their settlement over the real store, and a store that fails in between."""
+"""Holds and their settlement with the real store, and with a store that fails in between."""
 
 import asyncio
 import re
@@ -26,12 +26,12 @@ from tests.support.store import NOW_MS, new_request, new_video, settlement, task
 
 
 class FailingStore(SqliteStore):
-    """The real store, which now and then has no room."""
+    """The real store, whose first `failures` settlements fail for lack of room."""
 
     failures = 0
     attempts = 0
     when_placed: Callable[[], object] = staticmethod(lambda: None)
-    """Called once a hold is written, before who waits for it wakes up."""
+    """Called when a hold is written, before its waiter wakes up."""
 
     def settle(self, *args: Any, **more: Any) -> asyncio.Future[bool]:
         self.attempts += 1
@@ -57,7 +57,7 @@ class Rig:
     metrics: Metrics
 
     def counted(self) -> dict[str, int]:
-        """Settlements by their outcome, as a scrape tells."""
+        """Return the number of settlements by outcome, from the metrics."""
         found = re.findall(r'llm_proxy_outcomes_total{.*outcome="(\w+)".*} (\d+)', self.metrics.render().decode())
         return {outcome: int(float(count)) for outcome, count in found}
 
@@ -196,7 +196,7 @@ async def test_each_settlement_is_counted_once(rig: Rig, failures: int) -> None:
 
     hold.settle(settlement(150))
     await hold.settled()
-    rig.billing.commit(hold.request, settlement(150))  # as one whose first commit was not heard of
+    rig.billing.commit(hold.request, settlement(150))  # like a settlement whose first commit was not confirmed
     await rig.tasks.drain(5)
 
     assert rig.counted() == {"complete": 1}

@@ -1,4 +1,4 @@
-"""Keys under way in one process: who waits, who goes on, and that nothing is left behind however a call ends."""
+"""Idempotency keys in use in one process: which calls wait, which go on, and that no call leaves anything behind."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +26,7 @@ Work = Callable[[IdempotencyClaim | None], Awaitable[str]]
 
 @dataclass
 class Caller:
-    """One request, whose answers are texts."""
+    """A request whose answers are texts."""
 
     account_id: int = 3
     keys: tuple[str, ...] = ("k",)
@@ -52,7 +52,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 def working(store: Store, text: str = "made", *, status: int = 200) -> Work:
-    """Return work that holds, settles with its answer, and says ``text``."""
+    """Return work that holds, settles with its answer, and returns ``text``."""
     made: list[str] = []
 
     async def work(claim: IdempotencyClaim | None) -> str:

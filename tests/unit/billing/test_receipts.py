@@ -1,4 +1,4 @@
-"""The customer's receipt: how its charge came about, and nothing of the operator's."""
+"""The customer's receipt: how the charge was computed, and nothing about the operator."""
 
 import orjson
 from msgspec.structs import replace

@@ -1,4 +1,4 @@
-"""Which authorities the single file trusts, on systems that keep them in different places."""
+"""The certificate authorities that the single file trusts, on systems that keep them in different places."""
 
 import ssl
 from pathlib import Path
@@ -10,7 +10,7 @@ from proxy.build.entry import certificates
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Return where two systems keep theirs; OpenSSL's own place, in the same directory, is empty."""
+    """Return the bundle paths of two systems. OpenSSL's own paths, in the same directory, do not exist."""
     nowhere = ssl.get_default_verify_paths()._replace(openssl_cafile=str(tmp_path / "cert.pem"), openssl_capath=str(tmp_path / "certs"))
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: nowhere)
     return tmp_path / "debian.crt", tmp_path / "fedora.crt"

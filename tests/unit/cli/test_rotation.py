@@ -1,4 +1,4 @@
-"""Dated backups in a directory: which go, which stay, and who may do it."""
+"""Dated backups in a directory: which are removed, which stay, and the lock."""
 
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def test_two_do_not_write_at_a_time(tmp_path: Path) -> None:
     with Rotation(tmp_path), pytest.raises(RotationError, match="another backup is being written to it"):
         Rotation(tmp_path).__enter__()
 
-    with Rotation(tmp_path):  # and the lock ends with its holder
+    with Rotation(tmp_path):  # the lock ends with its holder
         pass
 
 

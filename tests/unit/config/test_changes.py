@@ -1,4 +1,4 @@
-"""Two configurations side by side: every key is either taken over or named, and nothing that is secret is shown."""
+"""Comparison of two configurations: every changed key is applied or listed for a restart, and no secret is shown."""
 
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ OTHER_VALUES: dict[str, tuple[str, Any, Any]] = {
 }
 NEED_A_RESTART = {"server.listen", "server.auth", "server.socket_mode", "store.url", "admin.listen", "admin.metrics_listen"}
 FOLLOWS = {"server.auth": ["server.socket_mode"]}
-"""What is worked out from another key, unless it is set."""
+"""For a key, the keys whose default is derived from it."""
 
 
 def all_keys() -> list[str]:

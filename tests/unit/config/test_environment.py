@@ -1,4 +1,4 @@
-"""Keys from the environment: what each form of a value turns into, what stands over what, and how each fault is told."""
+"""Configuration from the environment: how values are parsed, which source wins, and the message of each fault."""
 
 import string
 from pathlib import Path
@@ -31,7 +31,7 @@ price = { input = 1, output = 1 }
 
 
 def configured(**variables: str) -> Config:
-    """Return the configuration of the shortest environment that there is, and more."""
+    """Return the configuration of the shortest valid environment plus these variables."""
     return load(None, SHORTEST | {f"LLM_PROXY_{name}": value for name, value in variables.items()})
 
 
@@ -240,7 +240,7 @@ def all_keys() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("section", "key"), all_keys())
 def test_every_key_of_every_table_has_its_variable(section: str, key: str) -> None:
-    """What its default is in JSON, set as a variable, changes nothing."""
+    """Setting a variable to the key's default, as JSON, changes nothing."""
     default = orjson.loads(orjson.dumps(getattr(SECTIONS[section](), key)))
     text = default if isinstance(default, str) else orjson.dumps(default).decode()
 

@@ -1,4 +1,4 @@
-"""The configuration file: what it turns into, and how each fault in it is told."""
+"""The configuration file: its parsed values, and the message of each fault."""
 
 import os
 import re
@@ -44,7 +44,7 @@ def faults_of(directory: Path, text: str, env: dict[str, str] | None = None) -> 
 
 
 def one_model(**keys: str) -> str:
-    """Return a file with one model whose keys are TOML texts."""
+    """Return a file with one model; the values of ``keys`` are TOML."""
     merged = {"id": '"m"', "kind": '"chat"', "price": '{ input = "1", output = "1" }'} | keys
     return UPSTREAM + "[[models]]\n" + "\n".join(f"{key} = {value}" for key, value in merged.items())
 
@@ -415,7 +415,7 @@ def test_the_example_loads_as_it_stands_and_has_the_published_prices() -> None:
     assert prices["doubao-seedance-1-5-pro-251215"] == VideoPrice(VideoRate(silent=8_000, audio=16_000), {}, 500)  # type: ignore[arg-type]
     assert config.catalog["doubao-seedance-2-0"].upstream_model == "doubao-seedance-2-0-260128"
     assert next(iter(config.catalog)) == "doubao-pro-32k"
-    assert config.catalog["doubao-pro-32k"].reasoning_tokens_max == 32_768  # its upstream thinks when a customer asks it to
+    assert config.catalog["doubao-pro-32k"].reasoning_tokens_max == 32_768  # the upstream thinks if a customer asks for it
 
 
 def test_the_example_shows_every_key() -> None:

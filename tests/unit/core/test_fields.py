@@ -1,4 +1,4 @@
-"""The typed readers: what is taken, what takes its default, what is refused and under which name."""
+"""The typed readers of fields: accepted values, defaults, and refusals with the name of the field."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Amounts and prices as people write them: plain decimals, exact, and nothing that only a computer would call a number."""
+"""Amounts and prices as people write them: exact plain decimals; other notations of numbers are refused."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from proxy.core.money import NANOS_MAX, format_yuan, parse_price, parse_token_pr
         ("0", 0),
         ("007", 7_000_000_000),
         ("0.000000001", 1),
-        ("1.000000000000", 1_000_000_000),  # finer than a nano-yuan in its notation, not in its value
+        ("1.000000000000", 1_000_000_000),  # more digits than nano-yuan have, but the same value
     ],
 )
 def test_a_plain_decimal_is_exact(text: str, nanos: int) -> None:

@@ -1,4 +1,4 @@
-"""Prices and holds, each number worked out by hand."""
+"""Prices and holds; each expected number is computed by hand."""
 
 import orjson
 import pytest
@@ -33,8 +33,8 @@ RISING = ChatPrice((tier(100, "1", "2", "1"), tier(None, "5", "10", "5")))
         (FLAT, TokenUsage(1000, 0, cached_tokens=1000), 160_000),
         (FLAT, TokenUsage(20, 12, reasoning_tokens=9), 40_000),  # reasoning is inside the completion
         (TIERED, TokenUsage(32_767, 1), 104_870_400),  # 32,767 × 3,200 + 16,000
-        (TIERED, TokenUsage(32_768, 1), 104_873_600),  # 32,768 × 3,200 + 16,000: the border belongs to the lower tier
-        (TIERED, TokenUsage(32_769, 1), 157_315_200),  # 32,769 × 4,800 + 24,000: the tier is that of the whole call
+        (TIERED, TokenUsage(32_768, 1), 104_873_600),  # 32,768 × 3,200 + 16,000: the limit belongs to the lower tier
+        (TIERED, TokenUsage(32_769, 1), 157_315_200),  # 32,769 × 4,800 + 24,000: one tier applies to the whole call
         (TIERED, TokenUsage(131_072, 0), 629_145_600),  # 131,072 × 4,800
         (TIERED, TokenUsage(131_073, 0), 1_258_300_800),  # 131,073 × 9,600
         (TIERED, TokenUsage(40_000, 100, cached_tokens=30_000), 79_200_000),  # 10,000 × 4,800 + 30,000 × 960 + 100 × 24,000
@@ -53,7 +53,7 @@ def test_a_charge_is_exact(price: ChatPrice, usage: TokenUsage, nanos: int) -> N
         (TIERED, 200_000, 10, 1_920_480_000),  # 200,000 × 9,600 + 10 × 48,000
         (RISING, 100, 10, 120_000),  # 100 × 1,000 + 10 × 2,000: all of it in the lower tier
         (RISING, 101, 10, 605_000),  # 101 × 5,000 + 10 × 10,000
-        (FALLING, 1_000, 10, 5_100_000),  # 1,000 × 5,000 + 10 × 10,000: a short prompt would be dearer a token
+        (FALLING, 1_000, 10, 5_100_000),  # 1,000 × 5,000 + 10 × 10,000: a short prompt costs more a token
     ],
 )
 def test_a_hold_is_sized_by_the_dearest_tier_in_reach(price: ChatPrice, prompt: int, output: int, nanos: int) -> None:
@@ -114,7 +114,7 @@ def test_a_formula_has_a_term_for_each_kind_of_token_that_there_was(usage: Token
 
 
 def test_prices_are_frozen_as_receipts_of_old_have_them() -> None:
-    """What stands in a store is read by programs of later: its names are a contract."""
+    """Later versions read the prices in a store, so their names are a contract."""
     video = VideoPrice(VideoRate(Nanos(8_000), Nanos(16_000)), {"1080p": VideoRate(Nanos(9_000), Nanos(18_000))}, 500)
 
     assert orjson.loads(freeze(FLAT)) == {"tiers": [{"up_to": None, "input": 800, "output": 2000, "cached_input": 160}]}
@@ -125,7 +125,7 @@ def test_prices_are_frozen_as_receipts_of_old_have_them() -> None:
     }
 
 
-# what a request holds
+# The hold of a request.
 
 MODEL = Model(
     "m", Kind.CHAT, "ark", "ep", FLAT, context_tokens=10_000, output_tokens_max=4096, reasoning_tokens_max=1000, image_tokens=2048
@@ -149,9 +149,9 @@ def call(**fields: object) -> ChatCall:
         ({"max_tokens": 100, "n": 3}, 293, 3300),
         ({"messages": [{"role": "user", "content": "你好"}]}, 294, 5096),  # 6 bytes
         ({"messages": [{"role": "system", "content": "ab"}, {"role": "user", "content": "cde"}]}, 325, 5096),  # 5 + 2 × 32 + 256
-        # a picture counts by its figure, not by its base64: 2 + 2,048 + 32 + 256
+        # a picture counts by its fixed token count, not by its base64: 2 + 2,048 + 32 + 256
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "ab"}, PICTURE]}]}, 2338, 5096),
-        # nothing bounds a video but the context: 10,000 + 32 + 256
+        # only the context bounds a video: 10,000 + 32 + 256
         ({"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": {"url": "https://x"}}]}]}, 10_288, 5096),
         ({"tools": [{"type": "function"}]}, 293 + len('[{"type":"function"}]'), 5096),
         ({"response_format": {"type": "json_object"}}, 293 + len('{"type":"json_object"}'), 5096),

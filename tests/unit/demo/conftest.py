@@ -1,4 +1,4 @@
-"""A stand-in on a free port, with a clock in the test's hand, and two clients: aiohttp's, and bare bytes."""
+"""A stand-in on a free port with a clock that the test sets, and two clients: aiohttp's, and a raw socket."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +15,7 @@ KEY = "ark-key"
 
 
 class HandClock:
-    """Starts at 2025-12-17 14:22:05 in Beijing; moves when told to."""
+    """A clock that starts at 2025-12-17 14:22:05 in Beijing and moves only when a test sets it."""
 
     def __init__(self) -> None:
         self.seconds = 1_765_952_525.0
@@ -55,7 +55,7 @@ async def ark(clock: HandClock) -> AsyncIterator[StandIn]:
 
 @pytest.fixture
 async def ask() -> AsyncIterator[Asking]:
-    """Send one request to a stand-in; a `body` goes up as JSON."""
+    """Yield a function that sends one request to a stand-in, with `body` as JSON."""
     session = aiohttp.ClientSession()
 
     async def send(
@@ -72,7 +72,7 @@ async def ask() -> AsyncIterator[Asking]:
 
 @pytest.fixture
 async def raw() -> AsyncIterator[Raw]:
-    """Open a bare connection; all of them are closed in the end."""
+    """Yield a function that opens a raw connection; all are closed at the end."""
     opened: list[asyncio.StreamWriter] = []
 
     async def connect(ark: StandIn) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

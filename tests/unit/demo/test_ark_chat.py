@@ -1,4 +1,4 @@
-"""Chat as Ark speaks it, key by key: the expected bytes are those of the reference, with this call's id and time put in."""
+"""Chat in Ark's format, key by key: the expected bytes are those of the reference, with this call's id and time."""
 
 import gzip
 from typing import Any
@@ -19,7 +19,7 @@ def _hello(**more: Any) -> dict[str, Any]:
 
 
 def _events(body: bytes) -> list[Any]:
-    """Return the events but for ``[DONE]``, which has to be the last."""
+    """Return the events without ``[DONE]``, which must be the last."""
     *events, done, rest = body.split(b"\n\n")
     assert (done, rest) == (b"data: [DONE]", b"")
     return [orjson.loads(event.removeprefix(b"data: ")) for event in events]

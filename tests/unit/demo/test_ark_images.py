@@ -1,4 +1,4 @@
-"""Pictures: Ark's bounds, its answers, its partial failures."""
+"""Images: Ark's limits, answers and partial failures."""
 
 import base64
 from typing import Any
@@ -113,7 +113,7 @@ async def test_a_group_may_fail_in_part(ark: StandIn, ask: Asking) -> None:
 
     assert [list(item) for item in answer["data"]] == [["url", "size"], ["error"], ["url", "size"]]
     assert answer["data"][1]["error"]["code"] == MODERATED
-    # two of 2048 · 2048 / 256 = 16384 each; what failed is free
+    # two of 2048 · 2048 / 256 = 16384 each; the failed picture is free
     assert answer["usage"] == {"generated_images": 2, "output_tokens": 32_768, "total_tokens": 32_768}
 
 

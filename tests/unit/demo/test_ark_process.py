@@ -1,4 +1,4 @@
-"""The stand-in as a process of its own."""
+"""The stand-in as a separate process."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""Video tasks: their making, their life, their list and their end."""
+"""Video tasks: creation, status, list and deletion."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -138,7 +138,7 @@ async def test_a_task_moves_by_the_clock(running_by_itself: StandIn, ask: Asking
     task_id = await _create(ark, ask)
     states = []
 
-    for seconds in (1.9, 0.2, 4.8, 0.2):  # at 1.9, 2.1, 6.9 and 7.1 of 2 queued and 5 running
+    for seconds in (1.9, 0.2, 4.8, 0.2):  # at 1.9, 2.1, 6.9 and 7.1 s: 2 s queued, then 5 s running
         clock.seconds += seconds
         shown = await _shown(ark, ask, task_id)
         states.append((shown["status"], shown["updated_at"] - NOW))
@@ -288,7 +288,7 @@ async def test_a_refused_duration_names_model_and_mode(ark: StandIn, ask: Asking
     "more",
     [
         {"model": PRO, "service_tier": "flex"},
-        {"model": "doubao-seedance-1-0-pro-250528", "service_tier": "nonsense"},  # seen to pass
+        {"model": "doubao-seedance-1-0-pro-250528", "service_tier": "nonsense"},  # Ark was seen to accept it
         {"content": [IMAGE, IMAGE | {"role": "last_frame"}], "ratio": "adaptive"},
         {"content": [IMAGE | {"role": "reference_image"}] * 9},
         {"unknown": 1},

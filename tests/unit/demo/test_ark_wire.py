@@ -1,4 +1,4 @@
-"""Scripts to the byte and the moment, over bare sockets."""
+"""Scripts, checked to the byte and the moment over raw sockets."""
 
 import asyncio
 from collections.abc import Callable
@@ -38,7 +38,7 @@ HELLO = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
 class Pieces(asyncio.Protocol):
-    """A client that keeps each read apart."""
+    """A client that records each read separately."""
 
     def __init__(self) -> None:
         self.reads: list[bytes] = []
@@ -56,7 +56,7 @@ async def _read_head(reader: asyncio.StreamReader) -> bytes:
 
 
 async def _play(ark: StandIn, script: list[Step]) -> Pieces:
-    """Return what a client read, once the connection is lost."""
+    """Play a script and return the client when its connection is lost."""
     ark.enqueue(script)
     transport, client = await asyncio.get_running_loop().create_connection(Pieces, ark.host, ark.port)
     transport.write(POST)
@@ -388,7 +388,7 @@ async def test_a_peer_that_does_not_read_holds_the_stream_back(ark: StandIn, raw
 
 
 async def _settled(figure: Callable[[], int]) -> None:
-    """Return when the figure has stood still for 200 turns of the loop."""
+    """Wait until the figure has not changed for 200 turns of the loop."""
     still, last = 0, -1
     while still < 200:
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Large bodies: read, counted and parsed without holding everybody else up."""
+"""Large bodies: read, counted and parsed without delaying other requests."""
 
 import asyncio
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from tests.support.settings import live
 
 
 class Content:
-    """A body that comes in pieces, and notes at which turn of the loop the last one was taken."""
+    """A body that comes in pieces and records the turn of the loop at which the last one was read."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self._pieces = pieces
@@ -39,7 +39,7 @@ def request_with(content: Content, size: int) -> Request:
 
 
 async def read(raw: bytes) -> tuple[Any, int]:
-    """Return the value, and how many turns others had after the last piece."""
+    """Return the parsed value, and the number of loop turns that others had after the last piece."""
     half = len(raw) // 2
     content = Content([raw[:half], raw[half:]])
     try:
@@ -68,7 +68,7 @@ BODY_BYTES_MAX = 2_000_000
 
 
 class Unfinished(Content):
-    """A body that has come but for its end."""
+    """A body that has arrived except for its end."""
 
     def __init__(self, raw: bytes, end: asyncio.Event) -> None:
         self._raw, self._end, self.came = raw, end, asyncio.Event()
@@ -82,7 +82,7 @@ class Unfinished(Content):
 
 
 async def test_no_more_is_kept_of_large_bodies_that_are_still_to_come_than_of_some_whole_ones() -> None:
-    # whoever has a key can send them, with nothing on his account: all together must find room in the memory
+    # anyone with a key can send them, even with an empty account: together they must fit into memory
     bodies, end = BodyReader(live(body_bytes_max=BODY_BYTES_MAX, body_seconds=5)), asyncio.Event()
     large = b'"' + b"x" * (BODY_BYTES_MAX - 2) + b'"'
     coming = [Unfinished(large, end) for _ in range(LARGE_BODIES)]
@@ -104,7 +104,7 @@ async def test_no_more_is_kept_of_large_bodies_that_are_still_to_come_than_of_so
 
 
 async def end_of(bodies: BodyReader, raw: bytes) -> bytes:
-    """Return a body that comes whole, in one piece."""
+    """Read a body that arrives complete, in one piece."""
     ended = asyncio.Event()
     ended.set()
     return bytes(await bodies.read(request_with(Unfinished(raw, ended), len(raw))))

@@ -1,4 +1,4 @@
-"""What becomes of a handler that raises, over a real socket: documented JSON, a break that looks like one, and one line in the log."""
+"""A handler that raises, over a real socket: documented JSON or a visibly broken answer, and one line in the log."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ SECRET = "canary-in-an-exception"
 
 @dataclass
 class Watching:
-    """Who is told of a client that leaves."""
+    """A watcher that is told when its client leaves."""
 
     inside: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
@@ -42,7 +42,7 @@ class Watching:
 
 @asynccontextmanager
 async def serving(handler: Handler, *, seconds: float = 5) -> AsyncIterator[tuple[str, Lines, Listener]]:
-    """Serve one handler at ``GET /`` the way the gateway does; yield where, its access log, and the door."""
+    """Serve one handler at ``GET /`` as the gateway does; yield the address, the access log and the listener."""
     clock, log = SystemClock(), Lines()
     router = Router([], (), at_root=[Route("GET", "/", handler, needs_key=False)])
     entrance = Entrance(
@@ -102,7 +102,7 @@ async def test_an_error_after_the_answer_began_breaks_it_off(fault: Exception) -
 
 
 RETRIES = [
-    # (seconds, Retry-After, retry-after-ms): at least a second for who reads only whole ones, at most a minute for SDKs
+    # (seconds, Retry-After, retry-after-ms): at least a second for clients that read whole seconds, at most a minute for SDKs
     (0.25, "1", "250"),
     (1.0, "1", "1000"),
     (2.5, "3", "2500"),
@@ -171,7 +171,7 @@ async def test_what_is_left_of_an_answer_does_not_keep_the_connection_of_a_clien
         context.connection.watcher = watching
         transport = context.connection.transport
         assert transport is not None
-        while not transport.get_write_buffer_size():  # the sockets are full, the transport is far from it
+        while not transport.get_write_buffer_size():  # until the sockets are full; the transport is far from full
             transport.write(b"x" * 4096)
         left_over.set()
         return context.json({})

@@ -1,4 +1,4 @@
-"""Heads that come again: recognised by their bytes where nothing is left to choose, and read as the parser would read them."""
+"""Repeated heads: recognised by their bytes where that is unambiguous, and read as the parser would read them."""
 
 import asyncio
 import random
@@ -28,7 +28,7 @@ def post(body: bytes, tag: bytes = b"a") -> bytes:
 
 
 class Wire(asyncio.Transport):
-    """A client's side whose packets end where a test wants; over a socket the kernel would decide."""
+    """A transport to a client whose packets end where a test wants; over a socket the kernel would decide."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Wire(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
     def answers(self) -> list[list[str]]:
-        """Return what each answer tells of its request: method, target, tag, body."""
+        """Return method, target, tag and body of each request, as its answer reports them."""
         found, rest = [], self.sent
         while rest:
             head, _, rest = rest.partition(b"\r\n\r\n")
@@ -65,7 +65,7 @@ class Wire(asyncio.Transport):
 
 
 class Client:
-    """A connection of the gateway's, and what of it the parser was given."""
+    """A connection of the gateway, and the bytes that the parser was given."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.parsed: list[bytes] = []
@@ -96,7 +96,7 @@ class Client:
         return Response(200, {"Content-Type": "application/json"}, orjson.dumps(told))
 
     async def send(self, *packets: bytes) -> None:
-        """Deliver packets, each when what the one before began has gone as far as it can."""
+        """Deliver packets, each after the work that the one before began has come to rest."""
         for packet in packets:
             await self.rest()
             self.connection.data_received(packet)
@@ -109,7 +109,7 @@ class Client:
 
 @pytest.fixture
 async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[], Client]]:
-    """What opens a connection; at the end all are lost."""
+    """Yield a function that opens a connection; all are lost at the end."""
     opened: list[Client] = []
 
     def connect() -> Client:
@@ -230,7 +230,7 @@ INTO_A_VALUE = b"POST /other HTTP/1.1\r\nX-Tag: "
     ],
 )
 async def test_a_head_inside_of_a_header_is_none(client: Callable[[], Client], packets: list[bytes]) -> None:
-    """The parser waits for the rest of a header's value; what comes then looks like a request, and is that value."""
+    """The parser waits for the rest of a header's value. The next bytes look like a request but belong to that value."""
     made = client()
     await made.send(*packets, post(b"x"))
 
@@ -285,7 +285,7 @@ async def test_what_is_out_of_the_ordinary_is_the_parsers_each_time(client: Call
 
 
 async def test_many_requests_at_once_behind_one_in_two_packets_are_all_answered(client: Callable[[], Client]) -> None:
-    """aiohttp counts a message that was taken before its body had come as one that waits, for ever."""
+    """aiohttp counts a message that was taken before its body arrived as waiting for ever."""
     made = client()
     await made.send(post(b"body")[:-4], b"body", post(b"x") * 100)
     await made.rest(1000)

@@ -1,4 +1,4 @@
-"""Sockets in the file system: who may open them, and what stands in their place."""
+"""Unix sockets: their permissions, and files that are already at their path."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from proxy.edge.sockets import ListenError, open_sockets
 
 @pytest.fixture
 def umask() -> Iterator[int]:
-    """The one of the systemd unit."""
+    """Set the umask of the systemd unit for the test."""
     before = os.umask(0o077)
     yield 0o077
     os.umask(before)
@@ -29,7 +29,7 @@ def test_a_sockets_mode_is_the_one_that_was_asked_for_whatever_the_umask(tmp_pat
     (listener,) = open_sockets(UnixAddress(tmp_path / "api.sock"), mode=mode)
 
     assert mode_of(tmp_path / "api.sock") == mode
-    assert os.umask(umask) == umask  # what is created next is as private as before
+    assert os.umask(umask) == umask  # the next created file is as private as before
     listener.close()
 
 
@@ -42,7 +42,7 @@ def test_a_socket_of_which_nothing_is_said_is_private(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("own", "folder_mode"), [(0, 0o755), (0o022, 0o755), (0o077, 0o700)])
 def test_a_folder_that_is_made_for_a_socket_is_nobody_elses_to_write_in(tmp_path: Path, umask: int, own: int, folder_mode: int) -> None:
-    # who may write in it could put a socket of his own in the place of the operator's
+    # a user who may write to it could replace the operator's socket with their own
     path = tmp_path / "run" / "gateway" / "admin.sock"
 
     os.umask(own)

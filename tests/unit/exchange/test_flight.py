@@ -1,4 +1,4 @@
-"""One call between a client's connection and an upstream's answer: who is paused, told, drained or cut, and when."""
+"""One call between a client's connection and an upstream's answer: when either side is paused, notified, drained or cut."""
 
 import asyncio
 from typing import Any
@@ -21,7 +21,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Transport:
-    """Keeps what is written, piece by piece."""
+    """Records all writes, piece by piece."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -77,7 +77,7 @@ class Answer:
 
 
 class Call:
-    """A flight that is being spliced, in a task of its own."""
+    """A flight that is being spliced, in a separate task."""
 
     def __init__(self, policy: BillingConfig, *, chunked: bool = True, relay: Relay | None = None, account: int = 1) -> None:
         self.relay = Relay(live(billing=policy), Metrics()) if relay is None else relay
@@ -240,13 +240,13 @@ async def test_a_drain_that_lands_twice_frees_its_room_once() -> None:
         assert call.flight.drains
 
     first.answer.end()
-    await first.task  # has landed it
+    await first.task  # this lands the flight
     relay.land(first.flight)
     third.client.leave()
     fourth = await Call(drain(), relay=relay, account=4).begin()
     fourth.client.leave()
 
-    # the second and the third are still read on: there is no room
+    # the second and the third are still being drained, so there is no room for the fourth
     assert (third.flight.drains, fourth.flight.drains) == (True, False)
     with pytest.raises(TimeoutError):
         await fourth.task
@@ -373,7 +373,7 @@ async def test_a_deadline_that_is_set_anew_forgets_the_sooner_one() -> None:
     deadline.expire_in(0)
     deadline.expire_in(60)
     over = asyncio.Event()
-    loop.call_later(0, loop.call_later, 0, over.set)  # after what was due at once
+    loop.call_later(0, loop.call_later, 0, over.set)  # after everything that was due at once
     await over.wait()
 
     assert not task.done()
@@ -397,7 +397,7 @@ async def test_a_cancel_is_a_cancel_whether_or_not_the_deadline_expires_with_it(
 
     if expires:
         deadline.expire_in(0)
-        await asyncio.sleep(0)  # it has expired, and its task has not heard of it yet
+        await asyncio.sleep(0)  # it has expired, but its task does not know yet
     task.cancel()
 
     with pytest.raises(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""What passes of a stream when a piece repeats the last one but for its text: the same as if every piece were judged."""
+"""The relay of a stream whose pieces differ only in their text: the same result as if every piece were judged."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +45,7 @@ def _nothing_known() -> Iterator[None]:
 
 
 class Transport:
-    """Keeps what is written."""
+    """Records all writes."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -65,7 +65,7 @@ class Transport:
 
 
 class Loop:
-    """A loop whose time is the test's."""
+    """A loop whose time the test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -91,7 +91,7 @@ class Home:
 
 @dataclass
 class Relayed:
-    """One stream from a connection's bytes to a client's."""
+    """One stream from an upstream connection's bytes to a client."""
 
     chunked: bool = True
     client: Transport = field(default_factory=Transport)
@@ -115,7 +115,7 @@ class Relayed:
         return self
 
     def facts(self) -> tuple[Any, ...]:
-        """Return all that a customer or the books could tell from it."""
+        """Return everything that a customer or the books can see of it."""
         self.connection.connection_lost(None)
         ended = self.done.result()
         written = b"".join(self.client.written)
@@ -169,7 +169,7 @@ async def test_a_piece_that_repeats_the_last_is_not_judged_and_passes_as_it_came
 
     relayed = Relayed().feed(*pieces)
 
-    # The very first is parsed, for its id; a length that was never seen is measured once.
+    # The first piece is parsed for its id; a new length is measured once.
     assert judged == [EVENT, EVENT, coded, longer, b'\\"'.join((LEFT, RIGHT))]
     assert all(sent is piece for sent, piece in zip(relayed.client.written, pieces, strict=True))
     assert relayed.facts()[-2] == len(pieces)

@@ -1,4 +1,4 @@
-"""What SIGHUP is taken for."""
+"""The two meanings of SIGHUP: a reload, or a closed terminal."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from proxy.gateway.sighup import Hangup
 
 
 class Scene:
-    """A process, its terminal, and what its hangups came to."""
+    """A process with or without a terminal, and the results of its hangups."""
 
     def __init__(self, *, has_terminal: bool) -> None:
         self.has_terminal = has_terminal

@@ -1,4 +1,4 @@
-"""Signs of life, as systemd would get them: on a datagram socket, from real parts. Each that hangs stops them until it is back."""
+"""The watchdog's beats, received on a datagram socket as by systemd, from real parts. A part that hangs stops them for as long."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 20
 
 @dataclass
 class Systemd:
-    """Who listens for beats."""
+    """The receiver of beats."""
 
     socket: socket.socket
     address: str
@@ -36,13 +36,13 @@ class Systemd:
         notify("WATCHDOG=1", {"NOTIFY_SOCKET": self.address})
 
     async def hears(self, beats: int = 1) -> None:
-        """Return once so many more have come."""
+        """Wait for `beats` more beats."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             for _ in range(beats):
                 assert await asyncio.get_running_loop().sock_recv(self.socket, 100) == b"WATCHDOG=1"
 
     def heard(self) -> int:
-        """Return how many beats lie here, and take them."""
+        """Read all waiting beats and return their number."""
         for count in range(1_000):
             try:
                 self.socket.recv(100)
@@ -67,7 +67,7 @@ async def watched(systemd: Systemd, **parts: Callable[[], Awaitable[None]]) -> A
 
 
 class Complaint(logging.Handler):
-    """Waits for the line that names who is late."""
+    """Waits for the log line that names the late part."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,11 +88,11 @@ async def complaint() -> AsyncIterator[Complaint]:
 
 
 async def assert_silent(systemd: Systemd, complaint: Complaint, name: str) -> None:
-    """Wait until somebody is found to be late, and then for three more intervals: nothing is heard."""
+    """Wait until a part is reported late, then for three more intervals, and check that no beat came."""
     systemd.heard()
     async with asyncio.timeout(PATIENCE_SECONDS):
         await complaint.came.wait()
-    systemd.heard()  # one that was under way when this began
+    systemd.heard()  # drop a beat that was already on its way
     await asyncio.sleep(3 * INTERVAL_SECONDS)
     assert systemd.heard() == 0
     assert name in complaint.text
@@ -123,7 +123,7 @@ async def test_a_loop_that_hangs_does_not_beat(systemd: Systemd) -> None:
         await systemd.hears(1)
         systemd.heard()
 
-        threading.Event().wait(6 * INTERVAL_SECONDS)  # the loop, held up
+        threading.Event().wait(6 * INTERVAL_SECONDS)  # blocks the loop
 
         assert systemd.heard() == 0
         await systemd.hears(1)
@@ -133,7 +133,7 @@ async def test_a_writer_stuck_on_its_thread_stops_the_beats(systemd: Systemd, st
     released = threading.Event()
     async with watched(systemd, writer=store.turn):
         await systemd.hears(2)
-        stuck = store._write(lambda _: released.wait(PATIENCE_SECONDS))  # as a system call would be that does not return
+        stuck = store._write(lambda _: released.wait(PATIENCE_SECONDS))  # like a system call that does not return
 
         await assert_silent(systemd, complaint, "writer")
 
@@ -163,7 +163,7 @@ async def test_a_writer_whose_transaction_fails_is_alive(systemd: Systemd, store
 
 
 class Agenda:
-    """Nothing is ever due; asking may hang."""
+    """An agenda on which nothing is ever due; its queries may hang."""
 
     def __init__(self) -> None:
         self.answers = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The admin listener's route: statuses, and a change that survives its operator."""
+"""The admin listener's route: statuses, and a change that is made even if the operator disconnects."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

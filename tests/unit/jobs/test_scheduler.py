@@ -1,4 +1,4 @@
-"""Due work: done when it is due, never twice at a time, so many at a time, whatever fails."""
+"""Due work: done when it is due, never twice concurrently, with limited concurrency, whatever fails."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,13 +21,13 @@ class Thing:
 
 @dataclass
 class Book:
-    """Due times by name, as a store has them."""
+    """Due times by name, in place of a store."""
 
     due_at_ms: dict[str, int] = field(default_factory=dict)
     looks: int = 0
     fault: Exception | None = None
     due_read: Callable[[], Awaitable[None]] | None = None
-    """Called when what is due has been read, before the reader has it."""
+    """Called when due work has been read, before the reader has it."""
     once_read: Callable[[], None] | None = None
     """Called when the next due time has been read, before the reader has it."""
 
@@ -51,7 +51,7 @@ class Book:
 
 @dataclass
 class Workshop:
-    """A scheduler at work, and what it did."""
+    """A running scheduler, and a record of its work."""
 
     book: Book
     due_work: DueWork[Thing]
@@ -77,7 +77,7 @@ class Workshop:
         self.due_work.expect(at)
 
     async def work(self, thing: Thing) -> None:
-        """Be at work until `hold` is set, then be done with it."""
+        """Work on a thing until `hold` is set, then mark it done."""
         self.begun.append(thing.id)
         self.running += 1
         self.running_most = max(self.running, self.running_most)
@@ -132,7 +132,7 @@ async def test_it_sleeps_until_the_next_due_time_and_no_longer() -> None:
         await shop.until(lambda: shop.done == ["later"])
 
         assert SystemClock().now_ms() >= now_ms + 80
-        assert shop.book.looks <= 4  # at the start, when it was told, when it was due: never in between
+        assert shop.book.looks <= 4  # at the start, when notified, when due; never in between
 
 
 async def test_an_earlier_due_time_wakes_it() -> None:
@@ -169,7 +169,7 @@ async def test_no_more_than_so_many_run_at_a_time_and_all_are_done() -> None:
         await shop.until(lambda: len(shop.done) == 50)
 
         assert shop.running_most == 4
-        assert shop.book.looks < 50  # not a look for each
+        assert shop.book.looks < 50  # not one look for each
 
 
 async def test_what_runs_is_not_started_again_and_hides_nothing() -> None:
@@ -223,14 +223,14 @@ async def test_work_that_fails_rests_and_the_others_never_notice(caplog: pytest.
         first_at = SystemClock().monotonic()
         await shop.until(lambda: tries.count("bad") == 3)
 
-        assert SystemClock().monotonic() - first_at >= 0.08  # twice it rested
+        assert SystemClock().monotonic() - first_at >= 0.08  # it rested twice
         assert shop.book.looks < 12
         assert shop.deaths == []
     assert caplog.text.count("work on bad failed") == 2
 
 
 class SteppedClock(SystemClock):
-    """The time, and a step by hand."""
+    """The system clock plus a step that the test sets."""
 
     step_ms = 0
 

@@ -1,4 +1,4 @@
-"""Moments as people type them."""
+"""Parsing of times as people type them."""
 
 import pytest
 

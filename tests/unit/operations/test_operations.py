@@ -1,4 +1,4 @@
-"""The operator's operations, on a real store."""
+"""The operator's operations on a real store."""
 
 import hashlib
 import re
@@ -42,7 +42,7 @@ class StandingClock:
 
 
 class Changes:
-    """Counts what the running gateway was told, and what it then found in the store."""
+    """Records the notifications of the running gateway, with the keys that were then in the store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -240,7 +240,7 @@ async def test_usage_sums_what_was_settled_in_the_time_asked_for(operator: Opera
 
     answer = await run(operator, "usage", {"since": "7d", "until": "2025-11-24T16:00:00Z", "account": "acme"})
 
-    # of the three only the one of a second ago: one is of this instant, which `until` leaves out, one is nine days old
+    # only one of the three counts, a second old: another is of this instant, which `until` excludes, and one is nine days old
     sums = {
         "requests": 1,
         "prompt_tokens": 20,

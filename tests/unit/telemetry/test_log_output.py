@@ -1,4 +1,4 @@
-"""The mode of a log's descriptor is shared with everybody who has it: a shell, a supervisor, the next program on the terminal."""
+"""The log's output. Its descriptor's mode is shared with other programs: a shell, a supervisor, the next program on the terminal."""
 
 import os
 import pty
@@ -14,7 +14,7 @@ from proxy.telemetry.log_output import Write, never_waiting
 
 
 def pair(kind: str, stack: ExitStack) -> tuple[int, int]:
-    """Return what reads a log and what is written to."""
+    """Return the reader's and the writer's descriptor of a log."""
     if kind == "socket":
         ends = tuple(end.detach() for end in socket.socketpair())
     else:
@@ -31,7 +31,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 def until_full(write: Write) -> None:
-    """Write until no more is taken; a write that waited would never return."""
+    """Write until the log is full; a write that waited would never return."""
     with suppress(BlockingIOError):
         while True:
             write(b"x" * 1000)
@@ -51,7 +51,7 @@ def test_a_full_log_is_not_waited_for_and_nobody_elses_mode_is_changed(kind: str
 
 
 def test_a_pipe_that_cannot_be_opened_anew_is_not_waited_for_either(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> NoReturn:  # as for a container's user, whose standard error is root's
+    def refuse(*_: object) -> NoReturn:  # as for a container's user, whose standard error belongs to root
         raise PermissionError
 
     _, descriptor = pair("pipe", stack)

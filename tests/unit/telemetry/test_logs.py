@@ -1,4 +1,4 @@
-"""What the gateway says: a line a request, for programs and for eyes, and never at the cost of a request."""
+"""The gateway's log: a line a request, for programs and for people, and never at the cost of a request."""
 
 import asyncio
 import fcntl
@@ -74,7 +74,7 @@ def test_what_is_said_to_the_journal_has_syslogs_priority(level: int, priority: 
     line = JournalFormatter().format(logging.LogRecord("proxy", level, "", 0, "two\nlines", (), None))
 
     assert line.startswith(f"<{priority}>{{")
-    assert line.count("\n") == 0  # the journal would take the second line for another message, of no priority
+    assert line.count("\n") == 0  # the journal would take a second line for another message without a priority
 
 
 def test_the_journal_is_told_from_another_descriptor_with_the_same_variable(pipe: tuple[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""How late the loop is, measured on a loop that is held up."""
+"""The loop's lag, measured on a loop that is blocked."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ async def test_a_loop_that_stands_still_is_seen_to_have_been_late_and_seen_again
         told.set()
 
     lag = LoopLag(SystemClock(), tell)
-    time.sleep(HELD_UP_SECONDS)  # noqa: ASYNC251  what is measured
+    time.sleep(HELD_UP_SECONDS)  # noqa: ASYNC251  the delay that is measured
     await told.wait()
     told.clear()
     await told.wait()

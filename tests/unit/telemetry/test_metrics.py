@@ -1,4 +1,4 @@
-"""What a scrape reads."""
+"""The text of a scrape."""
 
 from proxy.telemetry.metrics import Metrics
 

@@ -1,4 +1,4 @@
-"""What `top` works out of two scrapes, by hand, and the frames that it draws, on terminals of every size."""
+"""The figures that `top` computes from two scrapes, checked by hand, and its frames on terminals of every size."""
 
 from io import StringIO
 
@@ -73,7 +73,7 @@ def seen() -> Figures:
 
 
 def drawn(shown: Figures | None, columns: int, lines: int, silence: str = "") -> list[str]:
-    """Return the lines that a terminal of this size is given."""
+    """Return the lines that are drawn on a terminal of this size."""
     console = Console(file=StringIO(), width=columns, height=lines, highlight=False, markup=False, legacy_windows=False)
     heading = Heading("unix:/run/llm-proxy/admin.sock", "08:00:00 UTC", silence, "q quits")
     with console.capture() as captured:
@@ -84,7 +84,7 @@ def drawn(shown: Figures | None, columns: int, lines: int, silence: str = "") ->
 def test_rates_are_of_what_was_counted_between_two_looks() -> None:
     shown = seen()
 
-    # 20 + 1 + 1 requests in 2 s, without the operator's own look; ¥0.2 in 2 s are ¥6 a minute; 50 writes in 4 commits.
+    # 20 + 1 + 1 requests in 2 s, without the operator's own scrape; ¥0.2 in 2 s are ¥6 a minute; 50 writes in 4 commits.
     assert (shown.seconds, shown.requests) == (2.0, 11.0)
     assert shown.by_class == {"2xx": 10.0, "4xx": 0.5, "5xx": 0.5}
     assert (shown.input_tokens, shown.output_tokens, shown.cached_tokens) == (100.0, 30.0, None)
@@ -95,7 +95,7 @@ def test_rates_are_of_what_was_counted_between_two_looks() -> None:
 
 
 def test_times_are_bounds_of_the_buckets_of_this_while_alone() -> None:
-    # Of the 20 since the first look none took up to 10 ms, 19 up to 100 ms, one longer than any bound.
+    # Of the 20 since the first scrape none took up to 10 ms, 19 up to 100 ms, one longer than any bound.
     shown = seen()
 
     assert (shown.first_byte.p50_ms, shown.first_byte.p99_ms) == (100.0, 100.0)

@@ -1,4 +1,4 @@
-"""The aiohttp client: what a failure is called is decided by whether anything was asked. Mapping with mocks, the rest over sockets."""
+"""The aiohttp client: the class of a failure depends on whether a request was sent. Mapping with mocks, the rest over sockets."""
 
 import asyncio
 import socket
@@ -35,7 +35,7 @@ async def ark() -> AsyncIterator[StandIn]:
         yield standin
 
 
-# mapping
+# Mapping.
 
 
 class Response(aiohttp.ClientResponse):
@@ -114,7 +114,7 @@ async def test_an_answer_of_any_status_is_a_reply(status: int, body: bytes, head
             assert await client.create_task(TASK) == reply
 
 
-# the real thing
+# Real sockets.
 
 
 async def test_the_five_calls_go_where_ark_expects_them(ark: StandIn) -> None:
@@ -243,7 +243,7 @@ async def test_a_refused_connection_is_unreachable(ark: StandIn) -> None:
 
 @asynccontextmanager
 async def mute() -> AsyncIterator[str]:
-    """Yield the origin of a listener that accepts and never speaks."""
+    """Yield the base URL of a listener that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"https://127.0.0.1:{listener.getsockname()[1]}/api/v3"
 
@@ -334,7 +334,7 @@ async def test_a_renewed_client_asks_anew_and_its_calls_under_way_end_as_they_be
     finish = asyncio.Event()
     ark.enqueue([Wait(finish), *answer_json(200, {"data": []})], IMAGES_PATH)
     async with StandIn() as other, ArkClient(upstream(ark.base_url)) as client, asyncio.TaskGroup() as group:
-        await client.get_task("cgt-1")  # leaves a kept connection
+        await client.get_task("cgt-1")  # leaves a keep-alive connection
         under_way = group.create_task(client.create_image([orjson.dumps(IMAGE)]))
         await ark.wait_for_calls(2)
 

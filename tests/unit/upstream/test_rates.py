@@ -1,4 +1,4 @@
-"""Turns: in order, spaced, the urgent ones first, never in bursts."""
+"""Turns of a rate limit: in order, spaced, urgent ones first, never in bursts."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""A refusal of Ark's names fields as they went up; a customer reads them as they were sent."""
+"""Field names in Ark's refusals: Ark uses its own names, the customer sees the names of their request."""
 
 import pytest
 

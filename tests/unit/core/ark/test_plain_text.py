@@ -1,4 +1,4 @@
-"""Which words of an upstream's a customer may read: good messages are shown, and no planted word ever is, whatever stands around it."""
+"""Words of an upstream that a customer may read: good messages are shown, planted words never, whatever is around them."""
 
 import pytest
 from hypothesis import example, given

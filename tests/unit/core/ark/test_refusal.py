@@ -1,4 +1,4 @@
-"""What Ark's refusals mean. The whole table is walked on real sockets in tests/gateway; here are the borders of its rules."""
+"""Mapping of Ark's refusals: the edge cases of its rules. The whole table is tested on real sockets in tests/gateway."""
 
 from typing import Any
 

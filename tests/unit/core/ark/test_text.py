@@ -1,4 +1,4 @@
-"""What Ark says, before it may be shown: planted ids must be gone, the sense must stay."""
+"""Cleaning of Ark's messages before they are shown: planted ids are removed, the meaning stays."""
 
 import pytest
 from hypothesis import given
@@ -80,5 +80,5 @@ def test_an_error_is_read_in_each_shape(answer: object, error: ArkError | None) 
 def test_moderation_is_known_by_its_code() -> None:
     assert is_moderation("OutputVideoSensitiveContentDetected.PolicyViolation")
     assert is_moderation("InputTextRiskDetection")
-    assert not is_moderation("ContentSecurityDetectionError")  # Ark's detector broke: to be tried again
+    assert not is_moderation("ContentSecurityDetectionError")  # Ark's detector failed: retry
     assert not is_moderation("InvalidParameter")

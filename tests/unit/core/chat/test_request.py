@@ -1,4 +1,4 @@
-"""A chat request: what its hold covers, what goes up, and that no body whatever is more than a refusal."""
+"""A chat request: its hold, its upstream body, and that any invalid body leads to a refusal, not to a crash."""
 
 from dataclasses import replace
 from typing import Any
@@ -44,12 +44,12 @@ TEXT = [
     (say(""), 0, 0),
     (say("Hello", name="bob"), 8, 0),
     (say([{"type": "text", "text": "ab"}, {"type": "text", "text": "c"}]), 3, 0),
-    (say([PICTURE, {"type": "text", "text": "ab"}]), 2, 2_048),  # a picture's base64 is no text
+    (say([PICTURE, {"type": "text", "text": "ab"}]), 2, 2_048),  # a picture's base64 does not count as text
     (say([PICTURE] * 3), 0, 6_144),
-    # what nothing published bounds is bounded by the context
+    # media without a published limit are bounded by the context
     (say([{"type": "video_url", "video_url": {"url": "https://example.com/"}}]), 0, 32_768),
     (say([{"type": "input_audio", "input_audio": {"data": "AAAA"}}]), 0, 32_768),
-    # media beside what the type names, for whoever reads them all the same
+    # media in fields that the type does not name count too: the upstream might read them
     (say([{"type": "text", "text": "ab", "image_url": {"url": "x"}}]), 2, 32_768),
     (say([{**PICTURE, "video_url": {"url": "x"}, "file": {}}]), 0, 2_048 + 2 * 32_768),
     # [{"id":"1"}] has 12 bytes
@@ -85,14 +85,14 @@ OUTPUT: list[tuple[Model, dict[str, Any], int]] = [
     (THINKER, {"max_tokens": 100}, 1_100),
     (THINKER, {"max_tokens": 100, "n": 2}, 2_200),
     (THINKER, {"max_completion_tokens": 50}, 50),
-    # a chain of thought is left out only where thinking is switched off, in so many words
+    # the chain of thought counts unless thinking is explicitly disabled
     (THINKER, {"max_tokens": 100, "thinking": {"type": "disabled"}}, 100),
     (THINKER, {"max_tokens": 100, "thinking": {"type": "disabled"}, "reasoning_effort": "high"}, 1_100),
     (QUIET, {"max_tokens": 100}, 100),
     (QUIET, {"max_tokens": 100, "thinking": {"type": "enabled"}}, 1_100),
     (QUIET, {"max_tokens": 100, "thinking": None}, 1_100),
     (QUIET, {"max_tokens": 100, "reasoning_effort": "minimal"}, 1_100),
-    # what the operator's defaults add is bounded like what the client sends
+    # fields from the operator's defaults are bounded like the client's own
     (replace(MODEL, request_defaults={"max_tokens": 9_000, "n": 2}), {}, 18_000),
     (replace(MODEL, request_defaults={"max_tokens": 9_000}), {"max_tokens": 10}, 10),
 ]
@@ -147,7 +147,7 @@ def test_a_developer_goes_up_as_system_and_the_clients_body_stays_as_it_was() ->
 
 
 STREAMS: list[tuple[dict[str, Any], dict[str, Any] | None, bool]] = [
-    # (what the client sets, the options that go up, whether the client asked for usage)
+    # (fields from the client, stream options sent upstream, whether the client asked for usage)
     ({}, None, False),
     ({"stream": False}, None, False),
     ({"stream": None}, None, False),
@@ -198,7 +198,7 @@ BODY = JSON | st.fixed_dictionaries(
 
 
 def tried(body: Any) -> GatewayError | dict[str, Any]:
-    """Return what would go up, or the refusal."""
+    """Return the upstream body, or the refusal."""
     try:
         requested_model(body)
         return up(body)

@@ -1,4 +1,4 @@
-"""From what was seen of a call to what it costs."""
+"""The settlement of a chat call, computed from what was seen of it."""
 
 from typing import Any
 
@@ -59,7 +59,7 @@ def test_nothing_costs_more_than_its_hold_and_the_rest_is_marked(seen: dict[str,
 
 
 def test_what_nobody_saw_is_nothing() -> None:
-    """The defaults are the case of a call that failed before anything: free, and unanswered."""
+    """The defaults describe a call that failed before anything happened: free and unanswered."""
     settled = conclude(TEXT_BYTES, PRICE, Nanos(10**9), Seen(Outcome.UPSTREAM_ERROR), estimate=True)
     began = conclude(TEXT_BYTES, PRICE, Nanos(10**9), Seen(Outcome.UPSTREAM_CUT, SeenAnswer(began=True)), estimate=True)
 

@@ -1,4 +1,4 @@
-"""What the tap lets through, what it learns, and that no splitting of the stream changes either."""
+"""The tap: what it passes on, what it learns, and that no splitting of the stream changes either."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +54,7 @@ def test_an_ordinary_stream_passes_as_the_same_objects() -> None:
 
     assert all(out is piece for out, piece in zip(passed, pieces, strict=True))
     assert (tap.usage, tap.done, tap.error, tap.upstream_id) == (None, True, None, "0217abc")
-    assert tap.content_events == 5  # HELLO, THINK, CALL, and two in one piece; EMPTY and DONE carry nothing
+    assert tap.content_events == 5  # HELLO, THINK, CALL, and two in one piece; EMPTY and DONE have no content
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 100_000])
@@ -182,11 +182,11 @@ def test_usage_is_found_whatever_the_white_space_and_however_many_lines() -> Non
     [
         b'{"choices":[],"x":1}',  # no usage
         b'{"choices":[],"usage":null}',
-        b'{"choices":[],"usage":7}',  # no object
+        b'{"choices":[],"usage":7}',  # not an object
         b'{"usage":{"prompt_tokens":1,"completion_tokens":1}}',  # no choices
         b'{"choices":null,"usage":{"prompt_tokens":1,"completion_tokens":1}}',
-        b'{"choices":[],"usage":{"prompt_tokens":1',  # no JSON
-        b'{"choices":[{"delta":{"content":"a"},"logprobs":[-Infinity]}]}',  # what orjson refuses, and SDKs read
+        b'{"choices":[],"usage":{"prompt_tokens":1',  # not JSON
+        b'{"choices":[{"delta":{"content":"a"},"logprobs":[-Infinity]}]}',  # orjson refuses it, SDKs read it
         b'{"choices":[{"delta":{"content":"a"},"code":"x","message":"y"}],"code":"z"}',
     ],
 )
@@ -458,7 +458,7 @@ def test_content_is_counted_in_pretty_printed_events_too() -> None:
     assert run([HELLO, pretty + nothing, pretty]).content_events == 3
 
 
-# any stream, any splitting
+# Any stream, any splitting.
 
 _EVENTS = st.sampled_from(
     [
@@ -484,7 +484,7 @@ _EVENTS = st.sampled_from(
 
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[bytes, bytes, list[bytes]]:
-    """Return a stream, what of it passes when usage is withheld (nothing after the first ``[DONE]``), and the stream in pieces."""
+    """Return a stream, the part that passes when usage is withheld (nothing after the first ``[DONE]``), and the stream in pieces."""
     whole: list[bytes] = []
     passes: list[bytes] = []
     following = b""
@@ -535,7 +535,7 @@ def test_even_of_a_garbled_stream_no_splitting_changes_anything(parts: list[byte
     assert run(cut(stream, size), clean=clean) == run([stream], clean=clean)
 
 
-# the shape of events that repeat the last one but for their text
+# The shape of events that differ from the last one only in their text.
 
 LEFT, RIGHT = HELLO.split(b"Hello")
 
@@ -549,7 +549,7 @@ def test_the_shape_is_what_stands_around_the_text_of_the_last_plain_event() -> N
         told.append(tap.shape())
 
     hello, think = (LEFT, RIGHT), tuple(THINK.split(b"hm"))
-    # The very first is parsed, for its id; no shape is of use within an event, or after the last one.
+    # The first event is parsed for its id. A shape is not used inside an event or after the last one.
     assert told == [None, hello, hello, think, think, None, think, hello, hello, None]
 
 
@@ -588,7 +588,7 @@ def test_an_event_that_is_no_chunk_when_it_is_parsed_has_no_shape(odd: bytes) ->
     tap = Tap(withhold_usage=True)
 
     for event in (HELLO, odd, odd):
-        assert tap.feed(event) is event  # some SDK may read it
+        assert tap.feed(event) is event  # some SDK might read it
 
     assert tap.shape() is None
     assert tap.feed(odd.replace(b"Hello", b"error")) == b""
@@ -602,7 +602,7 @@ def test_a_long_event_is_not_kept_for_its_shape() -> None:
             assert tap.feed(event) is event
     told = tap.shape()
 
-    assert told == (LEFT, RIGHT)  # that of the shorter
+    assert told == (LEFT, RIGHT)  # the shape of the shorter event
     assert len(event) == 4097
 
     long = Tap(withhold_usage=True)
@@ -619,7 +619,7 @@ def test_to_see_the_same_shape_again_is_no_lesson() -> None:
     assert tap.shape() == (LEFT, RIGHT)
 
 
-# limits, to the byte
+# Limits, to the byte.
 
 
 @pytest.mark.parametrize("size", [1, 7, 30])
@@ -638,7 +638,7 @@ def test_an_unfinished_event_over_the_limit_is_refused_with_the_piece_that_it_co
 
     with pytest.raises(EventTooLargeError):
         tap.feed(b'data: {"choices":[{}]}\n\n' + b"data: " + b"x" * 95)
-    with pytest.raises(EventTooLargeError):  # and nothing after it is followed
+    with pytest.raises(EventTooLargeError):  # and nothing after it is parsed
         tap.feed(b'data: {"choices":[{}]}\n\n')
 
 
@@ -686,7 +686,7 @@ def test_a_comment_of_more_than_256_bytes_is_withheld(length: int, passes: bool)
     assert Tap(withhold_usage=False).feed(comment) == (comment if passes else b"")
 
 
-# the fast way
+# The fast path.
 
 
 PLAIN = b'data: {"choices":[{"delta":{"content":"x"}}],"id":"1"}\n\n'

@@ -1,4 +1,4 @@
-"""Which usage objects become money, and which are not trusted."""
+"""Usage objects: which are charged, and which are not trusted."""
 
 import orjson
 import pytest

@@ -1,4 +1,4 @@
-"""Images: the request, the bodies that go up, the answer, the price."""
+"""Images: the request, the upstream bodies, the answer, the price."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Ark's answers about tasks: what each proves, and which entry of the list a lost submit may be."""
+"""Ark's answers about tasks: what each one proves, and which entry of the list may be a lost submit."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -165,7 +165,7 @@ def test_the_one_entry_of_the_model_and_the_time_with_a_mark_is_the_lost_task() 
 
 
 def test_an_entry_without_a_mark_is_nobodys() -> None:
-    """Others use the account too: what it made a moment before or after may be a stranger's."""
+    """Others use the Ark account too: a task made a moment before or after may be theirs."""
     assert find_lost(TASK, [entry()], taken=()) == NotFound()
     assert find_lost(TASK, [entry(status="succeeded", created_at=CREATED_AT + 30)], taken=()) == NotFound()
 
@@ -235,7 +235,7 @@ def test_an_entry_that_another_task_has_is_not_it() -> None:
 
 def test_two_entries_that_could_both_be_it_are_a_doubt() -> None:
     assert find_lost(TASK, [entry("cgt-1", seed=77), entry("cgt-2", seed=77)], taken=()) == NotFound()
-    assert find_lost(TASK, [entry("cgt-1", seed=77), entry("cgt-1", seed=77)], taken=()) == Found("cgt-1")  # one, on two pages
+    assert find_lost(TASK, [entry("cgt-1", seed=77), entry("cgt-1", seed=77)], taken=()) == Found("cgt-1")  # one entry, on two pages
 
 
 def test_more_marks_go_before_fewer() -> None:

@@ -1,4 +1,4 @@
-"""Videos: the request, the quote, the body that goes up."""
+"""Videos: the request, the quote, the upstream body."""
 
 import unicodedata
 from typing import Any

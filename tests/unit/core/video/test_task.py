@@ -1,4 +1,4 @@
-"""The life of a video task: each report in each state, and what no order of reports can bring about."""
+"""The states of a video task: each report in each state, and results that no order of reports may cause."""
 
 from dataclasses import replace
 
@@ -57,7 +57,7 @@ def a_task(service_tier: str = "default", billing: VideoBilling = VideoBilling.F
 
 
 def after(task: VideoTask, *reports: Report, now_ms: int = NOW, jitter: float = 0.0) -> Step:
-    """Return the step of the last report."""
+    """Apply the reports in order and return the step of the last one."""
     for report in reports:
         step = advance(task, report, now_ms, pace=PACE, jitter=jitter)
         task = step.task
@@ -269,7 +269,7 @@ def test_jitter_takes_off_up_to_a_fifth_and_flex_is_four_times_as_slow() -> None
 @pytest.mark.parametrize("tier", ["default", "flex"])
 @pytest.mark.parametrize("report", [Polled("queued"), Polled("running"), DeadlinePassed()], ids=str)
 def test_a_task_is_given_up_once_ark_has_forgotten_it_and_not_by_our_clock_before(tier: str, report: Report) -> None:
-    """A clock set forward by days makes nothing of a task that Ark still reports."""
+    """A clock set forward by days does not end a task that Ark still reports."""
     task, deadline = pending(service_tier=tier), NOW + 7 * 24 * HOUR
 
     assert after(task, report, now_ms=deadline - 1).settlement is None
@@ -395,7 +395,7 @@ REPORTS: st.SearchStrategy[Report] = st.one_of(
     st.just(RecordDeleted()),
     st.just(DeadlinePassed()),
 )
-# Mostly the live ones, so that long lives are common enough to be tried.
+# Mostly reports that keep a task alive, so that long sequences are common enough.
 LIVES = st.lists(
     st.tuples(
         st.one_of(REPORTS, st.sampled_from([SubmitUnknown(), NotFound(), Submitted("cgt-1"), Polled("queued"), Polled("running")])),

@@ -1,4 +1,4 @@
-"""What an owner sees of a task: the published fields, in the published order, and no others."""
+"""The owner's view of a task: the published fields, in the published order, and no others."""
 
 from dataclasses import replace
 

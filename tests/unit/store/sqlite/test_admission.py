@@ -1,4 +1,4 @@
-"""New paid work is taken only where the end of what is open will find room."""
+"""Admission: new paid work is accepted only if there is room to settle everything that is open."""
 
 import asyncio
 import sqlite3
@@ -31,7 +31,7 @@ async def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 async def until_ready(store: SqliteStore, *, ready: bool) -> None:
     async with asyncio.timeout(10):
-        while await is_ready(store) is not ready:  # noqa: ASYNC110  the look at the disk is a timer's
+        while await is_ready(store) is not ready:  # noqa: ASYNC110  a timer checks the disk
             await asyncio.sleep(0.005)
 
 
@@ -44,7 +44,7 @@ async def is_ready(store: SqliteStore) -> bool:
 
 
 async def allow_pages(store: SqliteStore, count: int) -> None:
-    """Let the file grow to so many pages, and fail as on a full disk beyond; 0: to those that it has."""
+    """Let the file grow to `count` pages (0: its current size) and fail beyond, as on a full disk."""
 
     def limit(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA max_page_count = {count or connection.execute('PRAGMA page_count').fetchone()[0]}")
@@ -88,7 +88,7 @@ async def test_while_a_settlement_waits_for_the_disk_nothing_new_is_taken(store:
     assert not await is_ready(store)
 
     await allow_pages(store, 1_000_000)
-    assert not await is_ready(store)  # a page could be written, and the settlement is not there yet
+    assert not await is_ready(store)  # a page could be written, but the settlement is not done yet
     assert await store.settle("req_1", large, NOW_MS)
     assert await is_ready(store)
     await store.place_hold(new_request("req_2", account_id=account.id))
@@ -127,7 +127,7 @@ async def test_a_commit_that_stands_still_stops_new_work_and_what_waits_behind_i
     let_go.set()
 
     assert await stuck
-    assert (await credited).balance_nanos == 1005  # what is not new paid work only waits
+    assert (await credited).balance_nanos == 1005  # everything but new paid work only waits
     await until_ready(store, ready=True)
     await store.place_hold(new_request("req_1", account_id=account.id))
 
@@ -140,7 +140,7 @@ async def test_a_loop_that_stood_still_itself_blames_no_commit(store: SqliteStor
     stuck = writer.submit(lambda _: let_go.wait(10))
     await asyncio.sleep(0)
 
-    time.sleep(0.1)  # noqa: ASYNC251  as a machine that was paused: the look is late when it comes
+    time.sleep(0.1)  # noqa: ASYNC251  like a paused machine: the check of the disk comes late
 
     assert writer.seconds_under_way() > admission.STILL_SECONDS
     assert looks._standstill() == ""

@@ -1,4 +1,4 @@
-"""Holds and settlements of one batch: few statements, and to the last row what one by one would have written."""
+"""Holds and settlements of one batch: few statements, and exactly the rows that single operations would write."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ TABLES = ("accounts", "requests", "transfers", "idempotency")
 
 
 def new_books() -> sqlite3.Connection:
-    """Return a store in memory with three accounts of `BALANCE` each, the ids of which are 3, 4 and 5."""
+    """Return a store in memory with three accounts of `BALANCE` each, with ids 3, 4 and 5."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     migrations.migrate(connection, 0)
     for name in ("alice", "bob", "carol"):
@@ -72,7 +72,7 @@ def test_a_crowd_takes_as_many_statements_as_a_few(books: sqlite3.Connection) ->
 
     books.set_trace_callback(None)
     verbs = [statement.split(None, 2)[:2] for statement in said if not statement.startswith("--")]
-    # the transfers of holds and of settlements are more than one statement takes
+    # the transfers of holds and settlements need more than one statement each
     assert len(verbs) == 8, verbs
     assert [done.result for done in batch] == [True] * ROWS_MAX + [None] * ROWS_MAX
     assert len(open_holds) == ROWS_MAX
@@ -170,13 +170,13 @@ def test_whatever_is_asked_together_the_books_balance_and_nobody_gets_more_than_
 @settings(max_examples=100, deadline=None)
 @given(batches=st.lists(st.lists(NAMES, min_size=1, max_size=12, unique=True), min_size=1, max_size=6))
 def test_a_batch_writes_what_its_operations_would_have_written_alone(batches: list[list[str]]) -> None:
-    """Each name is held when it comes first, and settled when it comes again: no two of a batch then depend on their order."""
+    """Each name is held at its first appearance and settled at the next, so order within a batch does not matter."""
     seen: set[str] = set()
     open_holds = OpenHolds()
     with closing(new_books()) as together, closing(new_books()) as alone:
         for number, names in enumerate(batches):
             asked = [("settle", name, 3) if name in seen else ("hold", name, 3 + len(name) % 3, 5, False) for name in names]
-            asked.sort(key=lambda what: what[0] == "settle")  # as they are run together: holds first
+            asked.sort(key=lambda what: what[0] == "settle")  # a batch runs holds first
             seen.update(names)
             transact(together, [made(what, NOW_MS + number) for what in asked], open_holds)
             for what in asked:

@@ -1,4 +1,4 @@
-"""The worst days of a disk and a process, in real processes: kill -9, a full disk, an fsync that fails."""
+"""Faults of disk and process, in real processes: kill -9, a full disk, a failing fsync."""
 
 import asyncio
 import os
@@ -97,7 +97,7 @@ async def test_whatever_was_acknowledged_before_a_kill_is_there_after_it(tmp_pat
     for round_ in range(10):
         acknowledged += await asyncio.to_thread(run_until_killed, path, round_, chance.randint(1, 150), WRITER)
 
-        # A look from beside, with the log as the kill left it, and then a writer that recovers.
+        # First a reader with the log as the kill left it, then a writer that recovers.
         reader = await open_store(path, read_only=True)
         await assert_books_balance(reader)
         await reader.close()

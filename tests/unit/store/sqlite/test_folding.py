@@ -1,4 +1,4 @@
-"""Folding against books that are never folded: whatever happens in between, both say the same, and both balance."""
+"""Folded books compared with books that are never folded: after any operations both give the same answers and balance."""
 
 import sqlite3
 from contextlib import closing
@@ -48,7 +48,7 @@ def new_books() -> sqlite3.Connection:
 
 
 class Books(RuleBasedStateMachine):
-    """The same life twice: `folded` is folded now and then, `kept` never."""
+    """The same operations on two stores: `folded` is folded now and then, `kept` never."""
 
     def __init__(self) -> None:
         super().__init__()

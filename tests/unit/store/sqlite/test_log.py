@@ -1,4 +1,4 @@
-"""The log and the copy beside readers and writers: what a long reader lets grow is given back, and no commit begins a backup anew."""
+"""The write-ahead log and backups under readers and writers: a log that a long reader let grow shrinks, no commit restarts a backup."""
 
 import asyncio
 import sqlite3
@@ -20,7 +20,7 @@ KEPT = 200_000
 
 
 async def requests(store: SqliteStore, account_id: int, first: int, count: int) -> None:
-    """Place and settle so many, a few at a time: each batch a commit."""
+    """Hold and settle `count` requests, ten at a time, each batch in one commit."""
     for begin in range(first, first + count, 10):
         names = [f"req_{n}" for n in range(begin, begin + 10)]
         await asyncio.gather(*(store.place_hold(new_request(name, account_id=account_id, hold_nanos=1)) for name in names))
@@ -40,7 +40,7 @@ async def test_a_log_that_a_long_reader_let_grow_is_given_back(tmp_path: Path, m
         await requests(store, alice.id, 0, 200)
         grown = log.stat().st_size
         await requests(store, alice.id, 200, 200)
-        assert log.stat().st_size > grown > KEPT  # whatever is checkpointed, the reader may still need it
+        assert log.stat().st_size > grown > KEPT  # the reader may still need the log, even if it is checkpointed
     await requests(store, alice.id, 400, 100)
 
     assert log.stat().st_size <= KEPT
@@ -59,7 +59,7 @@ async def test_commits_do_not_begin_a_backup_anew(tmp_path: Path, monkeypatch: p
 
     def told(progress: Progress) -> None:
         seen.append(progress)
-        if progress.stage == "pages copied":  # this is the backup's thread: let the writer commit in the midst of it
+        if progress.stage == "pages copied":  # this is the backup's thread: let the writer commit in the middle
             asyncio.run_coroutine_threadsafe(requests(store, alice.id, next(serial), 10), loop).result()
 
     checks = await store.backup(tmp_path / "copy.db", told)
@@ -76,7 +76,7 @@ async def test_commits_do_not_begin_a_backup_anew(tmp_path: Path, monkeypatch: p
 
 
 async def test_a_fold_brings_the_next_checkpoint_nearer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or a thousand slices of hundreds of pages each would be counted like a thousand holds."""
+    """Otherwise a thousand slices of hundreds of pages each would count like a thousand holds."""
     monkeypatch.setattr(writer, "CHECKPOINT_FRAMES", 60)
     store = await open_store(tmp_path / "books.db")
     alice = await store.create_account("alice", Nanos(10**9), NOW_MS)
@@ -119,5 +119,5 @@ async def test_who_gives_up_on_an_audit_need_not_wait_for_its_end(tmp_path: Path
         await audit
 
     assert len(told) <= 2
-    await assert_books_balance(store)  # the next one is not held up
+    await assert_books_balance(store)  # the next read is not delayed
     await store.close()

@@ -1,4 +1,4 @@
-"""What is asked at each start, at each scrape and by each round of due work costs the same at any length of the ledger."""
+"""Query plans: queries at each start, scrape and round of due work cost the same at any length of the ledger."""
 
 import sqlite3
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from proxy.store.sqlite.file import migrations
 from proxy.store.sqlite.verify import verify_open
 
 SHORT = {"SCAN accounts", "SCAN requests USING INDEX requests_open"}
-"""What may be walked through: accounts, and what is open."""
+"""Scans that are allowed: accounts, and open requests."""
 
 ASKED: dict[str, Callable[[sqlite3.Connection], object]] = {
     "a start's checks": verify_open,

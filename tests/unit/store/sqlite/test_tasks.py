@@ -1,4 +1,4 @@
-"""Video tasks in the file: what a store of the first version becomes, and which indexes the scheduler's questions use."""
+"""Video tasks in the file: the migration of a first-version store, and the indexes of the scheduler's queries."""
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -70,7 +70,7 @@ async def test_a_file_of_the_first_version_is_not_read_before_it_was_brought_up_
 
 
 def statements_of(connection: sqlite3.Connection, function: Callable[..., object], *args: object) -> list[str]:
-    """Return the SQL that a function of a connection runs, its own savepoint or transaction not counted."""
+    """Return the SQL statements that a function runs on a connection."""
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
     function(connection, *args)
@@ -80,7 +80,7 @@ def statements_of(connection: sqlite3.Connection, function: Callable[..., object
 
 @pytest.fixture
 async def connection(tmp_path: Path) -> AsyncIterator[sqlite3.Connection]:
-    """A connection of the test's own to a store in which alice (3) has 1,000."""
+    """Yield a connection to a store in which alice (id 3) has 1,000."""
     store = await open_store(tmp_path / "books.db")
     await store.create_account("alice", Nanos(1000), NOW_MS)
     await store.close()

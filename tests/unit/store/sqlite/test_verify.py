@@ -1,4 +1,4 @@
-"""The audit finds what was done to the file behind the store's back: each check by the tampering that it is there for."""
+"""The audit finds tampering with the file: each check is tested with the fault that it is made for."""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ UNGUARDED = """
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    """Alice (id 3) has 1,000: `charged` took 30 of 100, `released` nothing of 100, `open` holds 100; bob (4) has nothing."""
+    """Yield a store: alice (id 3) has 1,000; `charged` took 30 of 100, `released` 0 of 100, `open` holds 100; bob (4) has 0."""
     store = await open_store(tmp_path / "books.db")
     alice = await store.create_account("alice", Nanos(1000), NOW_MS)
     await store.create_account("bob", Nanos(0), NOW_MS)
@@ -37,7 +37,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 
 def tamper(path: Path, script: str) -> None:
-    with closing(sqlite3.connect(path)) as connection:  # foreign keys are off unless asked for
+    with closing(sqlite3.connect(path)) as connection:  # foreign keys are off by default
         connection.executescript(UNGUARDED + script)
 
 

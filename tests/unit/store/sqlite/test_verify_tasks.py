@@ -1,4 +1,4 @@
-"""The audit of video tasks and idempotency keys: each check by the tampering that it is there for."""
+"""The audit of video tasks and idempotency keys: each check is tested with the fault that it is made for."""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ SETTLED = "settled_at_ms = 1, outcome = 'complete', usage_source = 'none', charg
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    """Alice (3) has 1,000; of 100 each, the videos `made` (charged) and `failed`, `open` under way; `kept` and `live` have keys."""
+    """Yield a store: alice (3) has 1,000; videos of 100 each: `made` (charged), `failed`, `open`; `kept` and `live` have keys."""
     store = await open_store(tmp_path / "books.db")
     alice = await store.create_account("alice", Nanos(1000), NOW_MS)
     await store.create_account("bob", Nanos(0), NOW_MS)
@@ -38,7 +38,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 
 def tamper(path: Path, script: str) -> None:
-    with closing(sqlite3.connect(path)) as connection:  # foreign keys are off unless asked for
+    with closing(sqlite3.connect(path)) as connection:  # foreign keys are off by default
         connection.executescript(
             "PRAGMA ignore_check_constraints = ON; DROP TRIGGER transfers_no_delete; DROP TRIGGER requests_only_folded;" + script
         )

@@ -1,4 +1,4 @@
-"""Group commit: what shares a transaction, who is told what when one fails, and that nothing queued is lost."""
+"""Group commit: which operations share a transaction, what each caller gets when one fails, and that nothing queued is lost."""
 
 import asyncio
 import resource
@@ -41,7 +41,7 @@ async def store(tmp_path: Path, commits: list[CommitStats], corrupt: list[BaseEx
 
 @pytest.fixture
 async def connection(tmp_path: Path) -> AsyncIterator[Connection]:
-    """A bare file with one table, for the writer alone."""
+    """Yield a connection to a file with one table, to test the writer alone."""
     with closing(sqlite3.connect(tmp_path / "bare.db")) as creating:
         creating.execute("CREATE TABLE notes (text TEXT NOT NULL)")
     async with connection_to(tmp_path / "bare.db", "rw") as opened:
@@ -97,7 +97,7 @@ async def test_what_queues_during_a_transaction_goes_into_the_next_one(store: Sq
     later = []
     for n in range(30):
         later.append(store.place_hold(new_request(f"req_{n}", account_id=account_id, hold_nanos=1)))
-        await asyncio.sleep(0)  # each in a turn of its own
+        await asyncio.sleep(0)  # each in a separate turn
     go_on.set()
     await asyncio.gather(first, *later)
 
@@ -219,7 +219,7 @@ async def test_a_full_disk_that_ends_the_transaction_fails_the_batch_and_nothing
     after = await writer.submit(write, "after")
     await writer.close()
 
-    assert ended == [True]  # SQLite rolled back by itself: the case that this test is about
+    assert ended == [True]  # SQLite rolled back by itself, which is what this test needs
     assert [type(answer) for answer in answers] == [StoreUnavailableError] * 2
     assert after == "after"
     assert written(tmp_path / "bare.db") == ["before", "after"]
@@ -277,7 +277,7 @@ async def test_what_was_queued_behind_a_broken_disk_is_told_so(store: SqliteStor
 
     assert {type(answer) for answer in answers} == {StoreCorruptError}
     assert len(corrupt) == 1
-    assert await store.open_requests() == []  # reading goes on
+    assert await store.open_requests() == []  # reads still work
     await assert_books_balance(store)
 
 

@@ -1,4 +1,4 @@
-"""Damage that SQLite itself would not notice, or only when somebody reads that page: refused when the file is opened."""
+"""Damage that SQLite would not notice, or only when it reads that page: the file is refused when it is opened."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ REQUESTS = 60
 
 @pytest.fixture
 async def left_open(tmp_path: Path) -> Path:
-    """A copy of a store and its log as a process leaves them that dies: sixty requests, a commit each for hold and settlement."""
+    """Return a store and its log as a killed process leaves them: sixty requests, each with a commit for hold and for settlement."""
     store = await open_store(tmp_path / "living.db")
     account = await store.create_account("alice", 10**9, NOW_MS)  # type: ignore[arg-type]
     for number in range(REQUESTS):
@@ -47,7 +47,7 @@ def overwrite(file: Path, at: int, piece: bytes) -> None:
 
 
 async def refusal(path: Path) -> str:
-    """Return why a store is refused, and assert that not one byte of it was touched."""
+    """Return the reason why a store is refused, and assert that not one byte of it changed."""
     before = {file: file.read_bytes() for file in (path, log_of(path)) if file.exists()}
     with pytest.raises(StoreRefusedError) as refused:
         await (await open_store(path)).close()
@@ -117,9 +117,9 @@ async def test_a_last_commit_that_was_torn_in_its_midst_is_too(left_open: Path) 
 
 
 async def test_a_page_that_was_overwritten_is_found_and_named(left_open: Path) -> None:
-    await (await open_store(left_open)).close()  # all is in the file now
+    await (await open_store(left_open)).close()  # now everything is in the file
     overwrite(left_open, 5 * PAGE, b"\xa5" * 200)
-    for ending in ("-shm", "-wal"):  # as if nobody had closed it
+    for ending in ("-shm", "-wal"):  # as if it had not been closed
         left_open.with_name(f"books.db{ending}").write_bytes(b"\0")
 
     assert "books.db is damaged" in (why := await refusal(left_open))

@@ -1,4 +1,4 @@
-"""A backup put in the store's place: what is refused, what is kept, and that no moment of dying leaves half of it."""
+"""Restoring a backup: what is refused, what is kept, and that a death at any moment never leaves half of it."""
 
 import asyncio
 import os
@@ -43,12 +43,12 @@ pathlib.Path.rename = dying(pathlib.Path.rename)
 migrations.sync_folder = dying(migrations.sync_folder)
 restore.restore(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), "20251124T160000Z")
 """
-"""A restore whose process is gone before the nth of the steps that change names."""
+"""A script whose process dies before the nth of the restore's renaming steps."""
 
 
 @pytest.fixture
 async def backup(tmp_path: Path) -> Path:
-    """A backup of a store with one paid call, taken before alice got another ¥1."""
+    """Return a backup of a store with one paid call, taken before alice got another ¥1."""
     store = await open_store(tmp_path / "books.db")
     account = await store.create_account("alice", Nanos(1_000), NOW_MS)
     await store.place_hold(new_request("req_1", account_id=account.id, hold_nanos=100))
@@ -75,7 +75,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
 
 
 async def leave_a_log(path: Path) -> None:
-    """Leave the store as a killed process does: its last transactions, ¥2 for alice, in the write-ahead log alone."""
+    """Leave the store as a killed process does: its last transactions, ¥2 for alice, are only in the write-ahead log."""
     script = (
         "import asyncio, os, pathlib, sys\nfrom proxy.store.sqlite import open_store\n"
         "async def go():\n    store = await open_store(pathlib.Path(sys.argv[1]))\n"
@@ -271,7 +271,7 @@ async def test_a_place_without_a_folder_is_refused_in_words(tmp_path: Path, back
 
 
 STEPS = 7
-"""Names and folders: the decision (2), the database and its log aside (2), their folder (1), the new name (2). Without an old -shm."""
+"""Renames and folder syncs: the decision (2), database and log moved aside (2), their folder (1), the new name (2); no old -shm."""
 
 
 @pytest.mark.parametrize("steps", range(STEPS + 1))
@@ -291,7 +291,7 @@ async def test_whenever_the_process_dies_the_next_start_has_the_old_store_or_the
     assert kept.exists() == (steps > 0)
     if steps:
         assert await balance_in(kept) == 3_000_000_960
-    restore(tmp_path / "books.db", backup, "20251124T170000Z")  # and the next restore works as ever
+    restore(tmp_path / "books.db", backup, "20251124T170000Z")  # the next restore works as usual
     assert await balance_in(tmp_path / "books.db") == 960
     assert not [name for name in content_of(tmp_path) if ".restor" in name]
 
