@@ -9,30 +9,30 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from math import inf
 
-from proxy.store.contract import FOLD_REQUESTS_MAX, Store
+from proxy.store.contract import FOLD_REQUESTS_MAX, Books
 
 REST = 3.0
 """Of every second the writer has so many parts for everybody else, and one for this."""
 
 
-async def slices(store: Store, before_ms: int, *, rest: float = REST) -> AsyncGenerator[int, None]:
+async def slices(books: Books, before_ms: int, *, rest: float = REST) -> AsyncGenerator[int, None]:
     """Fold what is older, and yield after each slice how many requests were in it. Whoever stops midway leaves the rest for later.
 
     Raises: StoreError.
     """
-    for account_id in await store.accounts_to_fold(before_ms):
+    for account_id in await books.accounts_to_fold(before_ms):
         folded = FOLD_REQUESTS_MAX
         while folded == FOLD_REQUESTS_MAX:
             started = time.perf_counter()
-            folded = await store.fold_requests(account_id, before_ms)
+            folded = await books.fold_requests(account_id, before_ms)
             yield folded
             await asyncio.sleep(rest * (time.perf_counter() - started))
 
 
-async def fold(store: Store, before_ms: int, seconds_max: float = inf, *, rest: float = REST) -> tuple[int, bool]:
+async def fold(books: Books, before_ms: int, seconds_max: float = inf, *, rest: float = REST) -> tuple[int, bool]:
     """Fold what is older, for so long at most; return how many requests were folded, and whether that was all of them."""
     started, folded = time.perf_counter(), 0
-    async with aclosing(slices(store, before_ms, rest=rest)) as some:
+    async with aclosing(slices(books, before_ms, rest=rest)) as some:
         async for count in some:
             folded += count
             if time.perf_counter() - started >= seconds_max:

@@ -16,7 +16,7 @@ from proxy.core.catalog import Kind
 from proxy.core.errors import GatewayError, IdempotencyConflictError, InsufficientBalanceError, InternalError, ModelUnavailableError
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, UsageSource
-from proxy.store.contract import Store
+from proxy.store.contract import Ledger
 from proxy.store.errors import InsufficientFundsError, KeyClaimedError, StoreError, StoreUnavailableError
 from proxy.store.values import NewRequest, StoredAnswer
 from proxy.tasks import TaskGroup
@@ -75,9 +75,9 @@ class Hold(Struct, eq=False):
 class Billing:
     """Places holds and commits settlements. ``tasks`` is what a drain waits for."""
 
-    def __init__(self, store: Store, tasks: TaskGroup, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, ledger: Ledger, tasks: TaskGroup, clock: Clock, metrics: Metrics) -> None:
         self._loop = asyncio.get_running_loop()
-        self._store = store
+        self._ledger = ledger
         self._tasks = tasks
         self._clock = clock
         self._metrics = metrics
@@ -91,7 +91,7 @@ class Billing:
             IdempotencyConflictError: the request's idempotency key is another request's; nothing was held.
         """
         try:
-            await self._store.place_hold(request)
+            await self._ledger.place_hold(request)
         except asyncio.CancelledError:
             # The write goes on without us, so its hold must end without us too.
             self._tasks.spawn(self._abandon(request), f"abandon {request.id}")
@@ -106,7 +106,7 @@ class Billing:
         No task, no shield and no timer where the store takes it at once, as it nearly always does: they cost 25 µs a request.
         """
         durable: asyncio.Future[None] = self._loop.create_future()
-        stored = self._store.settle(request.id, settlement, self._clock.now_ms(), answer)
+        stored = self._ledger.settle(request.id, settlement, self._clock.now_ms(), answer)
         self._tasks.keep(stored)
         stored.add_done_callback(partial(self._stored, request, settlement, answer, durable))
         return durable
@@ -154,7 +154,7 @@ class Billing:
             await asyncio.sleep(delay)
             delay = min(delay * 2, RETRY_SECONDS_MAX)
             try:
-                first = await self._store.settle(request.id, settlement, self._clock.now_ms(), answer)
+                first = await self._ledger.settle(request.id, settlement, self._clock.now_ms(), answer)
             except StoreUnavailableError:
                 continue
             if first:
@@ -164,7 +164,7 @@ class Billing:
     async def _abandon(self, request: NewRequest) -> None:
         """End a hold that nobody waits for any more, if it was placed: this is queued behind it."""
         try:
-            if await self._store.settle(request.id, INTERRUPTED, self._clock.now_ms()):
+            if await self._ledger.settle(request.id, INTERRUPTED, self._clock.now_ms()):
                 self._metrics.settled(request.kind, request.model, INTERRUPTED)
         except KeyError:
             return  # nothing was held
@@ -177,9 +177,9 @@ class Billing:
         Nothing is known of such a call but that it was asked: it is released, as `interrupted`, and costs nothing. Videos go on: their
         tasks end them.
         """
-        left = [request for request in await self._store.open_requests() if request.kind is not Kind.VIDEO]
+        left = [request for request in await self._ledger.open_requests() if request.kind is not Kind.VIDEO]
         note = replace(INTERRUPTED, note="the gateway ended while this was open")
-        await asyncio.gather(*(self._store.settle(request.id, note, self._clock.now_ms()) for request in left))
+        await asyncio.gather(*(self._ledger.settle(request.id, note, self._clock.now_ms()) for request in left))
         return len(left)
 
 

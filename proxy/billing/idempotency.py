@@ -1,7 +1,7 @@
 """`Idempotency-Key`: what is asked twice under one key is done once, and answered twice with the same bytes.
 
 A handler hands its work to `Idempotency.once`, passes on the claim that it gets (`NewRequest.claim`), and settles with the answer to be
-kept (`Hold.settle(settlement, kept(claim, status, body))`; a video hands it to `Store.advance_task`):
+kept (`Hold.settle(settlement, kept(claim, status, body))`; a video hands it to `VideoTasks.advance_task`):
 
     return await self._idempotency.once(context, body, lambda claim: self._make(context, body, claim))
 
@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 from proxy.clock import Clock
 from proxy.core.errors import IdempotencyConflictError, InvalidParameterError
 from proxy.core.fields import encode
-from proxy.store.contract import Store
+from proxy.store.contract import Ledger
 from proxy.store.values import ClaimedKey, IdempotencyClaim, StoredAnswer
 
 HEADER = "Idempotency-Key"
@@ -59,8 +59,8 @@ class _UnderWay:
 class Idempotency:
     """The keys of all calls that are under way in this process, in front of those that the store keeps."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
-        self._store = store
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self._ledger = ledger
         self._clock = clock
         self._under_way: dict[tuple[int, str], _UnderWay] = {}
 
@@ -86,7 +86,7 @@ class Idempotency:
             await first.ended.wait()
         mine = self._under_way[place] = _UnderWay(claim, asyncio.Event())
         try:
-            known = await self._store.claimed_key(caller.account_id, key, self._clock.now_ms())
+            known = await self._ledger.claimed_key(caller.account_id, key, self._clock.now_ms())
             return await work(claim) if known is None else _replayed(caller, known, claim)
         finally:
             del self._under_way[place]

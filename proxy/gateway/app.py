@@ -196,7 +196,7 @@ class _Construction:
             images=self._images(billing, idempotency, self._relay),
             videos=self._video_handlers(store, videos, idempotency),
             models=ModelHandlers(self._live),
-            account=AccountHandlers(store),
+            account=AccountHandlers(store, store),
         )
         return Router([*public, *probes], PREFIXES, at_root=probes)
 
@@ -225,7 +225,8 @@ class _Construction:
     def _video_handlers(self, store: Store, videos: Videos, idempotency: Idempotency) -> VideoHandlers:
         return VideoHandlers(
             live=self._live,
-            store=store,
+            tasks=store,
+            books=store,
             jobs=videos.jobs,
             cancels=videos.cancels,
             idempotency=idempotency,

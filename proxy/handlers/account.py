@@ -6,15 +6,16 @@ from proxy.core.errors import NotFoundError
 from proxy.core.money import format_yuan
 from proxy.edge.context import Context
 from proxy.edge.response import Response
-from proxy.store.contract import Store
+from proxy.store.contract import Accounts, Books
 
 
 class AccountHandlers:
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, accounts: Accounts, books: Books) -> None:
+        self._accounts = accounts
+        self._books = books
 
     async def account(self, context: Context) -> Response:
-        account = await self._store.account_by_id(context.account_id)
+        account = await self._accounts.account_by_id(context.account_id)
         return context.json(
             {
                 "object": "account",
@@ -28,7 +29,7 @@ class AccountHandlers:
 
     async def usage(self, context: Context) -> Response:
         """Answer with a request's receipt. Another account's request is, to the byte, an unknown one."""
-        found = await self._store.receipt(context.tail)
+        found = await self._books.receipt(context.tail)
         if found is None:
             await self._refuse_folded(context)
         if found is None or found[1] != context.account_id:
@@ -37,7 +38,7 @@ class AccountHandlers:
 
     async def _refuse_folded(self, context: Context) -> None:
         """Raises: NotFoundError where the request is one of this account's whose receipt is no longer kept."""
-        folded = await self._store.folded(context.tail)
+        folded = await self._books.folded(context.tail)
         if folded is not None and folded.account_id == context.account_id:
             day, cost = iso(folded.day_ms)[:10], format_yuan(folded.charge_nanos)
             raise NotFoundError(f"The receipt of this request of {day} is no longer kept. It cost {cost} CNY")

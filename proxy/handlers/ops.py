@@ -6,7 +6,7 @@ from collections.abc import Callable
 from proxy.core.credential import refuse_foreign_page
 from proxy.edge.context import Context
 from proxy.edge.response import Response
-from proxy.store.contract import Store
+from proxy.store.contract import Engine
 from proxy.store.errors import StoreError
 from proxy.telemetry.collectors import OpenBusiness
 from proxy.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 
 
 class OpsHandlers:
-    def __init__(self, store: Store, metrics: Metrics, open_business: OpenBusiness, draining: Callable[[], bool]) -> None:
-        self._store = store
+    def __init__(self, engine: Engine, metrics: Metrics, open_business: OpenBusiness, draining: Callable[[], bool]) -> None:
+        self._engine = engine
         self._metrics = metrics
         self._open_business = open_business
         self._draining = draining
@@ -30,7 +30,7 @@ class OpsHandlers:
         if self._draining():
             return context.json({"status": "draining"}, status=503)
         try:
-            await self._store.ping()
+            await self._engine.ping()
         except StoreError as fault:
             logger.error("the store does not answer: %s", fault)  # noqa: TRY400
             return context.json({"status": "store unavailable"}, status=503)

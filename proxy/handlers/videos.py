@@ -30,7 +30,7 @@ from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
 from proxy.edge.response import Response
 from proxy.live.settings import Live, Settings
-from proxy.store.contract import Store
+from proxy.store.contract import Books, VideoTasks
 from proxy.store.values import Grant, IdempotencyClaim, NewRequest
 from proxy.videos.cancel import VideoCancels
 from proxy.videos.tasks import SUBMIT_MARGIN_SECONDS, SUBMIT_SECONDS_MAX, VideoJobs
@@ -49,7 +49,8 @@ class VideoHandlers:
         self,
         *,
         live: Live,
-        store: Store,
+        tasks: VideoTasks,
+        books: Books,
         jobs: VideoJobs,
         cancels: VideoCancels,
         idempotency: Idempotency,
@@ -59,7 +60,8 @@ class VideoHandlers:
     ) -> None:
         """Args: draw_seed: from 0 to `SEED_MAX`, for tasks that ask for none."""
         self._live = live
-        self._store = store
+        self._tasks = tasks
+        self._books = books
         self._jobs = jobs
         self._cancels = cancels
         self._idempotency = idempotency
@@ -156,13 +158,13 @@ class VideoHandlers:
         """Answer with a page of the account's tasks, newest first."""
         limit = _whole(context, "limit", LIMIT_DEFAULT, 1, LIMIT_MAX)
         offset = _whole(context, "offset", 0, 0, OFFSET_MAX)
-        return context.json(task_list(await self._store.tasks(context.account_id, limit, offset)))
+        return context.json(task_list(await self._tasks.tasks(context.account_id, limit, offset)))
 
     async def _owned(self, context: Context) -> VideoTask:
         """Return the task that the path names. Another account's is, to the byte, an unknown one."""
-        task = await self._store.task(context.tail)
+        task = await self._tasks.task(context.tail)
         if task is None:
-            folded = await self._store.folded(context.tail)
+            folded = await self._books.folded(context.tail)
             if folded is not None and folded.account_id == context.account_id:
                 raise TaskNotFoundError(f"This task of {iso(folded.day_ms)[:10]} is no longer kept")
         if task is None or task.account_id != context.account_id:

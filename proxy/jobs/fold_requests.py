@@ -9,7 +9,7 @@ from proxy.billing.folding import fold
 from proxy.clock import Clock
 from proxy.core.retention import keep_from_ms
 from proxy.live.settings import Live
-from proxy.store.contract import Store
+from proxy.store.contract import Books
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +19,8 @@ EVERY_SECONDS = 600.0
 class FoldRequests:
     """Folds what is older than ``retention.request_days`` now; 0 days fold nothing."""
 
-    def __init__(self, store: Store, clock: Clock, live: Live) -> None:
-        self._store = store
+    def __init__(self, books: Books, clock: Clock, live: Live) -> None:
+        self._books = books
         self._clock = clock
         self._live = live
 
@@ -28,6 +28,6 @@ class FoldRequests:
         days = self._live.now.config.retention.request_days
         if not days:
             return
-        folded, _ = await fold(self._store, keep_from_ms(self._clock.now_ms(), days))
+        folded, _ = await fold(self._books, keep_from_ms(self._clock.now_ms(), days))
         if folded:
             logger.info("folded %d requests older than %d days into daily sums", folded, days)

@@ -3,7 +3,7 @@
 import logging
 
 from proxy.clock import Clock
-from proxy.store.contract import FORGET_CLAIMS_MAX, Store
+from proxy.store.contract import FORGET_CLAIMS_MAX, Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -13,13 +13,13 @@ EVERY_SECONDS = 3_600.0
 class ForgetKeys:
     """Forgets the keys whose time is over, a batch at a time."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
-        self._store = store
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self._ledger = ledger
         self._clock = clock
 
     async def __call__(self) -> None:
         forgotten = 0
-        while batch := await self._store.forget_claims(self._clock.now_ms()):
+        while batch := await self._ledger.forget_claims(self._clock.now_ms()):
             forgotten += batch
             if batch < FORGET_CLAIMS_MAX:
                 break

@@ -7,15 +7,15 @@ import asyncio
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from proxy.store.contract import Store
+from proxy.store.contract import Accounts
 from proxy.store.values import Grant
 
 
 class LiveKeys:
     """Whom each key stands for. With ``anonymous``, all calls are that grant's and no key is asked for."""
 
-    def __init__(self, store: Store, anonymous: Grant | None = None) -> None:
-        self._store = store
+    def __init__(self, accounts: Accounts, anonymous: Grant | None = None) -> None:
+        self._accounts = accounts
         self._grants: Mapping[bytes, Grant] = MappingProxyType({})
         self._refreshing = asyncio.Lock()
         self.anonymous = anonymous
@@ -26,4 +26,4 @@ class LiveKeys:
     async def refresh(self) -> None:
         """Read the live keys anew. One at a time, so that an older reading never replaces a newer one."""
         async with self._refreshing:
-            self._grants = MappingProxyType({grant.sha256: grant for grant in await self._store.grants()})
+            self._grants = MappingProxyType({grant.sha256: grant for grant in await self._accounts.grants()})

@@ -12,7 +12,7 @@ import msgspec
 
 from proxy.clock import Clock
 from proxy.config.changes import Reloaded
-from proxy.store.contract import Store
+from proxy.store.contract import Accounts, Books, Engine
 from proxy.store.errors import StoreError
 from proxy.store.progress import Report
 
@@ -31,12 +31,16 @@ class Reloader(Protocol):
     async def preview(self, candidate: Path | None = None) -> Reloaded: ...
 
 
+class OperatedStore(Accounts, Books, Engine, Protocol):
+    """The parts of a store that operations use."""
+
+
 class Operator:
     """Where operations are carried out: the store, the clock, whom to tell of a change of accounts or keys, and who reloads."""
 
     def __init__(
         self,
-        store: Store,
+        store: OperatedStore,
         clock: Clock,
         on_change: Callable[[], Awaitable[None]] | None = None,
         reloader: Reloader | None = None,

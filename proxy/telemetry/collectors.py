@@ -12,7 +12,7 @@ from proxy.clock import Clock
 from proxy.core.money import NANOS_PER_YUAN
 from proxy.core.video.record import TERMINAL, TaskState
 from proxy.live.settings import Live
-from proxy.store.contract import Store
+from proxy.store.contract import Books, Engine
 from proxy.store.errors import StoreError
 from proxy.store.values import Census
 from proxy.telemetry.instruments import Labels
@@ -45,24 +45,24 @@ def watch_upstreams(metrics: Metrics, live: Live) -> None:
     )
 
 
-def watch_store(metrics: Metrics, store: Store, path: Path) -> None:
+def watch_store(metrics: Metrics, engine: Engine, path: Path) -> None:
     """Register the sizes of the store's files, the free space on its disk, and the state of its writes."""
     path = path.resolve()
     log = path.with_name(path.name + "-wal")
     metrics.gauge("llm_proxy_store_bytes", "Size of the store's file.", lambda: path.stat().st_size)
     metrics.gauge("llm_proxy_wal_bytes", "Size of its write-ahead log; it does not shrink.", lambda: _size(log))
     metrics.gauge("llm_proxy_disk_free_bytes", "Room on the store's disk.", lambda: _room(path.parent))
-    metrics.gauge("llm_proxy_store_waiting_operations", "Writes that wait for their commit.", lambda: store.backlog.waiting)
+    metrics.gauge("llm_proxy_store_waiting_operations", "Writes that wait for their commit.", lambda: engine.backlog.waiting)
     metrics.counter(
-        "llm_proxy_commit_failures", "Group commits in which something could not be written.", lambda: store.backlog.failures
+        "llm_proxy_commit_failures", "Group commits in which something could not be written.", lambda: engine.backlog.failures
     )
 
 
 class OpenBusiness:
     """Metrics that need a query. `look` before each scrape; if the store does not answer, its metrics are left out."""
 
-    def __init__(self, metrics: Metrics, store: Store, clock: Clock) -> None:
-        self._store = store
+    def __init__(self, metrics: Metrics, books: Books, clock: Clock) -> None:
+        self._books = books
         self._clock = clock
         self._census: Census | None = None
         metrics.gauge("llm_proxy_store_up", "Whether the store answered this scrape.", lambda: self._census is not None)
@@ -78,7 +78,7 @@ class OpenBusiness:
         """Query the store."""
         try:
             async with asyncio.timeout(LOOK_SECONDS_MAX):
-                self._census = await self._store.census()
+                self._census = await self._books.census()
         except (StoreError, TimeoutError) as fault:
             self._census = None
             logger.warning("a scrape goes without the store: %s", str(fault) or f"no answer within {LOOK_SECONDS_MAX:g} s")

@@ -11,7 +11,7 @@ from proxy.core.errors import GatewayError, ModelUnavailableError, RateLimitedEr
 from proxy.core.video import failure
 from proxy.core.video.record import VideoTask
 from proxy.core.video.report import CancelConfirmed, Polled, PollFailed, PollFailure, RecordDeleted
-from proxy.store.contract import Store
+from proxy.store.contract import VideoTasks
 from proxy.store.errors import StoreUnavailableError
 from proxy.videos.calls import VideoCalls
 from proxy.videos.tasks import VideoJobs
@@ -23,7 +23,7 @@ _Result = VideoTask | GatewayError | StoreUnavailableError
 
 
 class VideoCancels:
-    def __init__(self, store: Store, jobs: VideoJobs, calls: VideoCalls) -> None:
+    def __init__(self, store: VideoTasks, jobs: VideoJobs, calls: VideoCalls) -> None:
         self._store = store
         self._jobs = jobs
         self._calls = calls

@@ -9,7 +9,7 @@ from proxy.core.video.record import Next, TaskState, VideoTask
 from proxy.core.video.report import Found, LookupFailed, NotFound, Polled, SubmitUnknown
 from proxy.core.video.task import longest_delay_ms
 from proxy.live.settings import Live
-from proxy.store.contract import Store
+from proxy.store.contract import VideoTasks
 from proxy.store.errors import UpstreamIdTakenError
 from proxy.telemetry.metrics import Metrics
 from proxy.videos.calls import VideoCalls
@@ -32,7 +32,7 @@ class DueVideos:
     Due too is what is due later than anything is ever put off: the clock has been set back. Its look makes it due anew.
     """
 
-    def __init__(self, store: Store, upstream: str, live: Live) -> None:
+    def __init__(self, store: VideoTasks, upstream: str, live: Live) -> None:
         self._store = store
         self._upstream = upstream
         self._live = live
@@ -49,7 +49,7 @@ class DueVideos:
 class VideoPoll:
     """Looks at one task."""
 
-    def __init__(self, store: Store, jobs: VideoJobs, calls: VideoCalls, metrics: Metrics) -> None:
+    def __init__(self, store: VideoTasks, jobs: VideoJobs, calls: VideoCalls, metrics: Metrics) -> None:
         self._store = store
         self._jobs = jobs
         self._calls = calls

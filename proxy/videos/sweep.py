@@ -11,7 +11,7 @@ from proxy.core.video.answers import SUBMIT_MS_MAX
 from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.report import DeadlinePassed
 from proxy.core.video.task import LOOKUP_UNANSWERED_MS, RECORD_LIFE_MS
-from proxy.store.contract import Store
+from proxy.store.contract import VideoTasks
 from proxy.videos.tasks import VideoJobs
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ EVERY_SECONDS = 60.0
 class OverdueTasks:
     """Looks through the open tasks for overdue ones."""
 
-    def __init__(self, store: Store, jobs: VideoJobs, clock: Clock) -> None:
+    def __init__(self, store: VideoTasks, jobs: VideoJobs, clock: Clock) -> None:
         self._store = store
         self._jobs = jobs
         self._clock = clock

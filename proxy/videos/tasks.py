@@ -25,7 +25,7 @@ from proxy.core.video.report import Report, SubmitUnknown
 from proxy.core.video.task import Step, advance
 from proxy.core.video.view import created_task, public_status
 from proxy.live.settings import Live
-from proxy.store.contract import Store
+from proxy.store.contract import VideoTasks
 from proxy.store.errors import StoreUnavailableError, UpstreamIdTakenError
 from proxy.store.values import NewRequest, StoredAnswer
 from proxy.tasks import TaskGroup
@@ -53,7 +53,7 @@ class VideoJobs:
     def __init__(
         self,
         *,
-        store: Store,
+        store: VideoTasks,
         calls: VideoCalls,
         live: Live,
         clock: Clock,
