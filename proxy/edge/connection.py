@@ -69,15 +69,15 @@ class Connection(Receiver):
     @property
     def is_new(self) -> bool:
         """Whether it has yet to send its first request."""
-        return self._request_count == 0 and not self.is_lost()
+        return self.request_count == 0 and not self.is_lost()
 
     def limit(self, *, keepalive_seconds: float, stall_seconds: float) -> None:
         """Wait so long for a next request, from now on, and for a client that reads nothing, from the next time that it does."""
-        self._keepalive_timeout = keepalive_seconds
+        self.keepalive_seconds = keepalive_seconds
         self._stall_seconds = stall_seconds
-        if self._keepalive_handle is not None:
-            self._keepalive_handle.cancel()
-            self._keepalive_handle = None
+        if self.keepalive_handle is not None:
+            self.keepalive_handle.cancel()
+            self.keepalive_handle = None
             self._wait_for_next()
 
     @property
@@ -94,7 +94,7 @@ class Connection(Receiver):
 
     def close_if_idle(self) -> None:
         """Close unless a request is being answered. One whose head has not come whole has not begun."""
-        if self._waiter is not None and not self._waiter.done():
+        if self.waiter is not None and not self.waiter.done():
             self.force_close()  # close() would leave the transport open, and a next request on it unanswered
 
     def send_head(self, request: Request, status: int, headers: Mapping[str, str]) -> None:
@@ -117,22 +117,22 @@ class Connection(Receiver):
             raise
         except Exception:
             logger.exception("a connection failed outside of all that answers failures")
-        if not self._force_close:
-            self._task_handler = None
+        if not self.is_force_closed:
+            self.task = None
             if self.transport is not None:
                 self.transport.close()
                 self._see_off(self.transport)
 
     async def _answer_all(self) -> None:
-        while not self._force_close:
-            if not self._messages and self._missing is None:
+        while not self.is_force_closed:
+            if not self.messages and self._missing is None:
                 self.data_received(b"")  # aiohttp miscounts, and may hold back what came as if others were before it
-            if not self._messages:
-                self._waiter = self._loop.create_future()
+            if not self.messages:
+                self.waiter = self.loop.create_future()
                 try:
-                    await self._waiter
+                    await self.waiter
                 finally:
-                    self._waiter = None
+                    self.waiter = None
             request = self._next_request()
             if request is None:
                 return await self._linger()
@@ -141,11 +141,11 @@ class Connection(Receiver):
             finally:
                 self._end_request()
             self._finish(request, response)
-            if self._paused or not request.content.is_eof():
+            if self.writing_paused or not request.content.is_eof():
                 await self._let_finish(request.content)
-            if self._upgraded:
+            if self.upgraded:
                 self._decline_upgrade()
-            if request.closing or self._close:
+            if request.closing or self.is_closing:
                 return None
             self._wait_for_next()
         return None
@@ -156,15 +156,15 @@ class Connection(Receiver):
         if not isinstance(request, Request):
             self._refuse(request)
             return None
-        self._request_in_progress = True
-        self._current_request = request  # type: ignore[assignment]  # of it only `_cancel` is called
+        self.request_in_progress = True
+        self.current_request = request
         return request
 
     def _end_request(self) -> None:
-        self._current_request = None
-        self._request_in_progress = False
-        if self._handler_waiter is not None:
-            self._handler_waiter.set_result(None)
+        self.current_request = None
+        self.request_in_progress = False
+        if self.shutdown_waiter is not None:
+            self.shutdown_waiter.set_result(None)
 
     def _finish(self, request: Request, response: Response) -> None:
         """Send a whole answer, or the end of one that has been streamed."""
@@ -195,14 +195,14 @@ class Connection(Receiver):
     async def _let_finish(self, content: Body) -> None:
         """Wait until the answer has left but for what a socket holds, and throw away the rest of a body that nobody wanted."""
         try:
-            if self._paused:
-                await self._drain_helper()
+            if self.writing_paused:
+                await self.drain()
             if not content.is_eof():
                 async with asyncio.timeout(LINGER_SECONDS):
                     while not content.is_eof():
                         await content.readany()
         except TimeoutError:
-            self._close = True
+            self.is_closing = True
         except (ConnectionError, GatewayError, HttpProcessingError):
             await self._linger()  # it is gone, or malformed: either way nothing more can be read here
 
@@ -211,37 +211,37 @@ class Connection(Receiver):
 
         RFC 9112, 9.6. It ends as a connection ends that waits for a next request: when it is lost, or the process stops.
         """
-        self._close = True  # nothing is parsed any more
+        self.is_closing = True  # nothing is parsed any more
         if self.transport is None or self.transport.is_closing():
             return
         self.transport.write_eof()
-        self._resume_transport_reading()
-        self._waiter = self._loop.create_future()
+        self.resume_transport_reading()
+        self.waiter = self.loop.create_future()
         try:
             async with asyncio.timeout(LINGER_SECONDS):
-                await self._waiter
+                await self.waiter
         except TimeoutError:
             pass
         finally:
-            self._waiter = None
+            self.waiter = None
 
     def _decline_upgrade(self) -> None:
         """Go on in HTTP/1.1 after a request that asked for another protocol: what came behind it is the next one."""
-        if self._parser is None or self._messages:
+        if self.parser is None or self.messages:
             return
-        self._parser.set_upgraded(False)
-        self._upgraded = False
-        tail, self._message_tail = self._message_tail, b""
+        self.parser.set_upgraded(False)
+        self.upgraded = False
+        tail, self.upgraded_tail = self.upgraded_tail, b""
         if tail:
             self.data_received(tail)
-        if self._buffer_paused:
-            self._resume_reading_if_drained()
+        if self.buffer_paused:
+            self.resume_reading_if_drained()
 
     def _wait_for_next(self) -> None:
         """Set the deadline for the next request's head; one timer a connection, which looks at the time when it fires."""
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if self._keepalive_handle is None:
-            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        self.keepalive_deadline = self.loop.time() + self.keepalive_seconds
+        if self.keepalive_handle is None:
+            self.keepalive_handle = self.loop.call_at(self.keepalive_deadline, self.process_keepalive)
 
     def _refuse(self, message: Any) -> None:
         """Answer what is no request. aiohttp's own answer is text/plain and quotes the offending header: a key, perhaps."""
@@ -282,7 +282,7 @@ class Connection(Receiver):
         No stall is watched for below the transport's high-water mark.
         """
         if waiting := transport.get_write_buffer_size():
-            self._loop.call_later(self._stall_seconds, self._abort_unless_below, transport, waiting)
+            self.loop.call_later(self._stall_seconds, self._abort_unless_below, transport, waiting)
 
     def _abort_unless_below(self, transport: asyncio.Transport, waiting_bytes: int) -> None:
         if transport.get_write_buffer_size() < waiting_bytes:
@@ -299,7 +299,7 @@ class Connection(Receiver):
         """End a client that reads nothing for `stall_seconds`: what is buffered for it would never leave otherwise."""
         if self.transport is not None:
             waiting = self.transport.get_write_buffer_size()
-            self._stall_handle = self._loop.call_later(self._stall_seconds, self._drop_unless_below, waiting)
+            self._stall_handle = self.loop.call_later(self._stall_seconds, self._drop_unless_below, waiting)
 
     def _drop_unless_below(self, waiting_bytes: int) -> None:
         if self.transport is None:

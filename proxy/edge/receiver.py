@@ -9,9 +9,9 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import RequestHandler
 
 from proxy.core.errors import BadRequestError
+from proxy.edge.aiohttp_private import ServerProtocol
 from proxy.edge.repetition import Repetition, repetition_of
 from proxy.edge.request import Request, RequestHead, Whole
 
@@ -21,8 +21,8 @@ _FILLED_BYTES_MAX = 65_536
 """So long a body needs no pause of its sender, however slowly it is read."""
 
 
-class Receiver(RequestHandler):
-    """The receiving half of a connection. Whoever waits for a request sets `_waiter`, as aiohttp's protocol does, and takes it."""
+class Receiver(ServerProtocol):
+    """The receiving half of a connection. Whoever waits for a request sets `waiter`, as aiohttp's protocol does, and takes it."""
 
     __slots__ = ("_arriving", "_filling", "_lessons", "_missing", "_recognised", "_repetition")
 
@@ -56,11 +56,11 @@ class Receiver(RequestHandler):
         return Request(head, content_length, content, self)  # type: ignore[arg-type]  # the other half is a connection's
 
     def _take_message(self) -> tuple[Any, StreamReader]:
-        message, content = self._messages.popleft()
-        if self._parser is not None:
-            self._parser.message_consumed()
-        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-            self._resume_reading_if_drained()
+        message, content = self.messages.popleft()
+        if self.parser is not None:
+            self.parser.message_consumed()
+        if self.buffer_paused and len(self.messages) <= self.messages_resume_max:
+            self.resume_reading_if_drained()
         return message, content
 
     # what the loop calls
@@ -71,14 +71,14 @@ class Receiver(RequestHandler):
             data = self._fill(self._filling, data)
             if not data:
                 return
-        waiter = self._waiter
-        is_waiting = self._missing == 0 and waiter is not None and not waiter.done() and not self._close
+        waiter = self.waiter
+        is_waiting = self._missing == 0 and waiter is not None and not waiter.done() and not self.is_closing
         if not (is_waiting and self._recognise(data)):
             self._parse(data)
 
     def _recognise(self, data: bytes) -> bool:
         """Begin a request without the parser, which is between two, if its head is the last one's; return whether it was."""
-        repetition, waiter = self._repetition, self._waiter
+        repetition, waiter = self._repetition, self.waiter
         found = None if repetition is None else repetition.find(data)
         if repetition is None or found is None or waiter is None:
             return False
@@ -88,13 +88,13 @@ class Receiver(RequestHandler):
             return False  # another request behind it, or a body that may have to be paused
         content: StreamReader | Whole
         if missing:
-            self._filling = self._arriving = content = StreamReader(self, self._read_bufsize, loop=self._loop)
+            self._filling = self._arriving = content = StreamReader(self, self.read_buffer_bytes, loop=self.loop)
             content.feed_data(data[begin:])
         else:
             content = Whole(data[begin:])
         self._missing = missing
         self._lessons = _LESSONS
-        self._request_count += 1
+        self.request_count += 1
         self._recognised = self._begun(repetition.head, length, content)
         waiter.set_result(None)
         return True
@@ -112,12 +112,12 @@ class Receiver(RequestHandler):
 
     def _parse(self, data: bytes) -> None:
         """Parse; tell a handler that waits for a body which turned out to be malformed. aiohttp lets it wait until its deadline."""
-        requests_before = self._request_count
+        requests_before = self.request_count
         super().data_received(data)
-        self._follow(data, self._request_count - requests_before)
-        if not self._messages:
+        self._follow(data, self.request_count - requests_before)
+        if not self.messages:
             return
-        message, payload = self._messages[-1]
+        message, payload = self.messages[-1]
         if not isinstance(message, RawRequestMessage):
             if self._arriving is not None and not self._arriving.is_eof():
                 self._arriving.set_exception(BadRequestError("The body of the request is malformed HTTP"))
@@ -139,7 +139,7 @@ class Receiver(RequestHandler):
         if not self._lessons:
             return
         self._lessons -= 1
-        message = self._messages[-1][0] if requests == 1 and not self._upgraded else None
+        message = self.messages[-1][0] if requests == 1 and not self.upgraded else None
         repetition = repetition_of(message, data) if isinstance(message, RawRequestMessage) else None
         found = None if repetition is None else repetition.find(data)
         if found is not None and sum(found) >= len(data):
@@ -148,7 +148,7 @@ class Receiver(RequestHandler):
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Resume what was paused. aiohttp's own does it after every read of a body, with a parser's and the kernel's turn: 12 µs."""
-        if self._reading_paused:
+        if self.reading_paused:
             super().resume_reading(resume_parser)
 
     def connection_lost(self, exc: BaseException | None) -> None:

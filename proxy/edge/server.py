@@ -3,6 +3,7 @@
 `web.Application` costs about a fifth more CPU a request and hides the order of shutdown; here is one coroutine a request and no more.
 """
 
+import asyncio
 from typing import Any, NoReturn
 
 from aiohttp import web
@@ -16,25 +17,28 @@ class Server(web.Server):
     """Makes a `Connection` of each one that is accepted, and keeps them."""
 
     def __init__(self, answer: RequestCoroutine, *, clock: Clock, keepalive_seconds: float, stall_seconds: float) -> None:
-        super().__init__(
-            _never,
-            access_log=None,
-            auto_decompress=False,  # 2 MB of gzip would cost seconds of CPU
-            keepalive_timeout=keepalive_seconds,  # also the deadline of a request's head
-            lingering_time=LINGER_SECONDS,
-            max_line_size=HEADER_LINE_BYTES_MAX,
-            max_field_size=HEADER_LINE_BYTES_MAX,
-            max_headers=HEADERS_MAX,
-        )
-        self._own: dict[str, Any] = {"answer": answer, "clock": clock, "heads": HeadWriter(), "stall_seconds": stall_seconds}
+        super().__init__(_never)
+        self._options: dict[str, Any] = {
+            "access_log": None,
+            "auto_decompress": False,  # 2 MB of gzip would cost seconds of CPU
+            "keepalive_timeout": keepalive_seconds,  # also the deadline of a request's head
+            "lingering_time": LINGER_SECONDS,
+            "max_line_size": HEADER_LINE_BYTES_MAX,
+            "max_field_size": HEADER_LINE_BYTES_MAX,
+            "max_headers": HEADERS_MAX,
+            # ours
+            "answer": answer,
+            "clock": clock,
+            "heads": HeadWriter(),
+            "stall_seconds": stall_seconds,
+        }
 
     def __call__(self) -> Connection:
-        return Connection(self, loop=self._loop, **self._own, **self._kwargs)
+        return Connection(self, loop=asyncio.get_running_loop(), **self._options)
 
     def limit(self, *, keepalive_seconds: float, stall_seconds: float) -> None:
         """Change the limits of the connections that stand, and of those to come."""
-        self._kwargs["keepalive_timeout"] = keepalive_seconds
-        self._own["stall_seconds"] = stall_seconds
+        self._options.update(keepalive_timeout=keepalive_seconds, stall_seconds=stall_seconds)
         for connection in self.connections:
             if isinstance(connection, Connection):
                 connection.limit(keepalive_seconds=keepalive_seconds, stall_seconds=stall_seconds)
