@@ -4,11 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support import promises
 from tests.support.gateway import Bench, bench
 from tests.support.loops import Loop
+
+hypothesis.settings.register_profile("busy", deadline=None)  # an example's time says how busy the machine is, and no more
+hypothesis.settings.load_profile("busy")
 
 
 def pytest_configure(config: pytest.Config) -> None:
