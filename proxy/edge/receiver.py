@@ -11,12 +11,11 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from proxy.core.errors import BadRequestError
+from proxy.core.repetition import LESSONS_MAX
 from proxy.edge.aiohttp_private import ServerProtocol
 from proxy.edge.repetition import Repetition, repetition_of
 from proxy.edge.request import Request, RequestHead, Whole
 
-_LESSONS = 8
-"""After so many heads one after the other that did not come again none is learnt any more: one with the id of a trace never will."""
 _FILLED_BYTES_MAX = 65_536
 """So long a body needs no pause of its sender, however slowly it is read."""
 
@@ -32,7 +31,7 @@ class Receiver(ServerProtocol):
         """The body that was last begun."""
         self._repetition: Repetition | None = None
         """The head that came last, if it can be recognised."""
-        self._lessons = _LESSONS
+        self._lessons = LESSONS_MAX
         self._recognised: Request | None = None
         """A request that has just come, and whose head was."""
         self._missing: int | None = 0
@@ -93,7 +92,7 @@ class Receiver(ServerProtocol):
         else:
             content = Whole(data[begin:])
         self._missing = missing
-        self._lessons = _LESSONS
+        self._lessons = LESSONS_MAX
         self.request_count += 1
         self._recognised = self._begun(repetition.head, length, content)
         waiter.set_result(None)

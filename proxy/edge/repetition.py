@@ -5,6 +5,7 @@ import re
 from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from proxy.core.repetition import SHAPE_BYTES_MAX
 from proxy.edge.request import RequestHead
 
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,15})\r\n", re.IGNORECASE)
@@ -14,10 +15,6 @@ _END = b"\r\n\r\n"
 
 
 _DIGITS_MAX = 15
-
-
-_HEAD_BYTES_MAX = 8_192
-"""A longer head is not kept: 124 kB have been seen to come in one packet, and would stay while the connection idles, without a key."""
 
 
 class Repetition:
@@ -67,7 +64,7 @@ def repetition_of(message: RawRequestMessage, received: bytes) -> Repetition | N
     raw = received[: received.find(_END) + len(_END)]
     lines = raw.count(b"\r\n")
     if (
-        len(raw) > _HEAD_BYTES_MAX
+        len(raw) > SHAPE_BYTES_MAX
         or message.chunked
         or message.upgrade
         or not raw.startswith(f"{message.method} {message.path} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"))

@@ -20,6 +20,7 @@ from proxy.core.ark.plain_text import is_plain_text
 from proxy.core.ark.text import read_error
 from proxy.core.chat.usage import parse_usage
 from proxy.core.protocol import SeenAnswer
+from proxy.core.repetition import LESSONS_MAX, SHAPE_BYTES_MAX
 from proxy.core.settlement import TokenUsage
 
 EVENT_BYTES_MAX = 4 * 1024 * 1024
@@ -37,9 +38,6 @@ _STRING = rb'[ !#-[\]-\xff]*+(?:\\["\\/bfnrt][ !#-[\]-\xff]*+)*'
 """Contents of a JSON string without numeric escapes. An event with another one in its place is otherwise the same."""
 _TOLD_TEXT = re.compile(_STRING)
 _TOLD = re.compile(rb'content":"(?!")(' + _STRING + rb')"')
-_LESSONS = 16
-_SHAPE_BYTES_MAX = 4096
-"""Longest event whose shape is kept: each stream holds the shape for as long as it is open."""
 _UPSTREAM_ID_CHARACTERS_MAX = 200
 _ERROR_CHARACTERS_MAX = 2000
 
@@ -95,7 +93,7 @@ class Tap:
         self._ordinary = False
         """The next piece starts an event other than the first: the fast path may judge it."""
         self._shape: tuple[bytes, bytes] | None = None
-        self._lessons = _LESSONS
+        self._lessons = LESSONS_MAX
 
     def feed(self, piece: bytes) -> bytes:
         """Return the bytes that may be passed on now; `piece` itself if nothing has to be changed.
@@ -120,9 +118,9 @@ class Tap:
     def _learn_shape(self, event: bytes) -> None:
         """Remember the bytes around a plain event's text: the next event most likely differs in its text only.
 
-        After `_LESSONS` changes of shape the search ends: this upstream's events differ in more than their text.
+        After `LESSONS_MAX` changes of shape the search ends: this upstream's events differ in more than their text.
         """
-        text = _TOLD.search(event) if self._lessons and len(event) <= _SHAPE_BYTES_MAX else None
+        text = _TOLD.search(event) if self._lessons and len(event) <= SHAPE_BYTES_MAX else None
         if text is not None:
             shape = event[: text.start(1)], event[text.end(1) :]
             if shape != self._shape:

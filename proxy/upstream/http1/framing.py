@@ -4,7 +4,8 @@ A framing takes each received piece and returns its payload. For a chunked body 
 they are whole plain chunks, so that they can be sent on unchanged.
 """
 
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from typing import Final, Protocol
 
 _SIZE_DIGITS_MAX = 15
 _LINE_BYTES_MAX = 1024
@@ -12,9 +13,17 @@ _TRAILER_BYTES_MAX = 16 * 1024
 _HEX = b"0123456789abcdefABCDEF"
 _SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
 _CRLF = b"\r\n"
-PLAIN_CHUNKS: dict[int, tuple[bytes, int]] = {}
-"""Length of a plain chunk → its size line and size. The next one of that length begins the same, so its number need not be parsed."""
-_PLAIN_CHUNKS_MAX = 4096
+_PLAIN_BYTES_MAX = 2048
+
+
+def _plain_chunks() -> Iterator[tuple[int, tuple[bytes, int]]]:
+    for size in range(1, _PLAIN_BYTES_MAX):
+        line = b"%x\r\n" % size
+        yield len(line) + size + len(_CRLF), (line, size)
+
+
+PLAIN_CHUNKS: Final[Mapping[int, tuple[bytes, int]]] = dict(_plain_chunks())
+"""Length of a whole chunk → its size line, in lower-case digits without zeros, and its size: the number need not be parsed."""
 
 
 class FramingError(Exception):
@@ -103,8 +112,6 @@ class Chunked:
             if eol > 0 and received.endswith(b"\r\n") and not (digits := received[:eol]).strip(_HEX):
                 size = int(digits, 16)
                 if size and eol + size + 4 == len(received):
-                    if size < _PLAIN_CHUNKS_MAX:
-                        PLAIN_CHUNKS[len(received)] = received[: eol + 2], size
                     return received[eol + 2 : -2], received
         return self._walk(received)
 

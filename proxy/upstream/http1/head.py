@@ -8,6 +8,7 @@ expression made for them finds the length at once, in a third of the instruction
 import re
 from functools import lru_cache
 
+from proxy.core.repetition import LESSONS_MAX, SHAPE_BYTES_MAX
 from proxy.upstream.http1.framing import Chunked, Counted, Framing, UntilClose
 
 # Only simple repeats are possessive: before Python 3.11.5 a possessive group matches nothing that it should (gh-106052).
@@ -16,8 +17,6 @@ _HEAD = re.compile(
     rb"(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\x01-\x09\x0b\x0c\x0e-\xff]*+)*\r\n\r\n"  # no CR, LF or NUL; a negated set takes longer
 )
 _VALUE = rb"[\x01-\x09\x0b\x0c\x0e-\xff]*+"
-_LESSONS = 4
-"""Shapes learnt on one connection: if an upstream's heads differ each time, a pattern for each is not worth it."""
 _FRAMING = re.compile(rb"\n(content-length|transfer-encoding|connection):([^\r]*)")
 _LENGTH_DIGITS_MAX = 15
 _START, _END = b"HTTP/1.", b"\r\n\r\n"
@@ -149,7 +148,7 @@ class HeadReader:
         self._bytes_max = self._bytes_left = bytes_max
         self._held = bytearray()
         self._shape: Shape | None = None
-        self._lessons = _LESSONS
+        self._lessons = LESSONS_MAX
         self.begun = False
         """Part of an answer has come, at least of an interim head: the request has arrived."""
 
@@ -194,6 +193,7 @@ class HeadReader:
         shape = self._shape
         found = None if shape is None else shape.match(received)
         if shape is not None and found is not None and found.end() <= self._bytes_left:
+            self._lessons = LESSONS_MAX
             return Head.of_shape(shape, found), received[found.end() :]
         end = received.find(_END) if received.startswith(_START) else 0
         if not 0 < end <= self._bytes_left:
@@ -201,7 +201,7 @@ class HeadReader:
         head = Head(received[: end + len(_END)])
         if head.interim:
             return None
-        if self._lessons:
+        if self._lessons and end <= SHAPE_BYTES_MAX:
             self._lessons -= 1
             self._shape = head.shape or self._shape
         return head, received[end + len(_END) :]

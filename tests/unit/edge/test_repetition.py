@@ -10,9 +10,10 @@ import pytest
 from aiohttp.web_protocol import RequestHandler
 
 from proxy.clock import SystemClock
+from proxy.core.repetition import LESSONS_MAX
 from proxy.edge.body import BodyReader
 from proxy.edge.connection import Connection
-from proxy.edge.receiver import _FILLED_BYTES_MAX, _LESSONS
+from proxy.edge.receiver import _FILLED_BYTES_MAX
 from proxy.edge.request import Request
 from proxy.edge.response import Response
 from proxy.edge.server import Server
@@ -193,19 +194,21 @@ async def test_a_client_that_leaves_within_a_recognised_body_is_told_to_who_read
 
 async def test_a_client_whose_heads_differ_each_time_is_soon_left_to_the_parser(client: Callable[[], Client]) -> None:
     made = client()
-    heads = [post(b"x", b"%d" % turn) for turn in range(_LESSONS + 2)]
+    heads = [post(b"x", b"%d" % turn) for turn in range(LESSONS_MAX + 2)]
     await made.send(*heads, heads[-1], heads[-1])
 
-    assert made.wire.answers() == [["POST", "/chat", f"{turn}", "x"] for turn in (*range(_LESSONS + 2), _LESSONS + 1, _LESSONS + 1)]
+    assert made.wire.answers() == [
+        ["POST", "/chat", f"{turn}", "x"] for turn in (*range(LESSONS_MAX + 2), LESSONS_MAX + 1, LESSONS_MAX + 1)
+    ]
     assert [packet for packet in made.parsed if packet] == [*heads, heads[-1], heads[-1]]
 
 
 async def test_a_client_that_changes_its_head_now_and_then_is_learnt_anew(client: Callable[[], Client]) -> None:
     made = client()
-    for turn in range(3 * _LESSONS):
+    for turn in range(3 * LESSONS_MAX):
         await made.send(post(b"x", b"%d" % turn), post(b"y", b"%d" % turn))
 
-    assert len([packet for packet in made.parsed if packet]) == 3 * _LESSONS
+    assert len([packet for packet in made.parsed if packet]) == 3 * LESSONS_MAX
 
 
 @pytest.mark.parametrize("digits", [b"+1", b"1_0", b" 1", b"", b"0x1", b"9" * 16, "\u0661".encode()])

@@ -1,7 +1,7 @@
 """The relay of a stream whose pieces differ only in their text: the same result as if every piece were judged."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -34,14 +34,6 @@ TEXTS = [
     *(b'x","error":{"code":"y"},"z":"', b'","usage":{"prompt_tokens":9,"completion_tokens":9},"z":"'),
 ]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-@pytest.fixture(autouse=True)
-def _nothing_known() -> Iterator[None]:
-    known = dict(framing.PLAIN_CHUNKS)
-    framing.PLAIN_CHUNKS.clear()
-    yield
-    framing.PLAIN_CHUNKS.update(known)
 
 
 class Transport:
@@ -277,8 +269,15 @@ async def test_an_event_beyond_the_limit_ends_the_stream() -> None:
 
 
 def test_a_chunk_that_is_known_by_its_length_is_smaller_than_any_event_may_be() -> None:
-    assert framing._PLAIN_CHUNKS_MAX < sse.EVENT_BYTES_MAX
-    for size in (framing._PLAIN_CHUNKS_MAX - 1, framing._PLAIN_CHUNKS_MAX):
-        assert Chunked().feed(chunk(b"x" * size))[0] == b"x" * size
+    sizes = [size for _, size in framing.PLAIN_CHUNKS.values()]
 
-    assert [size for _, size in framing.PLAIN_CHUNKS.values()] == [framing._PLAIN_CHUNKS_MAX - 1]
+    assert max(sizes) < sse.EVENT_BYTES_MAX
+    assert all(line + b"x" * size + b"\r\n" == chunk(b"x" * size) for line, size in framing.PLAIN_CHUNKS.values())
+    assert list(framing.PLAIN_CHUNKS) == [len(chunk(b"x" * size)) for size in sizes]
+
+
+@pytest.mark.parametrize("line", [b"A", b"00a", b"0A"])
+def test_a_size_that_is_written_in_another_way_is_read_all_the_same(line: bytes) -> None:
+    piece = line + b"\r\n" + b"x" * 10 + b"\r\n"
+
+    assert Chunked().feed(piece) == (b"x" * 10, piece)

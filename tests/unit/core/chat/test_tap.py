@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from proxy.core.ark.text import ArkError, read_error
 from proxy.core.chat.tap import EventTooLargeError, Tap, is_told
+from proxy.core.repetition import SHAPE_BYTES_MAX
 from proxy.core.settlement import TokenUsage
 
 REST = b'"created":1742632436,"id":"0217abc","model":"doubao-1-5-pro-32k-250115","object":"chat.completion.chunk"'
@@ -596,14 +597,14 @@ def test_an_event_that_is_no_chunk_when_it_is_parsed_has_no_shape(odd: bytes) ->
 
 def test_a_long_event_is_not_kept_for_its_shape() -> None:
     tap = Tap(withhold_usage=True)
-    for size in (4096, 4097):
+    for size in (SHAPE_BYTES_MAX, SHAPE_BYTES_MAX + 1):
         event = HELLO.replace(b"Hello", b"x" * (5 + size - len(HELLO)))
         for _ in range(2):
             assert tap.feed(event) is event
     told = tap.shape()
 
     assert told == (LEFT, RIGHT)  # the shape of the shorter event
-    assert len(event) == 4097
+    assert len(event) == SHAPE_BYTES_MAX + 1
 
     long = Tap(withhold_usage=True)
     for _ in range(2):
