@@ -7,7 +7,7 @@ part that varies. The next piece is compared with the shape first:
 - If it fits, and the part that varies is valid by itself, the old result is taken with the new part in its place.
 - If not, it is parsed as if nothing had been learnt, and its own shape replaces the old one.
 
-Three rules make that safe. A shape is learnt only from bytes that leave a parser no choice, so an equal frame means an equal result. The
+Three rules make that safe. A shape is learnt only from bytes that leave a parser no choice, so equal frames mean equal results. The
 part that varies is checked on its own each time. And learning is bounded: a peer whose bytes differ each time (a trace id in each
 head, a time in each event) costs a few lessons and is then only parsed.
 
