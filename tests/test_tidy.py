@@ -1,4 +1,4 @@
-"""The shape of the code: imports point down, nothing is imported in a circle, handlers and jobs know nothing of one another."""
+"""The shape of the code: each module has a room, rooms import lower floors only, nothing is imported in a circle."""
 
 import ast
 import re
@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "proxy"
+UNIT_TESTS = ROOT / "tests" / "unit"
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"core"}),
@@ -24,7 +25,10 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
     frozenset({"__main__", "build"}),
 )
-"""From the bottom up: every room, by the first name below `proxy`."""
+"""From the bottom up: every room, by the first name below `proxy`. A room imports lower floors only, so none of its own floor."""
+
+AT_THE_ROOT = {"__init__", "__main__", "clock", "ids", "systemd", "tasks"}
+"""Modules that are a room of their own."""
 
 POSSESSIVE_GROUP = re.compile(r"\)(?:[*+?]|\{[0-9,]+\})\+")
 STARTS_A_TASK = re.compile(r"\b(?:asyncio|loop|get_running_loop\(\))\.(?:create_task|ensure_future)\(")
@@ -32,11 +36,13 @@ STAND_IN_MAY_USE = {"proxy.clock", "proxy.tasks", "proxy.core.timestamps"}
 
 
 def layer(module: str) -> int:
-    """Return a module's layer; ``proxy`` itself, which holds only the version, is the lowest."""
-    names = module.split(".")
-    if len(names) == 1:
-        return 0
-    return next(level for level, names_of in enumerate(LAYERS) if names[1] in names_of)
+    """Return the floor that a module's room is on."""
+    return next(level for level, rooms in enumerate(LAYERS) if room(module) in rooms)
+
+
+def room(module: str) -> str:
+    """Return the first name below ``proxy``; of ``proxy`` itself, which holds only the version, its own."""
+    return module.split(".")[1] if "." in module else module
 
 
 def modules() -> dict[str, Path]:
@@ -69,11 +75,23 @@ def test_every_file_stands_in_a_room() -> None:
     assert {module.split(".")[1] for module in MODULES if "." in module} == rooms
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_down(module: str) -> None:
-    upward = {other for other in imports(module) if layer(other) > layer(module)}
+def test_unit_tests_stand_in_the_rooms_that_they_test() -> None:
+    folders = [path for path in UNIT_TESTS.rglob("*") if path.is_dir() and path.name != "__pycache__"]
 
-    assert not upward, f"{module} is layer {layer(module)} and imports {upward}"
+    assert {folder for folder in folders if not (PACKAGE / folder.relative_to(UNIT_TESTS)).is_dir()} == set()
+
+
+def test_no_other_file_stands_at_the_root() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == AT_THE_ROOT
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_room_imports_lower_floors_only(module: str) -> None:
+    others = {other for other in imports(module) if room(other) not in (room(module), "proxy")}
+
+    wrong = {other for other in others if layer(other) >= layer(module)}
+
+    assert not wrong, f"{module} is on floor {layer(module)} and imports {wrong}"
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("proxy.handlers.")])
