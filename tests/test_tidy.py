@@ -1,4 +1,4 @@
-"""The shape of the code: each module has a room, rooms import lower floors only, nothing is imported in a circle."""
+"""The shape of the code: each module has a room, rooms import lower floors only, nothing is imported in a circle, nothing is long."""
 
 import ast
 import re
@@ -29,6 +29,8 @@ LAYERS: tuple[frozenset[str], ...] = (
 
 AT_THE_ROOT = {"__init__", "__main__", "clock", "ids", "systemd", "tasks"}
 """Modules that are a room of their own."""
+MODULE_LINES_MAX = 400
+FUNCTION_LINES_MAX = 60
 
 POSSESSIVE_GROUP = re.compile(r"\)(?:[*+?]|\{[0-9,]+\})\+")
 STARTS_A_TASK = re.compile(r"\b(?:asyncio|loop|get_running_loop\(\))\.(?:create_task|ensure_future)\(")
@@ -114,6 +116,17 @@ def test_nothing_is_imported_in_a_circle() -> None:
 
     for module in MODULES:
         visit(module, ())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_and_no_function_is_long(module: str) -> None:
+    text = MODULES[module].read_text(encoding="utf-8")
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+    long = {node.name for node in functions if (node.end_lineno or 0) - node.lineno >= FUNCTION_LINES_MAX}
+
+    assert len(text.splitlines()) <= MODULE_LINES_MAX
+    assert not long, f"over {FUNCTION_LINES_MAX} lines: {long}"
 
 
 def test_the_stand_in_knows_nothing_of_the_gateway() -> None:
