@@ -41,7 +41,7 @@ async def perform(config: Config, clock: Clock, name: str, parameters: Mapping[s
     """
     operation = prepare(name, parameters)
     if not operation.changes:
-        return await _at_own_desk(config, clock, operation, read_only=True, report=report)
+        return await _in_process(config, clock, operation, read_only=True, report=report)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + LOCK_WAIT_SECONDS
     while True:
@@ -49,7 +49,7 @@ async def perform(config: Config, clock: Clock, name: str, parameters: Mapping[s
         if answer is not None:
             return answer
         try:
-            return await _at_own_desk(config, clock, operation, read_only=False)
+            return await _in_process(config, clock, operation, read_only=False)
         except StoreLockedError as error:
             if loop.time() > deadline:
                 raise StoreLockedError(f"{error}, and {_silence(config)}") from None
@@ -74,7 +74,7 @@ async def ask_gateway(config: Config, name: str, parameters: Mapping[str, Any]) 
     return answer
 
 
-async def _at_own_desk(config: Config, clock: Clock, operation: Operation, *, read_only: bool, report: Report | None = None) -> Answer:
+async def _in_process(config: Config, clock: Clock, operation: Operation, *, read_only: bool, report: Report | None = None) -> Answer:
     async with AsyncExitStack() as opened:
         store = await open_store(config.store.path, read_only=read_only)
         opened.push_async_callback(store.close)

@@ -21,7 +21,7 @@ BODY_BYTES_MAX = 65_536
 
 
 class AdminHandlers:
-    """Carries out operations at the desk of the running gateway, each as a task that its owner drains."""
+    """Carries out operations inside the running gateway, each as a task that its owner drains."""
 
     def __init__(self, operator: Operator, tasks: TaskGroup) -> None:
         self._operator = operator

@@ -7,16 +7,13 @@ from msgspec import Meta
 from proxy import ids
 from proxy.operations import views
 from proxy.operations.operation import Answer, Operation, Operator
-from proxy.operations.parameters import check_label, yuan
+from proxy.operations.parameters import AccountName, Label, check_label, yuan
 from proxy.store.values import NewKey
-
-AccountName = Annotated[str, Meta(min_length=1, max_length=100)]
-
-
-Label = Annotated[str, Meta(max_length=200)]
 
 
 class AccountCreate(Operation, frozen=True, kw_only=True):
+    """Create an account, with money on it where there is a credit."""
+
     name: ClassVar = "account.create"
     changes: ClassVar = True
     account: AccountName
@@ -34,6 +31,8 @@ class AccountCreate(Operation, frozen=True, kw_only=True):
 
 
 class AccountList(Operation, frozen=True, kw_only=True):
+    """Show every account and its balance."""
+
     name: ClassVar = "account.list"
 
     async def run(self, operator: Operator) -> Answer:
@@ -41,6 +40,8 @@ class AccountList(Operation, frozen=True, kw_only=True):
 
 
 class AccountShow(Operation, frozen=True, kw_only=True):
+    """Show an account and its keys."""
+
     name: ClassVar = "account.show"
     account: AccountName
 
@@ -89,6 +90,8 @@ class KeyCreate(Operation, frozen=True, kw_only=True):
 
 
 class KeyList(Operation, frozen=True, kw_only=True):
+    """Show the keys of an account, or of all."""
+
     name: ClassVar = "key.list"
     account: AccountName | None = None
 
@@ -97,6 +100,8 @@ class KeyList(Operation, frozen=True, kw_only=True):
 
 
 class KeyRevoke(Operation, frozen=True, kw_only=True):
+    """Revoke a key for good. The gateway refuses it from the next request on."""
+
     name: ClassVar = "key.revoke"
     changes: ClassVar = True
     id: Annotated[str, Meta(min_length=1, max_length=100)]

@@ -8,18 +8,15 @@ from msgspec import Meta
 from proxy.billing.folding import REST, fold
 from proxy.billing.receipts import operator_receipt
 from proxy.clock import iso
-from proxy.core.retention import DAY_MS, REQUEST_DAYS_MAX, REQUEST_DAYS_MIN, keep_from_ms
+from proxy.core.retention import DAY_MS, keep_from_ms
 from proxy.operations import views
-from proxy.operations.accounts import AccountName
 from proxy.operations.operation import Answer, Operation, Operator
-from proxy.operations.parameters import ParameterError, check_path, moment
+from proxy.operations.parameters import AccountName, ParameterError, PathText, RequestDays, check_path, moment
 from proxy.store.errors import StoreRefusedError
 from proxy.store.values import UsageQuery
 
-RequestDays = Annotated[int, Meta(ge=REQUEST_DAYS_MIN, le=REQUEST_DAYS_MAX)]
-
-
 FOLD_SECONDS = 1.0
+"""Seconds that one ``retention.fold`` may take, so that a client sees progress and can stop."""
 
 
 class Usage(Operation, frozen=True, kw_only=True):
@@ -46,6 +43,8 @@ class Usage(Operation, frozen=True, kw_only=True):
 
 
 class ShowReceipt(Operation, frozen=True, kw_only=True):
+    """Show all that is known of one request; of one that was folded, refuse with what is left of it."""
+
     name: ClassVar = "receipt"
     id: Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -58,6 +57,8 @@ class ShowReceipt(Operation, frozen=True, kw_only=True):
 
 
 class LedgerVerify(Operation, frozen=True, kw_only=True):
+    """Check every invariant of the books."""
+
     name: ClassVar = "ledger.verify"
 
     async def run(self, operator: Operator) -> Answer:
@@ -65,8 +66,10 @@ class LedgerVerify(Operation, frozen=True, kw_only=True):
 
 
 class Backup(Operation, frozen=True, kw_only=True):
+    """Write a verified copy of the store to a new file."""
+
     name: ClassVar = "backup"
-    destination: Annotated[str, Meta(min_length=1, max_length=4096)]
+    destination: PathText
 
     def __post_init__(self) -> None:
         check_path("destination", self.destination)
@@ -89,7 +92,7 @@ class RetentionLook(Operation, frozen=True, kw_only=True):
 
 
 class RetentionFold(Operation, frozen=True, kw_only=True):
-    """Fold some of them, for `FOLD_SECONDS` at most: whoever asks asks again until it is done, and sees how far it has come."""
+    """Fold some of them, for `FOLD_SECONDS` at most. Call again until ``done``."""
 
     name: ClassVar = "retention.fold"
     changes: ClassVar = True
@@ -97,5 +100,5 @@ class RetentionFold(Operation, frozen=True, kw_only=True):
 
     async def run(self, operator: Operator) -> Answer:
         before_ms = keep_from_ms(operator.clock.now_ms(), self.days)
-        folded, is_done = await fold(operator.store, before_ms, FOLD_SECONDS, rest=REST if operator.serves else 0.0)
+        folded, is_done = await fold(operator.store, before_ms, FOLD_SECONDS, rest=REST if operator.is_serving else 0.0)
         return {"kept_from_at": iso(before_ms), "folded": folded, "done": is_done}

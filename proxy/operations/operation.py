@@ -1,4 +1,4 @@
-"""What an operator can do, by name: parameters checked first, then one operation on the store, a JSON-able answer out.
+"""The base of every operation: parameters checked when it is made, then one step on the store, a JSON-able answer out.
 
 The command line runs these itself or sends them to the admin listener of a running gateway: both are the same operations, with the
 same answers. Amounts are decimal strings in yuan, times ISO-8601 in UTC.
@@ -19,16 +19,16 @@ from proxy.store.progress import Report
 Answer: TypeAlias = dict[str, Any]
 
 
-class NotLiveError(StoreError):
-    """A change was stored, but the running gateway could not take it over."""
+class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One operation with its parameters, checked when it is made."""
 
+    name: ClassVar[str]
+    changes: ClassVar[bool] = False
+    """Whether it writes to the store: then only the process that holds the store may run it."""
 
-class Reloader(Protocol):
-    """Who puts a changed configuration in force. Both raise NotReloadedError."""
-
-    async def reload(self) -> Reloaded: ...
-
-    async def preview(self, candidate: Path | None = None) -> Reloaded: ...
+    async def run(self, operator: "Operator") -> Answer:
+        """Carry it out. Raises: StoreError, and as its refusals StoreRefusedError."""
+        raise NotImplementedError
 
 
 class OperatedStore(Accounts, Books, Engine, Protocol):
@@ -36,26 +36,26 @@ class OperatedStore(Accounts, Books, Engine, Protocol):
 
 
 class Operator:
-    """Where operations are carried out: the store, the clock, whom to tell of a change of accounts or keys, and who reloads."""
+    """Has what operations need: the store, the clock, and inside a running gateway what takes over a change and what reloads."""
 
     def __init__(
         self,
         store: OperatedStore,
         clock: Clock,
         on_change: Callable[[], Awaitable[None]] | None = None,
-        reloader: Reloader | None = None,
+        reloader: "Reloader | None" = None,
         report: Report | None = None,
     ) -> None:
+        """Args: on_change: takes over a change of accounts or keys, None outside a gateway; report: told how far a long one is."""
         self.store = store
         self.clock = clock
         self.reloader = reloader
         self.report = report
-        """Whom to tell how far a long operation has come."""
         self._on_change = on_change
 
     @property
-    def serves(self) -> bool:
-        """Whether a running gateway is operated, which has others to serve."""
+    def is_serving(self) -> bool:
+        """Whether this is inside a running gateway, so that long work must leave time for its requests."""
         return self._on_change is not None
 
     async def changed(self) -> None:
@@ -72,13 +72,13 @@ class Operator:
             raise NotLiveError(f"stored, but the running gateway could not take it over, restart it: {error}") from error
 
 
-class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One operation with its parameters, checked when it is made."""
+class Reloader(Protocol):
+    """Puts a changed configuration in force. Both methods raise NotReloadedError."""
 
-    name: ClassVar[str]
-    changes: ClassVar[bool] = False
-    """Whether it writes to the store, and so is the business of the process that holds it."""
+    async def reload(self) -> Reloaded: ...
 
-    async def run(self, operator: Operator) -> Answer:
-        """Carry it out. Raises: StoreError, and as its refusals StoreRefusedError."""
-        raise NotImplementedError
+    async def preview(self, candidate: Path | None = None) -> Reloaded: ...
+
+
+class NotLiveError(StoreError):
+    """A change was stored, but the running gateway could not take it over."""

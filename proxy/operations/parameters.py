@@ -1,9 +1,18 @@
-"""What an operation's parameters may be."""
+"""Types and checks of the operations' parameters. A check names its parameter in what it raises."""
 
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
 
 from proxy.core.money import Nanos, parse_yuan
+from proxy.core.retention import REQUEST_DAYS_MAX, REQUEST_DAYS_MIN
 from proxy.operations.dates import parse_moment
+
+AccountName = Annotated[str, Meta(min_length=1, max_length=100)]
+Label = Annotated[str, Meta(max_length=200)]
+PathText = Annotated[str, Meta(min_length=1, max_length=4096)]
+RequestDays = Annotated[int, Meta(ge=REQUEST_DAYS_MIN, le=REQUEST_DAYS_MAX)]
 
 
 class ParameterError(ValueError):
@@ -15,6 +24,7 @@ class UnknownOperationError(ParameterError):
 
 
 def yuan(parameter: str, amount: str) -> Nanos:
+    """Return an amount such as ``12.50`` in nano-yuan. Raises: ValueError."""
     try:
         return parse_yuan(amount)
     except ValueError as error:
@@ -22,6 +32,7 @@ def yuan(parameter: str, amount: str) -> Nanos:
 
 
 def moment(parameter: str, text: str | None, now_ms: int) -> int | None:
+    """Return a moment (see `parse_moment`) in unix milliseconds; of None, None. Raises: ValueError."""
     try:
         return None if text is None else parse_moment(text, now_ms)
     except ValueError as error:
@@ -29,10 +40,12 @@ def moment(parameter: str, text: str | None, now_ms: int) -> int | None:
 
 
 def check_path(parameter: str, text: str) -> None:
+    """Refuse a path that is not absolute: the gateway's directory is not the operator's. Raises: ValueError."""
     if "\0" in text or not Path(text).is_absolute():
         raise ValueError(f"{parameter}: must be an absolute path")
 
 
 def check_label(parameter: str, text: str) -> None:
+    """Refuse control characters, which would be printed on a terminal. Raises: ValueError."""
     if not all(char.isprintable() for char in text):
         raise ValueError(f"{parameter}: must have no control characters")

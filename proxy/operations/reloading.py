@@ -1,13 +1,11 @@
 """The operation that puts the configuration in force."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar
-
-from msgspec import Meta
+from typing import ClassVar
 
 from proxy.config.changes import NotReloadedError
 from proxy.operations.operation import Answer, Operation, Operator
-from proxy.operations.parameters import check_path
+from proxy.operations.parameters import PathText, check_path
 from proxy.store.errors import StoreRefusedError
 
 
@@ -19,7 +17,7 @@ class Reload(Operation, frozen=True, kw_only=True):
 
     name: ClassVar = "reload"
     preview: bool = False
-    file: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    file: PathText | None = None
 
     def __post_init__(self) -> None:
         if self.file is not None:

@@ -1,4 +1,4 @@
-"""Every operation by its name."""
+"""The operations by their names: `prepare` checks one, `run` carries it out."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,7 @@
-"""Rows of the store as an operator reads them: plain dicts, amounts as decimal strings in yuan, times ISO-8601 in UTC."""
+"""The operator's view of the store's rows: plain dicts, amounts as decimal strings in yuan, times ISO-8601 in UTC.
+
+Customers are shown less, by their handlers and `billing.receipts`; these import nothing from here.
+"""
 
 import shlex
 from collections.abc import Sequence
@@ -13,6 +16,7 @@ _SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "uni
 
 
 def account(row: Account) -> dict[str, Any]:
+    """Return an account with its balance, what is held of it, and what is left to spend."""
     return {
         "id": row.id,
         "name": row.name,
@@ -25,6 +29,7 @@ def account(row: Account) -> dict[str, Any]:
 
 
 def key(row: Key) -> dict[str, Any]:
+    """Return a key without its secret, which nobody has."""
     return {
         "id": row.id,
         "name": row.name,
@@ -63,6 +68,7 @@ def folded(row: FoldedRequest) -> str:
 
 
 def checks(rows: Sequence[Check]) -> dict[str, Any]:
+    """Return each check of the books, and whether all hold."""
     return {
         "holds": all(row.holds for row in rows),
         "checks": [{"name": row.name, "holds": row.holds, "figures": row.figures, "offenders": list(row.offenders)} for row in rows],
