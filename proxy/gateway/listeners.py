@@ -1,4 +1,4 @@
-"""The gateway's doors: the public one, the admin's and that of the metrics, opened alike, limited and counted together."""
+"""The gateway's listeners: the public one, the admin's and that of the metrics, opened alike, limited and counted together."""
 
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
@@ -17,11 +17,11 @@ from proxy.telemetry.logs import AccessLog
 from proxy.telemetry.metrics import Metrics
 
 PRIVATE_SOCKET_MODE = 0o600
-"""Of a socket file that nothing else is said of: the admin's."""
+"""Permissions of a socket file unless others are given: the admin's."""
 
 
 class Listeners:
-    """Opens doors, and leaves on the stack what closes them."""
+    """Opens listeners, and leaves on the stack what closes them."""
 
     def __init__(
         self, live: Live, clock: Clock, access_log: AccessLog, metrics: Metrics, stop: StopSignal, stack: AsyncExitStack
@@ -37,7 +37,7 @@ class Listeners:
     async def open(
         self, name: str, router: Router, live_keys: LiveKeys, addresses: Iterable[Address], *, mode: int = PRIVATE_SOCKET_MODE
     ) -> tuple[Listener, tuple[str, ...]]:
-        """Open a door at all its addresses; return it and where it listens. Raises: ListenError."""
+        """Open a listener at all its addresses; return it and where it listens. Raises: ListenError."""
         observer = Observer(self._clock, self._access_log, self._metrics)
         entrance = Entrance(
             Dispatcher(router, live_keys, draining=self._stop.requested.is_set, refusing=self._stop.refusing.is_set),
@@ -57,7 +57,7 @@ class Listeners:
         return listener, tuple(opened)
 
     def limit(self, settings: Settings) -> None:
-        """Let the limits of new settings hold at all doors."""
+        """Apply the limits of new settings to all listeners."""
         server = settings.config.server
         for listener in self._opened.values():
             listener.limit(keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)

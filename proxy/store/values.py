@@ -48,7 +48,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Whom a live key stands for: one row of the snapshot that authenticates requests."""
+    """Whom a live key stands for: a row of what requests are authenticated by."""
 
     sha256: bytes
     key_id: str

@@ -52,7 +52,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Gateway(Contender):
-    """The gateway, with its operator's door."""
+    """The gateway, with its admin listener."""
 
     directory: Path = field(default_factory=Path)
 
