@@ -183,8 +183,8 @@ class _Construction:
 
     def _keep_house(self, store: Store) -> None:
         """Let the scheduler, which `_videos` has set to end, forget and fold what is old."""
-        self._scheduler.every(forget_keys.EVERY_SECONDS, ForgetKeys(store, self._clock), "retention")
-        self._scheduler.every(fold_requests.EVERY_SECONDS, FoldRequests(store, self._clock, self._live), "folding")
+        self._scheduler.every(forget_keys.EVERY_SECONDS, ForgetKeys(store, self._clock), "forgetting idempotency keys")
+        self._scheduler.every(fold_requests.EVERY_SECONDS, FoldRequests(store, self._clock, self._live), "folding old requests")
 
     # what customers call
 

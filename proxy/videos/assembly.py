@@ -52,7 +52,7 @@ class Videos:
         """Let the scheduler poll what is due and sweep what is overdue, until it is closed."""
         for upstream, due_work in self._due.items():
             self._schedule(upstream, due_work)
-        self._scheduler.every(sweep.EVERY_SECONDS, OverdueTasks(self._store, self.jobs, self._clock), "hold_sweep")
+        self._scheduler.every(sweep.EVERY_SECONDS, OverdueTasks(self._store, self.jobs, self._clock), "the sweep of overdue videos")
 
     def poll_added(self, settings: Settings) -> None:
         """Poll the upstreams too that a reload has added. Those that it removed are polled on, for the tasks that they have."""
