@@ -4,27 +4,23 @@
 explained in ``config.example.toml``.
 """
 
-from proxy.config.config import AdminConfig, Config, ServerConfig, StoreConfig, UpstreamConfig, VideosConfig
+from proxy.config.config import Config, UpstreamConfig
 from proxy.config.reading import Source, load
 from proxy.config.tables import BillingConfig, ConfigError, LogConfig, RetentionConfig
 from proxy.config.values import Address, Secret, SystemdAddress, TcpAddress, UnixAddress
 
 __all__ = [
     "Address",
-    "AdminConfig",
     "BillingConfig",
     "Config",
     "ConfigError",
     "LogConfig",
     "RetentionConfig",
     "Secret",
-    "ServerConfig",
     "Source",
-    "StoreConfig",
     "SystemdAddress",
     "TcpAddress",
     "UnixAddress",
     "UpstreamConfig",
-    "VideosConfig",
     "load",
 ]
