@@ -24,8 +24,8 @@ from proxy.core.video import task as video_task
 from proxy.core.video.task import Pace
 from proxy.edge import connection as edge
 from proxy.edge.request import Request
+from proxy.exchange import chat
 from proxy.gateway import process
-from proxy.handlers import chat
 from proxy.jobs import fold_requests, forget_keys, scheduler
 from proxy.store.sqlite import admission, writer
 from proxy.store.sqlite import folding as store_folding
