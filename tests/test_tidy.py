@@ -103,6 +103,13 @@ def test_handlers_do_not_import_one_another(module: str) -> None:
     assert not siblings
 
 
+def test_only_the_store_names_its_engine() -> None:
+    """Everything else asks `proxy.store`, with a URL: then a second engine is the store's own affair."""
+    namers = {module for module in MODULES if any(other.startswith("proxy.store.sqlite") for other in imports(module))}
+
+    assert {module for module in namers if not module.startswith("proxy.store.sqlite")} == {"proxy.store"}
+
+
 def test_nothing_is_imported_in_a_circle() -> None:
     done: set[str] = set()
 

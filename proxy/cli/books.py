@@ -15,7 +15,7 @@ from proxy.cli.shared import WRONG_USAGE, ConfigOption, JsonOption, fail, load_c
 from proxy.clock import SystemClock, iso
 from proxy.core.retention import REQUEST_DAYS_MIN
 from proxy.operations import views
-from proxy.store.sqlite.file.restore import restore as put_in_place
+from proxy.store import restore as put_in_place
 
 app = typer.Typer()
 ledger_app = typer.Typer(help="The books.", no_args_is_help=True)
@@ -74,12 +74,11 @@ def restore(
 ) -> None:
     """Put a backup in the store's place, once it is verified; the old store is kept beside it. Stop the gateway first."""
     loaded = load_config(context, config, require_secrets=False)
-    path = loaded.store.path
     with refusals(loaded.path), bar(wanted=not json) as report:
-        restored = put_in_place(path, source, compact(SystemClock().now_ms()), report)
+        restored = put_in_place(loaded.store.url, source, compact(SystemClock().now_ms()), report)
     kept, newest_at = restored.kept, restored.newest_at_ms
     answer = {
-        "store": str(path),
+        "store": str(loaded.store.path),
         "source": str(source.absolute()),
         "newest_booking_at": None if newest_at is None else iso(newest_at),
         "kept": None if kept is None else str(kept),

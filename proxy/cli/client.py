@@ -18,9 +18,9 @@ from proxy.config import Config
 from proxy.operations.operation import Answer, Operation, Operator
 from proxy.operations.parameters import ParameterError
 from proxy.operations.table import prepare
+from proxy.store import open_store
 from proxy.store.errors import StoreError, StoreLockedError, StoreRefusedError, StoreUnavailableError
 from proxy.store.progress import Report
-from proxy.store.sqlite import open_store
 
 LOCK_WAIT_SECONDS = 5.0
 """Limit of retries while the lock is held and no gateway answers: by another command, or by a gateway that is starting."""
@@ -76,7 +76,7 @@ async def ask_gateway(config: Config, name: str, parameters: Mapping[str, Any]) 
 
 async def _in_process(config: Config, clock: Clock, operation: Operation, *, read_only: bool, report: Report | None = None) -> Answer:
     async with AsyncExitStack() as opened:
-        store = await open_store(config.store.path, read_only=read_only)
+        store = await open_store(config.store.url, read_only=read_only)
         opened.push_async_callback(store.close)
         return await operation.run(Operator(store, clock, report=report))
 

@@ -4,7 +4,7 @@
 explained in ``config.example.toml``.
 """
 
-from proxy.config.config import Config, UpstreamConfig
+from proxy.config.config import Config, StoreConfig, UpstreamConfig
 from proxy.config.reading import Source, load
 from proxy.config.tables import BillingConfig, ConfigError, LogConfig, RetentionConfig
 from proxy.config.values import Address, Secret, SystemdAddress, TcpAddress, UnixAddress
@@ -18,6 +18,7 @@ __all__ = [
     "RetentionConfig",
     "Secret",
     "Source",
+    "StoreConfig",
     "SystemdAddress",
     "TcpAddress",
     "UnixAddress",

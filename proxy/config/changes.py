@@ -23,7 +23,6 @@ _LIVE_KEYS: Mapping[str, frozenset[str]] = {
 _NOT_KEYS = ("path", "variables")
 _IN_FILE = {
     "catalog": "models",
-    "store.path": "store.url",
     "videos.poll_first_seconds": "videos.poll_seconds[0]",
     "videos.poll_longest_seconds": "videos.poll_seconds[1]",
 }

@@ -28,7 +28,13 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    path: Path
+    url: str
+    """``sqlite:PATH``, absolute: `proxy.store.open_store` opens it."""
+
+    @property
+    def path(self) -> Path:
+        """Return the store's file."""
+        return Path(self.url.partition(":")[2])
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,13 +157,13 @@ def _read_store(value: object, base: Path, faults: Faults) -> StoreConfig | None
     if table is None:
         return None
     try:
-        path = parse_store_url(table.url, base)
+        store = StoreConfig(parse_store_url(table.url, base))
     except ValueError as error:
         faults.add("store.url", str(error))
         return None
-    if _is_directory(path):
-        faults.add("store.url", f"{path} is a directory: name a file in it")
-    return StoreConfig(path)
+    if _is_directory(store.path):
+        faults.add("store.url", f"{store.path} is a directory: name a file in it")
+    return store
 
 
 def _is_directory(path: Path) -> bool:

@@ -104,8 +104,8 @@ def parse_unix_address(text: str, base: Path) -> UnixAddress:
     return UnixAddress(absolute)
 
 
-def parse_store_url(text: str, base: Path) -> Path:
-    """Return the file of ``sqlite:PATH``; a relative path starts from ``base``."""
+def parse_store_url(text: str, base: Path) -> str:
+    """Return ``sqlite:PATH`` with an absolute path; a relative one starts from ``base``."""
     scheme, colon, path = text.partition(":")
     if not colon:
         raise ValueError(f'must be "sqlite:PATH", not {text!r}')
@@ -113,7 +113,7 @@ def parse_store_url(text: str, base: Path) -> Path:
         raise ValueError(f'the store {scheme!r} is not known: only "sqlite:PATH" is')
     if path.startswith("//") or "?" in path or "\0" in path or path in ("", ":memory:"):
         raise ValueError('must be "sqlite:PATH" with the path of a file, relative to this file or absolute')
-    return base / path
+    return f"{scheme}:{base / path}"
 
 
 def parse_base_url(text: str) -> str:

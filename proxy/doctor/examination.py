@@ -11,6 +11,7 @@ from proxy.doctor import files, process
 from proxy.doctor.finding import Finding, failed, ok
 from proxy.doctor.front import front
 from proxy.doctor.upstream import upstream
+from proxy.store import holder_pid
 
 
 async def examine(path: Path | None, env: Mapping[str, str], clock: Clock, url: str | None = None) -> list[Finding]:
@@ -21,11 +22,11 @@ async def examine(path: Path | None, env: Mapping[str, str], clock: Clock, url: 
     """
     found, config = _configuration(path, env)
     if config is not None:
-        store = config.store.path
-        pid = process.running_pid(config)
+        store = config.store
+        pid = holder_pid(store.url)
         found += await _looked("configuration file", lambda: files.secrets(config, env))
-        found += await _looked("store file", lambda: files.store_file(_real(store)))
-        found += await _looked("disk space", lambda: files.disk(_real(store).parent))
+        found += await _looked("store file", lambda: files.store_file(store))
+        found += await _looked("disk space", lambda: files.disk(_real(store.path).parent))
         found += [await process.store(store), await process.gateway(config, pid)]
         found += await _looked("descriptors", lambda: [process.descriptors(pid)])
         found += await _looked("address", lambda: process.listeners(config, pid))

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from proxy.config import Config, environment
+from proxy.config import Config, StoreConfig, environment
 from proxy.config.reading import base_of, parse
 from proxy.doctor.finding import Finding, failed, ok, warning
-from proxy.store.sqlite.file import restore
+from proxy.store import unfinished_restore
 
 FREE_BYTES_MIN = 64 * 2**20
 FREE_BYTES_COMFORT = 2**30
@@ -53,8 +53,9 @@ def _secret_files(config: Config, env: Mapping[str, str]) -> dict[str, Path]:
     return found
 
 
-def store_file(path: Path) -> Iterator[Finding]:
+def store_file(store: StoreConfig) -> Iterator[Finding]:
     """Check the store's file, the files beside it (``-wal``, ``-shm``, ``.lock``) and its folder."""
+    path = Path(os.path.realpath(store.path))
     folder = path.parent
     if not folder.is_dir():
         yield failed("store file", f"there is no folder {folder}", f"mkdir -m 700 {folder}")
@@ -68,7 +69,7 @@ def store_file(path: Path) -> Iterator[Finding]:
         return
     yield _privacy(path)
     yield from _owners(path)
-    if (left := restore.decided_for(path)) is not None:
+    if (left := unfinished_restore(store.url)) is not None:
         yield warning("store file", f"a restore was cut short ({left.name})", "start the gateway, which finishes it")
     log = path.with_name(path.name + "-wal")
     size = log.stat().st_size if log.exists() else 0

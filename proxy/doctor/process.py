@@ -9,26 +9,16 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from proxy.config import Address, Config, SystemdAddress, TcpAddress, UnixAddress
+from proxy.config import Address, Config, StoreConfig, SystemdAddress, TcpAddress, UnixAddress
 from proxy.doctor.finding import Finding, failed, ok, warning
+from proxy.store import open_store
 from proxy.store.errors import StoreError, StoreRefusedError
-from proxy.store.sqlite import open_store
-from proxy.store.sqlite.file.lock import is_locked
 
 DESCRIPTORS_MIN = 256
 DESCRIPTORS_COMFORT = 4096
 """A stream takes two: the customer's connection and the upstream's."""
 CONNECT_SECONDS = 2.0
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where to connect to a listener on all addresses
-
-
-def running_pid(config: Config) -> int | None:
-    """Return the pid of the process that holds the store's lock: 0 if the lock file has no pid, None if nobody holds it."""
-    if not is_locked(config.store.path.resolve()):
-        return None
-    lock = config.store.path.resolve().with_name(config.store.path.resolve().name + ".lock")
-    said = lock.read_text(encoding="ascii", errors="replace").strip()
-    return int(said) if said.isdigit() else 0
 
 
 def descriptors(pid: int | None) -> Finding:
@@ -53,16 +43,16 @@ def _limit_of(pid: int | None) -> tuple[int, str]:
     return (2**31 if soft == resource.RLIM_INFINITY else soft), "this shell"
 
 
-async def store(path: Path) -> Finding:
+async def store(config: StoreConfig) -> Finding:
     """Open the store read-only and check that it is ours, that its version is current and that it can be read."""
     try:
-        await asyncio.to_thread(path.stat)
+        await asyncio.to_thread(config.path.stat)
     except FileNotFoundError:
         return ok("store", "none yet")
     except OSError as error:
-        return failed("store", f"{path} cannot be looked at: {error.strerror}", "run this as the gateway's user, or as root")
+        return failed("store", f"{config.path} cannot be looked at: {error.strerror}", "run this as the gateway's user, or as root")
     try:
-        opened = await open_store(path, read_only=True)
+        opened = await open_store(config.url, read_only=True)
     except StoreRefusedError as error:
         if "has not been brought up to date" in str(error):
             return warning("store", "of an older version", "back it up, then start the gateway once, which brings it up to date")

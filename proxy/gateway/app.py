@@ -38,8 +38,8 @@ from proxy.live.keys import LiveKeys
 from proxy.live.reload import Reloader
 from proxy.live.settings import Live, settings_of
 from proxy.operations.operation import Operator
+from proxy.store import open_store
 from proxy.store.contract import Store
-from proxy.store.sqlite import open_store
 from proxy.tasks import TaskGroup
 from proxy.telemetry import logs
 from proxy.telemetry.collectors import OpenBusiness, watch_store, watch_upstreams
@@ -143,7 +143,7 @@ class _Construction:
     async def _store(self) -> Store:
         metrics = self._metrics
         store = await open_store(
-            self._config.store.path, on_commit=lambda commit: metrics.committed(commit.operations, commit.seconds), on_corrupt=abort
+            self._config.store.url, on_commit=lambda commit: metrics.committed(commit.operations, commit.seconds), on_corrupt=abort
         )
         self._stack.push_async_callback(store.close)  # once nothing writes to it any more
         self._feed_watchdog(store)

@@ -1,1 +1,70 @@
-"""The only door to a database: `contract` says what a store does, `sqlite` does it."""
+"""The only way to a database: `contract` says what a store does, and the URL names the engine that does it.
+
+An engine is imported where it is opened, so that a gateway loads no other engine, nor its third-party packages.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from proxy.store.contract import Store
+from proxy.store.errors import StoreRefusedError
+from proxy.store.progress import Report
+from proxy.store.values import CommitStats, Restored
+
+
+async def open_store(
+    url: str,
+    *,
+    on_commit: Callable[[CommitStats], None] | None = None,
+    on_corrupt: Callable[[BaseException], None] | None = None,
+    read_only: bool = False,
+) -> Store:
+    """Open the store that a URL names, create it where there is none, and bring it to the newest version.
+
+    Args:
+        url: ``sqlite:PATH``, as ``[store] url`` of a loaded configuration.
+        on_commit: called on the loop for each transaction.
+        on_corrupt: called on the loop, once, when this process can write no more and should end.
+        read_only: create nothing, take no lock, refuse writes: for reading while another process has the store.
+
+    Raises: StoreLockedError, StoreVersionError, StoreRefusedError (no such store, not ours, not to be opened).
+    """
+    from proxy.store.sqlite import opening  # noqa: PLC0415
+
+    return await opening.open_store(_file_of(url), on_commit=on_commit, on_corrupt=on_corrupt, read_only=read_only)
+
+
+def restore(url: str, source: Path, when: str, report: Report | None = None) -> Restored:
+    """Put a verified copy of a backup in the store's place; the old store is kept under a name of its own.
+
+    Args:
+        source: a backup, or a store that no process has open; it is only read.
+        when: part of the name that the old store is kept under, such as ``20261123T080000Z``.
+
+    Raises: StoreLockedError, StoreVersionError, StoreRefusedError: the store is as it was.
+    """
+    from proxy.store.sqlite.file import restore as of_file  # noqa: PLC0415
+
+    return of_file.restore(_file_of(url), source, when, report)
+
+
+def unfinished_restore(url: str) -> Path | None:
+    """Return the copy that the next opening puts in place, where a restore was cut short."""
+    from proxy.store.sqlite.file import restore as of_file  # noqa: PLC0415
+
+    return of_file.decided_for(_file_of(url).resolve())
+
+
+def holder_pid(url: str) -> int | None:
+    """Return the pid of the process that has the store open to write: 0 where it is not known, None where there is none."""
+    from proxy.store.sqlite.file import lock  # noqa: PLC0415
+
+    return lock.holder_pid(_file_of(url).resolve())
+
+
+def _file_of(url: str) -> Path:
+    """Raises: StoreRefusedError."""
+    scheme, _, path = url.partition(":")
+    if scheme != "sqlite" or not path:
+        raise StoreRefusedError(f"no engine keeps a store at {url!r}: only sqlite:PATH is known")
+    return Path(path)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
@@ -165,6 +166,17 @@ class Check:
     @property
     def holds(self) -> bool:
         return not self.offenders
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A backup that is the store now."""
+
+    kept: Path | None
+    """The old store; None where there was none."""
+    newest_at_ms: int | None
+    """Time of the last booking in the backup; what was booked later is not in it."""
+    checks: Sequence[Check]
 
 
 @dataclass(frozen=True, slots=True)

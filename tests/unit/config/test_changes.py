@@ -55,7 +55,7 @@ OTHER_VALUES: dict[str, tuple[str, Any, Any]] = {
     "server.body_seconds": ("1", 60, 1),
     "server.keepalive_seconds": ("1", 75, 1),
     "server.stall_seconds": ("1", 60, 1),
-    "store.url": ('"sqlite:b.db"', "{directory}/llm-proxy.db", "{directory}/b.db"),
+    "store.url": ('"sqlite:b.db"', "sqlite:{directory}/llm-proxy.db", "sqlite:{directory}/b.db"),
     "admin.listen": ('"off"', "unix:{directory}/admin.sock", "off"),
     "admin.metrics_listen": ('"127.0.0.1:7"', "off", "127.0.0.1:7"),
     "billing.disconnect": ('"cancel"', "drain", "cancel"),

@@ -44,3 +44,11 @@ def is_locked(database: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def holder_pid(database: Path) -> int | None:
+    """Return the pid of the process that has a database open to write: 0 where the lock file does not say, None where there is none."""
+    if not is_locked(database):
+        return None
+    said = database.with_name(database.name + ".lock").read_text(encoding="ascii", errors="replace").strip()
+    return int(said) if said.isdigit() else 0

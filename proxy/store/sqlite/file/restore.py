@@ -12,7 +12,6 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.store.errors import StoreLockedError, StoreRefusedError
@@ -20,7 +19,7 @@ from proxy.store.progress import Progress, Report
 from proxy.store.sqlite import verify
 from proxy.store.sqlite.file import damage, migrations
 from proxy.store.sqlite.file.lock import FileLock, is_locked
-from proxy.store.values import Check
+from proxy.store.values import Check, Restored
 
 _DECIDED = ".restore-"
 _KEPT = ".before-restore-"
@@ -32,15 +31,6 @@ _OWN_NAME = re.compile(r"-(?:wal|shm|journal)|\.lock|\.(?:restor|before-restore-
 
 _STEP_BYTES = 1_048_576
 """Copied between two reports."""
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    kept: Path | None
-    """Where the old store is now; None where there was none."""
-    newest_at_ms: int | None
-    """When the last booking in the backup was made; what happened since is not in it."""
-    checks: list[Check]
 
 
 def restore(path: Path, source: Path, when: str, report: Report | None = None) -> Restored:

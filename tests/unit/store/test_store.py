@@ -1,0 +1,80 @@
+"""The one place that names an engine: which URL opens what."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from proxy import store as stores
+from proxy.core.money import Nanos
+from proxy.store.errors import StoreLockedError, StoreRefusedError
+from proxy.store.values import CommitStats
+from tests.support.books import assert_books_balance
+from tests.support.store import NOW_MS
+
+WHEN = "20251124T160000Z"
+
+
+async def test_a_url_opens_the_books_that_it_names(tmp_path: Path) -> None:
+    commits: list[CommitStats] = []
+    opened = await stores.open_store(f"sqlite:{tmp_path}/books.db", on_commit=commits.append)
+    account = await opened.create_account("alice", Nanos(1000), NOW_MS)
+
+    reader = await stores.open_store(f"sqlite:{tmp_path}/books.db", read_only=True)
+
+    assert await reader.account("alice") == account
+    assert [commit.operations for commit in commits] == [1]
+    with pytest.raises(StoreRefusedError):
+        await reader.create_account("bob", Nanos(1), NOW_MS)
+    await assert_books_balance(reader)
+    await reader.close()
+    await opened.close()
+
+
+@pytest.mark.parametrize("url", ["postgresql://db/books", "books.db", "sqlite:", ""])
+async def test_a_url_of_no_known_engine_is_refused_in_words(url: str) -> None:
+    with pytest.raises(StoreRefusedError, match="only sqlite:PATH is known"):
+        await stores.open_store(url)
+
+
+async def test_who_has_the_store_open_is_told_by_its_url(tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path}/books.db"
+    before = stores.holder_pid(url)
+    opened = await stores.open_store(url)
+    (tmp_path / "link.db").symlink_to(tmp_path / "books.db")
+
+    assert before is None
+    assert (stores.holder_pid(url), stores.holder_pid(f"sqlite:{tmp_path}/link.db")) == (os.getpid(), os.getpid())
+    (tmp_path / "books.db.lock").write_text("no pid")
+    assert stores.holder_pid(url) == 0
+    await opened.close()
+    assert stores.holder_pid(url) is None
+
+
+async def test_a_backup_is_restored_by_url_and_the_old_store_is_kept(tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path}/books.db"
+    opened = await stores.open_store(url)
+    await opened.create_account("alice", Nanos(1000), NOW_MS)
+    await opened.backup(tmp_path / "backup.db")
+    await opened.credit_account("alice", Nanos(7), "later", NOW_MS + 1)
+    with pytest.raises(StoreLockedError):
+        stores.restore(url, tmp_path / "backup.db", WHEN)
+    await opened.close()
+
+    restored = stores.restore(url, tmp_path / "backup.db", WHEN)
+
+    again = await stores.open_store(url)
+    assert (restored.kept, restored.newest_at_ms) == (tmp_path / f"books.db.before-restore-{WHEN}", NOW_MS)
+    assert all(check.holds for check in restored.checks)
+    assert (await again.account("alice")).balance_nanos == 1000
+    await assert_books_balance(again)
+    await again.close()
+
+
+async def test_a_restore_that_was_cut_short_is_told_by_url(tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path}/books.db"
+    assert stores.unfinished_restore(url) is None
+    decided = tmp_path / f"books.db.restore-{WHEN}"
+    decided.touch()
+
+    assert stores.unfinished_restore(url) == decided
