@@ -29,6 +29,11 @@ def video_request_id() -> str:
     return f"vreq_{_letters(20)}"
 
 
+def owner_id() -> str:
+    """Return ``own_`` and 12 letters or digits: whoever places holds, from one opening of the store until it is closed or dies."""
+    return f"own_{_letters(12)}"
+
+
 def key_id() -> str:
     return f"key_{_letters(12)}"
 

@@ -172,12 +172,12 @@ class Billing:
             await self._commit(request, INTERRUPTED)
 
     async def recover(self) -> int:
-        """Settle what the last process left open, and return how many those were.
+        """Settle what dead owners left open, and return how many requests those were. Safe to repeat, and beside open holds.
 
         Nothing is known of such a call but that it was asked: it is released, as `interrupted`, and costs nothing. Videos go on: their
         tasks end them.
         """
-        left = [request for request in await self._ledger.open_requests() if request.kind is not Kind.VIDEO]
+        left = [request for request in await self._ledger.orphaned_requests() if request.kind is not Kind.VIDEO]
         note = replace(INTERRUPTED, note="the gateway ended while this was open")
         await asyncio.gather(*(self._ledger.settle(request.id, note, self._clock.now_ms()) for request in left))
         return len(left)

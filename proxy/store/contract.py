@@ -8,6 +8,16 @@ writes happen in the order of their calls. A write returns a future: its result 
 refused it. Cancelling the future cancels nothing of the write. A read is a coroutine on a snapshot of what is committed. Amounts are
 nano-yuan, times are unix milliseconds. Values are in `values.py`, exceptions in `errors.py`.
 
+Owners: each opening of the store for writing is an *owner*, with an id of its own that is never used again; every hold carries the
+id of the owner that placed it. Recovery takes up what dead owners left and never what is merely open, since a living process settles
+that itself. An engine reports an owner as dead only with proof, and death is final: from then on no write of that owner is committed,
+however late it arrives, so what recovery settled cannot be settled again by its owner.
+
+- SQLite: the lock file lets one process write. Whoever holds it has proof that every other owner is dead.
+- An engine that several processes write to at once: an owner is a row (a node) with a heartbeat. Every other node watches that beat
+  by its own monotonic clock; one that stands still for a whole lease is set dead by a compare-and-swap on the beat. Each write locks
+  its own node's row and requires it to be alive, in the same transaction (the fence); setting it dead conflicts with that lock.
+
 Invariants (`verify` checks each): Σ transfers = 0 · balance = credits - debits per account · held = Σ open holds · available ≥ 0 ·
 each settled request has exactly one charge or release, none above its hold · no open hold without a live request or task · no finished
 request or task without its settlement, and the other way round · a video costs what its task says · no charge without a request ·
@@ -101,7 +111,10 @@ class Ledger(Protocol):
         """
 
     async def open_requests(self) -> list[OpenRequest]:
-        """Return the requests whose holds are open, oldest first."""
+        """Return the requests whose holds are open, oldest first, of whichever owner."""
+
+    async def orphaned_requests(self) -> list[OpenRequest]:
+        """Return the open requests whose owner is dead, oldest first: nobody else settles them."""
 
     async def claimed_key(self, account_id: int, key: str, now_ms: int) -> ClaimedKey | None:
         """Return which request owns an idempotency key.
@@ -151,7 +164,13 @@ class VideoTasks(Protocol):
         """Return the first due time later than ``after_ms``, of one upstream or (None) of all; None where there is none."""
 
     async def open_tasks(self) -> list[VideoTask]:
-        """Return the tasks that have not ended, oldest first."""
+        """Return the tasks that have not ended, oldest first, of whichever owner."""
+
+    async def orphaned_tasks(self) -> list[VideoTask]:
+        """Return the open tasks that a dead owner placed, oldest first.
+
+        Anybody may go on with one that has an answer from upstream; a submit that was under way is lost with its owner.
+        """
 
     async def unanswered_tasks(self, upstream: str, since_ms: int) -> list[VideoTask]:
         """Return the tasks created since then that may or may not exist upstream.

@@ -105,13 +105,15 @@ class NewRequest(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class OpenRequest:
-    """A request whose hold is open: at start, one whose process died."""
+    """A request whose hold is open."""
 
     id: str
     kind: Kind
     account_id: int
     hold_nanos: Nanos
     created_at_ms: int
+    owner: str | None
+    """Whoever placed it; None: unknown, placed before owners were recorded."""
 
 
 @dataclass(frozen=True, slots=True)

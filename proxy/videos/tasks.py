@@ -120,8 +120,8 @@ class VideoJobs:
         return self._submits.spawn(work, name)
 
     async def recover(self) -> int:
-        """Begin to look for the submits that the last process left without an answer, and return how many those are."""
-        tasks = await self._store.open_tasks()
+        """Begin to look for the submits that dead owners left without an answer, and return how many those are."""
+        tasks = await self._store.orphaned_tasks()
         unanswered = [task for task in tasks if task.state is TaskState.SUBMITTING and task.lost_at_ms is None]
         why = SubmitUnknown("the process ended")
         await asyncio.gather(*(self.advance(task.id, why, submit_answer(task)) for task in unanswered))

@@ -25,7 +25,9 @@ async def test_a_hold_is_taken_from_what_is_available_not_from_the_balance(store
     await store.place_hold(request)
 
     assert await balance_and_held(store) == (1000, 300)
-    assert await store.open_requests() == [OpenRequest("req_1", request.kind, alice.id, Nanos(300), NOW_MS)]
+    (held,) = await store.open_requests()
+    assert held.owner
+    assert held == OpenRequest("req_1", request.kind, alice.id, Nanos(300), NOW_MS, held.owner)
     await assert_books_balance(store)
 
 

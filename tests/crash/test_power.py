@@ -20,7 +20,7 @@ from proxy.store.sqlite.file import migrations
 from proxy.store.sqlite.writer import _Operation, transact
 from tests.support.promises import Faults
 from tests.support.recording import Connection, Event, FolderSync, RecordingDisk, left_by_a_lost_power, write_files
-from tests.support.store import NOW_MS, new_claim, new_request, settlement
+from tests.support.store import NOW_MS, OWNER, new_claim, new_request, settlement
 
 POWER = "the power goes after any write: no settlement is lost that was acknowledged, and the books hold"
 BATCHES = 150
@@ -47,7 +47,7 @@ async def run(directory: Path, *, synchronous: str = "FULL") -> Run:
     migrations.migrate(connection, 0)
     disk.events.append(FolderSync())  # as `open_store` does next
     connection.execute(f"PRAGMA synchronous = {synchronous}")
-    open_holds, waiting, number = OpenHolds(), list[str](), 0
+    open_holds, waiting, number = OpenHolds(OWNER), list[str](), 0
     opening = operation(admin.create_account, "alice", 10**12, NOW_MS)
     assert transact(connection, [opening], open_holds) is None
     account = opening.result
@@ -58,7 +58,7 @@ async def run(directory: Path, *, synchronous: str = "FULL") -> Run:
         operations = [operation(ledger.settle, name, settlement(60), NOW_MS, None) for name in settles]
         for name in holds:
             claim = new_claim(name) if chance.random() < 0.2 else None
-            operations.append(operation(ledger.place_hold, new_request(name, account_id=account.id, claim=claim)))
+            operations.append(operation(ledger.place_hold, new_request(name, account_id=account.id, claim=claim), OWNER))
         assert transact(connection, operations, open_holds) is None
         assert [one.error for one in operations if one.error is not None] == []
         waiting += holds

@@ -16,6 +16,22 @@ from proxy.store.values import IdempotencyClaim, NewKey, NewRequest
 
 NOW_MS = 1_764_000_000_000
 """2025-11-24T16:00:00Z."""
+OWNER = "own_test"
+"""Who places holds where a test calls the operations of a connection by themselves."""
+
+OLD_BOOKS = """
+    INSERT INTO accounts (id, kind, name, balance_nanos, held_nanos, created_at_ms) VALUES (3, 'customer', 'alice', 970, 100, 0);
+    INSERT INTO requests (id, kind, account_id, model, upstream, upstream_model, stream, hold_nanos, price, created_at_ms)
+      VALUES ('open', 'chat', 3, 'm', 'ark', 'm', 0, 100, '{}', 1);
+    INSERT INTO requests (id, kind, account_id, model, upstream, upstream_model, stream, hold_nanos, price, created_at_ms,
+        settled_at_ms, outcome, usage_source, charge_nanos, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, units,
+        shortfall_nanos, http_status, upstream_id, note)
+      VALUES ('charged', 'image', 3, 'm', 'ark', 'm', 0, 100, '{}', 0, 1, 'complete', 'reported', 30, 0, 0, 0, 0, 1, 0, 200, '', '');
+    INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, created_at_ms) VALUES
+      ('credit', 1, 3, 1000, NULL, 0), ('hold', 3, 2, 100, 'charged', 0),
+      ('charge', 3, 2, 30, 'charged', 1), ('hold', 3, 2, 100, 'open', 1);
+"""
+"""Rows for a schema of any version: alice (3) paid 30 of 1,000, and 100 are held for the request ``open``."""
 
 
 def new_request(

@@ -27,20 +27,20 @@ Row = tuple[object, ...]
 
 
 class _Statement:
-    """One statement for any number of rows, up to `ROWS_MAX`."""
+    """One statement for any number of rows, up to `ROWS_MAX`. ``?1`` in ``first`` is one parameter that all rows begin with."""
 
-    def __init__(self, text: str, columns: int) -> None:
-        row = f"({', '.join('?' * columns)})"
+    def __init__(self, text: str, columns: int, first: str = "") -> None:
+        row = f"({first}{', '.join('?' * columns)})"
         self._texts = [text.format(rows=", ".join([row] * rows)) for rows in range(ROWS_MAX + 1)]
 
-    def run(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
-        """Run it for all rows.
+    def run(self, connection: sqlite3.Connection, rows: Sequence[Row], first: Row = ()) -> None:
+        """Run it for all rows. ``first``: the parameter that they begin with, if the statement has one.
 
         Raises: sqlite3.IntegrityError: a row contradicts the schema, or changed nothing.
         """
         for begin in range(0, len(rows), ROWS_MAX):
             some = rows[begin : begin + ROWS_MAX]
-            done = connection.execute(self._texts[len(some)], tuple(chain.from_iterable(some)))
+            done = connection.execute(self._texts[len(some)], (*first, *chain.from_iterable(some)))
             if done.rowcount != len(some):
                 raise sqlite3.IntegrityError(f"{len(some) - done.rowcount} of {len(some)} rows changed nothing")
 
@@ -52,10 +52,11 @@ _MOVE = _Statement(
     3,
 )
 _INSERT_REQUESTS = _Statement(
-    """INSERT INTO requests (id, kind, account_id, key_id, model, upstream, upstream_model, stream, hold_nanos, price, created_at_ms,
-         claimed)
+    """INSERT INTO requests (owner, id, kind, account_id, key_id, model, upstream, upstream_model, stream, hold_nanos, price,
+         created_at_ms, claimed)
        VALUES {rows}""",
     12,
+    first="?1, ",  # the owner of them all, which costs a request nothing so
 )
 _INSERT_TRANSFERS = _Statement(
     "INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, note, created_at_ms) VALUES {rows}", 7
@@ -82,6 +83,8 @@ _AVAILABLE = [_AVAILABLE_TEXT.format(ids=", ".join("?" * accounts)) for accounts
 class Changes:
     """What one batch changes: gathered first, written then, remembered once it is committed."""
 
+    owner: str
+    """Whoever places the holds of the batch."""
     requests: list[Row] = field(default_factory=list)
     settlements: list[Row] = field(default_factory=list)
     transfers: list[Row] = field(default_factory=list)
@@ -91,7 +94,7 @@ class Changes:
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Raises: sqlite3.Error: nothing of the transaction may stand."""
-        _INSERT_REQUESTS.run(connection, self.requests)
+        _INSERT_REQUESTS.run(connection, self.requests, (self.owner,))
         _SETTLE_REQUESTS.run(connection, self.settlements)
         _INSERT_TRANSFERS.run(connection, self.transfers)
         _MOVE.run(connection, [(account_id, self.charged[account_id], held) for account_id, held in self.held.items()])
@@ -103,7 +106,8 @@ class OpenHolds:
     One process alone writes the file, so whatever is here need not be looked up; what is not is looked up by `ledger.settle`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
         self._holds: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:

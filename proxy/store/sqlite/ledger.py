@@ -22,9 +22,9 @@ _ACCOUNT = "SELECT id, name, balance_nanos, held_nanos, created_at_ms FROM accou
 
 _HOLD = "UPDATE accounts SET held_nanos = held_nanos + ?1 WHERE id = ?2 AND kind = 'customer' AND balance_nanos - held_nanos >= ?1"
 _INSERT_REQUEST = """
-    INSERT INTO requests (id, kind, account_id, key_id, model, upstream, upstream_model, stream, hold_nanos, price, created_at_ms,
-      claimed)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    INSERT INTO requests (owner, id, kind, account_id, key_id, model, upstream, upstream_model, stream, hold_nanos, price,
+      created_at_ms, claimed)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _SETTLE_REQUEST = """
     UPDATE requests SET settled_at_ms = ?, outcome = ?, usage_source = ?, charge_nanos = ?, prompt_tokens = ?, cached_tokens = ?,
       completion_tokens = ?, reasoning_tokens = ?, units = ?, shortfall_nanos = ?, http_status = ?, upstream_id = ?, first_byte_ms = ?,
@@ -35,14 +35,14 @@ _INSERT_TRANSFER = """
     INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, note, created_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)"""
 
 
-def place_hold(connection: sqlite3.Connection, request: NewRequest) -> None:
+def place_hold(connection: sqlite3.Connection, request: NewRequest, owner: str) -> None:
     """Do as `record`, for all but videos. Raises: as `record`; ValueError for a video, which nothing would end without its task."""
     if request.kind is Kind.VIDEO:
         raise ValueError(f"request {request.id} is a video: it is placed with its task")
-    record(connection, request)
+    record(connection, request, owner)
 
 
-def record(connection: sqlite3.Connection, request: NewRequest) -> None:
+def record(connection: sqlite3.Connection, request: NewRequest, owner: str) -> None:
     """Record a request with its hold, which is a pending transfer from the customer to revenue. A hold of 0 moves nothing.
 
     Raises: KeyClaimedError before all else, as a retry is owed its first answer whatever is available now; InsufficientFundsError;
@@ -60,7 +60,7 @@ def record(connection: sqlite3.Connection, request: NewRequest) -> None:
             f"account {held_for.name} has ¥{format_yuan(held_for.available_nanos)} available, the request needs ¥{format_yuan(hold)}"
         )
     try:
-        connection.execute(_INSERT_REQUEST, request_values(request))
+        connection.execute(_INSERT_REQUEST, (owner, *request_values(request)))
         if claim is not None:
             idempotency.take(connection, request, claim)
         if hold:
@@ -172,7 +172,7 @@ def _end_claim(connection: sqlite3.Connection, request_id: str, answer: StoredAn
 
 
 def request_values(request: NewRequest) -> tuple[object, ...]:
-    """Return the columns of a new request, as `_INSERT_REQUEST` names them.
+    """Return the columns of a new request after its owner, as `_INSERT_REQUEST` names them.
 
     Exact types: sqlite3 looks for an adapter for each enum or bool, about 1 µs; and `value` of an enum is a call, `_value_` is not.
     """

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Literal
 
+from proxy import ids
 from proxy.store.errors import StoreRefusedError
 from proxy.store.sqlite.admission import Admission
 from proxy.store.sqlite.file import damage, migrations, restore
@@ -72,7 +73,7 @@ async def _open(
     reader = await opened.enter_async_context(connection_to(path, "ro"))
     admission = Admission(path.parent)
     opened.callback(admission.close)
-    writer = Writer(connection, on_commit=on_commit, on_corrupt=on_corrupt, admission=admission)
+    writer = Writer(connection, ids.owner_id(), on_commit=on_commit, on_corrupt=on_corrupt, admission=admission)
     opened.push_async_callback(writer.close)
     return SqliteStore(path, writer, reader, opened.pop_all(), admission)
 

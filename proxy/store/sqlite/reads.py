@@ -19,6 +19,9 @@ _GROUPS = {
 _SUMMED = ("prompt_tokens", "cached_tokens", "completion_tokens", "units", "charge_nanos", "shortfall_nanos")
 _TIME_MAX_MS = 2**62
 
+_OPEN = """
+    SELECT id, kind, account_id, hold_nanos, created_at_ms, owner FROM requests
+    WHERE settled_at_ms IS NULL {whose} ORDER BY created_at_ms, rowid"""
 _RECEIPT = """
     SELECT requests.id, requests.kind, requests.account_id, coalesce(key_id, ''), model, upstream, upstream_model, stream, hold_nanos,
       price, requests.created_at_ms, idempotency.key, body_sha256, accounts.name, settled_at_ms,
@@ -35,9 +38,12 @@ def ping(connection: sqlite3.Connection) -> None:
 
 def open_requests(connection: sqlite3.Connection) -> list[OpenRequest]:
     """Return the requests that are not settled, oldest first."""
-    rows = connection.execute(
-        "SELECT id, kind, account_id, hold_nanos, created_at_ms FROM requests WHERE settled_at_ms IS NULL ORDER BY created_at_ms, rowid"
-    )
+    return [OpenRequest(request_id, Kind(kind), *rest) for request_id, kind, *rest in connection.execute(_OPEN.format(whose=""))]
+
+
+def orphaned_requests(connection: sqlite3.Connection, living: str) -> list[OpenRequest]:
+    """Return the open requests that any other owner than ``living`` placed, oldest first."""
+    rows = connection.execute(_OPEN.format(whose="AND owner IS NOT ?"), (living,))
     return [OpenRequest(request_id, Kind(kind), *rest) for request_id, kind, *rest in rows]
 
 

@@ -54,6 +54,7 @@ class SqliteStore:
         self.path = path
         self._admission = admission
         self._writer = writer
+        self._owner = "" if writer is None else writer.owner
         self._reader = reader
         self._opened = opened
         self._one_long_read = asyncio.Lock()
@@ -90,13 +91,17 @@ class SqliteStore:
     # the money path
 
     def place_hold(self, request: NewRequest) -> asyncio.Future[None]:
-        return self._take_on(ledger.place_hold, request)
+        return self._take_on(ledger.place_hold, request, self._owner)
 
     def settle(self, request_id: str, settlement: Settlement, now_ms: int, answer: StoredAnswer | None = None) -> asyncio.Future[bool]:
         return self._write(ledger.settle, request_id, settlement, now_ms, answer)
 
     async def open_requests(self) -> list[OpenRequest]:
         return await self._read(reads.open_requests)
+
+    async def orphaned_requests(self) -> list[OpenRequest]:
+        # The lock is this process's, so every other owner is dead. Whoever only reads has no lock, and nothing to settle with.
+        return [] if self._writer is None else await self._read(reads.orphaned_requests, self._owner)
 
     async def claimed_key(self, account_id: int, key: str, now_ms: int) -> ClaimedKey | None:
         return await self._read(idempotency.claimed_key, account_id, key, now_ms)
@@ -130,7 +135,7 @@ class SqliteStore:
     # video tasks
 
     def place_task(self, request: NewRequest, task: VideoTask, due_at_ms: int) -> asyncio.Future[None]:
-        return self._take_on(tasks.place_task, request, task, due_at_ms)
+        return self._take_on(tasks.place_task, request, self._owner, task, due_at_ms)
 
     def advance_task(
         self, task_id: str, decide: Callable[[VideoTask], Step], now_ms: int, answer: StoredAnswer | None = None
@@ -151,6 +156,9 @@ class SqliteStore:
 
     async def open_tasks(self) -> list[VideoTask]:
         return await self._read(tasks.open_tasks)
+
+    async def orphaned_tasks(self) -> list[VideoTask]:
+        return [] if self._writer is None else await self._read(tasks.orphaned_tasks, self._owner)
 
     async def unanswered_tasks(self, upstream: str, since_ms: int) -> list[VideoTask]:
         return await self._read(tasks.unanswered_tasks, upstream, since_ms)

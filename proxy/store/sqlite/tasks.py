@@ -33,13 +33,13 @@ _SELECT = f"SELECT {_COLUMNS} FROM video_tasks"  # noqa: S608
 _OFFSET_MAX = 2**62
 
 
-def place_task(connection: sqlite3.Connection, request: NewRequest, task: VideoTask, due_at_ms: int) -> None:
+def place_task(connection: sqlite3.Connection, request: NewRequest, owner: str, task: VideoTask, due_at_ms: int) -> None:
     """Record a request, its hold, its claim and its task.
 
     Raises: as `ledger.place_hold`; ValueError also where task and request are not of one another, or the task is not a new one.
     """
     _require_pair(request, task)
-    ledger.record(connection, request)
+    ledger.record(connection, request, owner)
     try:
         connection.execute(_INSERT, (*_asked(task), *_reached(task), due_at_ms))
     except sqlite3.IntegrityError as error:
@@ -107,6 +107,12 @@ def next_due_at_ms(connection: sqlite3.Connection, after_ms: int, upstream: str 
 def open_tasks(connection: sqlite3.Connection) -> list[VideoTask]:
     """Return the tasks that have not ended, oldest first."""
     return _all(connection, "WHERE due_at_ms IS NOT NULL ORDER BY created_at_ms, id", ())
+
+
+def orphaned_tasks(connection: sqlite3.Connection, living: str) -> list[VideoTask]:
+    """Return the open tasks that any other owner than ``living`` placed, oldest first."""
+    condition = "(SELECT owner FROM requests WHERE requests.id = video_tasks.id) IS NOT ?"
+    return _all(connection, f"WHERE due_at_ms IS NOT NULL AND {condition} ORDER BY created_at_ms, id", (living,))
 
 
 def unanswered_tasks(connection: sqlite3.Connection, upstream: str, since_ms: int) -> list[VideoTask]:

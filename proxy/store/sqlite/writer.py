@@ -66,6 +66,7 @@ class Writer:
     def __init__(
         self,
         connection: Connection,
+        owner: str,
         *,
         on_commit: Callable[[CommitStats], None] | None = None,
         on_corrupt: Callable[[BaseException], None] | None = None,
@@ -87,9 +88,14 @@ class Writer:
         self._failures = 0
         self._failures_overcome = 0
         self._frames_since_checkpoint = 0
-        self._open_holds = OpenHolds()
+        self._open_holds = OpenHolds(owner)
         self._tasks = TaskGroup("store")
         self._tasks.spawn(self._write_until_closed(), "writer", on_death=self._died)
+
+    @property
+    def owner(self) -> str:
+        """Id of this opening of the store: every hold that it writes carries it."""
+        return self._open_holds.owner
 
     @property
     def refusal(self) -> StoreError | None:
@@ -255,7 +261,7 @@ class Writer:
 
 def transact(connection: sqlite3.Connection, batch: Sequence[_Operation], open_holds: OpenHolds) -> Exception | None:
     """Run a batch as one transaction and return why none of it happened, or None; each operation takes its own result or error."""
-    changes = Changes()
+    changes = Changes(open_holds.owner)
     try:
         connection.execute("BEGIN IMMEDIATE")
         for operation in _run_together(connection, batch, open_holds, changes):

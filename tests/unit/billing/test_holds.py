@@ -61,6 +61,12 @@ class Rig:
         found = re.findall(r'llm_proxy_outcomes_total{.*outcome="(\w+)".*} (\d+)', self.metrics.render().decode())
         return {outcome: int(float(count)) for outcome, count in found}
 
+    async def restart(self) -> None:
+        """Open the books again, as the next process does: the owner of what is open is dead then."""
+        await self.store.close()
+        self.store = await opened(self.store.path)
+        self.billing = Billing(self.store, self.tasks, SystemClock(), self.metrics)
+
     async def account(self) -> Account:
         return await self.store.account_by_id(self.account_id)
 
@@ -70,18 +76,24 @@ class Rig:
         return found[0].settlement
 
 
+async def opened(path: Path) -> FailingStore:
+    store = await open_store(path)
+    store.__class__ = FailingStore
+    assert isinstance(store, FailingStore)
+    return store
+
+
 @pytest.fixture
 async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     monkeypatch.setattr(holds, "RETRY_SECONDS_FIRST", 0.001)
-    store = await open_store(tmp_path / "books.db")
-    store.__class__ = FailingStore
-    assert isinstance(store, FailingStore)
+    store = await opened(tmp_path / "books.db")
     account = await store.create_account("acme", Nanos(1000), 0)
     tasks, metrics = TaskGroup("settlement"), Metrics()
-    yield Rig(Billing(store, tasks, SystemClock(), metrics), store, tasks, account.id, metrics)
+    rig = Rig(Billing(store, tasks, SystemClock(), metrics), store, tasks, account.id, metrics)
+    yield rig
     assert await tasks.drain(5) == 0
-    await assert_books_balance(store)
-    await store.close()
+    await assert_books_balance(rig.store)
+    await rig.store.close()
 
 
 async def test_a_hold_is_held_and_its_settlement_charges_and_releases(rig: Rig) -> None:
@@ -248,6 +260,7 @@ async def test_an_abandoned_hold_is_ended_and_counted_also_where_the_disk_is_ful
 async def test_what_the_last_process_left_open_is_released_as_interrupted(rig: Rig) -> None:
     for number in range(3):
         await rig.store.place_hold(new_request(f"req_{number}", account_id=rig.account_id, hold_nanos=100))
+    await rig.restart()
 
     recovered = await rig.billing.recover()
 
@@ -259,10 +272,26 @@ async def test_what_the_last_process_left_open_is_released_as_interrupted(rig: R
     assert (account.balance_nanos, account.held_nanos) == (1000, 0)
 
 
+async def test_recovery_leaves_alone_what_a_living_process_holds(rig: Rig) -> None:
+    await rig.store.place_hold(new_request("req_dead", account_id=rig.account_id, hold_nanos=100))
+    await rig.restart()
+    hold = await rig.billing.hold(new_request("req_alive", account_id=rig.account_id, hold_nanos=400))
+
+    recovered = await rig.billing.recover()
+
+    assert recovered == 1
+    assert [request.id for request in await rig.store.open_requests()] == ["req_alive"]
+    hold.settle(settlement(150))
+    await hold.settled()
+    account = await rig.account()
+    assert (account.balance_nanos, account.held_nanos) == (850, 0)
+
+
 async def test_a_start_releases_calls_and_leaves_videos_to_their_tasks(rig: Rig) -> None:
     video = new_video(account_id=rig.account_id, hold_nanos=300)
     await rig.store.place_task(video, task_of(video), NOW_MS)
     await rig.store.place_hold(new_request(account_id=rig.account_id, hold_nanos=100))
+    await rig.restart()
 
     recovered = await rig.billing.recover()
 

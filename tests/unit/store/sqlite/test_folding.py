@@ -20,7 +20,19 @@ from proxy.store.sqlite.file import migrations
 from proxy.store.sqlite.verify import verify
 from proxy.store.values import NewRequest, StoredAnswer, UsageQuery
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, made, new_claim, new_key, new_request, new_video, settlement, submitted, task_of
+from tests.support.store import (
+    NOW_MS,
+    OLD_BOOKS,
+    OWNER,
+    made,
+    new_claim,
+    new_key,
+    new_request,
+    new_video,
+    settlement,
+    submitted,
+    task_of,
+)
 
 BEGIN = NOW_MS // DAY_MS * DAY_MS
 DAYS = 4
@@ -86,9 +98,9 @@ class Books(RuleBasedStateMachine):
     def _placed(self, connection: sqlite3.Connection, request: NewRequest) -> str:
         try:
             if request.kind == "video":
-                tasks.place_task(connection, request, task_of(request), request.created_at_ms)
+                tasks.place_task(connection, request, OWNER, task_of(request), request.created_at_ms)
             else:
-                ledger.place_hold(connection, request)
+                ledger.place_hold(connection, request, OWNER)
         except InsufficientFundsError as error:
             return str(error)
         return ""
@@ -174,12 +186,7 @@ async def test_a_file_of_version_three_is_folded_without_a_rewrite_of_its_ledger
         connection.execute("PRAGMA journal_mode = WAL")
         for script in migrations.scripts()[:3]:
             connection.executescript(script)
-        connection.execute("PRAGMA user_version = 3")
-        admin.create_account(connection, "alice", Nanos(1000), NOW_MS)
-        ledger.place_hold(connection, new_request("old", account_id=3))
-        ledger.settle(connection, "old", settlement(30), NOW_MS)
-        ledger.place_hold(connection, new_request("open", account_id=3))
-        connection.commit()
+        connection.executescript(f"PRAGMA user_version = 3; BEGIN;{OLD_BOOKS};COMMIT;")
         page = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'transfers'").fetchone()
 
     store = await open_store(path)

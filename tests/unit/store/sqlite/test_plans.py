@@ -8,6 +8,7 @@ import pytest
 from proxy.store.sqlite import folding, idempotency, reads, tasks
 from proxy.store.sqlite.file import migrations
 from proxy.store.sqlite.verify import verify_open
+from tests.support.store import OWNER
 
 SHORT = {"SCAN accounts", "SCAN requests USING INDEX requests_open"}
 """Scans that are allowed: accounts, and open requests."""
@@ -17,6 +18,8 @@ ASKED: dict[str, Callable[[sqlite3.Connection], object]] = {
     "census": reads.census,
     "open requests": reads.open_requests,
     "open tasks": tasks.open_tasks,
+    "orphaned requests": lambda connection: reads.orphaned_requests(connection, OWNER),
+    "orphaned tasks": lambda connection: tasks.orphaned_tasks(connection, OWNER),
     "due tasks": lambda connection: tasks.due_tasks(connection, 1, 10, None, -1),
     "due tasks of an upstream": lambda connection: tasks.due_tasks(connection, 1, 10, "ark", -1),
     "next due": lambda connection: tasks.next_due_at_ms(connection, -1, None),

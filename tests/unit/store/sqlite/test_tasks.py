@@ -12,26 +12,13 @@ from proxy.store.errors import StoreRefusedError
 from proxy.store.sqlite import idempotency, ledger, open_store, tasks
 from proxy.store.sqlite.file.migrations import scripts
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, made, new_claim, new_request, new_video, settlement, submitted, task_of
-
-VERSION_1_BOOKS = """
-    INSERT INTO accounts (id, kind, name, balance_nanos, held_nanos, created_at_ms) VALUES (3, 'customer', 'alice', 970, 100, 0);
-    INSERT INTO requests (id, kind, account_id, model, upstream, upstream_model, stream, hold_nanos, price, created_at_ms)
-      VALUES ('open', 'chat', 3, 'm', 'ark', 'm', 0, 100, '{}', 1);
-    INSERT INTO requests (id, kind, account_id, model, upstream, upstream_model, stream, hold_nanos, price, created_at_ms,
-        settled_at_ms, outcome, usage_source, charge_nanos, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, units,
-        shortfall_nanos, http_status, upstream_id, note)
-      VALUES ('charged', 'image', 3, 'm', 'ark', 'm', 0, 100, '{}', 0, 1, 'complete', 'reported', 30, 0, 0, 0, 0, 1, 0, 200, '', '');
-    INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, created_at_ms) VALUES
-      ('credit', 1, 3, 1000, NULL, 0), ('hold', 3, 2, 100, 'charged', 0),
-      ('charge', 3, 2, 30, 'charged', 1), ('hold', 3, 2, 100, 'open', 1);
-"""
+from tests.support.store import NOW_MS, OLD_BOOKS, OWNER, made, new_claim, new_request, new_video, settlement, submitted, task_of
 
 
 def make_version_1(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript(f"BEGIN;{scripts()[0]};PRAGMA user_version = 1;{VERSION_1_BOOKS};COMMIT;")
+        connection.executescript(f"BEGIN;{scripts()[0]};PRAGMA user_version = 1;{OLD_BOOKS};COMMIT;")
 
 
 async def test_a_file_of_the_first_version_goes_on_with_tasks_and_keys(tmp_path: Path) -> None:
@@ -89,7 +76,7 @@ async def connection(tmp_path: Path) -> AsyncIterator[sqlite3.Connection]:
 
 
 async def test_a_request_without_a_key_costs_not_one_statement_more(connection: sqlite3.Connection) -> None:
-    hold = statements_of(connection, ledger.place_hold, new_request(account_id=3))
+    hold = statements_of(connection, ledger.place_hold, new_request(account_id=3), OWNER)
     end = statements_of(connection, ledger.settle, "req_1", settlement(1), NOW_MS)
 
     assert [statement.split("(")[0].split(" SET")[0].strip() for statement in hold + end] == [

@@ -17,7 +17,7 @@ from proxy.store.sqlite.file.connection import Connection, connection_to
 from proxy.store.sqlite.writer import BATCH_OPERATIONS_MAX, CROWD_OPERATIONS, Writer
 from proxy.store.values import CommitStats
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, new_request, settlement
+from tests.support.store import NOW_MS, OWNER, new_request, settlement
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ async def test_a_commit_that_fails_fails_each_caller_of_its_batch_and_the_next_o
                PRAGMA foreign_keys = ON;"""
         )
     )
-    writer = Writer(connection)
+    writer = Writer(connection, OWNER)
 
     def orphan(it: sqlite3.Connection) -> None:
         it.execute("INSERT INTO children VALUES (99)")  # refused at COMMIT, not here
@@ -204,7 +204,7 @@ async def test_a_commit_that_fails_fails_each_caller_of_its_batch_and_the_next_o
 async def test_a_full_disk_that_ends_the_transaction_fails_the_batch_and_nothing_of_it_stays(
     connection: Connection, tmp_path: Path
 ) -> None:
-    writer = Writer(connection)
+    writer = Writer(connection, OWNER)
     await writer.submit(write, "before")
     await connection.run(lambda it: it.execute(f"PRAGMA max_page_count = {3}").fetchone())
     ended: list[bool] = []
@@ -226,7 +226,7 @@ async def test_a_full_disk_that_ends_the_transaction_fails_the_batch_and_nothing
 
 
 async def test_a_statement_that_fails_alone_leaves_its_neighbours(connection: Connection, tmp_path: Path) -> None:
-    writer = Writer(connection)
+    writer = Writer(connection, OWNER)
 
     def half(it: sqlite3.Connection) -> None:
         write(it, "half")
@@ -324,7 +324,7 @@ async def test_after_a_failed_write_a_ping_fails_until_a_write_succeeds(
 
 
 async def test_a_write_that_fails_beside_others_that_stand_is_a_failure_too(connection: Connection) -> None:
-    writer = Writer(connection)
+    writer = Writer(connection, OWNER)
 
     def full(_: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError("database or disk is full")
