@@ -142,6 +142,9 @@ class Billing:
         patience = self._loop.call_later(SETTLE_WAIT_SECONDS, _fail, durable)
         try:
             await self._commit(request, settlement, answer)
+        except StoreError:
+            _fail(durable)
+            raise
         finally:
             patience.cancel()
         if not durable.done():

@@ -47,15 +47,19 @@ class SeenAnswer(Struct, frozen=True):
 NOTHING_SEEN = SeenAnswer(began=False)
 
 
+class EventTooLargeError(Exception):
+    """One event is larger than the tap may hold; the stream cannot be followed further."""
+
+
 class StreamTap(Protocol):
     """Reads along one stream. `feed` each piece, then `finish` once; the attributes hold what was learnt so far."""
 
     done: bool
     """The event that ends a whole stream was seen."""
     error: dict[str, Any] | None
-    """The upstream's own error; from that event on nothing is passed on."""
+    """The upstream's own error object, or a substitute; from that event on nothing is passed on."""
     content_events: int
-    """Events passed on that carry some text. `Stream` counts here those that it passes by their shape."""
+    """Events passed on that carry text, reasoning or tool arguments, for estimates. `Stream` adds those it passes by shape."""
 
     def feed(self, piece: bytes) -> bytes:
         """Return what may be passed on now; the very object that came in when nothing has to be changed.

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from proxy.core.chat.tap import EventTooLargeError, is_told
-from proxy.core.protocol import StreamTap
+from proxy.core.chat.tap import is_told
+from proxy.core.protocol import EventTooLargeError, StreamTap
 from proxy.upstream.http1.framing import PLAIN_CHUNKS
 from proxy.upstream.http1.pool import Shortcut, UpstreamBrokenError, UpstreamFailure
 

@@ -19,7 +19,7 @@ from proxy.core.ark.lenient_json import read_mended
 from proxy.core.ark.plain_text import is_plain_text
 from proxy.core.ark.text import read_error
 from proxy.core.chat.usage import parse_usage
-from proxy.core.protocol import SeenAnswer
+from proxy.core.protocol import EventTooLargeError, SeenAnswer
 from proxy.core.repetition import LESSONS_MAX, SHAPE_BYTES_MAX
 from proxy.core.settlement import TokenUsage
 
@@ -32,18 +32,12 @@ _BLANK_LINE = re.compile(rb"[\r\n](?:\r\n?|(?<=\n)\n)")
 """The end of a line and the empty line after it, in LF, CR, CRLF or any mix; a single CRLF is not two ends."""
 _FIELD = re.compile(rb"data(?::.*)?|id(?:: ?[\w.:-]{0,128})?|event(?:: ?[A-Za-z_.-]{0,64})?|retry(?:: ?[0-9]{0,9})?", re.DOTALL)
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.]\d{1,6})?(?:Z|[+-]\d\d:\d\d)?")
-_COMMENT_BYTES_MAX = 256
 _CONTENT = re.compile(rb'(?:content|arguments)": ?"[^"]')
 _STRING = rb'[ !#-[\]-\xff]*+(?:\\["\\/bfnrt][ !#-[\]-\xff]*+)*'
 """Contents of a JSON string without numeric escapes. An event with another one in its place is otherwise the same."""
 _TOLD_TEXT = re.compile(_STRING)
 _TOLD = re.compile(rb'content":"(?!")(' + _STRING + rb')"')
-_UPSTREAM_ID_CHARACTERS_MAX = 200
-_ERROR_CHARACTERS_MAX = 2000
-
-
-class EventTooLargeError(Exception):
-    """One event is larger than the tap may hold; the stream cannot be followed further."""
+_COMMENT_BYTES_MAX, _UPSTREAM_ID_CHARACTERS_MAX, _ERROR_CHARACTERS_MAX = 256, 200, 2000
 
 
 class Tap:
@@ -52,8 +46,6 @@ class Tap:
     Attributes:
         usage: the last usable usage object that the upstream sent.
         done: ``data: [DONE]`` was seen; after it only a usage is still recorded.
-        error: the upstream's own error object, or a substitute; from that event on nothing is passed on.
-        content_events: events passed on that carry text, reasoning or tool arguments, for estimates.
         upstream_id: the ``id`` of the first event that has data, or "".
     """
 
@@ -96,11 +88,7 @@ class Tap:
         self._lessons = LESSONS_MAX
 
     def feed(self, piece: bytes) -> bytes:
-        """Return the bytes that may be passed on now; `piece` itself if nothing has to be changed.
-
-        Raises:
-            EventTooLargeError: an event is larger than `event_bytes_max`.
-        """
+        """Return the bytes that may be passed on now; `piece` itself if nothing has to be changed. Raises: EventTooLargeError."""
         if self._ordinary and len(piece) <= self._event_bytes_max and _is_plain(piece):
             if _has_content(piece):
                 self.content_events += 1

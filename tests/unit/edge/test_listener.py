@@ -188,11 +188,11 @@ async def test_a_client_that_reads_slowly_gets_what_is_left_of_its_last_answer()
     async def handler(context: Context) -> Response:
         return context.answer(b"x" * 8_000_000)
 
-    async with serving(handler, seconds=0.2) as (origin, _, _listener), connect(origin) as client:
+    async with serving(handler, seconds=1) as (origin, _, _listener), connect(origin) as client:
         await client.send(request("GET", "/", ("Connection", "close")))
         read = 0
         while piece := await client.reader.read(200_000):
             read += len(piece)
-            await asyncio.sleep(0.02)  # the slowness itself
+            await asyncio.sleep(0.05)  # the slowness itself: 2 s in all
 
     assert read > 8_000_000

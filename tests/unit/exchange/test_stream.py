@@ -161,8 +161,8 @@ async def test_a_piece_that_repeats_the_last_is_not_judged_and_passes_as_it_came
 
     relayed = Relayed().feed(*pieces)
 
-    # The first piece is parsed for its id; a new length is measured once.
-    assert judged == [EVENT, EVENT, coded, longer, b'\\"'.join((LEFT, RIGHT))]
+    # The first piece is parsed for its id, the second gives the shape.
+    assert judged == [EVENT, EVENT, coded]
     assert all(sent is piece for sent, piece in zip(relayed.client.written, pieces, strict=True))
     assert relayed.facts()[-2] == len(pieces)
 
@@ -263,7 +263,7 @@ async def test_an_event_without_its_empty_line_passes_at_the_end_of_a_whole_body
 async def test_an_event_beyond_the_limit_ends_the_stream() -> None:
     relayed = Relayed(tap=Tap(withhold_usage=True, event_bytes_max=len(EVENT)))
 
-    relayed.feed(chunk(EVENT), chunk(EVENT), chunk(LEFT + b"longer" + RIGHT))
+    relayed.feed(chunk(EVENT), chunk(EVENT), chunk(LEFT + b"x" * framing._PLAIN_BYTES_MAX + RIGHT))
 
     assert isinstance(relayed.done.result(), UpstreamBrokenError)
 

@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.core.ark.text import ArkError, read_error
-from proxy.core.chat.tap import EventTooLargeError, Tap, is_told
+from proxy.core.chat.tap import Tap, is_told
+from proxy.core.protocol import EventTooLargeError
 from proxy.core.repetition import SHAPE_BYTES_MAX
 from proxy.core.settlement import TokenUsage
 
