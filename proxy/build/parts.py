@@ -8,7 +8,7 @@ import marshal
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import MAGIC_NUMBER
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import proxy
 
+GATEWAY = "llm-proxy"
 LIBRARY = f"lib/python{sys.version_info.major}.{sys.version_info.minor}"
 """Path of the standard library, relative to the directory above the interpreter's."""
 
@@ -27,7 +28,7 @@ _NATIVE_WITHOUT = ("_ctypes_test", "_curses", "_dbm", "_gdbm", "_test", "_tkinte
 """Prefixes of modules that the gateway does not use: they need more libraries, or test Python itself."""
 _NO_USE_AT_RUN_TIME = {".c", ".h", ".pxd", ".pxi", ".pyc", ".pyi", ".pyx", ".typed"}
 _NO_PART = {
-    *(f"proxy/build/{name}" for name in ("__main__.py", "assemble.py", "launcher.c", "native.py", "parts.py")),
+    *(f"proxy/build/{name}" for name in ("__main__.py", "assemble.py", "bill.py", "launcher.c", "native.py", "parts.py")),
 }
 
 _NEVER_COMPARED = (1).to_bytes(4, "little") + bytes(8)
@@ -45,7 +46,8 @@ class Part:
 def python_parts() -> dict[str, Part]:
     """Return all Python parts by their packed names, including native modules but not their libraries."""
     found = {"bin/python": Part(Path(sys.executable).resolve().read_bytes(), executable=True)}
-    for path, name in (*_standard_library(), *_packages("llm-proxy", "certifi"), *_gateway()):
+    packages = (file for distribution in packed_distributions() for file in packed_files(distribution))
+    for path, name in (*_standard_library(), *packages, *_gateway()):
         if path.suffix == ".py":
             found[f"{LIBRARY}/{name}c"] = Part(_compiled(path, name))
         elif path.suffix not in _NO_USE_AT_RUN_TIME and name not in _NO_PART:
@@ -72,27 +74,25 @@ def _gateway() -> Iterator[tuple[Path, str]]:
             yield path, name
 
 
-def _packages(*roots: str) -> Iterator[tuple[Path, str]]:
-    """Yield the files of these distributions and their dependencies, except the gateway, which is packed from its sources."""
-    for name in sorted(_closure(roots)):
-        distribution = metadata.distribution(name)
-        for file in distribution.files or ():
-            if ".." not in file.parts and "__pycache__" not in file.parts and "tests" not in file.parts and file.parts[0] != "proxy":
-                path = Path(str(file.locate()))
-                if path.suffix != ".pth" and not path.name.startswith("_virtualenv") and path.is_file():
-                    yield path, file.as_posix()
+def packed_files(name: str) -> Iterator[tuple[Path, str]]:
+    """Yield the files to pack of a distribution, and their packed names; none of the gateway's, which is packed from its sources."""
+    for file in metadata.distribution(name).files or ():
+        if ".." not in file.parts and "__pycache__" not in file.parts and "tests" not in file.parts and file.parts[0] != "proxy":
+            path = Path(str(file.locate()))
+            if path.suffix != ".pth" and not path.name.startswith("_virtualenv") and path.is_file():
+                yield path, file.as_posix()
 
 
-def _closure(roots: Iterable[str]) -> set[str]:
+def packed_distributions() -> list[str]:
+    """Return the names of the gateway, of `certifi` and of their dependencies, sorted."""
     found: set[str] = set()
-    waiting = list(roots)
+    waiting = [GATEWAY, "certifi"]
     while waiting:
         name = waiting.pop()
-        if name in found:
-            continue
-        found.add(name)
-        waiting += _required(name)
-    return found
+        if name not in found:
+            found.add(name)
+            waiting += _required(name)
+    return sorted(found)
 
 
 def _required(name: str) -> Iterator[str]:
