@@ -1,1 +1,1 @@
-"""The client's side of the wire: connections, bodies, routing, what every answer carries. Knows no endpoint."""
+"""The client's side of the gateway: connections, bodies, routing, the headers of every answer. Knows no endpoint."""

@@ -18,28 +18,28 @@ from proxy.live.settings import Live
 
 LARGE_BYTES = 65_536
 LARGE_BODIES = 16
-"""Of the largest size, so much is kept at most of all bodies that are still to come: whoever has a key may send them, with nothing on
-his account, and memory is finite. The first `LARGE_BYTES` of each are not counted, so that ordinary requests find room."""
+"""Limit on all bodies that are being read, in bodies of the largest size: anyone with a key may send them, even with an empty account,
+and memory is finite. The first `LARGE_BYTES` of each are not counted, so that ordinary requests find room."""
 STRUCTURES_MAX = 100_000
 VALUES_MAX = 1_000_000
-"""In one body: large bodies are large by their pictures. Two million small objects would hold up everybody for seconds, and take 2 GB,
-before it is known whether their sender can pay at all. What stands inside strings counts too: it is a bound, not a count."""
+"""Limits for one body. Honest large bodies are large because of their pictures. Two million small objects would block all requests for
+seconds, and take 2 GB, before the sender's balance is checked. Characters inside strings count too: it is a bound, not a count."""
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class BodyReader:
-    """Reads bodies of at most so many bytes that arrive within so many seconds."""
+    """Reads request bodies, with the configured limits on bytes and seconds."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
         self._arriving: set[Body] = set()
         self._is_cut = False
         self._large_bytes = 0
-        """Of all that are being read, beyond the first `LARGE_BYTES` of each."""
+        """Total of all bodies being read, without the first `LARGE_BYTES` of each."""
 
     def cut(self) -> None:
-        """Give up the bodies that have not come whole, and those that are yet to come: the process ends, and nothing has begun."""
+        """Refuse all bodies that are incomplete, now and later: the process is ending, and none of these calls has begun."""
         self._is_cut = True
         for content in self._arriving:
             content.set_exception(_restarting())
@@ -52,12 +52,12 @@ class BodyReader:
 
     @staticmethod
     async def breathe(request: Request) -> None:
-        """Let the others have their turn between two steps over a large body: each takes up to 20 ms for 20 MB."""
+        """Yield to other requests between two steps over a large body: each step takes up to 20 ms for 20 MB."""
         if request.content_length > LARGE_BYTES:
             await asyncio.sleep(0)
 
     def arrived(self, request: Request) -> bytes:
-        """Return the body if all of it is here, in the same packet as its head: no coroutine, no timer. Empty: `read` it.
+        """Return the body if it came whole with its head, without coroutine or timer. If empty, `read` it.
 
         Raises:
             UnsupportedMediaTypeError: the body is compressed.
@@ -69,14 +69,14 @@ class BodyReader:
         return self._checked(content.read_nowait()) if content.is_eof() else b""
 
     async def read(self, request: Request) -> bytes | bytearray:
-        """Return the body as it came.
+        """Return the body's bytes.
 
         Raises:
             UnsupportedMediaTypeError: the body is compressed.
-            RequestTooLargeError: longer than the limit; said before reading where the length was announced.
+            RequestTooLargeError: longer than the limit; raised before reading if the length was announced.
             RequestTimeoutError: it did not arrive in time.
-            InvalidJsonError: it has too many values, whatever they are.
-            ModelUnavailableError: the process ends, or too much of other large ones is being read.
+            InvalidJsonError: it has too many values.
+            ModelUnavailableError: the process is ending, or too many large bodies are being read.
             ConnectionError: the client left.
         """
         if here := self.arrived(request):
@@ -87,7 +87,7 @@ class BodyReader:
         if self._is_cut:
             raise _restarting()
         if request.headers.get("Expect", "").lower() == "100-continue" and request.takes_chunks and transport is not None:
-            transport.write(_CONTINUE)  # HTTP/1.0 knows no such answer (RFC 9110, 10.1.1)
+            transport.write(_CONTINUE)  # not to HTTP/1.0 (RFC 9110, 10.1.1)
         seconds = self._live.now.body_seconds
         self._arriving.add(request.content)
         try:
@@ -99,7 +99,7 @@ class BodyReader:
             self._arriving.discard(request.content)
 
     async def _read_on(self, request: Request) -> bytearray:
-        """Collect and count as it comes: at the end, over all of it, either would hold everybody up."""
+        """Collect and count piece by piece: doing either at the end, for a whole large body, would block all requests."""
         body = bytearray()
         crowd = _Crowd()
         counted = 0
@@ -138,7 +138,7 @@ def parsed(raw: bytes | bytearray) -> Any:
     """Return the JSON value of a body.
 
     Raises:
-        InvalidJsonError: no JSON, invalid UTF-8, NaN, or nested too deeply.
+        InvalidJsonError: not JSON, invalid UTF-8, NaN, or nested too deeply.
     """
     try:
         return orjson.loads(raw)
@@ -147,14 +147,14 @@ def parsed(raw: bytes | bytearray) -> Any:
 
 
 class _Crowd:
-    """Counts what could be a value, piece by piece."""
+    """Counts an upper bound of a body's JSON values, piece by piece."""
 
     def __init__(self) -> None:
         self._structures = 0
         self._values = 0
 
     def add(self, piece: bytes) -> None:
-        """Raises: InvalidJsonError."""
+        """Count one more piece. Raises: InvalidJsonError."""
         structures = piece.count(b"{") + piece.count(b"[")
         self._structures += structures
         self._values += structures + piece.count(b",")

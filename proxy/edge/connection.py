@@ -1,7 +1,7 @@
-"""One client's connection, and the requests that come over it: aiohttp's protocol and parser, with a request cycle of our own.
+"""One client's connection and its requests: aiohttp's protocol and parser, with a request cycle of our own.
 
-aiohttp runs each request in a task of its own, with a request, a writer and a response object made for it: 14 µs of CPU where this
-takes 5. Besides it lacks our errors for malformed HTTP, and a deadline for clients that read nothing.
+aiohttp makes a task, a request, a writer and a response object for each request: 14 µs of CPU, where this takes 5. It also lacks our
+errors for malformed HTTP, and a deadline for clients that read nothing.
 """
 
 import asyncio
@@ -26,15 +26,15 @@ logger = logging.getLogger(__name__)
 HEADER_LINE_BYTES_MAX = 16_384
 HEADERS_MAX = 100
 LINGER_SECONDS = 5.0
-"""How long the rest of a refused body is read and thrown away, so that the client gets to see the refusal."""
+"""Time limit for reading and discarding the rest of a refused body, so that the client can see the refusal."""
 _JOIN_BYTES_MAX = 65_536
-"""Head and body leave in one piece, unless copying costs more than another piece does."""
+"""Head and body are joined into one write up to this size; beyond it copying costs more than a second write."""
 JSON_TYPE = "application/json"
 CROSS_ORIGIN_HEADERS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Expose-Headers": "x-request-id, retry-after, retry-after-ms, x-should-retry, idempotent-replayed",
 }
-"""What lets a page of any origin read an answer. Never credentials: cookies mean nothing here."""
+"""Headers that let a page of any origin read an answer. Never with credentials: cookies mean nothing here."""
 
 
 RequestCoroutine = Callable[[Request], Awaitable[Response]]
@@ -68,11 +68,11 @@ class Connection(Receiver):
 
     @property
     def is_new(self) -> bool:
-        """Whether it has yet to send its first request."""
+        """True until it sends its first request."""
         return self.request_count == 0 and not self.is_lost()
 
     def limit(self, *, keepalive_seconds: float, stall_seconds: float) -> None:
-        """Wait so long for a next request, from now on, and for a client that reads nothing, from the next time that it does."""
+        """Change the limits: the keepalive limit at once, the stall limit from the next stall on."""
         self.keepalive_seconds = keepalive_seconds
         self._stall_seconds = stall_seconds
         if self.keepalive_handle is not None:
@@ -86,14 +86,14 @@ class Connection(Receiver):
         return isinstance(here, tuple) and (here[0].startswith("127.") or here[0] == "::1")
 
     def force_close(self) -> None:
-        """Close, also where what has been sent is still on its way."""
+        """Close, even if sent bytes are still buffered."""
         transport = self.transport
         super().force_close()
         if transport is not None:
             self._see_off(transport)
 
     def close_if_idle(self) -> None:
-        """Close unless a request is being answered. One whose head has not come whole has not begun."""
+        """Close unless a request is being answered. A request with an incomplete head has not begun."""
         if self.waiter is not None and not self.waiter.done():
             self.force_close()  # close() would leave the transport open, and a next request on it unanswered
 
@@ -111,7 +111,7 @@ class Connection(Receiver):
         try:
             await self._answer_all()
         except ConnectionError:
-            pass  # the client left, or is to see that its answer broke off
+            pass  # the client left, or must see that its answer is incomplete
         except asyncio.CancelledError:
             self.force_close()
             raise
@@ -126,7 +126,7 @@ class Connection(Receiver):
     async def _answer_all(self) -> None:
         while not self.is_force_closed:
             if not self.messages and self._missing is None:
-                self.data_received(b"")  # aiohttp miscounts, and may hold back what came as if others were before it
+                self.data_received(b"")  # aiohttp miscounts, and may hold back bytes as if other requests waited
             if not self.messages:
                 self.waiter = self.loop.create_future()
                 try:
@@ -151,7 +151,7 @@ class Connection(Receiver):
         return None
 
     def _next_request(self) -> Request | None:
-        """Begin the next request; None: it is none, and has been refused."""
+        """Begin the next request; None if it was malformed, and has been refused."""
         request = self._take_request()
         if not isinstance(request, Request):
             self._refuse(request)
@@ -167,7 +167,7 @@ class Connection(Receiver):
             self.shutdown_waiter.set_result(None)
 
     def _finish(self, request: Request, response: Response) -> None:
-        """Send a whole answer, or the end of one that has been streamed."""
+        """Send a whole answer, or the end of a streamed one."""
         body = response.body
         if body is not None:
             if response.status != 204:
@@ -193,7 +193,7 @@ class Connection(Receiver):
             self.transport.write(body)
 
     async def _let_finish(self, content: Body) -> None:
-        """Wait until the answer has left but for what a socket holds, and throw away the rest of a body that nobody wanted."""
+        """Wait until the write buffer has drained, and discard the rest of an unread body."""
         try:
             if self.writing_paused:
                 await self.drain()
@@ -204,12 +204,12 @@ class Connection(Receiver):
         except TimeoutError:
             self.is_closing = True
         except (ConnectionError, GatewayError, HttpProcessingError):
-            await self._linger()  # it is gone, or malformed: either way nothing more can be read here
+            await self._linger()  # gone or malformed: nothing more can be read
 
     async def _linger(self) -> None:
-        """End this side, and throw away what the client still sends: closed at once, it might see a reset instead of the answer.
+        """Half-close, and discard what the client still sends: after a full close it might see a reset instead of the answer.
 
-        RFC 9112, 9.6. It ends as a connection ends that waits for a next request: when it is lost, or the process stops.
+        RFC 9112, 9.6. It ends as an idle connection does: when it is lost, or when the process stops.
         """
         self.is_closing = True  # nothing is parsed any more
         if self.transport is None or self.transport.is_closing():
@@ -226,7 +226,7 @@ class Connection(Receiver):
             self.waiter = None
 
     def _decline_upgrade(self) -> None:
-        """Go on in HTTP/1.1 after a request that asked for another protocol: what came behind it is the next one."""
+        """Continue in HTTP/1.1 after a request that asked for another protocol: the bytes after it are the next request."""
         if self.parser is None or self.messages:
             return
         self.parser.set_upgraded(False)
@@ -238,13 +238,13 @@ class Connection(Receiver):
             self.resume_reading_if_drained()
 
     def _wait_for_next(self) -> None:
-        """Set the deadline for the next request's head; one timer a connection, which looks at the time when it fires."""
+        """Set the deadline for the next request's head. Each connection has one timer, which checks the time when it fires."""
         self.keepalive_deadline = self.loop.time() + self.keepalive_seconds
         if self.keepalive_handle is None:
             self.keepalive_handle = self.loop.call_at(self.keepalive_deadline, self.process_keepalive)
 
     def _refuse(self, message: Any) -> None:
-        """Answer what is no request. aiohttp's own answer is text/plain and quotes the offending header: a key, perhaps."""
+        """Answer malformed HTTP. aiohttp's own answer is text/plain and quotes the offending header, which may hold a key."""
         error = _error_for(message.exc)
         request_id = ids.request_id(self._clock.now_ms())
         headers = {**CROSS_ORIGIN_HEADERS, "Content-Type": JSON_TYPE, "x-request-id": request_id, "Connection": "close"}
@@ -277,9 +277,9 @@ class Connection(Receiver):
     # clients that read nothing
 
     def _see_off(self, transport: asyncio.Transport) -> None:
-        """End a connection that was closed, should what it still holds not leave: it would wait for its client for ever.
+        """Abort a closed connection if its buffer does not drain: otherwise it would wait for its client for ever.
 
-        No stall is watched for below the transport's high-water mark.
+        The stall timer does not run below the transport's high-water mark.
         """
         if waiting := transport.get_write_buffer_size():
             self.loop.call_later(self._stall_seconds, self._abort_unless_below, transport, waiting)
@@ -296,7 +296,7 @@ class Connection(Receiver):
             self._stall_handle = None
 
     def _watch_for_stall(self) -> None:
-        """End a client that reads nothing for `stall_seconds`: what is buffered for it would never leave otherwise."""
+        """Abort the connection if the client reads nothing for `stall_seconds`: its buffer would never drain."""
         if self.transport is not None:
             waiting = self.transport.get_write_buffer_size()
             self._stall_handle = self.loop.call_later(self._stall_seconds, self._drop_unless_below, waiting)

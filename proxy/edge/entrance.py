@@ -1,6 +1,6 @@
-"""What happens around every handler: whom a request is for, what its failure is answered with, and what is told of it.
+"""The layer around every handler: routing and authentication before it, error answers, logs and metrics after it.
 
-Nothing here awaits: each coroutine between a connection and its handler is run through at every turn of the request, about 0.3 µs.
+Few coroutines stand between a connection and its handler: each costs about 0.3 µs every time the request resumes.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class Access(Protocol):
-    """Who may call: whom a key stands for, or the one that all calls are charged to where no keys are used."""
+    """Finds the account of a key, or the one account that pays for all calls where no keys are used."""
 
     @property
     def anonymous(self) -> Grant | None: ...
@@ -48,14 +48,14 @@ class Access(Protocol):
 
 
 CLIENT_CLOSED_REQUEST = 499
-"""For the log alone, as nginx and Caddy note a client that left before its answer."""
+"""Logged only, as nginx and Caddy do, for a client that left before its answer."""
 
 CORS_MAX_AGE_SECONDS = 600
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,2048}")
 
 
 class Observer:
-    """Turns every request into one log line and its metrics, and what a handler raises into its answer."""
+    """Writes one log line and the metrics of every request, and turns exceptions of handlers into answers."""
 
     def __init__(self, clock: Clock, log: AccessLog, metrics: Metrics) -> None:
         self._clock = clock
@@ -63,10 +63,10 @@ class Observer:
         self._metrics = metrics
 
     def failed(self, context: Context, fault: Exception) -> Response:
-        """Return the JSON of what a handler raised.
+        """Return the JSON answer for an exception of a handler.
 
         Raises:
-            ConnectionError: the client left, or the error came when a part of the answer had: what is broken must look broken.
+            ConnectionError: the client left, or a part of the answer has been sent: the client must see that it is incomplete.
         """
         error = self._error_of(context, fault)
         if context.begun:
@@ -86,7 +86,7 @@ class Observer:
         return InternalError("Internal error")
 
     def record(self, context: Context, status: int) -> None:
-        """Count a request that has ended, and write its line."""
+        """Count a finished request, and write its log line."""
         now = self._clock.monotonic()
         total = now - context.received_at
         first_byte = (context.first_byte_at or now) - context.received_at
@@ -95,7 +95,7 @@ class Observer:
 
 
 def _line(context: Context, status: int, first_byte: float, total: float) -> RequestLine:
-    """Return what is told of a request. Times have a tenth of a millisecond, cut off: ``round`` takes three times as long."""
+    """Return the log line of a request. Times are truncated to 0.1 ms: ``round`` takes three times as long."""
     grant, settlement, upstream_seconds = context.grant, context.settlement, context.upstream_seconds
     method = context.request.method
     line = (
@@ -130,17 +130,17 @@ def _line(context: Context, status: int, first_byte: float, total: float) -> Req
 
 
 class Dispatcher:
-    """Finds the route, asks for the key where one is needed, and starts the handler."""
+    """Finds the route, checks the key if the route needs one, and starts the handler."""
 
     def __init__(self, router: Router, access: Access, *, draining: Callable[[], bool], refusing: Callable[[], bool]) -> None:
-        """``draining``: a connection ends with the request it has; ``refusing``: no other one is begun."""
+        """``draining``: a connection closes after its current request; ``refusing``: no new call is accepted."""
         self._router = router
         self._access = access
         self.draining = draining
         self._refusing = refusing
 
     def dispatch(self, context: Context) -> Awaitable[Response]:
-        """Return what will answer. Pages of any origin may call with a key in a header. Raises: GatewayError."""
+        """Return the handler's coroutine. Pages of any origin may call with a key in a header. Raises: GatewayError."""
         request = context.request
         if "Origin" in request.headers:
             context.headers.update(CROSS_ORIGIN_HEADERS)
@@ -150,7 +150,7 @@ class Dispatcher:
         if route is None:
             path = origin_form(request.target)
             if request.method == "OPTIONS" or (request.method == "HEAD" and "GET" not in self._router.methods(path)):
-                return self._options(context, path)  # of a HEAD a probe learns that the path is there, and its methods
+                return self._options(context, path)  # HEAD tells a probe that the path exists, and its methods
             match = self._router.match(request.method, path)
             route, context.tail = match.route, match.tail
         context.route = route.path
@@ -175,9 +175,9 @@ class Dispatcher:
         return grant
 
     async def _options(self, context: Context, path: str) -> Response:
-        """Answer a preflight, or a plain OPTIONS, without a key."""
+        """Answer a preflight or a plain OPTIONS request; no key is needed."""
         methods = ", ".join(("OPTIONS",) if path == "*" else self._router.methods(path))
-        context.route = "*"  # the paths' own latencies are not to be mixed with preflights
+        context.route = "*"  # keeps preflights out of the latencies of the paths
         headers = context.request.headers
         context.headers["Allow"] = methods
         if "Access-Control-Request-Method" in headers:
@@ -190,7 +190,7 @@ class Dispatcher:
 
 
 def origin_form(raw_path: str) -> str:
-    """Return the path and query of a request target; an absolute one (RFC 9112 §3.2.2) names a host first."""
+    """Return the path and query of a request target, without the scheme and host of an absolute one (RFC 9112 §3.2.2)."""
     if raw_path[:8].lower().startswith(("http://", "https://")):
         _, _, rest = raw_path.partition("://")
         _, slash, path = rest.partition("/")
@@ -199,7 +199,7 @@ def origin_form(raw_path: str) -> str:
 
 
 def error_response(context: Context, error: GatewayError) -> Response:
-    """Return the documented JSON of an error, with what tells an SDK whether and when to try again."""
+    """Return the documented JSON of an error, with the headers that tell an SDK whether and when to retry."""
     context.code = error.code
     headers = context.headers
     if error.retry_after_seconds is not None:
@@ -212,7 +212,7 @@ def error_response(context: Context, error: GatewayError) -> Response:
         headers["Allow"] = ", ".join(error.allow)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    # The rest of such a body is not worth reading; and one that waits to be asked for (Expect) may or may not come.
+    # The rest of such a body is not worth reading. A client that sent Expect may or may not send its body.
     unread = not context.request.content.is_eof()
     if error.code == BadRequestError.code or (unread and (error.status in (408, 413) or "Expect" in context.request.headers)):
         context.request.closing = True
@@ -220,7 +220,7 @@ def error_response(context: Context, error: GatewayError) -> Response:
 
 
 class Entrance:
-    """What every request comes in by: it gets its id and its clock, then its handler; its end is told. Counts who is inside."""
+    """Runs every request: gives it an id and a start time, dispatches it, records its end. Counts the requests in progress."""
 
     def __init__(self, dispatcher: Dispatcher, observer: Observer, clock: Clock) -> None:
         self._dispatcher = dispatcher
@@ -234,7 +234,7 @@ class Entrance:
         """Return the answer to one request, or the JSON of its error.
 
         Raises:
-            ConnectionError: the client left, or is to see that its answer broke off.
+            ConnectionError: the client left, or must see that its answer is incomplete.
         """
         now_ms = self._clock.now_ms()
         request_id = ids.request_id(now_ms)
@@ -246,7 +246,7 @@ class Entrance:
         try:
             try:
                 response = await self._dispatcher.dispatch(context)
-            except Exception as fault:  # noqa: BLE001 - whatever it is, it is answered, told and counted
+            except Exception as fault:  # noqa: BLE001 - any bug is answered, logged and counted
                 response = self._observer.failed(context, fault)
             if self._dispatcher.draining():
                 request.closing = True

@@ -1,4 +1,4 @@
-"""A way in: listening sockets in front of one handler, and the order in which they end."""
+"""Listening sockets in front of one handler, and the order in which they are closed."""
 
 import asyncio
 import socket
@@ -9,9 +9,9 @@ from proxy.edge.entrance import Entrance
 from proxy.edge.server import Server
 
 CLOSE_SECONDS = 2.0
-"""What connections get to flush their last bytes."""
+"""Time for connections to flush their last bytes."""
 NEWCOMER_SECONDS = 1.0
-"""What those get to send their request who were accepted just before the doors closed: they were let in, and are served."""
+"""Time for clients that were accepted just before the sockets closed to send a request: it is still served."""
 
 
 class Listener:
@@ -23,7 +23,7 @@ class Listener:
         self._listening: list[asyncio.AbstractServer] = []
 
     async def open(self, sockets: Sequence[socket.socket]) -> tuple[str, ...]:
-        """Accept connections, and return where: ``http://HOST:PORT`` or ``unix:PATH``."""
+        """Accept connections, and return the addresses: ``http://HOST:PORT`` or ``unix:PATH``."""
         loop = asyncio.get_running_loop()
         for listener in sockets:
             if listener.family == socket.AF_UNIX:
@@ -34,30 +34,30 @@ class Listener:
 
     @property
     def connections(self) -> int:
-        """How many clients are connected, idle ones included."""
+        """Number of connected clients, idle ones included."""
         return len(self._server.connections)
 
     def limit(self, *, keepalive_seconds: float, stall_seconds: float) -> None:
-        """Change how long is waited for clients, also for those that are here."""
+        """Change the time limits of all connections, present and future."""
         self._server.limit(keepalive_seconds=keepalive_seconds, stall_seconds=stall_seconds)
 
     def stop_accepting(self) -> None:
-        """Close the listening sockets and the connections that wait for a next request; `hear_newcomers` is for those new here."""
+        """Close the listening sockets and the idle connections; those without a first request are left to `hear_newcomers`."""
         for listening in self._listening:
             listening.close()
         self._listening.clear()
         self._server.close_idle(spare_new=True)
 
     async def hear_newcomers(self) -> None:
-        """Return once those who had connected and not yet asked have had a moment to do so; whoever has not is sent away."""
-        await asyncio.sleep(0)  # what the loop has accepted already is told to the server in its next turn
+        """Give new connections `NEWCOMER_SECONDS` to send a first request, then close those that are idle."""
+        await asyncio.sleep(0)  # the server learns of accepted connections in the loop's next turn
         if self._server.has_new():
             await asyncio.sleep(NEWCOMER_SECONDS)
         self._server.close_idle()
-        await asyncio.sleep(0)  # whose request came in this very turn begins
+        await asyncio.sleep(0)  # lets requests that arrived in this turn begin
 
     async def close(self) -> None:
-        """End what is left of the connections; whoever is still inside is cancelled."""
+        """Close the remaining connections; requests in progress are cancelled."""
         self.stop_accepting()
         await self._server.shutdown(CLOSE_SECONDS)
 

@@ -1,11 +1,11 @@
-"""What a connection and the call that it carries know of one another."""
+"""The interfaces by which a connection and the call on it know each other."""
 
 import asyncio
 from typing import Protocol
 
 
 class Watcher(Protocol):
-    """Who relays to a client."""
+    """A relay to a client, told about the state of the client's connection."""
 
     def client_paused(self) -> None: ...
 
@@ -15,7 +15,7 @@ class Watcher(Protocol):
 
 
 class Client(Protocol):
-    """A client's connection, which tells its `watcher` when it cannot take more, can again, or is gone."""
+    """A client's connection. It tells its `watcher` when it is paused, resumed or lost."""
 
     watcher: Watcher | None
 

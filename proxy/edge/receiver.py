@@ -1,7 +1,7 @@
-"""What comes over a client's connection, cut into requests: by aiohttp's parser, or without it where a head comes again.
+"""Cuts the bytes of a client's connection into requests: with aiohttp's parser, or without it if a head is repeated.
 
-The parser keeps its own state, so it is left out only while it is known to hold nothing: between two requests, each of which was
-followed to its last byte.
+The parser has state of its own, so it is bypassed only while it is known to hold nothing: between two requests, each of which was
+counted to its last byte.
 """
 
 from typing import Any
@@ -17,42 +17,42 @@ from proxy.edge.repetition import Repetition, repetition_of
 from proxy.edge.request import Request, RequestHead, Whole
 
 _FILLED_BYTES_MAX = 65_536
-"""So long a body needs no pause of its sender, however slowly it is read."""
+"""A body up to this size never needs to pause its sender, however slowly it is read."""
 
 
 class Receiver(ServerProtocol):
-    """The receiving half of a connection. Whoever waits for a request sets `waiter`, as aiohttp's protocol does, and takes it."""
+    """The receiving half of a connection. To wait for a request, set `waiter`, as aiohttp's protocol does; then take it."""
 
     __slots__ = ("_arriving", "_filling", "_lessons", "_missing", "_recognised", "_repetition")
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self._arriving: StreamReader | None = None
-        """The body that was last begun."""
+        """The last body that began."""
         self._repetition: Repetition | None = None
-        """The head that came last, if it can be recognised."""
+        """The last head, if it can be recognised."""
         self._lessons = LESSONS_MAX
         self._recognised: Request | None = None
-        """A request that has just come, and whose head was."""
+        """A new request whose head was recognised."""
         self._missing: int | None = 0
-        """Bytes of the last request that are still to come; None, and for good, once they cannot be told."""
+        """Bytes of the last request that are still to come; None, for good, once the count is lost."""
         self._filling: StreamReader | None = None
-        """The body that they go to, where the parser was not asked."""
+        """The body that receives them, if the parser was bypassed."""
 
     def _take_request(self) -> Any:
-        """Return the request that has come, or what the parser made of what is none."""
+        """Return the next request, or the parser's message of malformed HTTP."""
         request, self._recognised = self._recognised, None
         if request is not None:
             return request
         message, content = self._take_message()
         if not isinstance(message, RawRequestMessage):
             return message
-        length = int(message.headers.get("Content-Length", 0))  # the parser has let digits pass only
+        length = int(message.headers.get("Content-Length", 0))  # the parser accepts digits only
         head = None if self._repetition is None else self._repetition.take_head(message)
         return self._begun(head or RequestHead(message), length, content)
 
     def _begun(self, head: RequestHead, content_length: int, content: StreamReader | Whole) -> Request:
-        return Request(head, content_length, content, self)  # type: ignore[arg-type]  # the other half is a connection's
+        return Request(head, content_length, content, self)  # type: ignore[arg-type]  # `Connection` adds the rest of a `Peer`
 
     def _take_message(self) -> tuple[Any, StreamReader]:
         message, content = self.messages.popleft()
@@ -65,7 +65,7 @@ class Receiver(ServerProtocol):
     # what the loop calls
 
     def data_received(self, data: bytes) -> None:
-        """Begin a request, by its parsed head or by one that is recognised, or go on with the body of the last."""
+        """Begin a request, with a recognised or a parsed head, or continue the body of the last one."""
         if self._filling is not None:
             data = self._fill(self._filling, data)
             if not data:
@@ -76,7 +76,7 @@ class Receiver(ServerProtocol):
             self._parse(data)
 
     def _recognise(self, data: bytes) -> bool:
-        """Begin a request without the parser, which is between two, if its head is the last one's; return whether it was."""
+        """Begin a request without the parser if its head equals the last one; return True if so. The parser must hold nothing."""
         repetition, waiter = self._repetition, self.waiter
         found = None if repetition is None else repetition.find(data)
         if repetition is None or found is None or waiter is None:
@@ -84,7 +84,7 @@ class Receiver(ServerProtocol):
         begin, length = found
         missing = begin + length - len(data)
         if missing < 0 or (missing and length > _FILLED_BYTES_MAX):
-            return False  # another request behind it, or a body that may have to be paused
+            return False  # another request follows, or the body may have to be paused
         content: StreamReader | Whole
         if missing:
             self._filling = self._arriving = content = StreamReader(self, self.read_buffer_bytes, loop=self.loop)
@@ -99,7 +99,7 @@ class Receiver(ServerProtocol):
         return True
 
     def _fill(self, content: StreamReader, data: bytes) -> bytes:
-        """Go on with the body of a recognised request; return what is beyond it."""
+        """Continue the body of a recognised request; return the bytes after it."""
         assert self._missing is not None
         piece, rest = data[: self._missing], data[self._missing :]
         self._missing -= len(piece)
@@ -110,7 +110,7 @@ class Receiver(ServerProtocol):
         return rest
 
     def _parse(self, data: bytes) -> None:
-        """Parse; tell a handler that waits for a body which turned out to be malformed. aiohttp lets it wait until its deadline."""
+        """Parse, and tell a waiting handler if its body is malformed: aiohttp lets it wait until its deadline."""
         requests_before = self.request_count
         super().data_received(data)
         self._follow(data, self.request_count - requests_before)
@@ -125,9 +125,9 @@ class Receiver(ServerProtocol):
             self._arriving = payload
 
     def _follow(self, data: bytes, requests: int) -> None:
-        """Keep count of what is still to come of a request that the parser was given, and its head in mind."""
+        """Count the missing bytes of a request that the parser was given, and remember its head."""
         if not data and not requests:
-            return  # the parser was only to go on with what it has
+            return  # the parser only continued with buffered bytes
         missing, self._missing = self._missing, None
         if missing is None:
             return
@@ -146,11 +146,11 @@ class Receiver(ServerProtocol):
             self._missing = sum(found) - len(data)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Resume what was paused. aiohttp's own does it after every read of a body, with a parser's and the kernel's turn: 12 µs."""
+        """Resume only if paused. aiohttp's own resumes parser and transport after every read of a body: 12 µs."""
         if self.reading_paused:
             super().resume_reading(resume_parser)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         if self._arriving is not None and not self._arriving.is_eof():
-            self._arriving.set_exception(ConnectionResetError("the client left"))  # also to who throws it away: it would wait on
+            self._arriving.set_exception(ConnectionResetError("the client left"))  # or a discarding reader would wait on

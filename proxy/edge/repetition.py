@@ -1,4 +1,4 @@
-"""What of a request's head repeats on its connection."""
+"""Recognises a request's head that repeats on its connection."""
 
 import re
 
@@ -18,12 +18,12 @@ _DIGITS_MAX = 15
 
 
 class Repetition:
-    """The bytes of a head that may come again: what stands before the digits of its ``Content-Length``, and behind them."""
+    """The bytes of a head that may come again: those before the digits of its ``Content-Length`` and those after them."""
 
     __slots__ = ("_after", "_after_bytes", "_before", "_before_bytes", "_learnt_from", "head")
 
     def __init__(self, message: RawRequestMessage, head: RequestHead, before: bytes, after: bytes) -> None:
-        """Where nothing is ``after``, the head announces no body."""
+        """If ``after`` is empty, the head announces no body."""
         self.head = head
         self._learnt_from: RawRequestMessage | None = message
         self._before = before
@@ -32,14 +32,14 @@ class Repetition:
         self._after_bytes = len(after)
 
     def take_head(self, message: RawRequestMessage) -> RequestHead | None:
-        """Return the head, once, for the request that it was learnt from: there need not be another."""
+        """Return the head, once, for the request that it was learnt from: it needs no second one."""
         if self._learnt_from is not message:
             return None
         self._learnt_from = None
         return self.head
 
     def find(self, received: bytes) -> tuple[int, int] | None:
-        """Return where the body begins and how long it is, if this head is what was received begins with; else None."""
+        """Return the body's offset and length if the received bytes begin with this head; else None."""
         begin = self._before_bytes
         if received[:begin] != self._before:
             return None
@@ -54,12 +54,12 @@ class Repetition:
 
 
 def repetition_of(message: RawRequestMessage, received: bytes) -> Repetition | None:
-    """Return how a head would be recognised when it comes again, or None where anything about it is out of the ordinary.
+    """Return the `Repetition` that recognises this head, or None if anything about it is unusual.
 
     Args:
-        message: what the parser, which had nothing left of an earlier request, made of it.
-        received: what the parser was given, from the first byte of the head on. The parser forgives line ends and folded lines that
-            could be read in another way; so only a head of which no byte leaves a choice is taken.
+        message: the parsed head. The parser must have held nothing of an earlier request.
+        received: the bytes that the parser was given, from the first byte of the head on. The parser tolerates odd line ends and
+            folded lines, which can be read in more than one way; so only an unambiguous head is accepted.
     """
     raw = received[: received.find(_END) + len(_END)]
     lines = raw.count(b"\r\n")

@@ -1,7 +1,7 @@
-"""A request as a handler sees it, and its head: one for all requests of a connection whose client repeats it.
+"""A request as a handler sees it, and its head, shared by all requests of a connection that repeat it.
 
-A client that stays sends the same head each time, but for the length of its body. The head is parsed and judged once, by aiohttp's
-parser; a repetition is recognised by its bytes, all of them: 1 µs, where parsing the 18 fields that an SDK sends takes 13.
+A client sends the same head each time on a connection, except for the length of its body. aiohttp's parser parses and checks the head
+once; a repetition is recognised by comparing all its bytes: 1 µs, where parsing the 18 fields that an SDK sends takes 13.
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from proxy.edge.peer import Client
 
 
 class Body(Protocol):
-    """What has come of a request's body: a `StreamReader`, or `Whole`."""
+    """The received part of a request's body: a `StreamReader`, or `Whole`."""
 
     def is_eof(self) -> bool:
-        """Return whether all of it has come."""
+        """Return True once all of it has been received."""
 
     def read_nowait(self) -> bytes: ...
     async def readany(self) -> bytes: ...
@@ -45,7 +45,7 @@ class Whole:
         return self.read_nowait()
 
     def set_exception(self, exc: BaseException) -> None:
-        """Do nothing: whatever happens to the connection, the body is here."""
+        """Do nothing: the body is complete, whatever happens to the connection."""
 
 
 class Peer(Client, Protocol):
@@ -53,33 +53,33 @@ class Peer(Client, Protocol):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it came over this machine's loopback: by a browser on it, perhaps, which a unix socket never is."""
+        """True over this machine's loopback, where the client may be a browser; over a unix socket it never is."""
 
     def send_head(self, request: "Request", status: int, headers: Mapping[str, str]) -> None:
-        """Send the head of an answer whose body its handler sends: in chunks, or up to the end of the connection."""
+        """Send the head of an answer whose body the handler sends: in chunks, or until the connection ends."""
 
 
 class RequestHead:
-    """What a head says, but for the length of its body."""
+    """The contents of a head, except the length of its body."""
 
     __slots__ = ("closing", "credential", "headers", "is_known_version", "method", "takes_chunks", "target")
 
     def __init__(self, message: RawRequestMessage) -> None:
         self.method = message.method
         self.target = message.path
-        """As it was sent: path and query, nothing decoded."""
+        """Path and query as sent, not decoded."""
         self.headers: CIMultiDictProxy[str] = message.headers
         self.closing = message.should_close
-        """Whether the client wants the connection to end with the answer."""
+        """True if the client wants the connection to end with the answer."""
         self.is_known_version = message.version in (HttpVersion11, HttpVersion10)
         self.takes_chunks = message.version != HttpVersion10
-        """Whether an answer without a length can be sent in chunks; to HTTP/1.0 it ends with its connection."""
+        """True if an answer without a length can be sent in chunks; in HTTP/1.0 it ends with the connection."""
         self.credential: bytes | None = None
-        """The SHA-256 of the key that it shows, once somebody has looked: of a head that is repeated, only once."""
+        """The SHA-256 of the head's key, once computed: a repeated head computes it only once."""
 
 
 class Request:
-    """One request, and the connection that it came over. aiohttp's own request object costs 2 µs more."""
+    """One request and its connection. aiohttp's own request object costs 2 µs more."""
 
     __slots__ = ("closing", "connection", "content", "content_length", "head", "headers", "method", "takes_chunks", "target")
 
@@ -90,7 +90,7 @@ class Request:
         self.headers = head.headers
         self.takes_chunks = head.takes_chunks
         self.closing = head.closing
-        """Whether the connection ends with the answer."""
+        """True if the connection ends with the answer."""
         self.content = content
         self.content_length = content_length
         """Bytes of the body as announced, or 0."""
@@ -102,5 +102,5 @@ class Request:
         return parse_qs(query.partition("#")[0], keep_blank_values=True).get(name, [])
 
     def _cancel(self, fault: BaseException) -> None:
-        """Tell who reads the body that its connection is gone. aiohttp's protocol calls this by its name."""
+        """Tell the body's reader that its connection is gone. aiohttp's protocol calls this by its name."""
         self.content.set_exception(fault)

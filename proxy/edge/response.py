@@ -12,7 +12,7 @@ _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
 class Response(Struct, eq=False):
-    """One answer: a status, header fields and a body. Where the body is None it has been streamed, and its head has left already."""
+    """One answer: a status, header fields and a body. A body of None is streamed, and the head has been sent already."""
 
     status: int
     headers: dict[str, str]
@@ -20,7 +20,7 @@ class Response(Struct, eq=False):
 
 
 class HeadWriter:
-    """Writes heads of answers. What they begin with is worked out once a second for each status."""
+    """Builds heads of answers. Their first lines are cached for a second for each status."""
 
     def __init__(self) -> None:
         self._second = -1
@@ -30,7 +30,7 @@ class HeadWriter:
         """Return a head, from its status line to its empty line; ``Server`` and ``Date`` (RFC 9110, 6.6.1) are added.
 
         Raises:
-            ValueError: a field would end its line. It is not quoted: it may hold anything.
+            ValueError: a field holds a line break. The message does not quote it: it may hold a secret.
         """
         if now_ms // 1000 != self._second:
             self._second = now_ms // 1000

@@ -1,6 +1,6 @@
-"""From method and path to a handler: a dict, plus routes that end in an id. The path is matched as it was sent, never decoded first.
+"""Maps method and path to a handler: a dict, plus routes that end in an id. The path is matched as sent, never decoded first.
 
-`..%2f..%2fadmin` and `/%61dmin` are simply unknown: only the trailing id is unquoted, after the route is decided.
+`..%2f..%2fadmin` and `/%61dmin` are simply unknown: only the trailing id is unquoted, after the route is found.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -18,7 +18,7 @@ ID_SUFFIX = "/{id}"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row of the public surface. A path that ends in ``/{id}`` takes everything behind it, slashes too."""
+    """One public route. A path that ends in ``/{id}`` matches everything after it, slashes too."""
 
     method: str
     path: str
@@ -41,7 +41,7 @@ class Router:
         self._exact: dict[str, dict[str, Route]] = {}
         self._tailed: dict[str, dict[str, Route]] = {}
         self._by_target: dict[tuple[str, str], Route] = {}
-        """What nearly every request asks for, found in one step: no query, nothing odd."""
+        """The exact targets of nearly all requests (no query), found in one step."""
         for route in routes:
             if route.path.endswith(ID_SUFFIX):
                 self._tailed.setdefault(route.path.removesuffix("{id}"), {})[route.method] = route
@@ -50,7 +50,7 @@ class Router:
                 self._by_target.update({(route.method, prefix + route.path): route for prefix in prefixes})
 
     def at(self, method: str, target: str) -> Route | None:
-        """Return the route whose path is this very target, or None: then `match` decides."""
+        """Return the route whose path equals the target, or None: then `match` decides."""
         return self._by_target.get((method, target))
 
     def match(self, method: str, raw_path: str) -> Match:

@@ -1,6 +1,6 @@
-"""aiohttp's low-level server: the factory of connections, and the way to end them.
+"""aiohttp's low-level server: the factory of connections, and the means to close them.
 
-`web.Application` costs about a fifth more CPU a request and hides the order of shutdown; here is one coroutine a request and no more.
+`web.Application` costs about a fifth more CPU a request and hides the order of shutdown; here each request is one coroutine.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from proxy.edge.response import HeadWriter
 
 
 class Server(web.Server):
-    """Makes a `Connection` of each one that is accepted, and keeps them."""
+    """Makes a `Connection` for each accepted one, and tracks them."""
 
     def __init__(self, answer: RequestCoroutine, *, clock: Clock, keepalive_seconds: float, stall_seconds: float) -> None:
         super().__init__(_never)
@@ -37,20 +37,20 @@ class Server(web.Server):
         return Connection(self, loop=asyncio.get_running_loop(), **self._options)
 
     def limit(self, *, keepalive_seconds: float, stall_seconds: float) -> None:
-        """Change the limits of the connections that stand, and of those to come."""
+        """Change the limits of all connections, present and future."""
         self._options.update(keepalive_timeout=keepalive_seconds, stall_seconds=stall_seconds)
         for connection in self.connections:
             if isinstance(connection, Connection):
                 connection.limit(keepalive_seconds=keepalive_seconds, stall_seconds=stall_seconds)
 
     def close_idle(self, *, spare_new: bool = False) -> None:
-        """Close the connections that wait for a next request; ``spare_new`` leaves those that have sent none yet."""
+        """Close the idle connections; ``spare_new`` spares those that have not sent a request yet."""
         for connection in self.connections:
             if isinstance(connection, Connection) and not (spare_new and connection.is_new):
                 connection.close_if_idle()
 
     def has_new(self) -> bool:
-        """Return whether somebody has connected and not sent a request yet."""
+        """Return True if a connection has not sent a request yet."""
         return any(connection.is_new for connection in self.connections if isinstance(connection, Connection))
 
 

@@ -1,4 +1,4 @@
-"""Listening sockets: TCP, unix and systemd's, opened so that a stale socket file is no obstacle and a live one is never stolen."""
+"""Listening sockets: TCP, unix and systemd's. A stale socket file is replaced; a live one is never taken over."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ def open_sockets(address: Address, *, mode: int = PRIVATE) -> list[socket.socket
     """Return bound, listening sockets of one address.
 
     Args:
-        mode: permissions of a unix socket's file, in force from the first moment, whatever the umask.
+        mode: permissions of a unix socket's file, set when it is created, whatever the umask.
 
     Raises:
         ListenError: the address is taken or not ours, or systemd passed no sockets.
@@ -42,7 +42,7 @@ def open_sockets(address: Address, *, mode: int = PRIVATE) -> list[socket.socket
 
 
 def remove_unix_socket(path: Path) -> None:
-    """Remove the file of a socket that is closed, if it is one."""
+    """Remove the file of a closed unix socket; a file of another type stays."""
     if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
         path.unlink(missing_ok=True)
 
@@ -68,12 +68,12 @@ def _tcp(address: TcpAddress) -> list[socket.socket]:
 
 
 def _unix(path: Path, mode: int) -> socket.socket:
-    with _umask(lambda own: own | 0o022):  # who may write in the folder could put a socket of his own in this one's place
+    with _umask(lambda own: own | 0o022):  # anyone who may write in the folder could replace the socket
         path.parent.mkdir(parents=True, exist_ok=True)
     _clear_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with _umask(lambda _: 0o777 & ~mode):  # chmod after bind would leave a moment in which anybody may connect
+        with _umask(lambda _: 0o777 & ~mode):  # chmod after bind would leave a moment in which anyone may connect
             listener.bind(str(path))
     except OSError:
         listener.close()
@@ -85,7 +85,7 @@ def _unix(path: Path, mode: int) -> socket.socket:
 
 @contextmanager
 def _umask(changed: Callable[[int], int]) -> Iterator[None]:
-    """Change what is taken from the mode of whatever is created, for as long as this is entered."""
+    """Change the process's umask inside this context."""
     before = os.umask(0o077)
     os.umask(changed(before))
     try:
@@ -95,7 +95,7 @@ def _umask(changed: Callable[[int], int]) -> Iterator[None]:
 
 
 def _clear_stale(path: Path) -> None:
-    """Remove a socket file that nobody listens behind, as a killed process leaves it."""
+    """Remove a socket file without a listener, as a killed process leaves it."""
     if not path.exists():
         return
     if not stat.S_ISSOCK(path.stat().st_mode):
