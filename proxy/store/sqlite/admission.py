@@ -1,7 +1,7 @@
-"""Whether new paid work is written: not where the end of what is already open might find no room, nor where a commit stands still.
+"""Decides if new paid work is accepted: not while the disk may lack room for open settlements, nor while a commit is stuck.
 
-A hold that still fits on a disk where its settlement does not lets a customer wait for an answer that may not leave. So some room is
-kept for the settlements, and nothing new is taken while one of them waits for the disk.
+If a hold fits on the disk but its settlement does not, the customer waits for an answer that may not be sent. So some room is reserved
+for settlements, and no new work is accepted while a settlement waits for the disk.
 """
 
 import asyncio
@@ -13,25 +13,25 @@ from typing import Protocol
 logger = logging.getLogger(__name__)
 
 RESERVE_BYTES = 32 * 2**20
-"""Free bytes that are left to settlements. One takes 28 KiB of log if it is committed alone, 0.5 KiB in a full batch; the log is
-checkpointed, and used again, at about 4 MiB."""
+"""Free bytes reserved for settlements. One takes 28 KiB of log if committed alone, 0.5 KiB in a full batch; the log is checkpointed,
+and reused, at about 4 MiB."""
 LOOK_SECONDS = 1.0
 STILL_SECONDS = 5.0
-"""A commit that takes longer stands still: its thread gets no CPU, or its disk hangs. Who came later had better try elsewhere."""
+"""A commit that takes longer is stuck: its thread gets no CPU, or its disk hangs. Later calls are refused, to be sent elsewhere."""
 
 
 class Committing(Protocol):
-    """Who commits."""
+    """The component that commits."""
 
     def seconds_under_way(self) -> float:
-        """How long the commit under way has taken so far, or 0."""
+        """Return how long the current commit has taken so far, or 0."""
 
     def shed(self, refusal: str) -> None:
-        """Refuse the new paid work that waits behind it."""
+        """Refuse the new paid work that waits behind the current commit."""
 
 
 class Admission:
-    """Looks at the file system every so often, on the loop: 2 µs each time, and none a request. `close` it at the end."""
+    """Checks the file system every `LOOK_SECONDS`, on the loop: 2 µs each time, and none a request. `close` it at the end."""
 
     __slots__ = ("_committing", "_due_at", "_folder", "_handle", "_loop", "_owed", "_shortage", "refusal")
 
@@ -44,19 +44,19 @@ class Admission:
         self._shortage = ""
         self._owed: set[str] = set()
         self.refusal = ""
-        """Why nothing new is taken; empty where it is."""
+        """The reason why new work is refused; empty while it is accepted."""
         self._look()
 
     @property
     def is_owed(self) -> bool:
-        """Whether a settlement failed that has not been written since."""
+        """True while a failed settlement has not been written since."""
         return bool(self._owed)
 
     def watch(self, committing: Committing) -> None:
         self._committing = committing
 
     def owe(self, request_id: str) -> None:
-        """Note a settlement that the disk did not take."""
+        """Note a settlement that the disk refused."""
         self._owed.add(request_id)
         self._decide()
 
@@ -76,7 +76,7 @@ class Admission:
         self._handle = self._loop.call_at(self._due_at, self._look)
 
     def _standstill(self) -> str:
-        """Return that a commit stands still; not where the loop itself did, which has yet to hear what the thread says."""
+        """Return a refusal if a commit is stuck; not if the loop itself was, as it has yet to hear from the thread."""
         is_late = self._loop.time() - self._due_at > LOOK_SECONDS
         if is_late or self._committing is None or (seconds := self._committing.seconds_under_way()) < STILL_SECONDS:
             return ""
@@ -94,7 +94,7 @@ class Admission:
 
 
 def _shortage(folder: Path) -> str:
-    """Return what a file system lacks, or nothing; where it does not tell, a write will."""
+    """Return a refusal if the file system is full or read-only, else ``""``; if it cannot be asked, a write will tell."""
     try:
         room = os.statvfs(folder)
     except OSError:

@@ -1,8 +1,8 @@
 """Folds one slice of old requests into daily sums. Functions of a connection; `billing.folding` asks for slice after slice.
 
-A slice is one transaction: its requests are in the sums and gone, or neither. Their transfers stay, so that the ledger goes on saying
-what each of them was charged, and `verify` can hold the sums against it. Nothing is folded that something may still ask for: a hold
-that is open, a task that goes on, an answer that a key keeps.
+A slice is one transaction: its requests are added to the sums and deleted, or neither. Their transfers stay, so that the ledger still
+shows each charge, and `verify` can compare the sums with it. A request that is still needed is not folded: one with an open hold, a
+task that has not ended, or an answer stored under a key.
 """
 
 import sqlite3
@@ -42,7 +42,7 @@ def old_requests(connection: sqlite3.Connection, before_ms: int) -> dict[int, in
 
 
 def accounts_to_fold(connection: sqlite3.Connection, before_ms: int) -> list[int]:
-    """Return the accounts of those requests: a look into the index for each account."""
+    """Return the accounts of those requests: one index lookup for each account."""
     rows = connection.execute(
         f"SELECT id FROM accounts WHERE EXISTS (SELECT 1 FROM requests WHERE account_id = accounts.id AND {_FOLDABLE}) ORDER BY id",  # noqa: S608
         (before_ms,),
@@ -53,7 +53,7 @@ def accounts_to_fold(connection: sqlite3.Connection, before_ms: int) -> list[int
 def fold(connection: sqlite3.Connection, account_id: int, before_ms: int) -> int:
     """Fold an account's oldest requests, at most `FOLD_REQUESTS_MAX`, and return how many.
 
-    Raises: ValueError: ``before_ms`` is in the midst of a day, which would then be half a sum.
+    Raises: ValueError: ``before_ms`` is within a day, whose sum would then be incomplete.
     """
     if before_ms % DAY_MS:
         raise ValueError(f"days are folded whole: {before_ms} is not the beginning of one")
@@ -73,7 +73,7 @@ def fold(connection: sqlite3.Connection, account_id: int, before_ms: int) -> int
 
 
 def folded(connection: sqlite3.Connection, request_id: str) -> FoldedRequest | None:
-    """Return what the ledger still knows of a request that was folded, or None. One whose hold was 0 has left nothing."""
+    """Return what the ledger still holds of a folded request, or None. A hold of 0 leaves no transfer."""
     row = connection.execute(
         """SELECT accounts.id, accounts.name, hold.created_at_ms, hold.amount_nanos,
              CASE ending.kind WHEN 'charge' THEN ending.amount_nanos ELSE 0 END
@@ -89,7 +89,7 @@ def folded(connection: sqlite3.Connection, request_id: str) -> FoldedRequest | N
 
 
 def has_daily_sums(connection: sqlite3.Connection, at_ms: int) -> bool:
-    """Return whether any request of that UTC day has been folded."""
+    """Return True if any request of that UTC day has been folded."""
     row = connection.execute(
         "SELECT 1 FROM accounts CROSS JOIN request_days ON account_id = accounts.id AND day = ? LIMIT 1", (at_ms // DAY_MS,)
     ).fetchone()

@@ -1,6 +1,6 @@
-"""Idempotency keys: who owns one, and the first answer under it. Functions of a connection.
+"""Idempotency keys: the request that owns each, and the first answer under it. Functions of a connection.
 
-A key is owned from its claim for 24 hours, and in any case until its request is settled: a video may take longer than a day.
+A request owns a key for 24 hours from its claim, and at least until it is settled: a video may take longer than a day.
 """
 
 import sqlite3
@@ -16,7 +16,7 @@ _OWNED = """
 
 
 def claimed_key(connection: sqlite3.Connection, account_id: int, key: str, now_ms: int) -> ClaimedKey | None:
-    """Return who owns a key, or None where it is free."""
+    """Return a key's claim, request and answer, or None if it is free."""
     row = connection.execute(_OWNED, (account_id, key, now_ms - CLAIM_LIFE_MS)).fetchone()
     if row is None:
         return None
@@ -25,14 +25,14 @@ def claimed_key(connection: sqlite3.Connection, account_id: int, key: str, now_m
 
 
 def require_free(connection: sqlite3.Connection, request: NewRequest, claim: IdempotencyClaim) -> None:
-    """Raises: KeyClaimedError."""
+    """Check that a key is free. Raises: KeyClaimedError."""
     claimed = claimed_key(connection, request.account_id, claim.key, request.created_at_ms)
     if claimed is not None:
         raise KeyClaimedError(claimed)
 
 
 def take(connection: sqlite3.Connection, request: NewRequest, claim: IdempotencyClaim) -> None:
-    """Let a recorded request own a key that is free; a claim whose time is over makes room."""
+    """Give a free key to a recorded request; an expired claim is replaced."""
     connection.execute(
         "INSERT OR REPLACE INTO idempotency (account_id, key, body_sha256, request_id, created_at_ms) VALUES (?, ?, ?, ?, ?)",
         (request.account_id, claim.key, claim.body_sha256, request.id, request.created_at_ms),
@@ -40,7 +40,7 @@ def take(connection: sqlite3.Connection, request: NewRequest, claim: Idempotency
 
 
 def keep(connection: sqlite3.Connection, request_id: str, answer: StoredAnswer) -> None:
-    """Store the answer under the request's key, where it has one that has no answer yet: the first one stands."""
+    """Store the answer under the request's key, if it has one without an answer: the first answer stands."""
     connection.execute(
         "UPDATE idempotency SET status = ?, answer = ? WHERE request_id = ? AND status IS NULL",
         (answer.status, answer.body, request_id),
@@ -48,12 +48,12 @@ def keep(connection: sqlite3.Connection, request_id: str, answer: StoredAnswer) 
 
 
 def give_back(connection: sqlite3.Connection, request_id: str) -> None:
-    """Free the request's key, unless an answer was kept under it."""
+    """Free the request's key, unless an answer is stored under it."""
     connection.execute("DELETE FROM idempotency WHERE request_id = ? AND status IS NULL", (request_id,))
 
 
 def forget(connection: sqlite3.Connection, now_ms: int) -> int:
-    """Delete the oldest claims that are over, at most `FORGET_CLAIMS_MAX`, and return how many."""
+    """Delete the oldest expired claims, at most `FORGET_CLAIMS_MAX`, and return how many."""
     return connection.execute(
         """DELETE FROM idempotency WHERE rowid IN (
              SELECT idempotency.rowid FROM idempotency JOIN requests ON requests.id = request_id

@@ -1,4 +1,4 @@
-"""Opens the file: locked, looked at, migrated."""
+"""Opens the file: locks, checks and migrates it."""
 
 import asyncio
 import logging
@@ -28,16 +28,16 @@ async def open_store(
     on_corrupt: Callable[[BaseException], None] | None = None,
     read_only: bool = False,
 ) -> SqliteStore:
-    """Open a file, create it where there is none, and bring it to the newest version.
+    """Open a file, create it if there is none, and migrate it to the newest version.
 
     Args:
-        on_commit: told of each transaction, on the loop.
-        on_corrupt: told, once and on the loop, that this process can write no more and should end.
-        read_only: take no lock, create nothing, refuse writes; for looking while another process has the store.
+        on_commit: called after each transaction, on the loop.
+        on_corrupt: called once, on the loop, when this process can write no more and should end.
+        read_only: take no lock, create nothing, refuse writes; for reading while another process has the store.
 
     Raises: StoreLockedError, StoreVersionError, StoreRefusedError (no such file, not ours, not to be opened).
     """
-    path = await asyncio.to_thread(path.resolve)  # one lock for a file, by whichever link it is reached
+    path = await asyncio.to_thread(path.resolve)  # one lock for a file, whichever link leads to it
     async with AsyncExitStack() as opened:
         try:
             if read_only:
@@ -55,21 +55,21 @@ async def _open(
     on_commit: Callable[[CommitStats], None] | None,
     on_corrupt: Callable[[BaseException], None] | None,
 ) -> SqliteStore:
-    """Read backwards, this is how the store is closed."""
+    """Open the store to write. Closing it takes these steps in reverse order."""
     opened.callback(FileLock(path).release)
     if (kept := restore.finish(path)) is not None:
         logger.warning("a restore that was cut short is finished: the store that was there before is kept as %s", kept)
     migrations.create_file(path)
     was_left_open = damage.require_log(path)
     try:
-        version = await _version(path, "ro", was_left_open=was_left_open)  # who cannot write cannot touch what is not ours to touch
+        version = await _version(path, "ro", was_left_open=was_left_open)  # read-only: the file may not be ours
     except sqlite3.OperationalError as error:
         if not migrations.was_cut_while_made(path, error):
             raise
         version = await _version(path, "rw", was_left_open=was_left_open)
     connection = await opened.enter_async_context(connection_to(path, "rw"))
     await connection.run(migrations.migrate, version)
-    migrations.sync_folder(path.parent)  # SQLite syncs the name of a new log too, and passes over a failure
+    migrations.sync_folder(path.parent)  # SQLite syncs the name of a new log too, but ignores a failure
     reader = await opened.enter_async_context(connection_to(path, "ro"))
     admission = Admission(path.parent)
     opened.callback(admission.close)

@@ -1,4 +1,4 @@
-"""What happened: open holds, receipts and usage. Functions of a read-only connection."""
+"""Reads of open holds, receipts and usage. Functions of a read-only connection."""
 
 import sqlite3
 
@@ -15,7 +15,7 @@ _GROUPS = {
     "key": ("coalesce(requests.key_id, '')", "request_days.key_id"),
     "day": ("date(requests.created_at_ms / 1000, 'unixepoch')", "date(request_days.day * 86400, 'unixepoch')"),
 }
-"""Of a request, and of a daily sum."""
+"""SQL expressions of each group: for a request, and for a daily sum."""
 _SUMMED = ("prompt_tokens", "cached_tokens", "completion_tokens", "units", "charge_nanos", "shortfall_nanos")
 _TIME_MAX_MS = 2**62
 
@@ -32,7 +32,7 @@ _RECEIPT = """
 
 
 def ping(connection: sqlite3.Connection) -> None:
-    """Read one row of the file itself, past every cache of the program's own."""
+    """Read one row of the file itself, bypassing the program's caches."""
     connection.execute("SELECT 1 FROM accounts WHERE id = 1").fetchone()
 
 
@@ -48,7 +48,7 @@ def orphaned_requests(connection: sqlite3.Connection, living: str) -> list[OpenR
 
 
 def census(connection: sqlite3.Connection) -> Census:
-    """Return what is open. Both tables have an index of just that."""
+    """Return counts of open holds and tasks. Both tables have an index of the open rows."""
     tasks = connection.execute(
         "SELECT upstream, state, count(*), min(due_at_ms) FROM video_tasks WHERE due_at_ms IS NOT NULL GROUP BY upstream, state"
     ).fetchall()
@@ -86,7 +86,7 @@ def receipt(connection: sqlite3.Connection, request_id: str) -> tuple[Receipt, i
 
 
 def usage(connection: sqlite3.Connection, query: UsageQuery) -> list[UsageRow]:
-    """Return the sums of what was settled, folded or not, by account and group. Raises: AccountNotFoundError."""
+    """Return the sums of settled requests, folded or not, by account and group. Raises: AccountNotFoundError."""
     since_ms = 0 if query.since_ms is None else query.since_ms
     until_ms = _TIME_MAX_MS if query.until_ms is None else query.until_ms
     parameters = {"since": since_ms, "until": until_ms, "first": _day_from(since_ms), "end": _day_from(until_ms), "account": 0}

@@ -1,6 +1,6 @@
 """Video tasks: recorded with their hold, advanced one step at a time, ended with their settlement. Functions of a connection.
 
-What a step may be is decided in `proxy.core.video.task`; here it is held to the table of transitions, and stored whole or not at all.
+`proxy.core.video.task` decides each step; this module checks it against the table of transitions, and stores all of it or nothing.
 """
 
 import sqlite3
@@ -36,7 +36,7 @@ _OFFSET_MAX = 2**62
 def place_task(connection: sqlite3.Connection, request: NewRequest, owner: str, task: VideoTask, due_at_ms: int) -> None:
     """Record a request, its hold, its claim and its task.
 
-    Raises: as `ledger.place_hold`; ValueError also where task and request are not of one another, or the task is not a new one.
+    Raises: as `ledger.place_hold`; ValueError also if task and request do not match, or the task is not new.
     """
     _require_pair(request, task)
     ledger.record(connection, request, owner)
@@ -49,10 +49,10 @@ def place_task(connection: sqlite3.Connection, request: NewRequest, owner: str, 
 def advance(
     connection: sqlite3.Connection, task_id: str, decide: Callable[[VideoTask], Step], now_ms: int, answer: StoredAnswer | None
 ) -> Step:
-    """Store what ``decide`` makes of the task as it is now, with its settlement where it ends.
+    """Store the step that ``decide`` returns for the current task, with its settlement if the task ends.
 
-    An ignored step changes nothing of the task. Its due time counts only where the stored one has passed: else a task that is due
-    would be looked at again at once, and a late report could put off a look that is already planned.
+    An ignored step does not change the task. Its due time is stored only if the stored one has passed: a due task must not be polled
+    again at once, and a late report must not postpone a poll that is already planned.
 
     Raises: KeyError, ValueError, UpstreamIdTakenError.
     """
@@ -116,13 +116,13 @@ def orphaned_tasks(connection: sqlite3.Connection, living: str) -> list[VideoTas
 
 
 def unanswered_tasks(connection: sqlite3.Connection, upstream: str, since_ms: int) -> list[VideoTask]:
-    """Return the tasks created since then of which nobody knows whether they were made, those given up on among them."""
+    """Return the tasks created since then that may or may not exist upstream, including those given up as lost."""
     condition = "WHERE upstream = ? AND created_at_ms >= ? AND upstream_id = '' AND (state = 'submitting' OR error_code = ?)"
     return _all(connection, f"{condition} ORDER BY created_at_ms", (upstream, since_ms, failure.LOST.code))
 
 
 def known_upstream_ids(connection: sqlite3.Connection, upstream: str, since_ms: int) -> frozenset[str]:
-    """Return the ids upstream of the tasks created since then."""
+    """Return the upstream's ids of the tasks created since then."""
     rows = connection.execute(
         "SELECT upstream_id FROM video_tasks WHERE upstream = ? AND created_at_ms >= ? AND upstream_id <> ''", (upstream, since_ms)
     )
@@ -139,7 +139,7 @@ def _store(connection: sqlite3.Connection, task: VideoTask, due_at_ms: int | Non
 
 
 def _require_pair(request: NewRequest, task: VideoTask) -> None:
-    """Raises: ValueError."""
+    """Check that a new task matches its request. Raises: ValueError."""
     if request.kind is not Kind.VIDEO or task.state is not TaskState.SUBMITTING:
         raise ValueError(f"a new task is that of a video's request, and submitting: {request.kind}, {task.state}")
     asked = (request.id, request.account_id, request.model, request.upstream, request.upstream_model, request.hold_nanos)
@@ -149,7 +149,7 @@ def _require_pair(request: NewRequest, task: VideoTask) -> None:
 
 
 def _require_sound(task: VideoTask, step: Step) -> None:
-    """Hold a step to the rules that the books rest on, whoever decided it. Raises: ValueError."""
+    """Check a step against the rules that the books depend on. Raises: ValueError."""
     after, settlement = step.task, step.settlement
     if _asked(after) != _asked(task):
         raise ValueError(f"task {task.id} was asked otherwise than its step says")
@@ -168,7 +168,7 @@ def _all(connection: sqlite3.Connection, condition: str, parameters: Sequence[ob
 
 
 def _asked(task: VideoTask) -> tuple[Any, ...]:
-    """Return the columns of `_ASKED`: none of them ever changes."""
+    """Return the values of `_ASKED`: none of them ever changes."""
     who = (task.id, task.account_id, task.model, task.upstream, task.upstream_model)
     what = (task.prompt, task.task_type, task.resolution, task.duration_seconds, int(task.generate_audio), task.service_tier, task.seed)
     price = (task.billing.value, task.hold_nanos, task.quote_nanos, task.quote_tokens, task.rate_nanos_per_kilotoken)
@@ -176,7 +176,7 @@ def _asked(task: VideoTask) -> tuple[Any, ...]:
 
 
 def _reached(task: VideoTask) -> tuple[Any, ...]:
-    """Return the columns of `_REACHED`."""
+    """Return the values of `_REACHED`."""
     error = (None, None) if task.error is None else (task.error.code, task.error.message)
     counts = (task.polls, task.missing, task.urlless)
     made = (task.video_url, task.thumbnail_url, *error, task.charge_nanos, task.ended_at_ms)

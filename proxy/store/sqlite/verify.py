@@ -1,6 +1,6 @@
-"""The books, audited: everything is recomputed from the transfers and compared with what the file says.
+"""Audit of the books: everything is recomputed from the transfers and compared with the stored values.
 
-Each invariant is a query for the rows that break it and one for its figures; all run on one snapshot.
+Each invariant is one query for the rows that break it and one for its figures; all run on one snapshot.
 """
 
 import sqlite3
@@ -13,11 +13,11 @@ from proxy.store.progress import Progress, Report
 from proxy.store.values import Check
 
 OFFENDERS_MAX = 20
-"""As many rows are shown a check; how many there are in all is said after them."""
+"""Rows shown for each check; the number of the others is given after them."""
 
 SOUND = "the file is sound"
 CHECKED = "checks of the books"
-"""What progress is counted in."""
+"""The unit of progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class _Invariant:
     """One row; its columns fill `say`."""
     say: str
     offenders: str
-    """A row each: a text."""
+    """One row for each offender: a text."""
     yuan: tuple[int, ...] = ()
-    """Which of the figures are amounts."""
+    """Indexes of the figures that are amounts."""
 
 
 _DEFINITIONS = """
@@ -113,7 +113,7 @@ _INVARIANTS = (
         figures="SELECT count(*), coalesce(sum(charge_nanos), 0) FROM requests WHERE settled_at_ms IS NOT NULL",
         say="{} settled requests, ¥{} charged",
         yuan=(1,),
-        # A charge of 0 is a release of the whole hold; a hold of 0 has neither. That there are not two, an index sees to.
+        # A charge of 0 is a release of the whole hold; a hold of 0 has neither. A unique index prevents a second one.
         offenders="""SELECT 'request ' || requests.id || ': charge ' || charge_nanos || ', its transfer says '
                        || coalesce(ending.kind || ' of ' || amount_nanos, 'nothing')
                      FROM requests LEFT JOIN transfers AS ending
@@ -198,7 +198,7 @@ _INVARIANTS = (
         name="each idempotency key is its request's",
         figures="SELECT count(*), (SELECT count(*) FROM idempotency WHERE status IS NULL) FROM idempotency",
         say="{} keys, {} of them without an answer yet",
-        # A settled request without an answer gave its key back; one that is not settled is sure to have it.
+        # A settled request without an answer has freed its key; an open request must still own its key.
         offenders="""SELECT 'key of request ' || request_id || ', account ' || idempotency.account_id || ': '
                        || CASE WHEN requests.id IS NULL THEN 'the request is missing'
                          WHEN requests.account_id <> idempotency.account_id THEN 'the request is of account ' || requests.account_id
@@ -216,7 +216,7 @@ _INVARIANTS = (
         figures="SELECT count(*), coalesce(sum(amount_nanos), 0) FROM transfers WHERE kind = 'charge'",
         say="{} charges, ¥{}",
         yuan=(1,),
-        # Where the request has been folded, its hold stands for it; that it was folded, the next check sees to.
+        # If the request is missing, its hold stands for it; the next check proves that it was folded.
         offenders="""SELECT transfers.kind || ' ' || transfers.id || ' of ' || transfers.amount_nanos || ' from account '
                        || transfers.debit_id || ': request ' || transfers.request_id
                        || CASE WHEN requests.id IS NULL AND hold.id IS NULL THEN ' is missing'
@@ -282,11 +282,11 @@ _OPEN_INVARIANTS = (
                      WHERE settled_at_ms IS NULL AND kind = 'video' AND (video_tasks.id IS NULL OR ended_at_ms IS NOT NULL)""",
     ),
 )
-"""What is found by indexes of what is open, and costs the same after ten million transfers."""
+"""Checks that use only indexes of open rows, and cost the same after ten million transfers."""
 
 
 def verify_open(connection: sqlite3.Connection) -> list[Check]:
-    """Return the checks of the accounts and of what is open, on one snapshot."""
+    """Return the checks of accounts, open holds and open tasks, on one snapshot."""
     connection.execute("BEGIN")
     try:
         return [_check(connection, invariant=invariant) for invariant in _OPEN_INVARIANTS]
@@ -321,7 +321,7 @@ def _soundness(connection: sqlite3.Connection) -> Check:
     (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
     try:
         faults = [text for (text,) in connection.execute(f"PRAGMA integrity_check({OFFENDERS_MAX})") if text != "ok"]
-    except sqlite3.DatabaseError as error:  # damaged beyond what the check itself can walk through
+    except sqlite3.DatabaseError as error:  # too damaged for the check itself
         faults = [str(error)]
     return Check(SOUND, f"{pages} pages, {pages * page_bytes / 2**20:.1f} MiB", faults)
 
@@ -341,7 +341,7 @@ def _check(connection: sqlite3.Connection, *, invariant: _Invariant) -> Check:
         rows = connection.execute(_DEFINITIONS + invariant.offenders)
         offenders = [text for (text,) in rows.fetchmany(OFFENDERS_MAX)]
         more = sum(1 for _ in rows)
-    except sqlite3.DatabaseError as error:  # a damaged page: the check of the structure says which
+    except sqlite3.DatabaseError as error:  # a damaged page: the check of the structure names it
         return Check(invariant.name, "could not be read", [str(error)])
     if more:
         offenders.append(f"and {more} more")

@@ -1,9 +1,8 @@
-"""Group commit: all that queued while the last transaction ran goes into the next one, each operation in a savepoint.
+"""Group commit: all operations queued during the last transaction go into the next one, each in a savepoint.
 
-One fsync then serves them all. An operation's own refusal undoes its savepoint only; a transaction that fails fails each of them.
-Holds and settlements run together (`together`), and first: the order within a batch is nobody's business, as nobody has been told yet
-that any of it has happened. Holds that find too little money are looked at again, by themselves, when the settlements have released
-theirs.
+One fsync then serves them all. A refused operation undoes its own savepoint only; a failed transaction fails all its operations.
+Holds and settlements run together, and first: order within a batch does not matter, because no caller has been told yet that any of
+it happened. A hold that finds too little money runs again, alone, after the settlements have released theirs.
 """
 
 import asyncio
@@ -30,21 +29,21 @@ Args = TypeVarTuple("Args")
 
 BATCH_OPERATIONS_MAX = 512
 QUEUE_OPERATIONS_MAX = 65_536
-"""Beyond it a write is refused at once: the disk is far behind, and memory is finite."""
+"""Above it a write is refused at once: the disk is far behind, and memory is finite."""
 CROWD_OPERATIONS = 8
-"""After a batch of so many, more are on their way: the next one gathers them for a while, unless enough are here already.
+"""After a batch of this size, more are on their way: the next one waits for them a moment, unless enough are queued already.
 
 At 64 in flight it doubled the batches, from 32 to 62, and saved 25 of 130 µs of CPU a request; a lone request never waits.
 """
 CROWD_SECONDS = 0.05
-"""How long after such a batch it is still a crowd."""
+"""Time after such a batch during which the next one waits for more."""
 GATHERED_OPERATIONS = 48
 GATHER_SECONDS = 0.002
 CHECKPOINT_FRAMES = 1000
 """Roughly SQLite's own default, 4 MB of log."""
 _FRAMES_A_COMMIT = 8
 _OPERATIONS_A_FRAME = 4
-"""An estimate, as SQLite does not tell: measured are 5 to 7 frames for one operation, 16 to 22 for 32, 50 to 62 for 512."""
+"""Estimated, because SQLite does not report it: measured are 5 to 7 frames for one operation, 16 to 22 for 32, 50 to 62 for 512."""
 
 _PAID_WORK = (ledger.place_hold, tasks.place_task)
 
@@ -81,7 +80,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Operation] = deque()
         self._began_at: float | None = None
-        """When the commit under way was handed to the thread."""
+        """The time at which the current commit was handed to the thread."""
         self._wake = asyncio.Event()
         self._refusal: StoreError | None = None
         self._broken: BaseException | None = None
@@ -99,7 +98,7 @@ class Writer:
 
     @property
     def refusal(self) -> StoreError | None:
-        """Why nothing more is written, or None."""
+        """The reason why nothing more is written, or None."""
         return self._refusal
 
     @property
@@ -107,7 +106,7 @@ class Writer:
         return Backlog(len(self._queue), self._failures)
 
     def submit(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> asyncio.Future[T]:
-        """Queue an operation; the future resolves with its result once it is durable, or with why it did not happen."""
+        """Queue an operation; the future resolves with its result once it is durable, or with the error that prevented it."""
         future: asyncio.Future[T] = self._loop.create_future()
         if self._refusal is not None:
             future.set_exception(failure(self._refusal))
@@ -119,12 +118,12 @@ class Writer:
         return future
 
     async def turn(self) -> None:
-        """Return once the writer has had a turn on its thread: an empty transaction, which writes nothing; before all that is queued.
+        """Return once the writer's thread has run an empty transaction, ahead of the queue; nothing is written.
 
-        It came by also where the transaction was refused. Where the writer takes nothing more, or is stuck, this does not return.
+        A refused transaction counts too. If the writer takes nothing more, or is stuck, this does not return.
         """
         future: asyncio.Future[None] = self._loop.create_future()
-        self._queue.appendleft(_Operation(future, _nothing, ()))  # a long queue is work, not death
+        self._queue.appendleft(_Operation(future, _nothing, ()))  # ahead of the queue: a long queue is no failure
         self._wake.set()
         with suppress(StoreError):
             await future
@@ -133,7 +132,7 @@ class Writer:
         return 0.0 if self._began_at is None else self._loop.time() - self._began_at
 
     def shed(self, refusal: str) -> None:
-        """Refuse new paid work that no commit has taken yet: of it nothing is written."""
+        """Refuse new paid work that no commit has taken yet: nothing of it is written."""
         waiting, kept = list(self._queue), deque[_Operation]()
         for operation in waiting:
             if operation.function not in _PAID_WORK:
@@ -143,9 +142,9 @@ class Writer:
         self._queue = kept
 
     async def prove(self) -> None:
-        """Return where nothing failed since a write succeeded; else write now, changing nothing, and return once that is durable.
+        """Prove that the store can be written: if a write has failed since the last success, rewrite one page and wait for it.
 
-        Raises: StoreError: it still cannot be written.
+        Raises: StoreError: the write fails.
         """
         failures = self._failures
         if failures > self._failures_overcome:
@@ -153,19 +152,19 @@ class Writer:
             self._failures_overcome = max(self._failures_overcome, failures)
 
     def count_frames(self, frames: int) -> None:
-        """Let the next checkpoint come earlier: an operation, on the connection's thread, fills more of the log than others do."""
+        """Bring the next checkpoint forward, for an operation that fills much of the log. Call on the connection's thread."""
         self._frames_since_checkpoint += frames
 
     async def close(self) -> None:
-        """Refuse new operations and commit those that are queued, also where the writer's task was cancelled; then checkpoint."""
+        """Refuse new operations, commit the queued ones, even if the writer's task was cancelled, then checkpoint."""
         self._refuse(StoreUnavailableError("the store is closed"))
         await self._tasks.drain()
         while self._queue:
             await self._connection.run(self._commit, self._take())
-        # The thread answers in order: what it delivered before this hop has reached its futures after it.
+        # The thread answers in order: after this call all earlier results have reached their futures.
         await self._connection.run(self._checkpoint)
         if self._broken is not None:
-            # Closed while a reader is open: the last connection to close would checkpoint, onto a disk that is not to be trusted.
+            # Closed while a reader is open: the last connection to close would checkpoint onto an untrusted disk.
             await self._connection.close()
 
     async def _write_until_closed(self) -> None:
@@ -191,27 +190,27 @@ class Writer:
         return [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_OPERATIONS_MAX))]
 
     def _refuse(self, why: StoreError) -> None:
-        """Take nothing more. The first reason stands, but for a broken disk, which overrides."""
+        """Accept no more operations. The first reason stands, but a broken disk overrides it."""
         if self._refusal is None or isinstance(why, StoreCorruptError):
             self._refusal = why
         self._wake.set()
 
     def _died(self, error: BaseException | None) -> None:
-        """The task ended by a bug of its own: as nothing can be written any more, the process had better end."""
+        """Report that the task died of a bug: nothing can be written any more, so the process should end."""
         if error is not None and self._on_corrupt is not None:
             self._on_corrupt(error)
 
     # on the connection's thread
 
     def _commit(self, connection: sqlite3.Connection, batch: list[_Operation]) -> None:
-        """Run a batch and hand its results to the loop from here, so that no cancel of a task can lose them."""
+        """Run a batch and hand its results to the loop from this thread, so that no task's cancellation can lose them."""
         started = time.perf_counter()
         error = self._broken or transact(connection, batch, self._open_holds)
         stats = CommitStats(len(batch), time.perf_counter() - started)
         self._note_broken(error)
         self._loop.call_soon_threadsafe(self._deliver, batch, stats, error)
         if error is not None:
-            return  # the log has not grown, and where a disk turned read-only a checkpoint's fsync would end the process, reads and all
+            return  # the log has not grown; on a disk turned read-only a checkpoint's fsync would end the process, and its reads
         self._frames_since_checkpoint += _FRAMES_A_COMMIT + len(batch) // _OPERATIONS_A_FRAME
         if self._frames_since_checkpoint >= CHECKPOINT_FRAMES:
             self._checkpoint(connection)
@@ -260,7 +259,7 @@ class Writer:
 
 
 def transact(connection: sqlite3.Connection, batch: Sequence[_Operation], open_holds: OpenHolds) -> Exception | None:
-    """Run a batch as one transaction and return why none of it happened, or None; each operation takes its own result or error."""
+    """Run a batch as one transaction; return the error that undid all of it, or None. Each operation gets its own result or error."""
     changes = Changes(open_holds.owner)
     try:
         connection.execute("BEGIN IMMEDIATE")
@@ -269,7 +268,7 @@ def transact(connection: sqlite3.Connection, batch: Sequence[_Operation], open_h
             if operation.function is ledger.settle:
                 open_holds.forget(operation.args[0], changes)
         connection.execute("COMMIT")
-    except Exception as error:  # noqa: BLE001  the writer outlives whatever an operation does; the batch is told
+    except Exception as error:  # noqa: BLE001  the writer must outlive any bug of an operation; the batch is told
         return _rolled_back(connection, error)
     open_holds.committed(changes)
     return None
@@ -278,7 +277,7 @@ def transact(connection: sqlite3.Connection, batch: Sequence[_Operation], open_h
 def _run_together(
     connection: sqlite3.Connection, batch: Sequence[_Operation], open_holds: OpenHolds, changes: Changes
 ) -> Sequence[_Operation]:
-    """Run the ordinary holds and settlements at once, and return what is left to do; where that fails, all of the batch is."""
+    """Run the ordinary holds and settlements together; return the remaining operations, or all of them if that fails."""
     holds = [operation for operation in batch if operation.function is ledger.place_hold]
     try:
         if holds:
@@ -308,7 +307,7 @@ def _run_in_savepoint(connection: sqlite3.Connection, operation: _Operation) -> 
     try:
         operation.result = operation.function(connection, *operation.args)
     except Exception as error:
-        # On a full disk or an I/O error SQLite may have ended the transaction: then nobody's operation stands.
+        # On a full disk or an I/O error SQLite may have ended the transaction: then no operation of the batch stands.
         if not connection.in_transaction or is_fatal(error):
             raise
         connection.execute("ROLLBACK TO operation")
@@ -317,7 +316,7 @@ def _run_in_savepoint(connection: sqlite3.Connection, operation: _Operation) -> 
 
 
 def _nothing(_: sqlite3.Connection) -> None:
-    """Be an operation that changes nothing."""
+    """Change nothing: the operation of `Writer.turn`."""
 
 
 def _note_settlements(admission: Admission, batch: Sequence[_Operation], error: BaseException | None) -> None:
@@ -328,7 +327,7 @@ def _note_settlements(admission: Admission, batch: Sequence[_Operation], error: 
 
 
 def _rewrite_version(connection: sqlite3.Connection) -> None:
-    """Set the file's number to what it is: SQLite writes the page without comparing."""
+    """Set the file's version to its present value: SQLite writes the page without comparing."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     connection.execute(f"PRAGMA user_version = {version}")
 

@@ -1,4 +1,4 @@
-"""A copy of a running store: one snapshot, verified, and only then given its name."""
+"""Backup of a running store: copy one snapshot, verify it, and only then give it its name."""
 
 import os
 import sqlite3
@@ -13,7 +13,7 @@ from proxy.store.sqlite.file.migrations import sync_folder
 from proxy.store.values import Check
 
 STEP_PAGES = 4096
-"""Between two reports: 16 MB."""
+"""Pages copied between two reports: 16 MB."""
 
 
 def backup(connection: sqlite3.Connection, report: Report | None, store: Path, destination: Path) -> list[Check]:
@@ -21,7 +21,7 @@ def backup(connection: sqlite3.Connection, report: Report | None, store: Path, d
 
     ``store``: the file that ``connection`` reads.
 
-    Books that do not balance are copied as they are, and the checks say so; a copy that SQLite finds damaged is refused.
+    Books that do not balance are copied unchanged, and the checks show it; a copy that SQLite finds damaged is refused.
 
     Raises: StoreRefusedError: the destination exists, cannot be written, is a name of the store's own, or the copy is damaged.
     """
@@ -35,8 +35,8 @@ def backup(connection: sqlite3.Connection, report: Report | None, store: Path, d
         raise StoreRefusedError(f"cannot write {destination}: there is no folder {destination.parent}")
     partial = destination.with_name(destination.name + ".partial")
     try:
-        partial.unlink(missing_ok=True)  # of a backup that was cut short
-        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))  # never through somebody's link
+        partial.unlink(missing_ok=True)  # left by an interrupted backup
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))  # never through a symbolic link
         checks = _copy(connection, partial, report)
         if not checks[0].holds:
             raise StoreRefusedError(f"the copy is damaged and was not kept: {'; '.join(checks[0].offenders)}")
@@ -62,7 +62,7 @@ def _copy(connection: sqlite3.Connection, partial: Path, report: Report | None) 
 
 
 def _copy_pages(connection: sqlite3.Connection, copy: sqlite3.Connection, report: Report | None) -> None:
-    """Copy one snapshot of the log, which no writer waits for. Without its transaction each commit would begin the copy again."""
+    """Copy one snapshot; no writer waits for it. Without the transaction each commit would restart the copy."""
 
     def told(_status: int, left: int, pages: int) -> None:
         if report is not None:
@@ -77,7 +77,7 @@ def _copy_pages(connection: sqlite3.Connection, copy: sqlite3.Connection, report
 
 
 def _publish(partial: Path, destination: Path) -> None:
-    """Name the copy. A link fails where the name is taken; a rename would replace a file that came up meanwhile."""
+    """Name the copy. A link fails if the name is taken; a rename would replace a file created meanwhile."""
     try:
         os.link(partial, destination)
     except FileExistsError:

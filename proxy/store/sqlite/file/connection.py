@@ -1,6 +1,6 @@
-"""Connections: how the file is opened, and the way onto a connection's thread.
+"""Connections to the file, each with a thread of its own that runs its functions.
 
-One connection writes; all others are opened ``mode=ro``, so that SQLite itself refuses them a write or a checkpoint.
+One connection writes; all others are opened ``mode=ro``, so that SQLite itself refuses them writes and checkpoints.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 BUSY_SECONDS = 5.0
-"""How long to wait for a file that a foreign process (a shell, a copy tool) has locked."""
+"""Time to wait for a file that another process (a shell, a copy tool) has locked."""
 
 STATEMENTS_MAX = 512
-"""How many are kept prepared: those of `together` come in as many shapes as they have rows."""
+"""Prepared statements to cache: those of a batch have a different text for each number of rows."""
 
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _FATAL = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", *_DAMAGED)
@@ -28,7 +28,7 @@ _FATAL = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", *_DAMAGED)
 
 
 class Connection(aiosqlite.Connection):
-    """aiosqlite's connection and thread, plus the one thing that it does not offer: a whole function as one hop."""
+    """aiosqlite's connection and thread, plus `run`, which executes a whole function in one hop to the thread."""
 
     _stopping: asyncio.Future[Any] | None = None
 
@@ -36,7 +36,7 @@ class Connection(aiosqlite.Connection):
         try:
             await self
         except BaseException:
-            # aiosqlite tells its thread to end and does not wait for it: it would report that to a loop that may be closed by then.
+            # aiosqlite does not wait for its thread: it would report its end to a loop that may be closed by then.
             if self._stopping is not None:
                 await self._stopping
             raise
@@ -47,13 +47,13 @@ class Connection(aiosqlite.Connection):
         return self._stopping
 
     async def run(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> T:
-        """Return ``function(connection, ...)``, run on the connection's thread; calls run in their order.
+        """Return ``function(connection, ...)``, run on the connection's thread. Calls run in order.
 
         Raises: StoreUnavailableError once closed.
         """
         if not self._running or self._connection is None:
             raise StoreUnavailableError("the store is closed")
-        result: T = await self._execute(function, self._conn, *args)  # type: ignore[no-untyped-call]  # protected: hence the pin
+        result: T = await self._execute(function, self._conn, *args)  # type: ignore[no-untyped-call]  # private: hence the pinned version
         return result
 
 
@@ -72,17 +72,17 @@ def connection_to(path: Path, mode: Literal["rw", "ro"]) -> Connection:
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Return whether the file or the disk can no longer be trusted by this process."""
+    """Return True if this process can no longer trust the file or the disk."""
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", "").startswith(_FATAL)
 
 
 def is_damage(error: BaseException) -> bool:
-    """Return whether it is the file's content that is at fault."""
+    """Return True if the file's content is damaged."""
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", "").startswith(_DAMAGED)
 
 
 def failure(error: BaseException) -> StoreError:
-    """Return what callers are told about an error of SQLite; a new object for each, so that tracebacks do not pile up."""
+    """Return the error for callers of a failed SQLite call; a new object each time, so that tracebacks do not pile up."""
     told: StoreError
     if isinstance(error, StoreError):
         told = type(error)(*error.args)

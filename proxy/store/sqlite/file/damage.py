@@ -1,7 +1,7 @@
-"""What a file may not look like when it is opened to be written: its log gone, commits in the log that cannot be read, broken pages.
+"""Checks for damage before a file is opened to write: a missing log, unreadable commits in the log, broken pages.
 
-SQLite itself takes the first two for a file that was closed in good order, and goes on with older books as if nothing had been. All of
-this is looked at only where the last process did not close the file: a start after a good end costs nothing more.
+SQLite treats the first two as a file that was closed cleanly, and silently continues with older books. The checks run only if the last
+process did not close the file: a start after a clean end costs nothing more.
 """
 
 import os
@@ -17,21 +17,21 @@ CHECKED_BYTES_MAX = 256 * 1024 * 1024
 """A larger file is not checked page by page, which takes about a second for each 100 MB: `ledger verify` does it at any time."""
 
 _HEADER = struct.Struct(">IIIIIIII")
-"""Of a log: magic, version, page size, checkpoint, two salts, two sums (sqlite.org/fileformat2.html, 4.1)."""
+"""A log's header: magic, version, page size, checkpoint, two salts, two sums (sqlite.org/fileformat2.html, 4.1)."""
 _MAGIC = 0x377F0682
-"""Its last bit says how the sums were made: 1 by big-endian words, 0 by little-endian ones."""
+"""The last bit gives the word order of the sums: 1 is big-endian, 0 little-endian."""
 _FRAME_HEAD_BYTES = 24
 _LAST_FRAME_AT = 16
-"""Where the index (``-shm``) has the number of the last frame that can be read (sqlite.org/walformat.html, 2.1)."""
+"""Offset in the index (``-shm``) of the number of the last readable frame (sqlite.org/walformat.html, 2.1)."""
 _SUM_MASK = 0xFFFFFFFF
 
 
 def require_log(path: Path) -> bool:
-    """Return whether the last process left a log behind, that is, did not close the file.
+    """Return True if the last process left a log, that is, did not close the file.
 
-    SQLite removes the index before the log: an index without one is what remains where somebody has deleted the log.
+    SQLite removes the index before the log: an index without a log means that somebody deleted the log.
 
-    Raises: StoreRefusedError: the log is gone, and with it what was committed since it was last copied into the file.
+    Raises: StoreRefusedError: the log is gone, and with it all commits since the last checkpoint.
     """
     log, index = _beside(path, "-wal"), _beside(path, "-shm")
     if index.exists() and not log.exists():
@@ -43,7 +43,7 @@ def require_log(path: Path) -> bool:
 
 
 def require_sound(connection: sqlite3.Connection, path: Path) -> None:
-    """Look at the log and the pages of a file that was not closed, through a connection that has read from it already.
+    """Check the log and the pages of a file that was not closed. The connection must have read from it already.
 
     Raises: StoreRefusedError.
     """
@@ -57,12 +57,12 @@ def require_sound(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _unreadable(log: Path, index: Path) -> str:
-    """Return what of a log SQLite has passed over, or nothing.
+    """Return a text about the part of a log that SQLite skipped, or nothing.
 
-    One commit may stand behind the last frame that can be read: the one that was being written when the power went. Of two, the first
-    was durable before the second was begun, and its customers have been told.
+    One commit may follow the last readable frame: the one being written when the power failed. Of two, the first was durable before
+    the second began, and its customers have been told.
     """
-    if not log.exists() or not index.exists():  # a file that is not in the log's mode yet: SQLite has put the log away
+    if not log.exists() or not index.exists():  # a file that is not in WAL mode yet: SQLite has removed the log
         return ""
     with log.open("rb") as file, index.open("rb") as indexed:
         header = file.read(_HEADER.size)
@@ -79,7 +79,7 @@ def _unreadable(log: Path, index: Path) -> str:
 
 
 def _commits_behind(descriptor: int, at: int, page_bytes: int, salts: bytes) -> int:
-    """Count the last frames of transactions from a place on; those with other salts are of before the log was begun anew."""
+    """Count the last frames of transactions after an offset; frames with other salts are older than the log's last restart."""
     commits = 0
     while len(head := os.pread(descriptor, _FRAME_HEAD_BYTES, at)) == _FRAME_HEAD_BYTES:
         commits += head[8:16] == salts and head[4:8] != bytes(4)

@@ -1,4 +1,4 @@
-"""The lock file: one process writes. SQLite's own locks do not say that, they only take turns."""
+"""The lock file: it allows one writing process. SQLite's own locks only make writers take turns."""
 
 import fcntl
 import os
@@ -8,13 +8,13 @@ from proxy.store.errors import StoreLockedError
 
 
 class FileLock:
-    """An exclusive ``flock`` on ``<database>.lock``, with the holder's pid inside. The kernel lets go of it when the process ends.
+    """An exclusive ``flock`` on ``<database>.lock``, with the holder's pid inside. The kernel releases it when the process ends.
 
-    The file stays when the lock is released: to remove it would let two processes hold two files of one name.
+    The file stays when the lock is released: removing it would let two processes hold two files of one name.
     """
 
     def __init__(self, database: Path) -> None:
-        """Raises: StoreLockedError, with the path and the holder's pid."""
+        """Take the lock. Raises: StoreLockedError, with the path and the holder's pid."""
         self.path = database.with_name(database.name + ".lock")
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -32,7 +32,7 @@ class FileLock:
 
 
 def is_locked(database: Path) -> bool:
-    """Return whether a process has a database open to write, without taking part: no lock file is made or written."""
+    """Return True if a process has a database open to write. No lock file is made or written."""
     try:
         descriptor = os.open(database.with_name(database.name + ".lock"), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -47,7 +47,7 @@ def is_locked(database: Path) -> bool:
 
 
 def holder_pid(database: Path) -> int | None:
-    """Return the pid of the process that has a database open to write: 0 where the lock file does not say, None where there is none."""
+    """Return the pid of the process that has a database open to write: 0 if the lock file does not say, None if there is none."""
     if not is_locked(database):
         return None
     said = database.with_name(database.name + ".lock").read_text(encoding="ascii", errors="replace").strip()

@@ -1,4 +1,4 @@
-"""The file's identity and version: looked at before anything is written, brought up to date by numbered SQL files."""
+"""The file's identity and version: checked before anything is written, then updated by numbered SQL files."""
 
 import os
 import sqlite3
@@ -8,18 +8,18 @@ from pathlib import Path
 from proxy.store.errors import StoreRefusedError, StoreVersionError
 
 APPLICATION_ID = int.from_bytes(b"LMPP", "big")
-"""Set by the first migration; what tells our file from somebody else's."""
+"""Set by the first migration; it distinguishes our file from another program's."""
 
 FIRST_PAGE_BYTES = 4096
 
 LOG_BYTES_KEPT = 67_108_864
 
 RESTORE = "restore from a backup: llm-proxy restore BACKUP"
-"""What to do about a file that is damaged."""
+"""Advice for a damaged file."""
 
 
 def scripts() -> list[str]:
-    """Return the migrations in order; script n leads to version n. They are package data, so a wheel carries them."""
+    """Return the migrations in order; script n leads to version n. They are package data, so a wheel includes them."""
     folder = resources.files("proxy.store.sqlite").joinpath("schema")
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
     for number, file in enumerate(files, start=1):
@@ -29,7 +29,7 @@ def scripts() -> list[str]:
 
 
 def create_file(path: Path) -> None:
-    """Create an empty file that only its owner may read, unless there is one; SQLite's own -wal and -shm take its mode."""
+    """Create an empty file with mode 0600, unless it exists; SQLite's -wal and -shm take its mode."""
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except FileExistsError:
@@ -41,7 +41,7 @@ def create_file(path: Path) -> None:
 
 
 def require_file(path: Path) -> None:
-    """Raises: StoreRefusedError, in better words than SQLite's own."""
+    """Check that the file exists. Raises: StoreRefusedError, with a clearer text than SQLite's."""
     if not path.is_file():
         raise StoreRefusedError(f"there is no store at {path}")
 
@@ -58,7 +58,7 @@ def sync_folder(folder: Path) -> None:
 def version_of(connection: sqlite3.Connection, path: Path) -> int:
     """Return the file's version, 0 for an empty one; nothing is written.
 
-    Raises: StoreVersionError, or StoreRefusedError where the file is somebody else's or no database.
+    Raises: StoreVersionError, or StoreRefusedError if the file is another program's or no database.
     """
     try:
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
@@ -78,9 +78,9 @@ def version_of(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def was_cut_while_made(path: Path, error: sqlite3.OperationalError) -> bool:
-    """Return whether a file cannot be read because a process ended in the very first write to it: nothing is in it yet.
+    """Return True if a file cannot be read because a process ended during the first write to it: it is still empty.
 
-    To turn an empty file to a log takes one page and its journal, which only who may write can undo.
+    Switching an empty file to WAL writes one page and its journal, which only a connection that may write can undo.
     """
     return error.sqlite_errorname == "SQLITE_READONLY_ROLLBACK" and path.stat().st_size <= FIRST_PAGE_BYTES
 
@@ -100,5 +100,5 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     # The writer checkpoints by hand: SQLite's automatic checkpoint hides its errors, a failed fsync among them.
     connection.execute("PRAGMA wal_autocheckpoint = 0")
-    # What a long reader let the log grow to is given back when the log begins anew.
+    # A log that grew during a long read is truncated to this size when it restarts.
     connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_KEPT}").fetchall()

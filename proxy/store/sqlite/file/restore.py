@@ -1,8 +1,8 @@
-"""A backup in the store's place: verified as a copy beside it, then swapped in by renames that a later start can finish.
+"""Restore of a backup: verify a copy beside the store, then swap it in by renames that a later start can finish.
 
-The database and its write-ahead log are two names, and no rename moves two. So there is one moment from which the restore holds:
-when the verified copy gets its name, ``<store>.restore-<when>``. Before it, nothing of the store has been touched; after it, whoever
-takes the lock next finishes (`finish`), so that no process ever sees the new database with the old log, or the old one without its own.
+The database and its write-ahead log are two files, and no rename moves two. So one moment decides the restore: when the verified copy
+gets its name, ``<store>.restore-<when>``. Before it, the store is untouched; after it, the next process that takes the lock finishes
+(`finish`), so that no process ever sees the new database with the old log, or the old one without its own.
 The old files are renamed, never deleted.
 """
 
@@ -24,26 +24,26 @@ from proxy.store.values import Check, Restored
 _DECIDED = ".restore-"
 _KEPT = ".before-restore-"
 _COMPANIONS = ("-wal", "-shm", "-journal")
-"""What SQLite keeps beside a database. A log of one database beside another would be read into it."""
+"""Suffixes of SQLite's files beside a database. A log of one database beside another would be read into it."""
 _DECIDED_NAME = re.compile(re.escape(_DECIDED) + r"[0-9]{8}T[0-9]{6}Z(?:\.[0-9]{1,3})?")
-"""Exactly what `restore` writes: somebody's ``store.db.restore-point`` is a copy that was kept, and nothing was decided by it."""
+"""Only the names that `restore` writes: an operator's ``store.db.restore-point`` is a copy, not a decided restore."""
 _OWN_NAME = re.compile(r"-(?:wal|shm|journal)|\.lock|\.(?:restor|before-restore-).*")
 
 _STEP_BYTES = 1_048_576
-"""Copied between two reports."""
+"""Bytes copied between two reports."""
 
 
 def restore(path: Path, source: Path, when: str, report: Report | None = None) -> Restored:
-    """Put a verified copy of ``source`` in the place of the store at ``path``.
+    """Replace the store at ``path`` with a verified copy of ``source``.
 
     Args:
-        source: a backup, or a store that nobody has open; it is only read.
-        when: stands in the name that the old store is kept under, such as ``20261123T080000Z``.
+        source: a backup, or a store that no process has open; it is only read.
+        when: part of the name that the old store is kept under, such as ``20261123T080000Z``.
 
     Raises:
         StoreLockedError: a gateway, or another command, has one of the two.
         StoreVersionError: the source is of a newer version of this program.
-        StoreRefusedError: the source is no sound store, or cannot be read, or there is no room. The store is as it was.
+        StoreRefusedError: the source is not a sound store, or cannot be read, or there is no room. The store is unchanged.
     """
     path, source = path.resolve(), source.resolve()
     _check_source(source, path)
@@ -61,29 +61,29 @@ def restore(path: Path, source: Path, when: str, report: Report | None = None) -
 
 
 def finish(path: Path) -> Path | None:
-    """Carry out a restore that was decided, if there is one, and return where the old store is. Whoever calls has the lock."""
+    """Carry out a decided restore, if there is one, and return the path of the old store. The caller must hold the lock."""
     decided = decided_for(path)
     if decided is None:
         return None
     when = decided.name.removeprefix(path.name + _DECIDED)
     kept = path.with_name(f"{path.name}{_KEPT}{when}")
-    # The database first: without it a reader finds no store at all, rather than one whose last transactions are missing.
+    # The database first: a reader then finds no store, instead of one without its last transactions.
     for suffix in ("", *_COMPANIONS):
         _set_aside(path.with_name(path.name + suffix), kept.with_name(kept.name + suffix))
-    migrations.sync_folder(path.parent)  # durable before the new name: an old log must never be found beside a new database
+    migrations.sync_folder(path.parent)  # durable before the new name: an old log must never be beside a new database
     decided.rename(path)
     migrations.sync_folder(path.parent)
     return kept if kept.exists() else None
 
 
 def decided_for(path: Path) -> Path | None:
-    """Return the copy that is to be the store, where a restore was cut short."""
+    """Return the copy that an interrupted restore has decided on, or None."""
     found = sorted(path.parent.glob(f"{glob.escape(path.name)}{_DECIDED}*"))
     return next((file for file in found if _DECIDED_NAME.fullmatch(file.name.removeprefix(path.name)) and file.is_file()), None)
 
 
 def is_own_name(path: Path, file: Path) -> bool:
-    """Return whether a file would stand where the store at ``path``, SQLite or a restore looks for one of its own."""
+    """Return True if a file has a name that the store at ``path``, SQLite or a restore uses itself."""
     same_folder = os.path.realpath(file.parent) == os.path.realpath(path.parent)
     return same_folder and file.name.startswith(path.name) and _OWN_NAME.fullmatch(file.name.removeprefix(path.name)) is not None
 
@@ -100,7 +100,7 @@ def _check_source(source: Path, path: Path) -> None:
 
 
 def _decide(path: Path, source: Path, when: str, report: Report | None) -> tuple[list[Check], int | None]:
-    """Make the verified copy and give it its name: from here on the restore holds, whatever happens."""
+    """Make the verified copy and give it its name: from then on the restore is decided, even after a crash."""
     partial = path.with_name(f"{path.name}.restoring")
     with _unlinked_at_the_end(partial):
         checks, newest_at_ms = _verified_copy(source, partial, report)
@@ -111,7 +111,7 @@ def _decide(path: Path, source: Path, when: str, report: Report | None) -> tuple
 
 
 def _verified_copy(source: Path, partial: Path, report: Report | None) -> tuple[list[Check], int | None]:
-    """Write the copy that will be the store, and check that very copy: the source could change between a look and a copy."""
+    """Write the copy that will be the store, and check the copy: the source could change between a check and a copy."""
     log = source.with_name(source.name + "-wal")
     _copy(source, partial, report)
     if log.exists():
@@ -144,7 +144,7 @@ def _checked(partial: Path, source: Path, report: Report | None) -> tuple[list[C
 
 
 def _copy(source: Path, partial: Path, report: Report | None) -> None:
-    """Copy a file so that only its owner may ever read the copy: a large one takes a while."""
+    """Copy a file with mode 0600 from the start: copying a large one takes a while."""
     created = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     with source.open("rb") as read, os.fdopen(created, "wb") as written:
         total = os.fstat(read.fileno()).st_size
@@ -155,7 +155,7 @@ def _copy(source: Path, partial: Path, report: Report | None) -> None:
 
 
 def _require_whole_log(copy: sqlite3.Connection, partial: Path, source: Path) -> None:
-    """Refuse a source whose log SQLite would pass over in silence: what is behind it would be older books than were kept."""
+    """Refuse a source whose log SQLite would silently skip: the restored books would be older than the backup."""
     try:
         damage.require_sound(copy, partial)
     except StoreRefusedError as error:
@@ -163,7 +163,7 @@ def _require_whole_log(copy: sqlite3.Connection, partial: Path, source: Path) ->
 
 
 def _give_to_the_owner_of(path: Path, *files: Path) -> None:
-    """Give files to whom the store belongs: a service could not open what root restored for it."""
+    """Give files to the store's owner: otherwise a service could not open a store restored by root."""
     if os.geteuid() != 0:
         return
     owner = (path if path.exists() else path.parent).stat()
@@ -172,7 +172,7 @@ def _give_to_the_owner_of(path: Path, *files: Path) -> None:
 
 
 def _unused(path: Path, when: str) -> str:
-    """Return the first of ``when``, ``when.2`` … under which no earlier restore kept a store."""
+    """Return the first of ``when``, ``when.2`` … that no earlier restore used."""
     names = (when, *(f"{when}.{number}" for number in range(2, 1000)))
     return next(name for name in names if not path.with_name(f"{path.name}{_KEPT}{name}").exists())
 
@@ -209,7 +209,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _unlinked_at_the_end(partial: Path) -> Iterator[None]:
-    """Remove the unfinished copy, also one that an earlier command left when it was killed."""
+    """Remove the unfinished copy, including one left by an earlier, killed command."""
     files = [partial.with_name(partial.name + suffix) for suffix in ("", *_COMPANIONS)]
     for file in files:
         file.unlink(missing_ok=True)
