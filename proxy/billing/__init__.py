@@ -1,1 +1,1 @@
-"""What a request does with money and its key: holds, idempotency, receipts, folding."""
+"""Billing of requests: holds, idempotency keys, receipts, folding."""

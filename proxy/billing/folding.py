@@ -1,6 +1,6 @@
-"""Paces the folding of old requests: slice after slice, with rests between them that are longer than the work.
+"""Paces the folding of old requests: slice after slice, with pauses that are longer than the work.
 
-`jobs.fold_requests` and the operator's ``retention`` command say what is old; the store folds a slice in one transaction.
+`jobs.fold_requests` and the operator's ``retention`` command decide what is old; the store folds a slice in one transaction.
 """
 
 import asyncio
@@ -12,11 +12,11 @@ from math import inf
 from proxy.store.contract import FOLD_REQUESTS_MAX, Books
 
 REST = 3.0
-"""Of every second the writer has so many parts for everybody else, and one for this."""
+"""Pause after a slice, in multiples of the time that the slice took: the writer is free for other work meanwhile."""
 
 
 async def slices(books: Books, before_ms: int, *, rest: float = REST) -> AsyncGenerator[int, None]:
-    """Fold what is older, and yield after each slice how many requests were in it. Whoever stops midway leaves the rest for later.
+    """Fold older requests, and yield the number in each slice. A caller may stop after any slice and leave the rest for later.
 
     Raises: StoreError.
     """
@@ -30,7 +30,7 @@ async def slices(books: Books, before_ms: int, *, rest: float = REST) -> AsyncGe
 
 
 async def fold(books: Books, before_ms: int, seconds_max: float = inf, *, rest: float = REST) -> tuple[int, bool]:
-    """Fold what is older, for so long at most; return how many requests were folded, and whether that was all of them."""
+    """Fold older requests for at most ``seconds_max``; return how many were folded, and True if that was all of them."""
     started, folded = time.perf_counter(), 0
     async with aclosing(slices(books, before_ms, rest=rest)) as some:
         async for count in some:

@@ -1,13 +1,13 @@
-"""`Idempotency-Key`: what is asked twice under one key is done once, and answered twice with the same bytes.
+"""`Idempotency-Key`: a request repeated under one key is executed once, and answered each time with the same bytes.
 
-A handler hands its work to `Idempotency.once`, passes on the claim that it gets (`NewRequest.claim`), and settles with the answer to be
-kept (`Hold.settle(settlement, kept(claim, status, body))`; a video hands it to `VideoTasks.advance_task`):
+A handler gives its work to `Idempotency.once`, passes on the claim that it gets (`NewRequest.claim`), and settles with the answer to be
+kept (`Hold.settle(settlement, kept(claim, status, body))`; a video gives it to `VideoTasks.advance_task`):
 
     return await self._idempotency.once(context, body, lambda claim: self._make(context, body, claim))
 
-Claim and hold are one transaction, answer and settlement another, so a crash leaves both or neither, and what a dead process had
-claimed is free again once its request is settled. A key is the account's: the same one of another account is another key. Within this
-process a second call waits for the first; whoever is alone asks the store.
+Claim and hold are one transaction, answer and settlement another, so a crash leaves both or neither, and a key claimed by a dead
+process is free again once its request is settled. A key belongs to an account: the same text from another account is another key.
+Within this process a second call waits for the first; otherwise the store is asked.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from proxy.store.values import ClaimedKey, IdempotencyClaim, StoredAnswer
 
 HEADER = "Idempotency-Key"
 KEPT_BYTES_MAX = 8 * 1024 * 1024
-"""A longer answer is not kept: it would hold up every commit behind it."""
+"""A longer answer is not kept: it would delay every commit behind it."""
 UNDER_WAY_RETRY_SECONDS = 1.0
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -36,7 +36,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Caller(Protocol[R_co]):
-    """What has to be known of a request; R is what its handler answers with."""
+    """The parts of a request that idempotency needs; R is the type of its handler's answer."""
 
     @property
     def account_id(self) -> int: ...
@@ -47,7 +47,7 @@ class Caller(Protocol[R_co]):
         """Return every value of a header."""
 
     def replay(self, request_id: str, status: int, body: bytes) -> R_co:
-        """Return the answer that an earlier request had, as that request's."""
+        """Return an earlier request's answer again, under that request's id."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +57,7 @@ class _UnderWay:
 
 
 class Idempotency:
-    """The keys of all calls that are under way in this process, in front of those that the store keeps."""
+    """The keys of all calls in progress in this process, checked before those in the store."""
 
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger = ledger
@@ -65,16 +65,16 @@ class Idempotency:
         self._under_way: dict[tuple[int, str], _UnderWay] = {}
 
     async def once(self, caller: Caller[R], body: object, work: Callable[[IdempotencyClaim | None], Awaitable[R]]) -> R:
-        """Return what ``work`` answers, or what it answered to an earlier call with the same key and body.
+        """Return the answer of ``work``, or its answer to an earlier call with the same key and body.
 
         Args:
-            body: as parsed; what is compared is the route and its serialisation with sorted keys.
-            work: called at most once, with None where no key was sent. It ends only when its request is settled.
+            body: the parsed body; the route and the body, serialised with sorted keys, are compared.
+            work: called at most once, with None if no key was sent. It ends only when its request is settled.
 
         Raises:
             InvalidJsonError: the body is nested too deeply to be compared.
-            InvalidParameterError: the key is none: 1 to 255 visible ASCII characters, once.
-            IdempotencyConflictError: the key came with another body, or its first request is not settled yet and not under way here.
+            InvalidParameterError: the key is malformed: it must be 1 to 255 visible ASCII characters, sent once.
+            IdempotencyConflictError: the key came with another body, or its first request is neither settled nor in progress here.
         """
         key = _key_of(caller.header_values(HEADER))
         if key is None:
@@ -94,10 +94,10 @@ class Idempotency:
 
 
 def kept(claim: IdempotencyClaim | None, status: int, body: bytes) -> StoredAnswer | None:
-    """Return the answer that a key keeps; None where there is no key, or a retry under it should run.
+    """Return the answer to keep under a key; None if there is no key, or a retry under it should run.
 
-    A success is final, and a refusal that the upstream pronounced: asked again, it would be the same. What came of no balance, a
-    limit or an outage is not.
+    A success is final, and so is a refusal by the upstream: a retry would get the same. A refusal because of the balance, a limit or
+    an outage is not.
     """
     if claim is None or len(body) > KEPT_BYTES_MAX:
         return None
@@ -106,10 +106,10 @@ def kept(claim: IdempotencyClaim | None, status: int, body: bytes) -> StoredAnsw
 
 
 def digest(route: str, body: object) -> bytes:
-    """Return what tells one request from another: SHA-256 over its route and its body, parsed and written again with sorted keys.
+    """Return a request's SHA-256, by which requests are compared: over its route and its body, serialised with sorted keys.
 
     Raises:
-        InvalidJsonError: nested too deeply to be written.
+        InvalidJsonError: nested too deeply to be serialised.
     """
     written = hashlib.sha256(route.encode() + b"\n")
     written.update(encode(body, sort_keys=True))

@@ -1,6 +1,6 @@
-"""Receipts: what is shown of one request. The operator sees all that is known, its owner nothing of the upstream's.
+"""Receipts of single requests. The operator sees everything; the owner sees nothing about the upstream.
 
-Amounts are decimal strings in yuan, times ISO-8601 in UTC. What only a settlement knows is missing while the hold is open.
+Amounts are decimal strings in yuan, times ISO-8601 in UTC. Fields of the settlement are missing while the hold is open.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from proxy.store.values import NewRequest, Receipt
 
 
 def operator_receipt(row: Receipt) -> dict[str, Any]:
-    """Return all that is known of a request."""
+    """Return everything known about a request."""
     request, settlement = row.request, row.settlement
     shown = _request(row) | {
         "account": row.account,
@@ -38,9 +38,9 @@ def operator_receipt(row: Receipt) -> dict[str, Any]:
 
 
 def owner_receipt(row: Receipt) -> dict[str, Any]:
-    """Return a request's receipt for the customer whose request it was.
+    """Return a request's receipt for the customer who made it.
 
-    ``formula`` says in words at which price what was charged; ``shortfall`` is what the usage cost above the hold: never charged.
+    ``formula`` shows quantities, prices and charge; ``shortfall`` is the cost above the hold, which is never charged.
     """
     shown = {"object": "usage"} | _request(row)
     if row.settlement is None or row.settled_at_ms is None:
@@ -81,7 +81,7 @@ def _settlement(request: NewRequest, settlement: Settlement) -> dict[str, Any]:
 
 
 def formula(request: NewRequest, settlement: Settlement) -> str:
-    """Return how the charge came about, such as ``20 × ¥0.8/M + 12 × ¥2/M = ¥0.00004``; empty where nothing was charged."""
+    """Return the charge's formula, such as ``20 × ¥0.8/M + 12 × ¥2/M = ¥0.00004``; empty if nothing was charged."""
     cost = settlement.charge_nanos + settlement.shortfall_nanos
     if cost == 0:
         return ""
@@ -95,7 +95,7 @@ def formula(request: NewRequest, settlement: Settlement) -> str:
 
 
 def _per_unit(request: NewRequest, units: int, cost_nanos: int) -> str:
-    """Return ``2 × ¥0.18`` for images, ``108000 × ¥8/M`` for video tokens: the rate that was used, with its resolution and tier."""
+    """Return ``2 × ¥0.18`` for images, ``108000 × ¥8/M`` for video tokens: the rate for the resolution and tier that were used."""
     if units <= 0 or cost_nanos % units:
         return f"{units} units"
     rate_nanos = cost_nanos // units
