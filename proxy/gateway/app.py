@@ -113,8 +113,9 @@ class _Construction:
         live_keys = LiveKeys(store, await anonymous_grant(store, self._clock) if self._config.server.auth == "none" else None)
         await live_keys.refresh()
         videos = await self._videos(store)
+        await require_balanced(store)  # before anything moves money again, but after what was left has been settled
+        videos.start()
         self._keep_house(store)
-        await require_balanced(store)
         self._watch(store)
         ops = OpsHandlers(store, self._metrics, OpenBusiness(self._metrics, store, self._clock), self._stop.requested.is_set)
         reloader = self._reloader(source, videos)
@@ -178,7 +179,6 @@ class _Construction:
         self._stack.push_async_callback(drain_submits, videos.jobs)
         await videos.take_up()
         self._stack.push_async_callback(self._scheduler.close)
-        videos.start()
         return videos
 
     def _keep_house(self, store: Store) -> None:
