@@ -1,4 +1,4 @@
-"""One paid call from its hold to its settlement, in whichever `ApiProtocol`: hold, ask, relay, settle."""
+"""One paid call in any `ApiProtocol`, from its hold to its settlement: hold, ask, relay, settle."""
 
 from contextlib import suppress
 from typing import Any, Generic
@@ -29,7 +29,7 @@ _COMPLETE, _CLIENT_GONE = Outcome.COMPLETE, Outcome.CLIENT_GONE
 
 
 class Exchanges(Generic[C]):
-    """Draws up the calls of one protocol."""
+    """Makes the exchanges of one protocol."""
 
     def __init__(self, protocol: ApiProtocol[C], *, live: Live, billing: Billing, relay: Relay, clock: Clock, metrics: Metrics) -> None:
         self.protocol = protocol
@@ -40,7 +40,7 @@ class Exchanges(Generic[C]):
         self._live = live
 
     def exchange(self, context: Context, body: Any, now_ms: int, claim: IdempotencyClaim | None = None) -> "Exchange[C]":
-        """Find the model, check the call, and draw up what is asked and held. Raises: GatewayError."""
+        """Find the model, check the call, and return its exchange. Raises: GatewayError."""
         protocol, settings = self.protocol, self._live.now
         model = find_model(settings.catalog, protocol.requested_model(body), protocol.kind)
         context.model = model.id
@@ -94,15 +94,15 @@ class Exchange(Generic[C]):
         self._request = request
         self._asked_at: float | None = None
         self._began = False
-        """The upstream's answer has begun, and is no error."""
+        """True once an answer that is no error has begun."""
         self._tap: StreamTap | None = None
         self._response: Response | None = None
 
     async def run(self) -> Response:
-        """Hold, ask, relay, settle; the answer is complete, or its error raised, once the settlement is durable.
+        """Hold, ask, relay, settle. Return the answer, or raise its error, once the settlement is durable.
 
         Raises:
-            GatewayError: what the customer is told instead of an answer.
+            GatewayError: sent to the customer instead of an answer.
             ConnectionError: the client left before its answer began; the call is settled.
         """
         context, of = self._context, self._of
@@ -113,7 +113,7 @@ class Exchange(Generic[C]):
             try:
                 with flight:
                     if flight.is_over():
-                        raise TimeoutError  # over before anything was asked
+                        raise TimeoutError  # over before the upstream was asked
                     self._asked_at = of.clock.monotonic()
                     answer = await self._settings.upstreams[self._model.upstream].pool.ask(of.protocol.path, upward)
                     del upward
@@ -127,7 +127,7 @@ class Exchange(Generic[C]):
             if self._response is None:
                 await self._hold.settled()
             else:
-                with suppress(InternalError):  # the stream has been sent, and ends as it should even if its settlement takes longer
+                with suppress(InternalError):  # the stream has been sent: it ends cleanly even if its settlement takes longer
                     await self._hold.settled()
         finally:
             self._close()
@@ -144,7 +144,7 @@ class Exchange(Generic[C]):
             self._break_off(Outcome.INTERRUPTED, _restarting(), "the handler was cancelled")
 
     def _at_hand(self, answer: Answer) -> bytes | None:
-        """Return a JSON answer that is here whole, as nearly all are when their head is; None: see what it is, and wait for it."""
+        """Return a JSON body that came whole with its head, as nearly all do; None: `_take` has to read it."""
         if self._call.stream or answer.status != 200 or answer.header(b"content-encoding") is not None:
             return None
         raw = answer.at_hand()
@@ -194,7 +194,7 @@ class Exchange(Generic[C]):
         headers["X-Accel-Buffering"] = "no"  # an nginx in front would hold the stream back
 
     def _end_stream(self, tap: StreamTap, cut: Outcome, note: str) -> None:
-        """Settle a stream that has ended: ``cut`` and ``note`` tell by what, if it was not whole."""
+        """Settle a stream that has ended. If it was not whole, ``cut`` and ``note`` say why."""
         if tap.error is not None:
             refusal = self._read_refusal(200, tap.error)
             self._break_off(refusal.outcome, refusal.error, refusal.note)
@@ -205,10 +205,10 @@ class Exchange(Generic[C]):
             self._settle(self._outcome(_COMPLETE), tap.seen())
 
     def _break_off(self, outcome: Outcome, error: GatewayError, note: str) -> None:
-        """End a call before its time; a stream that had begun is told by an error event, and its body ends without a last event."""
+        """End a call early. A stream that has begun gets an error event, and its body ends without a last event."""
         tap = self._tap
         if tap is None:
-            # Of a JSON answer the customer has nothing: whoever ended it bears the cost, and that is us unless the client left.
+            # The customer got nothing of a JSON answer, so whoever ended the call bears its cost: we, unless the client left.
             seen = SeenAnswer() if self._began and outcome is _CLIENT_GONE else NOTHING_SEEN
             self._settle(outcome, seen, status=error.status, note=note)
             return

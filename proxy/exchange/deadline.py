@@ -1,13 +1,13 @@
-"""A deadline that can be set while what it bounds is under way."""
+"""A deadline that can be set, or moved, while the code that it bounds runs."""
 
 import asyncio
 from typing import Any
 
 
 class Deadline:
-    """What `asyncio.timeout` does, for awaits that nearly never expire: 0.4 µs each where that takes 1.7.
+    """A cheaper `asyncio.timeout`, for awaits that nearly never expire: 0.4 µs each instead of 1.7.
 
-    Entered by the task that waits. When it expires that task is cancelled, and leaving turns the cancel into a TimeoutError.
+    The task that waits enters it. Expiry cancels that task, and leaving turns the cancel into a TimeoutError.
     """
 
     __slots__ = ("_cancels_before", "_handle", "_has_expired", "_loop", "_seconds", "_task")
@@ -21,7 +21,7 @@ class Deadline:
         self._cancels_before = 0
 
     def expire_in(self, seconds: float) -> None:
-        """Set, or set anew, when it expires, counted from now or from when it is entered."""
+        """Set or replace the time until expiry, counted from now, or from entry if that is later."""
         self._seconds = seconds
         if self._task is not None and not self._has_expired:
             if self._handle is not None:
@@ -29,7 +29,7 @@ class Deadline:
             self._handle = self._loop.call_later(seconds, self._expire)
 
     def __enter__(self) -> None:
-        task = self._task = asyncio.current_task(self._loop)  # which asks the kernel for the process's id where it is not told
+        task = self._task = asyncio.current_task(self._loop)  # without the loop it asks the kernel for the process's id
         assert task is not None
         self._cancels_before = task.cancelling()
         if self._seconds is not None:

@@ -1,7 +1,7 @@
-"""The hot path's middle: one call between a client's connection and the upstream's answer, spliced without a task or a queue.
+"""The middle of the hot path: splices the upstream's answer to a client's connection, without a task or a queue.
 
-A `Flight` sees everything that can end a call: the upstream's end, a client that leaves, and the end of the process. Its deadline is
-around all awaits upstream; whatever ends the call early lets it expire. What passes meanwhile is its `Stream`'s (`stream.py`).
+A `Flight` sees everything that can end a call: the upstream's end, a client that leaves, and the end of the process. Its deadline
+bounds all awaits on the upstream; to end a call early is to let it expire. The bytes are passed by its `Stream` (`stream.py`).
 """
 
 import asyncio
@@ -17,18 +17,18 @@ from proxy.telemetry.metrics import Metrics
 from proxy.upstream.http1.pool import Answer, UpstreamFailure
 
 _CLIENT_GONE = Outcome.CLIENT_GONE
-"""Python 3.11 looks a member up by a method of its enum's metaclass, and runs a property by a call through C: 0.1 µs each."""
+"""An alias: Python 3.11 looks a member up by a method of the enum's metaclass and calls a property through C, 0.1 µs each."""
 
 
 class Relay:
-    """All calls that are under way, and what they do when their client leaves or the process ends."""
+    """All calls under way. Decides how they go on when their client leaves or the process ends."""
 
     def __init__(self, live: Live, metrics: Metrics) -> None:
         self.loop = asyncio.get_running_loop()
         self._live = live
         self._flights: set[Flight] = set()
         self._drains: Counter[int] = Counter()
-        """Calls that are read on, by account."""
+        """Number of drained calls, by account."""
         self._is_cut = False
         self._metrics = metrics
 
@@ -36,9 +36,9 @@ class Relay:
         return len(self._flights)
 
     def depart(self, connection: Client, account_id: int = 0, *, stoppable: bool = True) -> "Flight":
-        """Begin a call for this connection's client. It lands when its ``with`` block is left, or by `land`.
+        """Begin a call for this connection's client. It ends when its ``with`` block is left, or by `land`.
 
-        Args: stoppable: whether the upstream stops, and bills no more, when nobody reads on.
+        Args: stoppable: whether the upstream stops, and bills no more, if nobody reads on.
         """
         flight = Flight(self, connection, account_id, stoppable=stoppable)
         if self._is_cut:
@@ -56,13 +56,13 @@ class Relay:
             self._count_drains(flight, -1)
 
     def cut(self) -> None:
-        """End all calls now, and those that are yet to depart: the process has no more time."""
+        """End all calls now, and later ones as they depart: the process has no more time."""
         self._is_cut = True
         for flight in self._flights:
             flight.expire(flight.cause or Outcome.INTERRUPTED, 0)
 
     def drain(self, flight: "Flight") -> None:
-        """Read on for a client that left, to learn the usage: bounded in seconds and, where that stops the upstream, in number."""
+        """Read on after a client left, to learn the usage. Seconds are bounded and, for stoppable calls, their number too."""
         policy = self._live.now.billing
         if not flight.stoppable:
             flight.expire(Outcome.CLIENT_GONE, policy.drain_after_seconds)
@@ -75,7 +75,7 @@ class Relay:
         flight.expire(Outcome.CLIENT_GONE, policy.drain_after_seconds)
 
     def _has_room(self, flight: "Flight") -> bool:
-        """Whether one more may be read on: of one account at most half, so that nobody's abandoned streams use up everybody's."""
+        """Return whether one more call may be drained. One account gets at most half, so that it cannot use up all."""
         most = self._live.now.billing.drains_max
         return self._drains.total() < most and self._drains[flight.account_id] < (most + 1) // 2
 
@@ -87,7 +87,7 @@ class Relay:
 
 
 class Flight:
-    """One call: the connection's watcher, and who joins the upstream's answer to it while it streams."""
+    """One call: watches the client's connection, and relays the upstream's answer to it while it streams."""
 
     __slots__ = (
         "_answer",
@@ -110,14 +110,14 @@ class Flight:
         self.connection = connection
         self.deadline = Deadline(relay.loop)
         self.cause: Outcome | None = None
-        """Why the call was, or will be, ended from this side."""
+        """The reason why this side ended, or will end, the call."""
         self.drains = False
 
     def __enter__(self) -> None:
         self.deadline.__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, traceback: object) -> None:
-        """Land: from here on nothing that happens to the client changes the call. Raises: TimeoutError: the deadline ended it."""
+        """Land: from here on the client can no longer change the call. Raises: TimeoutError: the deadline ended it."""
         self._relay.land(self)
         self.deadline.__exit__(kind, fault, traceback)
 
@@ -125,11 +125,11 @@ class Flight:
         return self.cause is _CLIENT_GONE or self.connection.is_lost()
 
     def is_over(self) -> bool:
-        """Whether the call is over before the upstream is asked."""
+        """Return whether the call is over before the upstream is asked."""
         return self.cause is not None or self.connection.is_lost()
 
     def expire(self, cause: Outcome, after_seconds: float) -> None:
-        """Let the call's deadline, which runs until it lands, expire in so many seconds."""
+        """Let the call's deadline expire after so many seconds, unless the call lands first."""
         self.cause = cause
         self.deadline.expire_in(after_seconds)
 
@@ -154,7 +154,7 @@ class Flight:
     # the upstream's side
 
     async def splice(self, answer: Answer, tap: StreamTap, *, chunked: bool) -> UpstreamFailure | None:
-        """Relay the answer's body until it ends; return how it failed, or None. The head of the client's answer has been sent."""
+        """Relay the answer's body to its end; return its failure, or None. The head of the client's answer has been sent."""
         self._answer = answer
         done: asyncio.Future[UpstreamFailure | None] = self._relay.loop.create_future()
         self._stream = stream = Stream(tap, None if self.connection.is_lost() else self.connection.transport, done, chunked=chunked)
@@ -168,10 +168,10 @@ class Flight:
             self._answer = None
 
     def write(self, piece: bytes) -> None:
-        """Send bytes of our own after what was streamed, if anything was and the client is still there."""
+        """Send bytes of our own after the stream's, if one has begun and the client is still there."""
         if self._stream is not None:
             self._stream.write(piece)
 
     def sent_bytes(self) -> int:
-        """Return how much of a stream's body was sent."""
+        """Return how many bytes of a stream's body were sent."""
         return 0 if self._stream is None else self._stream.sent_bytes

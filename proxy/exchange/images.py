@@ -35,7 +35,7 @@ from proxy.upstream.ark_client import ArkClient, Reply
 from proxy.upstream.failures import UpstreamFailure
 
 _OURS = frozenset({Outcome.COMPLETE, Outcome.INTERRUPTED})
-"""How a call ends that the upstream did not fail; if its client has left, that is what is told of it."""
+"""Outcomes that are no failure of the upstream. If the client has left, CLIENT_GONE replaces them."""
 
 
 class Generations:
@@ -50,7 +50,7 @@ class Generations:
     async def make(
         self, context: Context, settings: Settings, model: Model, call: ImageCall, claim: IdempotencyClaim | None
     ) -> Response:
-        """Hold, ask for each image, settle by what came; answer with it once the settlement is durable.
+        """Hold, ask for each image, settle for those that came; return them once the settlement is durable.
 
         Raises:
             GatewayError: no hold could be placed, or no image came.
@@ -60,7 +60,7 @@ class Generations:
         generation = Generation(self, context, model, call.n, hold)
         try:
             bodies = upstream_bodies(call, model.upstream_model)
-            del call  # its pictures can be tens of megabytes, and the images take long
+            del call  # its input pictures can be tens of megabytes, and images take long
             return await generation.run(settings.upstreams[model.upstream].client, bodies)
         finally:
             generation.close()
@@ -87,7 +87,7 @@ class Generations:
 
 
 class Generation:
-    """One request from its hold to its settlement: a call upstream for each image, each with an end of its own."""
+    """One request from its hold to its settlement: one upstream call for each image, each with its own end."""
 
     __slots__ = ("_clock", "_context", "_ends", "_flight", "_hold", "_metrics", "_model", "_n", "_price", "_relay")
 
@@ -103,20 +103,20 @@ class Generation:
         self._metrics = of.metrics
         self._flight = of.relay.depart(context.connection, context.account_id, stoppable=False)
         self._ends: list[ImageResult | Refusal | None] = [None] * n
-        """Of each image in order; None: it was not waited for to the end."""
+        """The end of each image's call, in order; None: cut before its end."""
 
     def close(self) -> None:
         """Leave no hold and no watcher behind, whatever ended the call."""
         self._relay.land(self._flight)
         if self._context.settlement is None:
-            # The customer has nothing of what may have been made: whoever ended the call bears its cost.
+            # The customer got none of the images that may have been made: whoever ended the call bears its cost.
             self._settle(Outcome.INTERRUPTED, status=0, note="the handler was cancelled")
 
     async def run(self, client: ArkClient, bodies: Sequence[UpstreamBody]) -> Response:
-        """Ask for all images at once, settle by what came, and answer with it once the settlement is durable.
+        """Ask for all images at once, settle for those that came, and return them once the settlement is durable.
 
         Raises:
-            GatewayError: no image came; the first one's reason.
+            GatewayError: no image came; it is the first one's error.
             ConnectionError: the client left; the call is settled.
         """
         is_asked = not self._flight.is_over()
@@ -134,7 +134,7 @@ class Generation:
     # upstream
 
     async def _ask_for_all(self, client: ArkClient, bodies: Sequence[UpstreamBody]) -> None:
-        """Fill in the ends, until all are there or the flight's time is up."""
+        """Fill in `_ends`, until all are there or the flight's deadline expires."""
         asked_at = self._clock.monotonic()
         try:
             calls = [self._ask(client, index, body) for index, body in enumerate(bodies)]
@@ -151,7 +151,7 @@ class Generation:
             self._ends[index] = self._failed(failure)
 
     async def _end_of(self, client: ArkClient, body: UpstreamBody) -> ImageResult | Refusal:
-        """Ask for one image; once more for each optional field that the model turns out not to know."""
+        """Ask for one image; ask again without each optional field that the model refuses."""
         while True:
             reply = await client.create_image(body.pieces())
             self._context.first_byte_at = self._context.first_byte_at or self._clock.monotonic()
@@ -174,7 +174,7 @@ class Generation:
     # the end
 
     def _concluded(self, *, is_asked: bool) -> Response | GatewayError:
-        """Settle by the ends, and return the answer or its error."""
+        """Settle according to `_ends`, and return the answer or its error."""
         made = [end for end in self._ends if isinstance(end, ImageResult)]
         refusals = [end for end in self._ends if isinstance(end, Refusal)]
         is_cut = None in self._ends
@@ -188,7 +188,7 @@ class Generation:
             if is_cut or any(refusal.error.should_retry is False for refusal in refusals):
                 error.should_retry = False
         else:
-            # What was sent may still be made, and be charged to us: a second call would be charged as well.
+            # The upstream may still make what was asked, and charge us: a retry would be charged as well.
             error = ModelUnavailableError("The gateway is restarting", retry_after_seconds=1, should_retry=False if is_asked else None)
             outcome, note = self._flight.cause or Outcome.INTERRUPTED, "the upstream was not done"
         self._settle(outcome, status=error.status, note=note, answer=self._kept(error.status, orjson.dumps(error.body())))
@@ -232,9 +232,9 @@ class Generation:
 
 
 def _refusal(reply: Reply, end: ArkError | None, upstream_model: str) -> Refusal:
-    """Return what an answer without an image means."""
+    """Return the refusal for an answer without an image."""
     if reply.status in TIMEOUTS or (end is None and (reply.status < 300 or reply.status >= 500)):
-        # Nobody said that nothing was made: somebody on the way gave up waiting, a 200 holds neither image nor error.
+        # An image may have been made: a proxy on the way gave up waiting, or a 200 holds neither image nor error.
         return outage(f"upstream {reply.status} without an answer of Ark's", should_retry=False)
     said = None if end is None else {"error": {"code": end.code, "message": end.message, "param": end.param}}
     return creation_refusal(reply.status, said, FIELD_NAMES, upstream_model=upstream_model)

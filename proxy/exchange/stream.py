@@ -1,4 +1,4 @@
-"""What passes of a stream: from the upstream's bytes through the tap to the client's transport, within the call that brought them."""
+"""The body of a stream: upstream bytes go through the tap to the client's transport, within the call that delivers them."""
 
 import asyncio
 
@@ -12,14 +12,14 @@ _NO_CHUNK = b"", 0
 
 
 class Stream:
-    """The sink of an answer that streams. `done` is told how the body failed, or None, at its end."""
+    """The sink of a streamed answer. At the body's end `done` gets its failure, or None."""
 
     __slots__ = ("_after", "_around_bytes", "_before", "_chunked", "_done", "_tap", "_transport", "sent_bytes")
 
     def __init__(
         self, tap: StreamTap, transport: asyncio.Transport | None, done: "asyncio.Future[UpstreamFailure | None]", *, chunked: bool
     ) -> None:
-        """Write to `transport`, unless that is None since the client has left; in chunked coding, or (`chunked` false) as it is."""
+        """Write to `transport`, in chunked coding if `chunked`, else as it is. None: the client has left."""
         self._tap = tap
         self._transport = transport
         self._done = done
@@ -27,10 +27,10 @@ class Stream:
         self._before = self._after = b""
         self._around_bytes = 0
         self.sent_bytes = 0
-        """How much of the body the client was sent, without its framing."""
+        """Bytes of the body that the client was sent, without framing."""
 
     def feed(self, payload: bytes, framed: bytes | None) -> Shortcut | None:
-        """Pass on one piece of the body: as the upstream framed it, wherever nothing had to be taken out."""
+        """Pass on one piece of the body, in the upstream's own framing if the tap took nothing out."""
         tap = self._tap
         try:
             passed = tap.feed(payload)
@@ -49,10 +49,10 @@ class Stream:
         return None
 
     def repeat(self, received: bytes) -> bool:
-        """Pass on a piece that is one chunk with the last event again, but for its text; return whether it was one.
+        """Pass on a piece that is one chunk with the last event again, except for its text; return whether it was one.
 
-        Nearly all pieces are, and then this, `Connection.data_received` and the transport are all of our code that runs. A prefix and
-        a suffix are taken away, which parses no arguments, at a third of what `startswith` and `endswith` cost.
+        Nearly all pieces are. For them only this, `Connection.data_received` and the transport run. `removeprefix` and `removesuffix`
+        parse no arguments, so they cost a third of `startswith` and `endswith`.
         """
         line, size = PLAIN_CHUNKS.get(len(received), _NO_CHUNK)
         text = received.removeprefix(line).removeprefix(self._before).removesuffix(self._after)
@@ -74,7 +74,7 @@ class Stream:
             self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
 
     def forget_client(self) -> None:
-        """Write no more; what comes is still read."""
+        """Stop writing; the upstream is still read."""
         self._transport = None
 
     def _shortcut(self) -> Shortcut | None:
