@@ -1,1 +1,1 @@
-"""What each endpoint family does. Handlers never import one another."""
+"""Handlers, one module for each endpoint family. They never import one another."""

@@ -1,4 +1,4 @@
-"""``GET /account`` and ``GET /usage/{request_id}``: what a customer may know of its own money."""
+"""``GET /account`` and ``GET /usage/{request_id}``: a customer's own balance and receipts."""
 
 from proxy.billing.receipts import owner_receipt
 from proxy.clock import iso
@@ -28,7 +28,7 @@ class AccountHandlers:
         )
 
     async def usage(self, context: Context) -> Response:
-        """Answer with a request's receipt. Another account's request is, to the byte, an unknown one."""
+        """Answer with a request's receipt. Another account's is refused byte for byte as an unknown one."""
         found = await self._books.receipt(context.tail)
         if found is None:
             await self._refuse_folded(context)
@@ -37,7 +37,7 @@ class AccountHandlers:
         return context.json(owner_receipt(found[0]))
 
     async def _refuse_folded(self, context: Context) -> None:
-        """Raises: NotFoundError where the request is one of this account's whose receipt is no longer kept."""
+        """Refuse a request of this account's whose receipt is no longer kept. Raises: NotFoundError."""
         folded = await self._books.folded(context.tail)
         if folded is not None and folded.account_id == context.account_id:
             day, cost = iso(folded.day_ms)[:10], format_yuan(folded.charge_nanos)

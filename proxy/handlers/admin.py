@@ -1,6 +1,6 @@
 """The admin listener's one route, `POST /operations/{name}`: an operation in, its answer or a refusal out.
 
-Knows no HTTP beyond a status. Who may open the socket is the operator; there is no other authentication.
+It knows no HTTP beyond a status. Whoever can open the socket is the operator; there is no other authentication.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class AdminHandlers:
     async def operate(self, name: str, body: bytes) -> tuple[int, dict[str, Any]]:
         """Return 200 and the answer, or a status and ``{"error": {"code", "message"}}``.
 
-        400 wrong parameters · 404 no such operation · 409 refused by the store · 503 not done for now · 500 a bug.
+        400 wrong parameters · 404 no such operation · 409 refused by the store · 503 a store error · 500 a bug.
         """
         try:
             operation = prepare(name, _parameters(body))
@@ -38,7 +38,7 @@ class AdminHandlers:
             return _failed(404, "UNKNOWN_OPERATION", str(error))
         except ParameterError as error:
             return _failed(400, "INVALID_PARAMETER", str(error))
-        # A change and its announcement are one: an operator who hangs up between them must not leave a revoked key alive.
+        # Shielded: an operator who hangs up between a change and its announcement must not leave a revoked key alive.
         return await asyncio.shield(self._tasks.spawn(self._carry_out(operation), name))
 
     async def _carry_out(self, operation: Operation) -> tuple[int, dict[str, Any]]:
@@ -51,7 +51,7 @@ class AdminHandlers:
         except StoreError as error:
             logger.exception("operation %s failed", operation.name)
             return _failed(503, "STORE_UNAVAILABLE", str(error))
-        except Exception:  # the operator's request must end, and the listener outlive it
+        except Exception:  # the request must get an answer, and the listener live on
             logger.exception("operation %s failed", operation.name)
             return _failed(500, "INTERNAL_ERROR", "an internal error: see the gateway's log")
 

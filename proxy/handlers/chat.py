@@ -22,7 +22,7 @@ PATH = CHAT.path
 
 
 class ChatHandlers:
-    """The endpoint that the program exists for."""
+    """Handles chat calls, the program's main purpose."""
 
     def __init__(
         self,
@@ -41,15 +41,15 @@ class ChatHandlers:
         self._clock = clock
 
     def create(self, context: Context) -> Coroutine[Any, Any, Response]:
-        """Return what answers one chat call, and settles it however it ends. Raises: GatewayError: it cannot even begin."""
+        """Return the coroutine that answers one chat call, and settles it however it ends. Raises: GatewayError: it cannot begin."""
         here = self._bodies.arrived(context.request)
         if not here or KEY_HEADER in context.request.headers:
             return self._create(context, here)
-        # Nearly always, and without a coroutine around it.
+        # The usual case, without another coroutine around it.
         return self._exchanges.exchange(context, parsed(here), context.received_at_ms).run()
 
     async def _create(self, context: Context, here: bytes) -> Response:
-        """Answer a call whose body is still to come, or that has a key of its own."""
+        """Answer a call whose body is still to come, or that has an idempotency key."""
         bodies, request = self._bodies, context.request
         body = parsed(here) if here else await bodies.json(request)
         if KEY_HEADER in request.headers and not _asks_for_stream(body):
@@ -61,12 +61,12 @@ class ChatHandlers:
         return await exchange.run()
 
     async def _keyed(self, context: Context, body: Any, claim: IdempotencyClaim | None) -> Response:
-        """Answer a call for the first time under its key: one that was answered needs no model that is still for sale."""
+        """Answer the first call under a key. A repeated answer needs no model that is still for sale."""
         exchange = self._exchanges.exchange(context, body, self._clock.now_ms(), claim)
         await self._bodies.breathe(context.request)
         return await exchange.run()
 
 
 def _asks_for_stream(body: Any) -> bool:
-    """Tell before the body is checked: of another `stream` than true or false the check says more."""
+    """Return whether the unchecked body has a true `stream`. The check later refuses one that is no boolean."""
     return isinstance(body, dict) and body.get("stream") is True

@@ -18,7 +18,7 @@ from proxy.telemetry.metrics import Metrics
 
 
 class ImageHandlers:
-    """The endpoint that makes pictures, while the client waits."""
+    """Handles image calls, while the client waits for the images."""
 
     def __init__(
         self,
@@ -49,5 +49,5 @@ class ImageHandlers:
         model = find_model(settings.catalog, fields.model_id(checked, DEFAULT_MODEL), Kind.IMAGE)
         context.model = model.id
         making = self._generations.make(context, settings, model, parse_image_call(checked), claim)
-        checked.clear()  # the caller has it too, and would keep tens of megabytes for as long as the images take
+        checked.clear()  # the caller refers to it too, and would keep tens of megabytes for as long as the images take
         return await making

@@ -1,4 +1,4 @@
-"""What probes and scrapers ask: ``/healthz``, ``/readyz``, and on the admin listener ``/metrics``."""
+"""Answers to probes and scrapers: ``/healthz``, ``/readyz``, and on the operator's listeners ``/metrics``."""
 
 import logging
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class OpsHandlers:
         return context.json({"status": "ok"})
 
     async def readyz(self, context: Context) -> Response:
-        """Answer 200 where a paid request could be taken now: the store answers, can write, and no drain has begun; else 503."""
+        """Answer 200 if a paid request could be taken now: the store answers, can write, and no drain has begun; else 503."""
         if self._draining():
             return context.json({"status": "draining"}, status=503)
         try:
@@ -37,7 +37,7 @@ class OpsHandlers:
         return context.json({"status": "ready"})
 
     async def metrics(self, context: Context) -> Response:
-        """Answer everything that is counted or can be read. A page of another machine gets nothing: it would read the turnover."""
+        """Answer with all metrics. A web page of another machine is refused: it would read the turnover."""
         headers = context.request.headers
         refuse_foreign_page(headers.get("Origin"), headers.get("Host") if context.connection.is_loopback else None)
         await self._open_business.look()

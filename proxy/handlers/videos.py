@@ -1,6 +1,6 @@
-"""``/videos``: submit a task, look at one or at all of them, cancel one. Customers see their own tasks and no other's.
+"""``/videos``: submit, show, list and cancel tasks. Customers see only their own.
 
-Reading never asks upstream: tasks are moved on by the scheduler, and by a cancel.
+Reading never asks the upstream: tasks are advanced by the scheduler, and by a cancel.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ class VideoHandlers:
         clock: Clock,
         draw_seed: Callable[[], int],
     ) -> None:
-        """Args: draw_seed: from 0 to `SEED_MAX`, for tasks that ask for none."""
+        """Args: draw_seed: draws from 0 to `SEED_MAX`, for tasks that name no seed."""
         self._live = live
         self._tasks = tasks
         self._books = books
@@ -72,7 +72,7 @@ class VideoHandlers:
     # submit
 
     async def create(self, context: Context) -> Response:
-        """Record a task, hand it over, and answer with it, also where nobody knows yet whether the upstream has it."""
+        """Record a task, submit it, and answer with it, even if it is not yet known whether the upstream has it."""
         context.identify(ids.video_request_id())
         body = await self._bodies.json(context.request)
         return await self._idempotency.once(context, body, lambda claim: self._submit(context, body, claim))
@@ -95,13 +95,13 @@ class VideoHandlers:
         return context.json(created_task(task))
 
     def _told_apart(self, call: VideoCall) -> VideoCall:
-        """Return the call with a seed: should its answer be lost, Ark's list shows whose it is."""
+        """Return the call with a seed, which identifies the task in Ark's list if its answer is lost."""
         return call if call.seed is not None else replace(call, seed=self._draw_seed())
 
     def _drawn_up(
         self, context: Context, call: VideoCall, model: Model, settings: Settings, claim: IdempotencyClaim | None
     ) -> tuple[NewRequest, VideoTask]:
-        """Return the request and the task, as they are recorded together."""
+        """Return the request and the task, which are recorded together."""
         assert context.grant is not None
         assert isinstance(model.price, VideoPrice)
         request = NewRequest(
@@ -146,7 +146,7 @@ class VideoHandlers:
 
     async def _changed(self, context: Context, seconds: float, *, since: VideoTask) -> VideoTask:
         with self._jobs.watching(since.id) as change:
-            task = await self._owned(context)  # it may have changed before anybody watched
+            task = await self._owned(context)  # it may have changed before we watched
             if public_status(task.state) != public_status(since.state):
                 return task
             with suppress(TimeoutError):
@@ -161,7 +161,7 @@ class VideoHandlers:
         return context.json(task_list(await self._tasks.tasks(context.account_id, limit, offset)))
 
     async def _owned(self, context: Context) -> VideoTask:
-        """Return the task that the path names. Another account's is, to the byte, an unknown one."""
+        """Return the task that the path names. Another account's is refused byte for byte as an unknown one."""
         task = await self._tasks.task(context.tail)
         if task is None:
             folded = await self._books.folded(context.tail)
@@ -175,19 +175,19 @@ class VideoHandlers:
     # cancel
 
     async def cancel(self, context: Context) -> Response:
-        """Cancel a task that is queued upstream, and answer with it as it is then.
+        """Cancel a task that is queued upstream, and answer with its new state.
 
         Raises:
             TaskNotFoundError: not a task of this account.
-            TaskRunningError: it is still being handed over, or it runs, or it has ended.
-            ModelUnavailableError: the upstream does not say what the task does, or whether it is cancelled.
-            RateLimitedError: too many of the account's are being cancelled.
+            TaskRunningError: it is still being submitted, or it runs, or it has ended.
+            ModelUnavailableError: the upstream does not say the task's state, or whether it is cancelled.
+            RateLimitedError: too many of the account's tasks are being cancelled.
         """
         return context.json(public_task(await self._cancels.cancel(await self._owned(context))))
 
 
 def _stand_in_for(grant: Grant) -> str:
-    """Return 64 characters that stand for the account upstream, always the same ones, and do not name it."""
+    """Return the account's pseudonym for the upstream: 64 characters, always the same, that do not name it."""
     return hashlib.sha256(f"{grant.account_id}:{grant.account_name}".encode()).hexdigest()
 
 
