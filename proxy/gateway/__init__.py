@@ -1,1 +1,1 @@
-"""The process: what it is built of, how it starts and how it stops."""
+"""The process: its parts, its start and its stop."""

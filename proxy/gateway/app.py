@@ -1,6 +1,6 @@
 """The composition root: everything is built here once, passed by constructor, closed in reverse.
 
-Shutdown is start-up read backwards: whatever is built leaves on the stack what ends it.
+Shutdown is start-up in reverse: each part pushes its own closing on the stack.
 """
 
 import logging
@@ -58,13 +58,13 @@ class Gateway:
 
     store: Store
     addresses: tuple[str, ...]
-    """Where it listens: ``http://HOST:PORT`` or ``unix:PATH``."""
+    """Of the public listener: ``http://HOST:PORT`` or ``unix:PATH``."""
     live_keys: LiveKeys
     live: Live
-    """What it acts by now."""
+    """The settings in force."""
     reloader: Reloader
     scraped_at: tuple[str, ...] = ()
-    """Where it shows its metrics beside the admin socket."""
+    """Addresses of the metrics listener."""
 
 
 @asynccontextmanager
@@ -78,14 +78,14 @@ async def running(
 
     Raises:
         ListenError: an address cannot be listened on.
-        StoreRefusedError: the store is held by another process, or is none of ours.
+        StoreRefusedError: another process has the store open, or it is none of ours.
     """
     async with AsyncExitStack() as stack:
         yield await _Construction(config, clock, access_log, stop or StopSignal(), stack).gateway(source)
 
 
 class _Construction:
-    """Builds each part once, the lowest first. A part that has to be ended leaves on the stack what ends it."""
+    """Builds each part once, the lowest first. A part that has to be closed pushes its closing on the stack."""
 
     def __init__(self, config: Config, clock: Clock, access_log: logs.AccessLog, stop: StopSignal, stack: AsyncExitStack) -> None:
         self._config = config
@@ -104,10 +104,10 @@ class _Construction:
     async def gateway(self, source: Source | None) -> Gateway:
         """Build everything, from the store up to the open listeners.
 
-        Read from its end this is how the gateway stops: customers are drained while the operator's listeners still answer, then
-        scheduled work, submits and settlements end, then the store closes, and the upstreams' connections last.
+        The gateway stops in reverse: customers are drained while the operator's listeners still answer, then scheduled work, submits
+        and settlements end, then the store closes, and the upstreams' connections last.
         """
-        self._stack.push_async_callback(self._upstreams.close)  # all that is drained below may still be asking them
+        self._stack.push_async_callback(self._upstreams.close)  # whatever is drained below may still call them
         store = await self._store()
         billing = await self._billing(store)
         live_keys = LiveKeys(store, await anonymous_grant(store, self._clock) if self._config.server.auth == "none" else None)
@@ -119,7 +119,7 @@ class _Construction:
         self._watch(store)
         ops = OpsHandlers(store, self._metrics, OpenBusiness(self._metrics, store, self._clock), self._stop.requested.is_set)
         reloader = self._reloader(source, videos)
-        # The public listener opens last: so it stops first, and the operator sees the drain on the other two.
+        # The public listener opens last, so it stops first, and the operator sees the drain on the other two.
         await self._open_admin_listener(store, live_keys, ops, reloader)
         scraped = await self._open_metrics_listener(live_keys, ops)
         addresses = await self._open_public_listener(self._public_router(store, billing, videos, ops), live_keys, videos)
@@ -151,12 +151,12 @@ class _Construction:
         return store
 
     def _feed_watchdog(self, store: Store) -> None:
-        """Give systemd its signs of life, where it wants them."""
+        """Send systemd watchdog beats, if it wants them."""
         if (period_seconds := systemd.watchdog_seconds()) is None:
             return
         parts = {"the store's writer": store.turn, "the scheduler": self._scheduler.turn}
         watchdog = Watchdog(period_seconds, parts, beat=lambda: systemd.notify("WATCHDOG=1"))
-        # It asks the store for a sign, so it ends before the store does, and only once the drain and the last settlements are over:
+        # It asks the store for a turn, so it closes before the store. It closes after the drain and the last settlements, because
         # systemd would kill a gateway that is silent while it drains.
         self._stack.push_async_callback(watchdog.close)
         watchdog.start()
@@ -174,7 +174,7 @@ class _Construction:
     async def _videos(self, store: Store) -> Videos:
         videos = Videos(store=store, scheduler=self._scheduler, live=self._live, clock=self._clock, metrics=self._metrics)
         # Polls end first: a cancel then waits for no poll's lock, and has the upstream's rate for itself. The calls end last, with the
-        # lists that are still being read for polls that have ended.
+        # lists that are still being read for ended polls.
         self._stack.push_async_callback(videos.calls.close)
         self._stack.push_async_callback(drain_submits, videos.jobs)
         await videos.take_up()
@@ -182,11 +182,11 @@ class _Construction:
         return videos
 
     def _keep_house(self, store: Store) -> None:
-        """Let the scheduler, which `_videos` has set to end, forget and fold what is old."""
+        """Schedule forgetting old keys and folding old requests. `_videos` closes the scheduler."""
         self._scheduler.every(forget_keys.EVERY_SECONDS, ForgetKeys(store, self._clock), "forgetting idempotency keys")
         self._scheduler.every(fold_requests.EVERY_SECONDS, FoldRequests(store, self._clock, self._live), "folding old requests")
 
-    # what customers call
+    # the customers' routes
 
     def _public_router(self, store: Store, billing: Billing, videos: Videos, ops: OpsHandlers) -> Router:
         idempotency = Idempotency(store, self._clock)
@@ -235,10 +235,10 @@ class _Construction:
             draw_seed=lambda: secrets.randbelow(SEED_MAX + 1),
         )
 
-    # what is seen from outside
+    # metrics
 
     def _watch(self, store: Store) -> None:
-        """Register everything that a scrape reads where it stands."""
+        """Register the metrics that are read at each scrape."""
         metrics = self._metrics
         watch_process(metrics, self._clock)
         watch_store(metrics, store, self._config.store.path)
@@ -254,7 +254,7 @@ class _Construction:
         if self._config.admin.listen is None:
             return
         operating = TaskGroup("operation")
-        self._stack.push_async_callback(operating.drain)  # once the listener is closed, so that no operation joins them
+        self._stack.push_async_callback(operating.drain)  # after the listener is closed, so that no operation joins them
         admin = AdminHandlers(Operator(store, self._clock, on_change=live_keys.refresh, reloader=reloader), operating)
         router = Router(admin_routes(ops, admin, self._bodies))
         await self._listeners.open("admin", router, live_keys, [self._config.admin.listen])

@@ -1,4 +1,4 @@
-"""The books as a start finds them: whether they hold, and whom calls without a key are charged to."""
+"""The books at start: a check that they balance, and the account for calls without a key."""
 
 import logging
 
@@ -11,11 +11,11 @@ from proxy.store.values import Grant
 logger = logging.getLogger(__name__)
 
 DEFAULT_ACCOUNT = "default"
-"""The account that all calls are charged to where no keys are used."""
+"""The account charged for all calls if no keys are used."""
 
 
 async def anonymous_grant(store: Store, clock: Clock) -> Grant:
-    """Return the grant of `DEFAULT_ACCOUNT`, which is created where it is not there yet."""
+    """Return the grant of `DEFAULT_ACCOUNT`, which is created if missing."""
     try:
         account = await store.account(DEFAULT_ACCOUNT)
     except AccountNotFoundError:
@@ -25,7 +25,7 @@ async def anonymous_grant(store: Store, clock: Clock) -> Grant:
 
 
 async def require_balanced(store: Store) -> None:
-    """Let nobody in where the books of what is open do not hold: what is booked on top of them would be wrong too.
+    """Refuse to start if the books of open requests do not balance: later entries would be wrong too.
 
     Raises: StoreRefusedError.
     """

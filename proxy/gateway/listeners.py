@@ -1,4 +1,4 @@
-"""The gateway's listeners: the public one, the admin's and that of the metrics, opened alike, limited and counted together."""
+"""The gateway's public, admin and metrics listeners, opened alike, limited and counted together."""
 
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
@@ -17,11 +17,11 @@ from proxy.telemetry.logs import AccessLog
 from proxy.telemetry.metrics import Metrics
 
 PRIVATE_SOCKET_MODE = 0o600
-"""Permissions of a socket file unless others are given: the admin's."""
+"""Default permissions of a socket file; the admin socket has them."""
 
 
 class Listeners:
-    """Opens listeners, and leaves on the stack what closes them."""
+    """Opens listeners, and pushes their closing on the stack."""
 
     def __init__(
         self, live: Live, clock: Clock, access_log: AccessLog, metrics: Metrics, stop: StopSignal, stack: AsyncExitStack
@@ -37,7 +37,7 @@ class Listeners:
     async def open(
         self, name: str, router: Router, live_keys: LiveKeys, addresses: Iterable[Address], *, mode: int = PRIVATE_SOCKET_MODE
     ) -> tuple[Listener, tuple[str, ...]]:
-        """Open a listener at all its addresses; return it and where it listens. Raises: ListenError."""
+        """Open a listener on all its addresses; return it and the addresses. Raises: ListenError."""
         observer = Observer(self._clock, self._access_log, self._metrics)
         entrance = Entrance(
             Dispatcher(router, live_keys, draining=self._stop.requested.is_set, refusing=self._stop.refusing.is_set),

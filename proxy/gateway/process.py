@@ -34,10 +34,10 @@ GC_ALLOCATIONS = 10_000
 def serve(config: Config, source: Source) -> int:
     """Run the gateway until a signal ends it; return the process's exit code.
 
-    Args: source: what ``config`` was read from, and a reload reads again.
+    Args: source: the origin of ``config``, which a reload reads again.
     """
     _open_standard_descriptors()
-    faulthandler.enable(logs.STANDARD_ERROR)  # systemd ends a process that hangs by SIGABRT: the log then shows where each thread stood
+    faulthandler.enable(logs.STANDARD_ERROR)  # systemd ends a hung process by SIGABRT: the log then shows each thread's stack
     clock = SystemClock()
     access_log = logs.configure(clock, level=config.log.level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -68,19 +68,19 @@ async def _serve(config: Config, source: Source, clock: Clock, access_log: logs.
 
 
 def _open_standard_descriptors() -> None:
-    """Let descriptors 0 to 2 lead nowhere where the process was started without them.
+    """Open ``/dev/null`` as any of descriptors 0 to 2 that the process was not given.
 
-    Otherwise sockets and the store's files get these numbers, and whatever a library says to "standard error".
+    Otherwise sockets and the store's files get these numbers, and receive what a library writes to "standard error".
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
-        except OSError:  # the lowest number that is free is what it gets; where all stand, as nearly always, no /dev is needed
+        except OSError:  # it gets the lowest free number; if all three are open, as nearly always, no /dev is needed
             os.open(os.devnull, os.O_RDWR)
 
 
 async def _reload_at(hangup: asyncio.Event, reloader: Reloader) -> None:
-    """Reload at each SIGHUP, for ever; those that come while one is under way are one more. systemd waits for both words."""
+    """Reload at each SIGHUP, for ever. All that come during a reload cause one more. systemd waits for both notices."""
     while True:
         await hangup.wait()
         hangup.clear()
@@ -95,14 +95,14 @@ async def _reload_at(hangup: asyncio.Event, reloader: Reloader) -> None:
 
 
 def heed_signals(stop: StopSignal, reload: Callable[[], None] | None = None) -> None:
-    """Let SIGTERM, Ctrl-C and a terminal that is closed ask to stop, on the running loop, and any other SIGHUP to reload.
+    """Handle signals on the running loop: SIGTERM, Ctrl-C and a closed terminal ask to stop, any other SIGHUP to reload.
 
     Args: reload: None: there is nothing to reload, and any SIGHUP asks to stop.
     """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.request)
-    has_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # it is to outlive its terminal
+    has_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # it must outlive its terminal
     if reload is not None:
         loop.add_signal_handler(signal.SIGHUP, Hangup(reload if has_nohup else stop.request, reload))
     elif not has_nohup:
@@ -110,13 +110,13 @@ def heed_signals(stop: StopSignal, reload: Callable[[], None] | None = None) -> 
 
 
 async def _make_threads() -> None:
-    """Let the loop make the threads that resolve names now: libuv aborts the process where it needs them first when none can be had."""
+    """Make the loop's resolver threads now: libuv aborts the process if it cannot make them when they are first needed."""
     with suppress(socket.gaierror):
         await asyncio.get_running_loop().getaddrinfo("no-address", None, flags=socket.AI_NUMERICHOST)  # refused before any lookup
 
 
 def _settle_memory() -> None:
-    """Take what start-up made out of the collector's sight, and let it look less often: a request leaves few cycles behind.
+    """Exempt start-up's objects from garbage collection, and collect less often: a request leaves few cycles behind.
 
     The collector's default cost 8 % of the CPU of a JSON request.
     """

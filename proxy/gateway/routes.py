@@ -1,4 +1,4 @@
-"""The public surface as one table, and the operator's."""
+"""The tables of public and operator routes."""
 
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
@@ -18,7 +18,7 @@ PREFIXES = ("/api/v1", "/v1")
 def public_routes(
     *, chat: ChatHandlers, images: ImageHandlers, videos: VideoHandlers, models: ModelHandlers, account: AccountHandlers
 ) -> list[Route]:
-    """Return what customers call, each under every one of `PREFIXES`."""
+    """Return the customers' routes, each under every one of `PREFIXES`."""
     return [
         Route("POST", "/chat/completions", chat.create),
         Route("POST", "/images/generations", images.create),
@@ -35,17 +35,17 @@ def public_routes(
 
 
 def probe_routes(ops: OpsHandlers) -> list[Route]:
-    """Return what load balancers ask, at the root and under every prefix, without a key."""
+    """Return the load balancers' routes, at the root and under every prefix, without a key."""
     return [Route("GET", "/healthz", ops.healthz, needs_key=False), Route("GET", "/readyz", ops.readyz, needs_key=False)]
 
 
 def metrics_routes(ops: OpsHandlers) -> list[Route]:
-    """Return what a scraper asks; on its own address there is nothing else."""
+    """Return the scraper's route; the metrics listener has no other."""
     return [Route("GET", "/metrics", ops.metrics, needs_key=False)]
 
 
 def admin_routes(ops: OpsHandlers, admin: AdminHandlers, bodies: BodyReader) -> list[Route]:
-    """Return what the operator's socket answers; whoever may open it is the operator."""
+    """Return the routes of the admin socket; whoever can open it is the operator."""
 
     async def operate(context: Context) -> Response:
         status, answer = await admin.operate(context.tail, bytes(await bodies.read(context.request)))

@@ -1,4 +1,4 @@
-"""How the gateway stops: what asks it to, and how long what is under way then has to end."""
+"""The gateway's stop: what triggers it, and how long work under way then has to end."""
 
 import asyncio
 import logging
@@ -15,11 +15,11 @@ logger = logging.getLogger(__name__)
 
 EXIT_STORE_FAILED = 70
 CUT_SECONDS = 10.0
-"""What cut streams get to say goodbye."""
+"""Seconds for cut requests to end."""
 SETTLE_SECONDS = 30.0
-"""What the store gets for the last settlements; what is then still open is settled at the next start."""
+"""Seconds for the store to commit the last settlements; the next start settles what is then still open."""
 SUBMIT_DRAIN_SECONDS = 30.0
-"""What submits get whose customers have left; the next start looks for those that are cut."""
+"""Seconds for submits whose customers have left; the next start looks for those that are cut."""
 
 
 class StopSignal:
@@ -29,16 +29,16 @@ class StopSignal:
         self.requested = asyncio.Event()
         self.impatient = asyncio.Event()
         self.refusing = asyncio.Event()
-        """Set once the last newcomers have been heard: whoever asks now, on a connection that has not closed yet, is sent away."""
+        """Set once the last new connections had time to ask: later requests, on connections not closed yet, are refused."""
         self.has_failed = False
-        """Whether the gateway stops of itself, because a part of it that must never end has ended."""
+        """True if the gateway stops because a part of it that must never end has ended."""
 
     def request(self) -> None:
-        """Ask to stop; asked twice, to stop now."""
+        """Ask to stop; a second call: to stop now."""
         (self.impatient if self.requested.is_set() else self.requested).set()
 
     def fail(self, fault: BaseException | None) -> None:
-        """Stop because the scheduler has ended: without it no video would, and no hold of one."""
+        """Stop because the scheduler has ended: without it no video ends, nor its hold."""
         logger.critical("the scheduler ended, so the gateway stops: %s", fault or "without a reason")
         self.has_failed = True
         self.requested.set()
@@ -47,9 +47,9 @@ class StopSignal:
 async def drain_customers(
     listener: Listener, jobs: VideoJobs, relay: Relay, bodies: BodyReader, *, stop: StopSignal, live: Live
 ) -> None:
-    """Take no more customers, and wait for those who are here."""
-    stop.requested.set()  # already so after a signal, not where the gateway ends by an exception
-    jobs.release()  # who waits for a video's end is answered now, and does not use up the drain's time
+    """Accept no more customers, and wait for those connected."""
+    stop.requested.set()  # already set after a signal, but not if the gateway ends by an exception
+    jobs.release()  # whoever waits for a video is answered now, and does not use up the drain's time
     listener.stop_accepting()
     await _drain_listener(listener, relay, bodies, stop, live)
 
@@ -73,7 +73,7 @@ def abort(fault: BaseException) -> None:
 
 
 async def _drain_listener(listener: Listener, relay: Relay, bodies: BodyReader, stop: StopSignal, live: Live) -> None:
-    """Wait for what is under way: until it is done, the time is up, or a second signal; then cut it."""
+    """Wait until all requests have ended, the time is up or a second signal comes; then cut what is left."""
     drain_seconds = live.now.config.server.drain_seconds
     try:
         async with asyncio.timeout(drain_seconds):

@@ -1,7 +1,7 @@
-"""What SIGHUP means: that the terminal has been closed, or that somebody asks for a reload.
+"""The two meanings of SIGHUP: the terminal was closed, or somebody asks for a reload.
 
-The kernel takes a session's terminal away before it says so. So a SIGHUP that comes while it is still there, or where there never was
-one, was sent by somebody.
+The kernel removes a session's terminal before it sends SIGHUP. So a SIGHUP that comes while the terminal is still there, or where there
+never was one, was sent by somebody.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 
 LOOK_SECONDS = 5.0
-"""A terminal may also go without a word (a job that was disowned). Two looks later no SIGHUP is taken for its end any more."""
+"""A terminal may also go without a SIGHUP (a disowned job). Two looks later no SIGHUP is taken for its end any more."""
 
 
 class Hangup:
@@ -43,14 +43,14 @@ class Hangup:
         if self._is_there():
             loop.call_later(self._look_seconds, self._look_later)
         else:
-            loop.call_later(self._look_seconds, self._forget)  # its SIGHUP may be on its way, from a shell that passes it on
+            loop.call_later(self._look_seconds, self._forget)  # a shell may be about to pass its SIGHUP on
 
     def _forget(self) -> None:
         self._had_terminal = False
 
 
 def has_controlling_terminal() -> bool:
-    """Tell whether this process has a controlling terminal: without one, ``/dev/tty`` cannot be opened (tty(4))."""
+    """Return whether this process has a controlling terminal: without one, ``/dev/tty`` cannot be opened (tty(4))."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError:

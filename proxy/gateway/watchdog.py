@@ -1,7 +1,7 @@
-"""Signs of life for systemd: a beat only when every part that must not hang has had a turn since the last one.
+"""Watchdog beats for systemd: one is sent only when every part that must not hang has had a turn since the last one.
 
-The loop proves itself by running this. The other parts are asked for a turn, all the way to where they work (the store's writer on its
-thread, the scheduler's look at what is due), so that no beat is a timer that outlives what it stands for. A request pays nothing.
+Running this proves that the loop works. The other parts take their turns where they work (the store's writer on its thread, the
+scheduler in its look at what is due), so that no beat is sent for a part that hangs. A request pays nothing.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class Watchdog:
             await asyncio.sleep(self._interval_seconds)
 
     async def _turn(self, name: str, part: Callable[[], Awaitable[None]]) -> None:
-        """Return once a part has had its turn. One that is late is named: if it stays away, the log says no more of it."""
+        """Return once a part has had its turn. A late one is named in the log, once, however long it hangs."""
         late = asyncio.get_running_loop().call_later(self._interval_seconds, self._complain, name)
         try:
             await part()
