@@ -1,1 +1,1 @@
-"""What is in force now: settings and keys, and how a reload changes them."""
+"""Settings and keys that are in force now, and their reload."""

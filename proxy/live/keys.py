@@ -1,6 +1,6 @@
-"""The live keys, frozen: authentication is one dict lookup on a key's SHA-256, and a change swaps the whole.
+"""The live keys as a frozen dict: authentication is one lookup by a key's SHA-256, and a change swaps the dict.
 
-A revoked key stops with the next request, since the operator's command returns after the swap.
+A revoked key is refused from the next request on: the operator's command returns after the swap.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from proxy.store.values import Grant
 
 
 class LiveKeys:
-    """Whom each key stands for. With ``anonymous``, all calls are that grant's and no key is asked for."""
+    """The grant of each key. With ``anonymous``, all calls use that grant and no key is needed."""
 
     def __init__(self, accounts: Accounts, anonymous: Grant | None = None) -> None:
         self._accounts = accounts
@@ -24,6 +24,6 @@ class LiveKeys:
         return self._grants.get(credential)
 
     async def refresh(self) -> None:
-        """Read the live keys anew. One at a time, so that an older reading never replaces a newer one."""
+        """Read the live keys again. One read at a time, so that an older one never replaces a newer one."""
         async with self._refreshing:
             self._grants = MappingProxyType({grant.sha256: grant for grant in await self._accounts.grants()})

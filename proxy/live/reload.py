@@ -1,6 +1,6 @@
-"""Putting a changed configuration in force while requests run: read, check, compare, then swap, in one step of the loop.
+"""Reload of the configuration while requests run: read, check, compare, then swap, in one step of the loop.
 
-Whatever is wrong is found before anything is touched. What cannot change without a restart stays as it runs, and is named.
+Every error is found before anything is changed. Keys that need a restart keep their running values, and are named.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reloader:
-    """The one hand that swaps settings. Reloads wait for one another."""
+    """The only code that swaps settings. Reloads wait for one another."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Reloader:
         is_stopping: Callable[[], bool],
         on_swap: Iterable[Callable[[Settings], None]],
     ) -> None:
-        """Args: source: None where there is nothing to read again; on_swap: told of the new settings in the step that swaps them."""
+        """Args: source: None: there is nothing to read again; on_swap: called with new settings in the step that swaps them."""
         self._source = source
         self._live = live
         self._upstreams = upstreams
@@ -37,7 +37,7 @@ class Reloader:
         self._reloading = asyncio.Lock()
 
     async def reload(self) -> Reloaded:
-        """Put in force what the configuration says now. Raises: NotReloadedError."""
+        """Put the configuration in force as it is now. Raises: NotReloadedError."""
         async with self._reloading:
             try:
                 reloaded, config = await self._read(None)
@@ -53,12 +53,12 @@ class Reloader:
         return reloaded
 
     async def preview(self, candidate: Path | None = None) -> Reloaded:
-        """Return what `reload` would change, or would if a file stood in the place of the configuration's. Raises: NotReloadedError."""
+        """Return what `reload` would change; ``candidate`` is read in place of the configuration file. Raises: NotReloadedError."""
         reloaded, _ = await self._read(candidate)
         return reloaded
 
     async def _read(self, candidate: Path | None) -> tuple[Reloaded, Config]:
-        """Return what differs from what runs, and what can be put in force of it."""
+        """Return the differences from the running configuration, and the one to put in force."""
         if self._source is None:
             raise NotReloadedError("this gateway has no configuration that could be read again")
         self._refuse_while_stopping()
@@ -66,7 +66,7 @@ class Reloader:
             wanted = await asyncio.to_thread(self._source.read, candidate=candidate)
         except ConfigError as error:
             raise NotReloadedError(str(error)) from None
-        self._refuse_while_stopping()  # from here on nothing waits
+        self._refuse_while_stopping()  # no await from here on
         running = self._live.now.config
         found = changes(running, wanted)
         live, restart = ([change for change in found if change.is_live is is_live] for is_live in (True, False))

@@ -1,6 +1,6 @@
-"""What a reload changes, as one frozen value: whoever acts on it takes ``live.now`` once, and goes on with what was taken.
+"""The reloadable settings, as one frozen value: a caller reads ``live.now`` once, and keeps what it read.
 
-So a request keeps the prices and the upstream that it began with, and no reader ever sees half of a change.
+So a request keeps the prices and the upstream that it began with, and no caller ever sees half of a change.
 """
 
 from collections.abc import Mapping
@@ -24,18 +24,18 @@ class Settings:
     frozen: Mapping[str, str]
     """Each model's price, as it is stored with a request."""
     upstreams: Mapping[str, Upstream]
-    """By name; also those that are gone from the configuration, for the videos that they still owe."""
+    """By name; also those removed from the configuration, for their videos under way."""
     body_bytes_max: int
     body_seconds: float
     billing: BillingConfig
     estimate: bool
-    """Whether what was relayed is charged where no usage ever came."""
+    """True if what was relayed is charged when no usage ever came."""
     video_billing: VideoBilling
     pace: Pace
 
 
 class Live:
-    """The one place where settings are swapped, whole."""
+    """The only place where settings are swapped, as a whole."""
 
     __slots__ = ("now",)
 
