@@ -1,7 +1,7 @@
-"""Builds the videos' room: the jobs, their calls and cancels, and for each upstream the work that falls due.
+"""Builds what videos need: the jobs, their calls and cancels, and the due work of each upstream.
 
-Three steps, in this order: build, `take_up` what the last process left, `start`. A task that is moved makes its upstream's due work
-expect it, so due work stands before the first task is taken up, and runs only once all are.
+Three steps, in this order: build, `take_up` what the last process left, `start`. A task that advances tells its upstream's due work
+when it is due, so due work is built before the first task is taken up. It runs only once all are.
 """
 
 import logging
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class Videos:
-    """Everything that moves video tasks. Who builds it also ends it: the scheduler first, then `jobs`, then `calls`."""
+    """Everything that advances video tasks. Its builder closes it: the scheduler first, then `jobs`, then `calls`."""
 
     def __init__(self, *, store: Store, scheduler: Scheduler, live: Live, clock: Clock, metrics: Metrics) -> None:
         self._store = store
@@ -32,7 +32,7 @@ class Videos:
         self._live = live
         self._clock = clock
         self._due: dict[str, DueWork[VideoTask]] = {}
-        """By upstream, so that one that hangs holds up nobody else's tasks."""
+        """By upstream, so that one that hangs does not delay the others' tasks."""
         self.calls = VideoCalls(live, metrics)
         self.jobs = VideoJobs(
             store=store, calls=self.calls, live=live, clock=clock, metrics=metrics, jitter=random.random, expect=self._expect
@@ -41,8 +41,8 @@ class Videos:
         self._poll = VideoPoll(store, self.jobs, self.calls, metrics)
 
     async def take_up(self) -> None:
-        """Make due work for every upstream that has tasks or may get some, and look for the submits that lost their answer."""
-        with_tasks = {task.upstream for task in await self._store.open_tasks()}  # also of upstreams that are configured no more
+        """Make due work for every upstream that has tasks or may get some, and look for the submits whose answer was lost."""
+        with_tasks = {task.upstream for task in await self._store.open_tasks()}  # also of upstreams that a reload removed
         for upstream in {*self._live.now.upstreams, *with_tasks}:
             self._due[upstream] = self._due_work(upstream)
         if lost := await self.jobs.recover():
@@ -55,7 +55,7 @@ class Videos:
         self._scheduler.every(sweep.EVERY_SECONDS, OverdueTasks(self._store, self.jobs, self._clock), "the sweep of overdue videos")
 
     def poll_added(self, settings: Settings) -> None:
-        """Poll the upstreams too that a reload has added. Those that it removed are polled on, for the tasks that they have."""
+        """Begin to poll the upstreams that a reload added. Those that it removed are still polled, for the tasks they have."""
         for upstream in settings.upstreams.keys() - self._due.keys():
             self._due[upstream] = self._due_work(upstream)
             self._schedule(upstream, self._due[upstream])

@@ -1,6 +1,6 @@
-"""What is asked of an upstream about videos, each kind of call at its own rate, and what the answers come to.
+"""Upstream calls about videos, each kind at its own rate; their answers are returned as reports.
 
-Nothing here is raised or tried again: a failure is a report like any other, and what it means is decided by `core.video.task.advance`.
+No failure is raised or tried again here: it is a report like any other, and `core.video.task.advance` decides what it means.
 """
 
 import asyncio
@@ -28,16 +28,16 @@ from proxy.upstream.upstreams import Upstream
 logger = logging.getLogger(__name__)
 
 PAGES_MAX = 20
-"""Of the list: 10,000 tasks of one model, made since the one that is looked for; 2000 should Ark give but 100 a page."""
+"""Of the list: 10,000 tasks of one model, made since the lost one; 2000 if Ark gives only 100 a page."""
 _VIDEOS, _LIST = "videos", "lost submits"
-"""What an upstream is asked about: one that shows tasks may refuse its list, and the other way round."""
+"""Topics of calls: an upstream that shows tasks may refuse its list, and the other way round."""
 STATUS_SECONDS_MAX = 10.0
-"""A status is answered in moments. At Ark's 20 a second, an upstream that hangs holds 200 polls: fewer than may run."""
+"""A status is answered in moments. At Ark's 20 a second, an upstream that hangs blocks 200 polls: fewer than may run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a submit came to, and, where it was refused, what its customer is told."""
+    """The report of a submit and, if it was refused, the error for its customer."""
 
     report: Submitted | SubmitRefused | SubmitUnknown
     error: GatewayError | None = None
@@ -45,7 +45,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """A list that is being read, back to a time, for all who wait for it."""
+    """A list that is being read back to a time, shared by all who wait for it."""
 
     since_ms: int
     items: "asyncio.Task[Sequence[object] | None]"
@@ -55,7 +55,7 @@ class _Listing:
 class _Page:
     items: Sequence[object]
     total: int
-    """Of all pages: one may be shorter than was asked for and not be the last."""
+    """Of all pages: a page shorter than was asked for need not be the last."""
 
 
 class VideoCalls:
@@ -67,10 +67,10 @@ class VideoCalls:
         self._tasks = TaskGroup("listing")
         self._listings: dict[tuple[str, str, str], _Listing] = {}
         self._troubled: set[tuple[str, str]] = set()
-        """Upstreams, and for what, whose last call failed, so that an outage is two lines in the log and not thousands."""
+        """Upstreams and topics whose last call failed, so that an outage is two lines in the log and not thousands."""
 
     async def submit(self, task: VideoTask, body: Mapping[str, object]) -> Submission:
-        """Send a task up, once."""
+        """Submit a task, once."""
         try:
             reply = await self._created(self._live.now.upstreams[task.upstream].client, body)
         except UpstreamFailure as failure:
@@ -95,24 +95,24 @@ class VideoCalls:
             await upstream.deletes.turn(urgent=True)
 
     async def cancel(self, task: VideoTask) -> bool:
-        """Ask the upstream, in a turn that was waited for, to cancel a task that is queued; return whether it says that it has.
+        """Ask the upstream, after `cancel_turn`, to cancel a task that is queued; return whether it says that it has.
 
-        False proves nothing. Neither does True: of a task that had ended, the record was deleted.
+        False proves nothing. Neither does True: if the task had ended, its record was deleted.
         """
         upstream = self._live.now.upstreams.get(task.upstream)
         if upstream is None:
             return False
         try:
             reply = await upstream.client.delete_task(task.upstream_id)
-        except (UpstreamFailure, ValueError) as failure:  # ValueError: its id cannot be asked for
+        except (UpstreamFailure, ValueError) as failure:  # ValueError: its id fits no path
             logger.warning("video %s: its cancel was not answered: %s", task.id, failure)
             return False
         return 200 <= reply.status < 300
 
     async def listed(self, task: VideoTask) -> Sequence[object] | None:
-        """Return the upstream's list of such tasks, back to when this one was made; None where it cannot be had.
+        """Return the upstream's list of such tasks, back to when this one was made; None if it cannot be read.
 
-        One request a second is allowed, for all: who comes while a list is being read takes that one.
+        One request a second is allowed, for all: a caller that comes while a list is being read shares it.
         """
         key = (task.upstream, task.upstream_model, task.service_tier)
         since_ms = task.created_at_ms - CLOCK_BEHIND_MS
@@ -126,7 +126,7 @@ class VideoCalls:
                 del self._listings[key]
 
     async def entry(self, task: VideoTask, upstream_id: str) -> object | None:
-        """Return what the upstream shows of one of its tasks that may be the lost one; None where it cannot be had."""
+        """Return the upstream's record of a task that may be the lost one; None if it cannot be read."""
         reply = await self._get(replace(task, upstream_id=upstream_id), urgent=False)
         return reply.answer if reply is not None and reply.status == 200 else None
 
@@ -136,7 +136,7 @@ class VideoCalls:
     # steps
 
     async def _created(self, client: ArkClient, body: Mapping[str, object]) -> Reply:
-        """Ask for a task; once more for each optional field that the model turns out not to know."""
+        """Ask for a task; ask again without the optional fields that the model refuses."""
         while True:
             reply = await client.create_task(body)
             fewer = without_unsupported(body, read_error(reply.status, reply.answer), UPSTREAM_OPTIONAL)
@@ -145,7 +145,7 @@ class VideoCalls:
             body = fewer
 
     def _unanswered(self, task: VideoTask, failure: UpstreamFailure) -> Submission:
-        """Tell a submit that was never sent from one whose answer was lost."""
+        """Report a submit as refused if it was never sent, else as unknown."""
         self._metrics.upstream_failed(task.upstream, "unreachable" if failure.is_unasked else "submit_unknown")
         if not failure.is_unasked:
             logger.warning("video %s: its submit was not answered, it is looked for: %s", task.id, failure)
@@ -173,7 +173,7 @@ class VideoCalls:
         try:
             async with asyncio.timeout(STATUS_SECONDS_MAX):
                 reply = await upstream.client.get_task(task.upstream_id)
-        except ValueError as fault:  # of this task alone; recorded before ids were checked
+        except ValueError as fault:  # only this task's fault: recorded before ids were checked
             logger.warning("video %s cannot be asked for: %s", task.id, fault)
             return None
         except (UpstreamFailure, TimeoutError) as failure:
@@ -200,7 +200,7 @@ class VideoCalls:
 
     async def _page(self, upstream: Upstream, task: VideoTask, number: int) -> _Page | None:
         await upstream.lists.turn()
-        model = None if is_endpoint(task.upstream_model) else task.upstream_model  # listed as those of the model behind it
+        model = None if is_endpoint(task.upstream_model) else task.upstream_model  # its tasks are listed under the model behind it
         try:
             reply = await upstream.client.list_tasks(model=model, service_tier=task.service_tier, page_num=number)
         except UpstreamFailure as failure:
@@ -230,7 +230,7 @@ def _read(task: VideoTask, reply: Reply) -> Polled | PollFailed:
 
 
 def _total(answer: object, items: Sequence[object], number: int) -> int:
-    """Return how many tasks there are in all; where Ark does not say, a full page is taken not to be the last."""
+    """Return the number of tasks on all pages; if Ark does not say, a full page counts as not the last."""
     total = answer.get("total") if isinstance(answer, dict) else None
     return total if type(total) is int else number * PAGE_SIZE_MAX + (len(items) >= PAGE_SIZE_MAX)
 
@@ -241,6 +241,6 @@ def _is_older(item: object, since_ms: int) -> bool:
 
 
 def _retry_after_ms(reply: Reply) -> int:
-    """Return what a ``Retry-After`` in whole seconds asks for; a date is not honoured."""
+    """Return a ``Retry-After`` in whole seconds as milliseconds; 0 for none, or a date."""
     asked = reply.retry_after or ""
     return int(asked) * 1000 if asked.isascii() and asked.isdecimal() and len(asked) < 7 else 0

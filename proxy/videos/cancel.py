@@ -1,7 +1,7 @@
-"""Cancels: one at a time for each task, a few at a time for each account, and honest about a task that ends meanwhile.
+"""Cancels: one at a time for each task, a few at a time for each account. A task that ends meanwhile is not called cancelled.
 
-Ark cancels a queued task by the same DELETE that removes the record of an ended one, its video with it, and says the same to both. So
-what was done is asked for afterwards: a cancelled task stays on record for a day, one that had ended is gone.
+Ark cancels a queued task by the same DELETE that removes the record of an ended one, with its video, and answers both alike. So the
+task is looked up afterwards: a cancelled one stays on record for a day, one that had ended is gone.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from proxy.videos.calls import VideoCalls
 from proxy.videos.tasks import VideoJobs
 
 CANCELS_MAX = 4
-"""Of one account at a time, each of another task. They are urgent calls: everybody's polls make room for them."""
+"""Of one account at a time, each of another task. They are urgent calls, and delay everybody's polls."""
 
 _Result = VideoTask | GatewayError | StoreUnavailableError
 
@@ -29,14 +29,14 @@ class VideoCancels:
         self._calls = calls
         self._under_way: dict[str, asyncio.Task[_Result]] = {}
         self._counts: Counter[int] = Counter()
-        """How many are under way, by account."""
+        """Cancels under way, by account."""
 
     async def cancel(self, task: VideoTask) -> VideoTask:
-        """Cancel a task that is queued upstream, and return it as it is then. Who asks meanwhile is told the same, for nothing.
+        """Cancel a task that is queued upstream, and return its new state. Calls made meanwhile share this one's result.
 
         Raises:
-            TaskRunningError: it is still being handed over, or it runs, or it has ended.
-            ModelUnavailableError: the upstream does not say what the task does, or whether it is cancelled.
+            TaskRunningError: it is still being submitted, or it runs, or it has ended.
+            ModelUnavailableError: the upstream does not say the task's state, or whether it is cancelled.
             RateLimitedError: the account has too many cancels under way.
             StoreUnavailableError: what was seen could not be stored.
         """
@@ -66,7 +66,7 @@ class VideoCancels:
 
     async def _cancel(self, task: VideoTask) -> _Result:
         try:
-            await self._calls.cancel_turn(task)  # first, so that no waiting lies between the look and the DELETE
+            await self._calls.cancel_turn(task)  # first, so that the DELETE need not wait after the look
             async with (alone := self._jobs.alone(task.id)):
                 alone.cancels += 1
                 seen = await self._seen(task.id)
@@ -75,7 +75,7 @@ class VideoCancels:
             return fault
 
     async def _seen(self, task_id: str) -> VideoTask:
-        """Return the task if it is seen to be queued, or cancelled already: of a finished one a DELETE would take the video."""
+        """Return the task if it is seen to be queued, or already cancelled: a DELETE would remove a finished one's video."""
         task = await self._store.task(task_id)
         if task is None:
             raise TaskNotFoundError("There is no such task")
@@ -99,7 +99,7 @@ class VideoCancels:
 
 
 def _report(seen: Polled | PollFailed) -> CancelConfirmed | RecordDeleted | Polled | PollFailed:
-    """Return what it comes to that a task is seen so, after a DELETE that worked."""
+    """Return the report for a task that is seen so after a DELETE that worked."""
     match seen:
         case Polled(status="cancelled" | "canceled"):
             return CancelConfirmed()

@@ -1,4 +1,4 @@
-"""What is done for a video task that is due: it is asked for upstream, or, while nobody knows whether it is there, looked for."""
+"""Work on a video task that is due: poll it or, while it is not known whether the upstream has it, look for it."""
 
 import asyncio
 import logging
@@ -18,18 +18,18 @@ from proxy.videos.tasks import VideoJobs
 logger = logging.getLogger(__name__)
 
 KNOWN_MS = 3_600_000
-"""Tasks that were made so long before a lost one can still own an entry of the list that looks like it: twice the limit is plenty."""
+"""Tasks made up to this long before a lost one can still own a list entry that looks like it. Twice the limit is plenty."""
 DUE_MARGIN_MS = 60_000
-"""For what was recorded a moment after the clock was read."""
+"""For tasks recorded a moment after the clock was read."""
 ASKED_MAX = 8
-"""Entries of the list that are asked for one by one, at a look. Ark shows a seed of what has succeeded, and perhaps not in the list."""
+"""List entries asked for one by one in a look-up. Ark shows the seed of a task that has succeeded, but perhaps not in the list."""
 _EVER = 2**62
 
 
 class DueVideos:
-    """One upstream's due tasks, as the scheduler asks for them: an upstream that hangs holds up nobody else's.
+    """One upstream's due tasks, for the scheduler: an upstream that hangs does not delay the others' tasks.
 
-    Due too is what is due later than anything is ever put off: the clock has been set back. Its look makes it due anew.
+    A task due later than the longest delay allows is due too: the clock has been set back. Its poll sets a new due time.
     """
 
     def __init__(self, store: VideoTasks, upstream: str, live: Live) -> None:
@@ -47,7 +47,7 @@ class DueVideos:
 
 
 class VideoPoll:
-    """Looks at one task."""
+    """Polls one task, or looks it up."""
 
     def __init__(self, store: VideoTasks, jobs: VideoJobs, calls: VideoCalls, metrics: Metrics) -> None:
         self._store = store
@@ -60,7 +60,7 @@ class VideoPoll:
             case Next.POLL:
                 await self._poll(task)
             case Next.LOOK_UP if task.lost_at_ms is None:
-                # A submit gives up before its task is due: this one can only have died.
+                # A submit gives up before its task is due, so this one has died.
                 await self._jobs.advance(task.id, SubmitUnknown("no word from the submit"))
             case Next.LOOK_UP:
                 await self._look_up(task)
@@ -71,7 +71,7 @@ class VideoPoll:
         seen = await self._calls.status(task)
         logger.debug("video %s: the upstream says %s", task.id, seen.status if isinstance(seen, Polled) else seen.kind)
         async with alone:
-            # What was seen while a cancel was about may be of before its DELETE: a video that is gone would be charged.
+            # An answer read during a cancel may date from before its DELETE: a deleted video would be charged.
             if is_being_cancelled or alone.cancels != cancels:
                 seen = await self._calls.status(task)
             await self._jobs.advance(task.id, seen)
@@ -83,16 +83,16 @@ class VideoPoll:
             self._metrics.video_polled(task.upstream, "found" if isinstance(report, Found) else "not_found")
         try:
             step = await self._jobs.advance(task.id, report)
-        except UpstreamIdTakenError:  # by a task that was recorded after we had looked
+        except UpstreamIdTakenError:  # taken by a task recorded after we had looked
             step = await self._jobs.advance(task.id, NotFound())
         if step.task.state is TaskState.PENDING and not step.ignored:
             logger.info("video %s: its lost submit is found, as %s", task.id, step.task.upstream_id)
 
     async def _find(self, task: VideoTask, items: Sequence[object]) -> Found | NotFound:
-        """Tell the lost task apart from everybody else's.
+        """Tell the lost task apart from all others.
 
-        The order of reading matters: what was submitted before the list was read is in one of the two answers, as a rival whose
-        answer is not here yet, or as a known id. One that was given up stays a rival: it may have been made all the same.
+        The order of reading matters: a task submitted before the list was read is in one of the two answers, as a rival still without
+        an answer or as a known id. A submit that was given up stays a rival: its task may have been made all the same.
         """
         since_ms = task.created_at_ms - KNOWN_MS
         rivals = await self._store.unanswered_tasks(task.upstream, since_ms)

@@ -1,7 +1,7 @@
 """Ends video tasks that nothing else can end any more, so that every hold ends.
 
 Polls decide first: a task that is overdue while its upstream cannot be asked may have succeeded all the same. So it is swept only once
-the upstream itself has forgotten it; and a submit that nobody found, once looking for it was given up.
+the upstream itself has forgotten it. A lost submit is swept once the search for it was given up.
 """
 
 import logging
@@ -20,7 +20,7 @@ EVERY_SECONDS = 60.0
 
 
 class OverdueTasks:
-    """Looks through the open tasks for overdue ones."""
+    """Ends the open tasks that are overdue."""
 
     def __init__(self, store: VideoTasks, jobs: VideoJobs, clock: Clock) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""The one hand that moves video tasks: whatever was seen of one goes through `advance`, and who waits for it is told.
+"""The only code that advances video tasks: every report goes through `advance`, and whoever waits is told.
 
 Metrics, log, waiting customers and the scheduler are told when a step is durable, by the step's own future: a caller that stops waiting
 changes nothing.
@@ -37,18 +37,18 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SUBMIT_SECONDS_MAX = 120.0
-"""Then the answer to a submit is given up; Ark takes a task in a second or two, a picture of 30 MB in some more."""
+"""Limit for the answer to a submit. Ark takes a task in a second or two, a picture of 30 MB in some more."""
 SUBMIT_MARGIN_SECONDS = 60.0
 
 
 class Alone(asyncio.Lock):
-    """One task's lock, kept for as long as somebody looks at the task, and how many cancels have held it in that time."""
+    """One task's lock, alive while somebody uses it, and the number of cancels that have had it in that time."""
 
     cancels = 0
 
 
 class VideoJobs:
-    """Submits tasks and moves them on."""
+    """Submits and advances tasks."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class VideoJobs:
         jitter: Callable[[], float],
         expect: Callable[[str, int], None],
     ) -> None:
-        """Args: jitter: draws from [0, 1); expect: told of each upstream's due time that the store has now."""
+        """Args: jitter: draws from [0, 1); expect: called with an upstream and a due time just stored."""
         self._store = store
         self._calls = calls
         self._live = live
@@ -77,15 +77,15 @@ class VideoJobs:
     # the life of a task
 
     def submit(self, request: NewRequest, task: VideoTask, body: Mapping[str, object]) -> "asyncio.Task[Step | GatewayError]":
-        """Record a task and its hold, then send it up, then record what came of it; nobody who leaves can cut it.
+        """Record a task and its hold, then submit it, then record the result. A client that leaves does not cut it.
 
-        Returns: the step, or what the customer is told instead: InsufficientBalanceError, IdempotencyConflictError or
-        ModelUnavailableError, nothing was recorded; any other error of a refused submit, nothing was charged.
+        Returns: the step, or the customer's error. InsufficientBalanceError, IdempotencyConflictError or ModelUnavailableError:
+        nothing was recorded; any other error of a refused submit: nothing was charged.
         """
         return self._submits.spawn(self._submit(request, task, body), task.id)
 
     async def advance(self, task_id: str, report: Report, answer: StoredAnswer | None = None) -> Step:
-        """Store what a report comes to, and return that once it is durable.
+        """Store the step that a report leads to, and return it once it is durable.
 
         Raises: StoreUnavailableError; KeyError: no such task; UpstreamIdTakenError: the report's id is another task's.
         """
@@ -101,7 +101,7 @@ class VideoJobs:
         return await asyncio.shield(step)
 
     async def record(self, task_id: str, report: Report, answer: StoredAnswer | None = None) -> Step:
-        """Do as `advance`, however often the store has to be asked: what was seen will not be seen again."""
+        """Do as `advance`, and retry until the store takes it: the report cannot be had again."""
         delay = RETRY_SECONDS_FIRST
         while True:
             try:
@@ -112,11 +112,11 @@ class VideoJobs:
                 delay = min(delay * 2, RETRY_SECONDS_MAX)
 
     def alone(self, task_id: str) -> "Alone":
-        """Return what a cancel holds from its look at the task to what came of it, so that no poll records anything in between."""
+        """Return the lock that a cancel has from its look at the task to its result, so that no poll records anything in between."""
         return self._alone.setdefault(task_id, Alone())
 
     def finish(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
-        """Do what nobody who leaves can cut, and `drain` waits for."""
+        """Run what a leaving client cannot cut, and `drain` waits for."""
         return self._submits.spawn(work, name)
 
     async def recover(self) -> int:
@@ -133,11 +133,11 @@ class VideoJobs:
         await self._submits.cancel()
         return left
 
-    # who waits
+    # waiting customers
 
     @contextmanager
     def watching(self, task_id: str) -> Iterator[asyncio.Event]:
-        """Return an event that is set once the task's published status has changed, or nobody can wait any longer."""
+        """Return an event that is set once the task's published status has changed, or waiting is over (`release`)."""
         change = asyncio.Event()
         if self._has_released:
             change.set()
@@ -151,7 +151,7 @@ class VideoJobs:
                 del self._watchers[task_id]
 
     def release(self) -> None:
-        """Let everybody who waits go, now and from now on: the process ends."""
+        """End all waiting, now and from now on: the process ends."""
         self._has_released = True
         for watchers in self._watchers.values():
             for change in watchers:
@@ -167,7 +167,7 @@ class VideoJobs:
         try:
             step = await self.record(task.id, submission.report, answer)
         except UpstreamIdTakenError as fault:
-            # A look-up took this very task for another one: a doubt that only the list, or the deadline, can end.
+            # A look-up took this very task for another one: only the list, or the deadline, can end the doubt.
             logger.error("video %s: %s", task.id, fault)  # noqa: TRY400
             step = await self.record(task.id, SubmitUnknown("answered with an id that another task has"), answer)
         return submission.error or step
@@ -188,14 +188,14 @@ class VideoJobs:
         except TimeoutError:
             logger.warning("video %s: its submit was not answered within %g s, it is looked for", task.id, SUBMIT_SECONDS_MAX)
             return Submission(SubmitUnknown(f"no answer within {SUBMIT_SECONDS_MAX:g} s"))
-        except Exception as fault:  # the task stands, and may stand upstream: it must go on whatever this was
+        except Exception as fault:  # the task is recorded, and may exist upstream: it must go on whatever failed
             logger.exception("video %s: its submit failed, it is looked for", task.id)
             return Submission(SubmitUnknown(f"failed by {type(fault).__name__}"))
 
     def _tell(self, before: list[TaskState], stored: "asyncio.Future[Step]") -> None:
-        """Tell everybody of a step that is durable."""
+        """Announce a step that is durable."""
         if stored.cancelled() or stored.exception() is not None:
-            return  # whoever asked for it is told
+            return  # its caller is told
         step = stored.result()
         task = step.task
         if step.due_at_ms is not None:
@@ -216,12 +216,12 @@ class VideoJobs:
 
 
 def submit_answer(task: VideoTask) -> StoredAnswer:
-    """Return what a submit is answered with that may have succeeded, whenever it is asked again."""
+    """Return the answer to a submit that may have succeeded, also for its repeats."""
     return StoredAnswer(200, orjson.dumps(created_task(task)))
 
 
 def _answer(request: NewRequest, task: VideoTask, error: GatewayError | None) -> StoredAnswer | None:
-    """Return what the request's idempotency key keeps, where it has one."""
+    """Return the answer kept under the request's idempotency key, if any."""
     if error is not None:
         return kept(request.claim, error.status, orjson.dumps(error.body()))
     answer = submit_answer(task)
