@@ -1,1 +1,1 @@
-"""What an operator can do, by command or over the admin socket."""
+"""The operator's operations, by command or over the admin socket."""

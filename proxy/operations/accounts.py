@@ -12,7 +12,7 @@ from proxy.store.values import NewKey
 
 
 class AccountCreate(Operation, frozen=True, kw_only=True):
-    """Create an account, with money on it where there is a credit."""
+    """Create an account, with an opening credit if one is given."""
 
     name: ClassVar = "account.create"
     changes: ClassVar = True
@@ -52,7 +52,7 @@ class AccountShow(Operation, frozen=True, kw_only=True):
 
 
 class AccountCredit(Operation, frozen=True, kw_only=True):
-    """Book money in, or out again where the amount is negative, down to what is held by requests in flight."""
+    """Credit an account, or debit it if the amount is negative, down to what requests in flight hold."""
 
     name: ClassVar = "account.credit"
     changes: ClassVar = True

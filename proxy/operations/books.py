@@ -20,7 +20,7 @@ FOLD_SECONDS = 1.0
 
 
 class Usage(Operation, frozen=True, kw_only=True):
-    """Sum what was settled. `since` and `until` are moments (see `parse_moment`), the second exclusive."""
+    """Sum settled requests. `since` and `until` are moments (see `parse_moment`), the second exclusive."""
 
     name: ClassVar = "usage"
     by: Literal["model", "key", "day"] = "model"
@@ -43,7 +43,7 @@ class Usage(Operation, frozen=True, kw_only=True):
 
 
 class ShowReceipt(Operation, frozen=True, kw_only=True):
-    """Show all that is known of one request; of one that was folded, refuse with what is left of it."""
+    """Show all that is known of one request. A folded one is refused, with what is left of it."""
 
     name: ClassVar = "receipt"
     id: Annotated[str, Meta(min_length=1, max_length=200)]
@@ -80,7 +80,7 @@ class Backup(Operation, frozen=True, kw_only=True):
 
 
 class RetentionLook(Operation, frozen=True, kw_only=True):
-    """Count the requests that are older than so many days."""
+    """Count the requests that are older than ``days``."""
 
     name: ClassVar = "retention.look"
     days: RequestDays
@@ -92,7 +92,7 @@ class RetentionLook(Operation, frozen=True, kw_only=True):
 
 
 class RetentionFold(Operation, frozen=True, kw_only=True):
-    """Fold some of them, for `FOLD_SECONDS` at most. Call again until ``done``."""
+    """Fold such requests, for `FOLD_SECONDS` at most. Call again until ``done``."""
 
     name: ClassVar = "retention.fold"
     changes: ClassVar = True

@@ -1,4 +1,4 @@
-"""Moments as people type them: a date, an ISO-8601 time, or how long ago. Without an offset it is UTC, as the day sums are."""
+"""Moments as people type them: a date, an ISO-8601 time, or an age. Without an offset they are UTC, as the daily sums are."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -22,6 +22,6 @@ def parse_moment(text: str, now_ms: int) -> int:
         raise ValueError(f"{text!r} is no date (2026-11-23), no time (2026-11-23T08:00:00Z) and no age (7d, 24h, 30m)") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    if not 1971 <= moment.year < 9999:  # what `iso` can write again, in any zone
+    if not 1971 <= moment.year < 9999:  # years that `iso` can write, in any zone
         raise ValueError(f"{text!r} is out of range")
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // _MILLISECOND

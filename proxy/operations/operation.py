@@ -1,7 +1,7 @@
-"""The base of every operation: parameters checked when it is made, then one step on the store, a JSON-able answer out.
+"""The base of every operation: parameters are checked when it is made; it runs one step on the store and returns JSON.
 
-The command line runs these itself or sends them to the admin listener of a running gateway: both are the same operations, with the
-same answers. Amounts are decimal strings in yuan, times ISO-8601 in UTC.
+The command line runs operations itself, or sends them to the admin listener of a running gateway: the answers are the same. Amounts
+are decimal strings in yuan, times ISO-8601 in UTC.
 """
 
 from collections.abc import Awaitable, Callable
@@ -24,10 +24,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     name: ClassVar[str]
     changes: ClassVar[bool] = False
-    """Whether it writes to the store: then only the process that holds the store may run it."""
+    """True if it writes to the store: only the process that has the store open may run it."""
 
     async def run(self, operator: "Operator") -> Answer:
-        """Carry it out. Raises: StoreError, and as its refusals StoreRefusedError."""
+        """Carry it out. Raises: StoreError; as a refusal, StoreRefusedError."""
         raise NotImplementedError
 
 
@@ -36,7 +36,7 @@ class OperatedStore(Accounts, Books, Engine, Protocol):
 
 
 class Operator:
-    """Has what operations need: the store, the clock, and inside a running gateway what takes over a change and what reloads."""
+    """Has what operations need: store, clock and, inside a running gateway, what applies a change and what reloads."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Operator:
         reloader: "Reloader | None" = None,
         report: Report | None = None,
     ) -> None:
-        """Args: on_change: takes over a change of accounts or keys, None outside a gateway; report: told how far a long one is."""
+        """Args: on_change: applies a change of accounts or keys, None outside a gateway; report: told a long operation's progress."""
         self.store = store
         self.clock = clock
         self.reloader = reloader
@@ -55,7 +55,7 @@ class Operator:
 
     @property
     def is_serving(self) -> bool:
-        """Whether this is inside a running gateway, so that long work must leave time for its requests."""
+        """True inside a running gateway, where long work must leave time for requests."""
         return self._on_change is not None
 
     async def changed(self) -> None:
@@ -81,4 +81,4 @@ class Reloader(Protocol):
 
 
 class NotLiveError(StoreError):
-    """A change was stored, but the running gateway could not take it over."""
+    """A change was stored, but the running gateway could not apply it."""

@@ -1,4 +1,4 @@
-"""Types and checks of the operations' parameters. A check names its parameter in what it raises."""
+"""Types and checks of the operations' parameters. A check's error names its parameter."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ RequestDays = Annotated[int, Meta(ge=REQUEST_DAYS_MIN, le=REQUEST_DAYS_MAX)]
 
 
 class ParameterError(ValueError):
-    """The parameters of an operation are not what it takes: nothing was tried."""
+    """An operation does not take these parameters; nothing was done."""
 
 
 class UnknownOperationError(ParameterError):

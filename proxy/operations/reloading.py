@@ -10,9 +10,9 @@ from proxy.store.errors import StoreRefusedError
 
 
 class Reload(Operation, frozen=True, kw_only=True):
-    """Put the configuration in force as it is now, or with ``preview`` only tell what that would change.
+    """Put the configuration in force as it is now, or with ``preview`` only show what that would change.
 
-    ``file`` is looked at as if it stood in the place of the gateway's own, in a preview alone.
+    ``file`` is read in place of the gateway's own, in a preview only.
     """
 
     name: ClassVar = "reload"

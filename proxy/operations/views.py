@@ -29,7 +29,7 @@ def account(row: Account) -> dict[str, Any]:
 
 
 def key(row: Key) -> dict[str, Any]:
-    """Return a key without its secret, which nobody has."""
+    """Return a key without its secret, which is not stored."""
     return {
         "id": row.id,
         "name": row.name,
@@ -41,10 +41,10 @@ def key(row: Key) -> dict[str, Any]:
 
 
 def usage(query: UsageQuery, rows: Sequence[UsageRow], folded_at_ms: Sequence[int] = ()) -> dict[str, Any]:
-    """Return the rows, each with its group under the name of what was grouped by, and their total.
+    """Return the rows, each with its group under ``query.by``, and their total.
 
     Args:
-        folded_at_ms: bounds of the period that cut through a day of which there are daily sums: they are named.
+        folded_at_ms: bounds of the period that cut through a day with daily sums; these days are named.
     """
     return {
         "by": query.by,
@@ -58,7 +58,7 @@ def usage(query: UsageQuery, rows: Sequence[UsageRow], folded_at_ms: Sequence[in
 
 
 def folded(row: FoldedRequest) -> str:
-    """Return what is left to say of a request whose receipt is gone."""
+    """Return a text for a folded request, whose receipt is gone."""
     day = iso(row.day_ms)[:10]
     return (
         f"request {row.id} of account {row.account} was folded into the daily sums of {day}, its receipt is gone: "
