@@ -1,1 +1,1 @@
-"""What the gateway does of itself; the scheduler runs it."""
+"""Background jobs of the gateway; the scheduler runs them."""

@@ -1,4 +1,4 @@
-"""Applies ``[retention]`` from time to time: folds requests that are older than the operator keeps them into daily sums.
+"""Applies ``[retention]`` at intervals: folds requests that are older than it allows into daily sums.
 
 The job decides what is old. `billing.folding` paces the work while the gateway serves, and the store folds one slice at a time.
 """
@@ -17,7 +17,7 @@ EVERY_SECONDS = 600.0
 
 
 class FoldRequests:
-    """Folds what is older than ``retention.request_days`` now; 0 days fold nothing."""
+    """Folds requests older than ``retention.request_days`` now; 0 days fold nothing."""
 
     def __init__(self, books: Books, clock: Clock, live: Live) -> None:
         self._books = books

@@ -1,4 +1,4 @@
-"""Forgets idempotency keys a day after their use. ``[retention]`` has no say in it: `jobs.fold_requests` applies that."""
+"""Forgets idempotency keys a day after their use. ``[retention]`` does not apply: see `jobs.fold_requests`."""
 
 import logging
 
@@ -11,7 +11,7 @@ EVERY_SECONDS = 3_600.0
 
 
 class ForgetKeys:
-    """Forgets the keys whose time is over, a batch at a time."""
+    """Forgets expired keys, a batch at a time."""
 
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger = ledger

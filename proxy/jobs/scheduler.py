@@ -1,7 +1,7 @@
-"""What the gateway does of itself: work that falls due, and work every so many seconds.
+"""Background work of the gateway: work that falls due, and jobs every so many seconds.
 
-Due times are kept by the store, so that a restart resumes what was due. Between two of them this sleeps, until the next one or until it
-is told of an earlier one. A piece of work that fails is logged and rests before it is tried again; the others never notice.
+The store keeps the due times, so that a restart resumes what was due. Between two of them this sleeps, until the next one or until it
+is told of an earlier one. A piece of work that fails is logged and rests before it is tried again; the others go on.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 RUNNING_MAX = 256
 """Pieces of due work under way at a time. Most of them wait for a turn (`rates`)."""
 REST_SECONDS = 30.0
-"""How long work rests that failed by a bug or by the store."""
+"""Rest of work that failed by a bug or by the store, in seconds."""
 SLEEP_SECONDS_MAX = 60.0
-"""Then look again in any case: due times are of the wall clock, which may be set forward, or back."""
+"""Longest sleep between looks: due times are wall-clock times, and that clock may be set."""
 STORE_RETRY_SECONDS = 1.0
 _EVER = 2**63
 
@@ -36,17 +36,17 @@ T_co = TypeVar("T_co", bound=Item, covariant=True)
 
 
 class Agenda(Protocol[T_co]):
-    """Who knows what is due."""
+    """A source of due work."""
 
     async def due(self, now_ms: int, limit: int) -> Sequence[T_co]:
-        """Return what is due by now, the longest due first."""
+        """Return what is due by now, the most overdue first."""
 
     async def next_due_at_ms(self, after_ms: int) -> int | None:
         """Return the first due time later than ``after_ms``; None where there is none."""
 
 
 class Scheduler:
-    """Everything here runs from its start until `close`. ``on_death`` is told when a loop ends by a bug of its own."""
+    """Runs all that it is given until `close`. ``on_death`` is called when a loop ends by a bug of its own."""
 
     def __init__(self, on_death: Callable[[BaseException | None], None]) -> None:
         self._on_death = on_death
@@ -54,24 +54,24 @@ class Scheduler:
         self._due_works: list[DueWork[Any]] = []
 
     def every(self, seconds: float, job: Callable[[], Awaitable[None]], name: str) -> None:
-        """Run a job now and then, the first time after ``seconds``. One that fails is logged and has its next turn."""
+        """Run a job every ``seconds``, the first time after as many. One that fails is logged and runs again next time."""
         self._tasks.spawn(_repeat(seconds, job, name), name, on_death=self._on_death)
 
     def whenever_due(self, due_work: "DueWork[T]", work: Callable[[T], Awaitable[None]], name: str) -> None:
-        """Do what is due, whenever it is."""
+        """Run ``work`` on all that falls due."""
         self._due_works.append(due_work)
         self._tasks.spawn(due_work.run(work), name, on_death=self._on_death)
 
     async def turn(self) -> None:
         """Return once each loop of due work has looked again: not while one is stuck. One that has ended is not waited for.
 
-        Such an end was told to ``on_death``, or is that of `close`: either way the process is stopping, and has its time for that.
+        A loop ends by a bug, which ``on_death`` was told, or by `close`: either way the process is stopping, within its own time limit.
         """
         for due_work in self._due_works:
             await due_work.turn()
 
     async def close(self) -> None:
-        """Stop. Work under way is cancelled: whatever it had asked to be stored is stored all the same."""
+        """Stop, and cancel work under way. Whatever it had asked to be stored is stored all the same."""
         await self._tasks.cancel()
 
 
@@ -92,9 +92,9 @@ class DueWork(Generic[T]):
         self._rest_seconds = rest_seconds
         self._tasks = TaskGroup("due")
         self._running: dict[str, bool] = {}
-        """What is under way, and whether it was seen to be due meanwhile."""
+        """Work under way; True: it was seen to be due meanwhile."""
         self._ended_since_look: set[str] = set()
-        """What was under way when what is due was last asked for, and is no longer: it may have been read as due all the same."""
+        """Work that has ended since due work was last asked for: the answer may still show it as due."""
         self._resting_until_ms: dict[str, int] = {}
         self._is_full = False
         self._wake = asyncio.Event()
@@ -103,12 +103,12 @@ class DueWork(Generic[T]):
         self._has_ended = False
 
     def expect(self, due_at_ms: int) -> None:
-        """Take note of a due time that the store has now."""
+        """Note a due time that was just stored."""
         if due_at_ms < self._alarm_at_ms:
             self._wake.set()
 
     async def turn(self) -> None:
-        """Return once this has looked at what is due, which it is made to do; at once where it has ended."""
+        """Make this look at what is due, and return once it has; at once if it has ended."""
         if self._has_ended:
             return
         turn = asyncio.get_running_loop().create_future()
@@ -117,11 +117,11 @@ class DueWork(Generic[T]):
         await turn
 
     async def run(self, work: Callable[[T], Awaitable[None]]) -> None:
-        """Start what is due and sleep until the next of it, for ever. What is under way ends with this."""
+        """Start what is due and sleep until the next due time, for ever. At its end, work under way is cancelled."""
         try:
             while True:
                 self._wake.clear()
-                self._alarm_at_ms = _EVER  # what is expected from here on may be too late for this look
+                self._alarm_at_ms = _EVER  # a due time noted from here on may be too late for this look
                 self._alarm_at_ms = await self._look(work)
                 self._tell_turns()
                 await self._sleep()
@@ -132,7 +132,7 @@ class DueWork(Generic[T]):
 
     def _tell_turns(self) -> None:
         for turn in self._turns:
-            if not turn.done():  # who waited may have been cancelled
+            if not turn.done():  # the waiter may have been cancelled
                 turn.set_result(None)
         self._turns.clear()
 
@@ -140,7 +140,7 @@ class DueWork(Generic[T]):
         """Start what is due and return when to look again, in unix milliseconds."""
         now_ms = self._clock.now_ms()
         latest_ms = now_ms + round(SLEEP_SECONDS_MAX * 1000)
-        rest_ms = round(self._rest_seconds * 1000)  # who rests for longer does so by a clock that has been set back since
+        rest_ms = round(self._rest_seconds * 1000)  # a longer rest means that the clock has been set back since
         self._resting_until_ms = {
             name: until_ms for name, until_ms in self._resting_until_ms.items() if 0 < until_ms - now_ms <= rest_ms
         }
@@ -154,14 +154,14 @@ class DueWork(Generic[T]):
 
     async def _start_due(self, now_ms: int, work: Callable[[T], Awaitable[None]]) -> None:
         """Start what is due, as far as there is room."""
-        # What runs or rests is still due in the store; asked for so many, enough others are among them.
+        # Items that run or rest are still due in the store: so many are asked for that enough others are among them.
         self._ended_since_look.clear()
         due = await self._agenda.due(now_ms, self._running_max + len(self._resting_until_ms))
         for item in due:
             if item.id in self._running:
                 self._running[item.id] = True
             elif item.id in self._ended_since_look:
-                self._wake.set()  # look again: what has just been done may be due no more
+                self._wake.set()  # look again: it has just been done, and may no longer be due
             elif item.id not in self._resting_until_ms and len(self._running) < self._running_max:
                 self._running[item.id] = False
                 self._tasks.spawn(self._do(work, item), item.id)
@@ -179,7 +179,7 @@ class DueWork(Generic[T]):
         finally:
             was_due_meanwhile = self._running.pop(item.id)
             self._ended_since_look.add(item.id)
-            # Looking costs a page of reading: where there was no room, wait for some more of it.
+            # A look reads a page: if there was no room, wait until a quarter is free.
             if was_due_meanwhile or (self._is_full and len(self._running) <= self._running_max * 3 // 4):
                 self._wake.set()
 
