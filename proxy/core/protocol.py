@@ -1,8 +1,8 @@
-"""What differs between the API protocols that a paid call may speak, as one value of pure functions for each.
+"""The API protocols of paid calls: for each, one value of pure functions for what differs.
 
-`exchange/chat.py` does the same for all of them: hold, ask, relay, settle. A protocol says what is checked and counted, what goes up,
-where the usage stands, what an error and a break look like, and what ends a stream. `core/chat/protocol.py` is the first of them.
-A protocol is a value and no base class: the exchange calls its functions as they stand, without a method in between.
+`exchange/chat.py` does the same for all of them: hold, ask, relay, settle. A protocol says what is checked and counted, what is sent
+upstream, where the usage is, what an error and a break look like, and what ends a stream. `core/chat/protocol.py` is the first.
+A protocol is a value and no base class: the exchange calls its functions directly, without a method in between.
 """
 
 from collections.abc import Callable
@@ -26,21 +26,21 @@ class Call(Protocol):
 
     @property
     def text_bytes(self) -> int:
-        """UTF-8 bytes of all text that goes up; an estimate of the prompt rests on it."""
+        """UTF-8 bytes of all text sent upstream; an estimate of the prompt uses it."""
 
     def hold_nanos(self, price: ChatPrice) -> Nanos:
         """Return the worst case of what this call may cost."""
 
 
 class SeenAnswer(Struct, frozen=True):
-    """What was seen of an answer, whole or not, as far as its settlement needs it."""
+    """The facts that a settlement needs of an answer, whole or not."""
 
     usage: TokenUsage | None = None
     """As the upstream reported it; None: it never did."""
     began: bool = True
-    """Something of an answer came, not merely an error: the prompt was read, and an estimate is due where no usage came."""
+    """True if part of an answer came, not only an error: the prompt was read, and an estimate is due if no usage came."""
     completion_tokens_min: int = 0
-    """A lower bound of what was written: content events of a stream, or the text of an answer by its bytes."""
+    """A lower bound: content events of a stream, or the text of an answer by its bytes."""
     upstream_id: str = ""
 
 
@@ -52,29 +52,29 @@ class EventTooLargeError(Exception):
 
 
 class StreamTap(Protocol):
-    """Reads along one stream. `feed` each piece, then `finish` once; the attributes hold what was learnt so far."""
+    """Reads one stream as it passes. `feed` each piece, then `finish` once; the attributes say what was seen so far."""
 
     done: bool
-    """The event that ends a whole stream was seen."""
+    """True once the event that ends a whole stream was seen."""
     error: dict[str, Any] | None
     """The upstream's own error object, or a substitute; from that event on nothing is passed on."""
     content_events: int
     """Events passed on that carry text, reasoning or tool arguments, for estimates. `Stream` adds those it passes by shape."""
 
     def feed(self, piece: bytes) -> bytes:
-        """Return what may be passed on now; the very object that came in when nothing has to be changed.
+        """Return what may be passed on now; ``piece`` itself, the same object, if nothing has to change.
 
         Raises: EventTooLargeError.
         """
 
     def shape(self) -> tuple[bytes, bytes] | None:
-        """Return what stood left and right of the text of the last plain event; None: the next piece must be fed."""
+        """Return the bytes before and after the text of the last plain event; None: the next piece must be fed."""
 
     def finish(self, clean: bool) -> bytes:
         """Return what is left to pass on at the end of the body."""
 
     def seen(self) -> SeenAnswer:
-        """Return what a settlement needs of what has come so far."""
+        """Return the facts so far that a settlement needs."""
 
 
 C = TypeVar("C", bound=Call)
@@ -82,7 +82,7 @@ C = TypeVar("C", bound=Call)
 
 @dataclass(frozen=True, slots=True)
 class ApiProtocol(Generic[C]):
-    """One protocol. Functions that take a body raise GatewayError for what the client did wrong."""
+    """One protocol. Functions that take a body raise GatewayError for the client's faults."""
 
     kind: Kind
     """Kind of the models that speak it."""
@@ -93,12 +93,12 @@ class ApiProtocol(Generic[C]):
     parse_call: Callable[[Any, Model], C]
     """Return the checked call of a body, measured for its hold."""
     upstream_body: Callable[[C, Model], bytes]
-    """Return the bytes that go up."""
+    """Return the body to send upstream."""
     read_answer: Callable[[bytes, str], SeenAnswer | Refusal]
-    """Return what a whole answer of status 200 says, given the model's id upstream."""
+    """Return the facts or the refusal of a whole 200 answer, given the model's id upstream."""
     read_refusal: Callable[[int, bytes | dict[str, Any], str], Refusal]
-    """Return what an error means: the upstream's status, its body or `StreamTap.error`, and the model's id upstream."""
+    """Return the refusal for the upstream's status, its body or `StreamTap.error`, and the model's id upstream."""
     new_tap: Callable[[C], StreamTap]
-    """Return the tap on a stream's answer."""
+    """Return the tap for a call's stream."""
     error_event: Callable[[GatewayError], bytes]
-    """Return the event that tells a client of a stream that it broke off."""
+    """Return the event that tells a client that its stream broke off."""

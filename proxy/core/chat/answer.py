@@ -1,6 +1,6 @@
-"""A chat's JSON answer in hand: bytes in, what its settlement needs or a refusal out. Pure.
+"""A chat's whole JSON answer: bytes in, the facts for its settlement or a refusal out. Pure.
 
-A plain answer is decoded as far as its usage alone. The rest are looked at closer: an error behind a 200, an answer without its usage,
+Of a plain answer only what a settlement needs is decoded. Others are read in full: an error behind a 200, an answer without its usage,
 JSON that some clients read and orjson does not.
 """
 
@@ -20,9 +20,9 @@ _UPSTREAM_ID_CHARACTERS_MAX = 128
 
 
 def read_answer(raw: bytes, upstream_model: str) -> SeenAnswer | Refusal:
-    """Return what was seen of an answer of status 200, or the refusal that it is.
+    """Return the facts of an answer of status 200, or its refusal.
 
-    Args: upstream_model: its id upstream, which is cut from the messages of refusals.
+    Args: upstream_model: the model's id upstream, which is cut from refusals' messages.
     """
     plain = read_plain_answer(raw)
     if plain is not None:
@@ -44,7 +44,7 @@ def _upstream_id(value: object) -> str:
 
 
 def _text_bytes(answer: dict[str, Any]) -> int:
-    """Return the UTF-8 bytes of all that the choices say."""
+    """Return the UTF-8 bytes of all text in the choices."""
     messages = [choice.get("message") for choice in answer["choices"] if isinstance(choice, dict)]
     texts = [message.get(key) for message in messages if isinstance(message, dict) for key in ("content", "reasoning_content")]
     return sum(utf8_bytes(text) for text in texts if isinstance(text, str))

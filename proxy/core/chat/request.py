@@ -1,7 +1,7 @@
-"""A chat request: what is checked, what is counted for the hold, and what goes up.
+"""A chat request: its checks, its measures for the hold, and the body to send upstream.
 
-Only what the price or the protocol depends on is judged here; every other field passes through untouched. What goes up is always our
-own serialisation of what was parsed, so that no upstream can read a duplicate or differently written key in another way than we did.
+Only fields that the price or the protocol depends on are checked here; all others pass unchanged. The body sent is always our own
+serialisation of what was parsed, so that no upstream can read a duplicate or differently written key in another way than we did.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ MESSAGES_MAX = 10_000
 PARTS_MAX = 10_000
 """In all messages together."""
 FIELDS_MAX = 256
-"""Of a body, and of a message: measuring is work on the event loop, before anybody is known to be able to pay."""
+"""Of a body, and of a message: measuring runs on the event loop, before it is known that the customer can pay."""
 
 PRICED_KEYS = frozenset(
     {
@@ -51,13 +51,13 @@ KNOWN_KEYS = PRICED_KEYS | {
     "parallel_tool_calls",
     "user",
 }
-"""With what else is sent most: of a body that has no others no key need be looked at."""
+"""With the other most common keys: a body without any others needs no look at each key."""
 
 MEDIA_KEYS = frozenset({"image_url", "video_url", "input_audio", "file"})
-"""Keys of a part that hold no text of the prompt: media are bounded by a figure, not by the length of their base64."""
+"""Keys of a part that hold media, not prompt text: they are bounded by a figure, not by the length of their base64."""
 
 NO_TEXT_KEYS = frozenset({"messages", "thinking", "stream_options"})
-"""Structured fields that put no text of their own into the prompt, or are measured apart."""
+"""Structured fields that put no text of their own into the prompt, or are measured elsewhere."""
 
 THINKING_KEYS = frozenset({"type"})
 MESSAGE_KEYS = frozenset({"role", "content", "tool_calls"})
@@ -66,7 +66,7 @@ PART_KEYS = MEDIA_KEYS | {"type", "text"}
 SERVICE_TIERS = (None, "auto", "default")
 
 WHOLE_MAX = 2.0**63
-"""Integers beyond 64 bits are read as floats, and would go up as another number than the client wrote."""
+"""Integers beyond 64 bits are read as floats, and would be sent as another number than the client wrote."""
 
 Body = dict[str, Any]
 _STRUCTURED = (dict, list)
@@ -76,12 +76,12 @@ class ChatCall(Struct, frozen=True):
     """A checked request, with the figures that bound its price."""
 
     fields: Body
-    """What the client sent, and what the model's `request_defaults` add."""
+    """The client's fields, and those that the model's `request_defaults` add."""
     stream: bool
     include_usage: bool
-    """Whether the client itself asked for the usage event of a stream."""
+    """True if the client itself asked for the usage event of a stream."""
     text_bytes: int
-    """UTF-8 bytes of all text that goes up: messages, tools and formats."""
+    """UTF-8 bytes of all text sent upstream: messages, tools and formats."""
     messages: int
     media_tokens: int
     """Upper bound for pictures and other media in the prompt."""
@@ -120,10 +120,10 @@ def requested_model(body: object) -> str:
 
 
 def parse_chat_call(body: Body, model: Model) -> ChatCall:
-    """Return the checked call. What the model's defaults add is measured like what the client sent.
+    """Return the checked call. Fields that the model's defaults add are measured like the client's.
 
     Raises:
-        InvalidMessagesError: `messages` is not what it should be; `param` names the place.
+        InvalidMessagesError: `messages` is malformed; `param` names the place.
         InvalidParameterError: a field that the price depends on has a wrong type or range.
     """
     body = {**model.request_defaults, **body}
@@ -149,10 +149,10 @@ def parse_chat_call(body: Body, model: Model) -> ChatCall:
 
 
 def upstream_body(call: ChatCall, model: Model) -> bytes:
-    """Return the body that goes up: `model` renamed, ``developer`` as ``system``, usage always asked for.
+    """Return the body to send upstream: `model` renamed, ``developer`` as ``system``, usage always asked for.
 
     Raises:
-        InvalidJsonError: nested deeper than can be written again.
+        InvalidJsonError: nested too deeply to be serialised.
     """
     fields = {**call.fields, "model": model.upstream_model}
     for message in fields["messages"]:
@@ -208,7 +208,7 @@ def _output_tokens_max(body: Body, model: Model) -> int:
 
 
 def _may_think(body: Body) -> bool:
-    """Return whether a model that can think may do so: unless it was told not to, in so many words, and to no effort."""
+    """Return whether a model that can think may do so: not if `thinking` is disabled and no effort is asked for."""
     thinking = body.get("thinking")
     if not isinstance(thinking, dict):
         return True
@@ -307,7 +307,7 @@ def _measure_parts(parts: list[Any], where: str, model: Model) -> tuple[int, int
 
 
 def _stray_media_tokens(part: Body, model: Model) -> int:
-    """Bound media that a part holds beside what its type names: an upstream might look at them all the same."""
+    """Bound media that a part has beside what its type names: an upstream might read them all the same."""
     if len(part) <= 2:
         return 0
     stray = MEDIA_KEYS & part.keys() - {part["type"]}
@@ -322,7 +322,7 @@ def _check_image(part: Body, place: str) -> None:
 
 
 def _other_text_bytes(body: Body) -> int:
-    """Count what else may end in the prompt: tools, functions, formats, and any structured field that we do not know."""
+    """Count what else may end up in the prompt: tools, functions, formats, and any structured field that we do not know."""
     size = 0
     for key, value in body.items():
         if type(value) in _STRUCTURED and key not in NO_TEXT_KEYS:

@@ -1,7 +1,7 @@
-"""From what was seen of a chat call to its settlement. Pure.
+"""The settlement of a chat call, from what was seen of it. Pure.
 
-The upstream's own usage is charged whatever else went wrong. Where none came, and something of an answer did, the estimate counts what
-was relayed: content events as completion tokens, a lower bound of the prompt. An answer that failed before it began costs nothing.
+The upstream's own usage is charged whatever else went wrong. If none came, but part of an answer did, the estimate counts what was
+relayed: content events as completion tokens, a lower bound of the prompt. An answer that failed before it began costs nothing.
 """
 
 from msgspec import Struct
@@ -16,7 +16,7 @@ _REPORTED = UsageSource.REPORTED
 
 
 class Seen(Struct, frozen=True):
-    """What was seen of one call."""
+    """The facts of one call."""
 
     outcome: Outcome
     answer: SeenAnswer = NOTHING_SEEN
@@ -30,7 +30,7 @@ def conclude(text_bytes: int, price: ChatPrice, hold_nanos: Nanos, seen: Seen, *
     """Return the settlement of a chat call.
 
     Args:
-        text_bytes: the UTF-8 bytes of all text that went up.
+        text_bytes: the UTF-8 bytes of all text sent upstream.
         estimate: whether a call whose usage never came is charged by estimate (``billing.unknown_usage``), or is free.
     """
     usage, source = _usage_of(text_bytes, seen.answer, estimate=estimate)
