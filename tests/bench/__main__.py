@@ -43,12 +43,12 @@ GROUPS: Mapping[str, Sequence[str]] = {"design": [*DESIGN], "scale": [*SCALE], "
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the parts asked for; return 1 where one could not run, or (``--strict``) where something was missed."""
+    """Run the requested parts; return 1 if one could not run, or (``--strict``) if a reach was missed."""
     asked = _parser().parse_args(words)
     if asked.plot:
         require_plot()
     raise_open_files()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # an exit stops what was started, and removes the directory
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # an exit stops the processes, and removes the directory
     rows, complete = run(_parts(asked.parts or ["design"]), asked)
     show(rows, _console(asked.json == "-"))
     if asked.json:
@@ -59,7 +59,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def run(parts: Sequence[str], asked: argparse.Namespace) -> tuple[list[Row], bool]:
-    """Return the rows of all parts, and whether each of them could run to its end."""
+    """Return the rows of all parts, and True if each of them ran to its end."""
     rows: list[Row] = []
     complete = True
     for part in parts:
@@ -78,7 +78,7 @@ def _parts(names: Sequence[str]) -> list[str]:
 
 
 def _console(is_silent: bool) -> Console:
-    """Return where tables go: as wide as the terminal, and wide enough where there is none."""
+    """Return the console for tables: as wide as the terminal, or `TABLE_COLUMNS` wide if there is none."""
     console = Console(stderr=is_silent, highlight=False)
     console.width = console.width if console.is_terminal else TABLE_COLUMNS
     return console

@@ -29,16 +29,16 @@ class AdminSocket:
         self._path = path
 
     def operate(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Carry an operation out and return its answer."""
+        """Run an operation and return its answer."""
         answer: dict[str, Any] = orjson.loads(self._ask("POST", f"/operations/{operation}", orjson.dumps(parameters)))
         return answer
 
     def metric(self, name: str) -> float:
-        """Return a metric, summed over its labels; 0 where there is none yet."""
+        """Return a metric, summed over its labels; 0 if there is none yet."""
         return self.metrics(name)[0]
 
     def metrics(self, *names: str) -> list[float]:
-        """Return several of one moment, each as above."""
+        """Return several metrics from one scrape, each as above."""
         text = self._ask("GET", "/metrics", None).decode()
         return [sum(map(float, re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))) for name in names]
 

@@ -1,4 +1,4 @@
-"""Rounds: each contender in turn, again and again, so that what disturbs the machine disturbs all of them alike."""
+"""Rounds: the contenders run in turn, repeatedly, so that a disturbance of the machine affects all of them alike."""
 
 import sys
 import tempfile
@@ -15,17 +15,17 @@ from tests.bench.processes import SpoiltError
 from tests.bench.runs import Sample, sample
 
 BUSY_SHARE = 0.93
-"""A process of one thread that needs this much of a core has no more to give."""
+"""A single-threaded process that uses this share of a core is saturated."""
 JOINED_SHARE = 0.2
-"""Where so many reads hold more than one chunk, somebody is behind: chunks that share a read share its cost."""
+"""If this share of the reads holds more than one chunk, some process is behind: chunks that share a read share its cost."""
 OTHERS_SHARE = 0.3
-"""What else runs on the machine, the kernel's own threads too: more than this, and times are not to be trusted, ratios a little."""
+"""Share of a core for everything else on the machine, kernel threads too: above it, do not trust times, and ratios only a little."""
 
 Samples = dict[str, list[Sample]]
 
 
 class Arena:
-    """The upstream and who stands in front of it, all running."""
+    """The upstream and the contenders in front of it, all running."""
 
     def __init__(self, options: Options, upstream: Contender, contenders: Sequence[Contender]) -> None:
         self.options = options
@@ -39,9 +39,9 @@ class Arena:
         return found
 
     def rounds(self, job: Callable[[Contender], Job], *, direct: bool = False, rounds: int | None = None) -> Samples:
-        """Run the job on each, a few rounds, each round beginning with another; ``direct``: on the upstream itself too.
+        """Run the job on each contender for some rounds, each beginning with another; ``direct``: on the upstream itself too.
 
-        Who dies is told, and left out from then on. Raises: SpoiltError where that is the gateway, or the upstream.
+        A contender that dies is reported, and left out from then on. Raises: SpoiltError if it is the gateway or the upstream.
         """
         samples: Samples = {}
         for turn in range(rounds or self.options.rounds):
@@ -73,7 +73,7 @@ class Arena:
 
 @contextmanager
 def arena(options: Options, *, alone: bool = False, accounts: int = 1) -> Iterator[Arena]:
-    """Start all that take part, or (``alone``) the upstream and the gateway only, in a directory of their own."""
+    """Start the upstream and all contenders, or (``alone``) the upstream and the gateway only, in a directory of their own."""
     directory = Path(tempfile.mkdtemp(dir=options.directory))
     is_alone = alone or options.alone
     with ExitStack() as stack:
@@ -86,7 +86,7 @@ def arena(options: Options, *, alone: bool = False, accounts: int = 1) -> Iterat
 
 
 def saturation(samples: Sequence[Sample]) -> str:
-    """Return who had no more to give, or what went wrong, in words; empty where all was well."""
+    """Return a text that names saturated processes and other problems; empty if there were none."""
     worst = max(samples, key=lambda one: one.share)
     failed = sum(one.report.failed for one in samples)
     joined = max(one.report.joined_share for one in samples)
@@ -109,5 +109,5 @@ def saturation(samples: Sequence[Sample]) -> str:
 
 
 def say(line: str) -> None:
-    """Tell whoever waits what is being done; the tables are on standard output."""
+    """Print progress to standard error; the tables are on standard output."""
     print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Clients that cost little themselves: raw HTTP/1.1 on protocols, answers counted and not parsed."""
+"""Cheap clients: raw HTTP/1.1 on asyncio protocols; answers are counted, not parsed."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from tests.bench.upstream import CONTENT, STAMP_DIGITS
 
 _OK = b"HTTP/1.1 200"
 _WHOLE_JSON = (b"}", b"0\r\n\r\n")
-"""A small answer arrives in one read, or its head and its body in one each: an inner brace never ends a read."""
+"""The ends of a whole answer. A small one arrives in one read, or head and body in one each: an inner brace never ends a read."""
 _WHOLE_STREAM = b"0\r\n\r\n"
 
 _HEAD = """\
@@ -34,12 +34,12 @@ X-Stainless-Read-Timeout: 600
 Content-Length: {length}
 
 """
-"""What the `openai` package 3.57 sends; unlike it, the body follows in the same write, as with most other clients."""
+"""The head that the `openai` package 3.57 sends; unlike there, the body is in the same write, as with most other clients."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """What all clients count into, while it is open."""
+    """The counters of all clients; they count while it is open."""
 
     is_open: bool = False
     answers: int = 0
@@ -51,12 +51,12 @@ class Tally:
     waits: list[float] = field(default_factory=list)
 
     def has_counted(self) -> bool:
-        """Whether there is anything to tell, be it that all failed."""
+        """Return True if there is anything to report, even if all failed."""
         return self.answers > 0 or self.chunks > 0 or self.failed > 0
 
 
 def request(target: Target, body: bytes, turn: int) -> bytes:
-    """Return a request as it goes over the wire, with the key whose turn it is."""
+    """Return the bytes of a request, with the key whose turn it is."""
     key = target.keys[turn % len(target.keys)]
     head = _HEAD.format(path=target.path, port=target.port, key=key, length=len(body))
     return head.replace("\n", "\r\n").encode() + body
@@ -89,7 +89,7 @@ class Client(asyncio.Protocol):
         self.transport.write(self._asked)
 
     def leave(self) -> None:
-        """Close, without any of what is still under way being a failure."""
+        """Close; a request in progress does not count as a failure."""
         self.busy = False
         self.transport.abort()
 
@@ -101,19 +101,19 @@ class Client(asyncio.Protocol):
                 self.leave()
 
     def ended(self) -> None:
-        """Take note of a whole answer."""
+        """Count a whole answer."""
         self.busy = False
         if self._tally.is_open:
             self._tally.answers += 1
 
     def waited(self) -> None:
-        """Take note of what was waited for."""
+        """Record the time since the request was sent."""
         if self._tally.is_open:
             self._tally.waits.append((time.monotonic() - self._since) * 1000)
 
 
 class JsonClient(Client):
-    """Asks again each time that an answer has ended, until stopped."""
+    """Sends the next request when an answer has ended, until stopped."""
 
     stopping = False
 
@@ -127,7 +127,7 @@ class JsonClient(Client):
 
 
 class StreamClient(Client):
-    """Reads streams, counts their chunks, and reads the time stamps where it is one of those sampled."""
+    """Reads streams and counts their chunks; if sampled, reads their time stamps too."""
 
     def __init__(self, asked: bytes, tally: Tally, *, sampled: bool = True, stalls: bool = False, again: bool = False) -> None:
         super().__init__(asked, tally)
@@ -171,6 +171,6 @@ class StreamClient(Client):
         while place >= 0:
             begin = place + len(CONTENT)
             stamp = data[begin : begin + STAMP_DIGITS]
-            if stamp.isdigit() and len(stamp) == STAMP_DIGITS:  # one that was cut in two tells nothing
+            if stamp.isdigit() and len(stamp) == STAMP_DIGITS:  # a stamp that was cut in two is skipped
                 self._tally.delays.append((now_ns - int(stamp)) / 1e6)
             place = data.find(CONTENT, begin)

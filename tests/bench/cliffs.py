@@ -1,4 +1,4 @@
-"""Where others fall off: clients that stop reading, requests of 20 MB, a slow disk, and a thousand clients that leave at once."""
+"""Extreme loads: clients that stop reading, requests of 20 MB, a slow disk, and a thousand clients that leave at once."""
 
 import shutil
 import time
@@ -17,9 +17,9 @@ from tests.bench.throughput import WARM_SECONDS, endless, stream_job
 READING, STALLED, READING_CHUNK_MS = 3500, 500, 1000
 STALLED_CHUNK_MS, STALLED_PADDING_BYTES = 100, 4096
 STALL_SECONDS, FILL_SECONDS = 6.0, 6.0
-STALLS_A_SECOND = 100.0
-"""One after the other: clients that stall in the same instant fill up in the same instant, and that work is one burst."""
 """A client that reads nothing is sent 40 kB a second: after `FILL_SECONDS` the kernel's buffers are full, and the gateway's fill."""
+STALLS_A_SECOND = 100.0
+"""One after the other: clients that stall at once fill their buffers at once, and that work comes in one burst."""
 KIB_A_STALLED, HURT_MS = 256.0, 5.0
 
 LARGE_BYTES = 20_000_000
@@ -31,7 +31,7 @@ SLOW = ("strace", "-D", "-f", "-qq", "--seccomp-bpf", "-e", "trace=fsync,fdatasy
 SLOW_DISK = (*SLOW, f"inject=fsync,fdatasync:delay_enter={SYNC_MS * 1000}")
 SLOW_SECONDS = 5.0
 SLOW_ALONE_MS, SLOW_CROWD_MS = SYNC_MS + 10.0, 2 * SYNC_MS + 25.0
-"""One commit; in a crowd, the rest of the one under way and then one's own."""
+"""One commit; with many in flight, the rest of the current commit and then one's own."""
 
 LEAVING, LEAVING_CHUNK_MS, LEFT_SECONDS = 1000, 200, 4.0
 SETTLED_SECONDS_MAX = 60.0
@@ -39,7 +39,7 @@ POLL_SECONDS = 0.05
 
 
 def stalled_part(options: Options) -> list[Row]:
-    """Thousands of streams, of which some hundred clients stop reading: what each costs in memory, and what the others notice."""
+    """Thousands of streams, of which some hundred clients stop reading: memory of each, and the delay of the others."""
     readers, rows = _stalled_run(options, stalled=False), _stalled_run(options, stalled=True)
     stalled = options.count(STALLED)
     kib = (rows[1] - readers[1]) / stalled
@@ -54,7 +54,7 @@ def stalled_part(options: Options) -> list[Row]:
 
 
 def large_part(options: Options) -> list[Row]:
-    """Streams beside one request of 20 MB after the other: the longest that a chunk of theirs is held up, over that without."""
+    """Streams beside one request of 20 MB after the other: the longest delay of a chunk, compared with that without."""
     with arena(options, alone=True) as running:
         calm = _longest(running, running.gateway, None)
         rows = [Row("cliff: 20 MB requests", "longest chunk, without", "gateway", "ms", (calm,))]
@@ -75,7 +75,7 @@ def large_part(options: Options) -> list[Row]:
 
 
 def disk_part(options: Options) -> list[Row]:
-    """A disk that takes 50 ms for each sync: the first chunk waits for one commit, however many wait with it."""
+    """A disk that takes 50 ms for each sync: the first chunk waits for one commit, whatever the number in flight."""
     if shutil.which("strace") is None:
         say("slow disk is left out: strace is not installed")
         return []
@@ -129,7 +129,7 @@ def leaving_part(options: Options) -> list[Row]:
 
 
 def _stalled_run(options: Options, *, stalled: bool) -> tuple[Sample, float]:
-    """Return what those saw that read, and the gateway's memory in KiB when the others had stopped for a while, or read too."""
+    """Return the readers' sample, and the gateway's memory in KiB when the others have stalled for a while, or read too."""
     reading, others = options.count(READING), options.count(STALLED)
     with arena(options, alone=True) as running:
         target = running.gateway.target
@@ -149,7 +149,7 @@ def _stalled_run(options: Options, *, stalled: bool) -> tuple[Sample, float]:
 
 
 def _others(target: Target, streams: int, *, stalled: bool) -> Job:
-    """Return the streams of those who stop reading, or do not: they go on until they are ended."""
+    """Return a job of endless streams whose clients stop reading, or do not."""
     return Job(
         kind="streams",
         target=target,
@@ -165,7 +165,7 @@ def _others(target: Target, streams: int, *, stalled: bool) -> Job:
 
 
 def _longest(running: Arena, contender: Contender, picture: bool | None) -> float:
-    """Return how long the longest chunk was under way, in ms, beside large requests with a picture or with text, or (None) without."""
+    """Return the longest delay of a chunk, in ms, beside large requests with a picture or with text, or (None) without any."""
     options = running.options
     job = stream_job(contender.target, options.count(LARGE_STREAMS), LARGE_CHUNK_MS, options, LARGE_SECONDS)
     if picture is None:
@@ -191,7 +191,7 @@ def _longest(running: Arena, contender: Contender, picture: bool | None) -> floa
 
 
 def _settled(running: Arena, expected: int, seconds: float) -> float:
-    """Return how many calls are settled, as soon as all are or so many seconds are over."""
+    """Return the number of settled calls, once all are settled or ``seconds`` have passed."""
     deadline = time.monotonic() + seconds
     while (settled := running.gateway.admin.metric("llm_proxy_outcomes_total")) < expected and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)

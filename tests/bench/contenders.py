@@ -1,4 +1,4 @@
-"""Who is measured: the gateway as an operator runs it, and references in front of the same upstream."""
+"""The contenders: the gateway as an operator runs it, and references in front of the same upstream."""
 
 import shutil
 import subprocess
@@ -38,7 +38,7 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """Who answers, and at which address; ``running`` is None of one that is set up and does not run."""
+    """A server under load, and its address; ``running`` is None if it is set up but not running."""
 
     name: str
     target: Target
@@ -68,7 +68,7 @@ class Gateway(Contender):
         return [sys.executable, "-m", "proxy", "--config", str(self.directory / "config.toml"), *words]
 
     def ask(self, *words: str, seconds: float = 600) -> str:
-        """Run a command of the command line and return what it prints."""
+        """Run a command of the command line and return its output."""
         return subprocess.run(self.command(*words), cwd=ROOT, check=True, capture_output=True, text=True, timeout=seconds).stdout
 
 
@@ -82,7 +82,7 @@ def stand_in(directory: Path) -> Iterator[Contender]:
 
 @contextmanager
 def media_stand_in(directory: Path) -> Iterator[str]:
-    """Run an upstream for pictures and videos, and yield its base URL."""
+    """Run an upstream for images and videos, and yield its base URL."""
     command = [sys.executable, "-m", "proxy.demo.ark", "--queued-seconds", "2", "--running-seconds", "5", "--image-ms", "500"]
     with running("media", command, directory / "media.log") as process:
         yield process.first_line()
@@ -90,7 +90,7 @@ def media_stand_in(directory: Path) -> Iterator[str]:
 
 @contextmanager
 def references(upstream: int, directory: Path, *, alone: bool = False, accounts: int = 1) -> Iterator[list[Contender]]:
-    """Run the gateway and, unless it is to be alone, the bare proxy, and nginx where it is installed, before the upstream's port."""
+    """Run the gateway in front of the upstream's port, and, unless ``alone``, the bare proxy, and nginx if it is installed."""
     with ExitStack() as stack:
         found: list[Contender] = [stack.enter_context(gateway(upstream, directory, accounts=accounts))]
         if not alone:
@@ -104,11 +104,11 @@ def references(upstream: int, directory: Path, *, alone: bool = False, accounts:
 
 @contextmanager
 def gateway(upstream: int, directory: Path, *, accounts: int = 1, wrapper: tuple[str, ...] = (), media: str = "") -> Iterator[Gateway]:
-    """Set a gateway up, with so many accounts and a key for each, and run it as in production.
+    """Set up a gateway with ``accounts`` accounts, each with a key, and run it as in production.
 
     Args:
         wrapper: a command that runs it, such as strace.
-        media: the base URL of the upstream for pictures and videos, where that is another one.
+        media: the base URL of the upstream for images and videos, if that is another one.
     """
     described = Gateway("gateway", Target(port=write_config(upstream, directory, media)), None, directory)
     with serving(described, wrapper) as running_one:
@@ -126,7 +126,7 @@ def serving(set_up: Gateway, wrapper: tuple[str, ...] = ()) -> Iterator[Gateway]
 
 
 def write_config(upstream: int, directory: Path, media: str = "") -> int:
-    """Write the example's configuration with addresses of this machine; return the port that the gateway will listen on."""
+    """Write the example configuration with addresses of this machine; return the port that the gateway will listen on."""
     port = free_port()
     text = (ROOT / "config.example.toml").read_text(encoding="utf-8")
     for old, new in (
@@ -140,7 +140,7 @@ def write_config(upstream: int, directory: Path, media: str = "") -> int:
 
 
 def _with_media(text: str, base_url: str) -> str:
-    """Return the configuration with another upstream for all that is no chat."""
+    """Return the configuration with another upstream for all models except chat."""
     head, *models = text.split("[[models]]\n")
     at = head.index("[billing]")
     upstream = f'[upstreams.media]\nbase_url = "{base_url}"\napi_key = "env:ARK_API_KEY"\n\n'
@@ -155,7 +155,7 @@ def _key(admin: AdminSocket, account: str) -> str:
 
 @contextmanager
 def bare(upstream: int, directory: Path) -> Iterator[Contender]:
-    """Run a proxy of aiohttp as one would write it on an afternoon."""
+    """Run a minimal aiohttp proxy, such as one writes in an afternoon."""
     command = [sys.executable, str(Path(__file__).parent / "bare_proxy.py"), f"http://127.0.0.1:{upstream}/api/v3"]
     with running("bare aiohttp", command, directory / "bare.log") as process:
         yield Contender("bare aiohttp", Target(port=int(process.first_line())), process)

@@ -1,4 +1,4 @@
-"""A figure over time, and whether it grows. Pure."""
+"""Curves of a figure over time, and their growth. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ _BARS_MAX = 60
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What was seen of one thing at equal distances of time.
+    """Values of one figure at equal intervals.
 
     Attributes:
-        name, unit: of what.
+        name, unit: of the figure.
         values: at least four.
-        reach: the most that it may grow over the second half, in percent of its level there.
+        reach: the most that it may grow over the second half, in percent of its mean there.
     """
 
     name: str
@@ -24,19 +24,19 @@ class Curve:
 
     @property
     def growth_percent(self) -> float:
-        """Return how much the line of least squares through the second half rises over it, in percent of its mean."""
+        """Return the rise of the least-squares line over the second half, in percent of its mean."""
         second = self.values[len(self.values) // 2 :]
         mean = sum(second) / len(second)
         return 100 * slope(second) * (len(second) - 1) / mean if mean else 0.0
 
     @property
     def is_flat(self) -> bool:
-        """Whether it does not grow. What falls is no worry."""
+        """True if it does not grow beyond its reach. It may fall."""
         return self.growth_percent <= self.reach
 
     @property
     def drawn(self) -> str:
-        """Return the curve as a row of bars, from its least to its most."""
+        """Return the curve as a row of bars, scaled from its minimum to its maximum."""
         values = thinned(self.values, _BARS_MAX)
         least, most = min(values), max(values)
         span = (most - least) or 1.0
@@ -44,7 +44,7 @@ class Curve:
 
 
 def slope(values: Sequence[float]) -> float:
-    """Return the slope of the line of least squares, a step."""
+    """Return the slope of the least-squares line, per step."""
     count = len(values)
     middle, mean = (count - 1) / 2, sum(values) / count
     spread = sum((at - middle) ** 2 for at in range(count))
@@ -52,6 +52,6 @@ def slope(values: Sequence[float]) -> float:
 
 
 def thinned(values: Sequence[float], most: int) -> list[float]:
-    """Return at most so many of the values, evenly."""
+    """Return at most ``most`` of the values, evenly spaced."""
     count = min(most, len(values))
     return [values[at * len(values) // count] for at in range(count)]

@@ -1,4 +1,4 @@
-"""Old requests folded under load: what the others notice, and how far the log and the file grow. A long reader beside it, too."""
+"""Folding of old requests under load: its effect on other requests, and the growth of log and file. Also beside a long reader."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ from tests.bench.throughput import json_job
 PART = "folding"
 TRANSFERS = 600_000
 KEEP_DAYS = 30
-"""Of the 90 that the ledger goes back: two thirds are folded."""
+"""Out of the 90 days of the ledger: two thirds are folded."""
 SECONDS = 6.0
 CONNECTIONS = 16
 LOOK_SECONDS = 0.1
@@ -27,7 +27,7 @@ MIB = 2**20
 
 @dataclass
 class _Sizes:
-    """The largest that were seen, in bytes."""
+    """The largest sizes seen, in bytes."""
 
     log: int = 0
     file: int = 0
@@ -39,7 +39,7 @@ def folding_part(options: Options) -> list[Row]:
     rows: list[Row] = []
     with stand_in(options.directory) as upstream:
         with gateway(upstream.target.port, options.directory, accounts=10) as set_up:
-            pass  # it has made its store, and stops
+            pass  # it creates its store, and stops
         extend(set_up.store, min(TRANSFERS, max(options.rows)), time.time_ns() // 1_000_000)
         rows.append(_row("before", "file", "MiB", set_up.store.stat().st_size / MIB))
         with serving(set_up) as running:
@@ -83,7 +83,7 @@ def _row(phase: str, what: str, unit: str, figure: float) -> Row:
 
 @contextmanager
 def _watched(running: Gateway) -> Iterator[_Sizes]:
-    """Look at the sizes of log and file every so often."""
+    """Sample the sizes of log and file every `LOOK_SECONDS`."""
     sizes, stopped, began = _Sizes(), threading.Event(), time.monotonic()
     log = running.store.with_name(running.store.name + "-wal")
 

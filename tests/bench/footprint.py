@@ -1,4 +1,4 @@
-"""What the gateway takes: memory of an open stream, a start, and the store's share of a request."""
+"""The gateway's footprint: memory of an open stream, time to start, and the store's share of a request."""
 
 import subprocess
 import sys
@@ -42,9 +42,9 @@ def memory_part(options: Options) -> list[Row]:
 
 
 def start_part(options: Options) -> list[Row]:
-    """Seconds from the start of the process to its first 200 of ``/readyz``, with a store that is there, and its memory then."""
+    """Seconds from the start of the process, with an existing store, to its first 200 of ``/readyz``, and its memory then."""
     with gateway(1, options.directory) as set_up:
-        pass  # it has made its store, and stops
+        pass  # it creates its store, and stops
     starts = [start_once(set_up) for _ in range(1 if options.quick else START_ROUNDS)]
     return [
         Row("start", "start to ready", "gateway", "s", tuple(one.seconds for one in starts), START_SECONDS),
@@ -54,7 +54,7 @@ def start_part(options: Options) -> list[Row]:
 
 
 def store_part(options: Options) -> list[Row]:
-    """CPU of a hold and its settlement in the store alone, and how many commits a request takes as more are in flight."""
+    """CPU of a hold and its settlement in the store alone, and commits per request as more are in flight."""
     told = [_settle(options, turn) for turn in range(options.rounds)]
     note = f"{IN_FLIGHT} in flight, synchronous=FULL"
     rows = [
@@ -88,7 +88,7 @@ def _settle(options: Options, turn: int) -> dict[str, float]:
 
 
 def _commits(running: Arena, connections: int) -> Row:
-    """Return how many commits a JSON request takes; its hold and its settlement are two operations."""
+    """Return the commits per JSON request; its hold and its settlement are two operations."""
     admin = running.gateway.admin
     answered, committed = admin.metric("llm_proxy_outcomes_total"), admin.metric("llm_proxy_commit_operations_count")
     running.sample(json_job(running.gateway.target, running.options, COMMITS_SECONDS, connections), running.gateway)

@@ -1,7 +1,7 @@
-"""A chat's way without kernel, disk and threads: memory transports, and a store that answers at once.
+"""A chat's path through the gateway without kernel, disk and threads: memory transports, and a store that answers at once.
 
-``python -m tests.bench.in_memory json|stream COUNT`` answers so many requests, or relays so many chunks, and ends at once. What the
-instructions of two such runs differ by is what the gateway's own code takes, the same each time, whatever else the machine does.
+``python -m tests.bench.in_memory json|stream COUNT`` answers COUNT requests, or relays COUNT chunks, and ends at once. The difference
+in instructions between two such runs is the gateway's own code: the same each time, whatever else the machine does.
 """
 
 import asyncio
@@ -41,13 +41,13 @@ from tests.support.settings import CONFIGURATION, live
 SECRET = "sk_" + 43 * "a"
 WARM_REQUESTS = 500
 CONNECTIONS = 64
-"""In flight; a stream is alone."""
+"""JSON requests in flight; a stream runs alone."""
 MODELS = """[{"id": "doubao-pro-32k", "kind": "chat", "upstream_model": "doubao-seed-2-0-lite-260428",
   "request_defaults": {"thinking": {"type": "disabled"}}, "price": {"input": "0.8", "output": "2.0", "cached_input": "0.16"}}]"""
 
 
 class Transport:
-    """What is written goes to a function."""
+    """A transport that passes each write to a function."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self.write = write
@@ -67,7 +67,7 @@ class Transport:
 
 
 class Books:
-    """A store for which everything is durable at once."""
+    """A store in which everything is durable at once."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -85,7 +85,7 @@ class Books:
 
 
 class Access:
-    """One key."""
+    """Accepts one key."""
 
     anonymous: Grant | None = None
 
@@ -122,27 +122,27 @@ class Gateway:
         self._server = Server(Entrance(dispatcher, observer, clock).answer, clock=clock, keepalive_seconds=75, stall_seconds=30)
 
     def add_upstream(self, asked: Callable[[Connection], object]) -> None:
-        """Keep one more connection to an upstream, which does this when it is asked."""
+        """Add a pooled connection to an upstream that calls ``asked`` for each request."""
         connection = Connection(self._pool, self._limits, self._loop)
         connection.connection_made(cast("asyncio.Transport", Transport(lambda _: asked(connection))))
         self._pool.vacant(connection)
 
     def add_client(self, told: Callable[[bytes], None]) -> Callable[[bytes], None]:
-        """Connect a client, and return what sends."""
+        """Connect a client, and return the function that sends."""
         connection = self._server()
         connection.connection_made(cast("asyncio.Transport", Transport(told)))
         return connection.data_received
 
 
 class _Ark:
-    """An upstream of which a chat needs its wire alone."""
+    """An upstream with only the part that a chat needs: its connection pool."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
 
 
 async def answer(count: int) -> None:
-    """Answer so many JSON requests, `CONNECTIONS` at a time."""
+    """Answer ``count`` JSON requests, `CONNECTIONS` at a time."""
     loop, gateway = asyncio.get_running_loop(), Gateway()
     asked = _asked(chunks=0)
     left = count + WARM_REQUESTS
@@ -168,7 +168,7 @@ async def answer(count: int) -> None:
 
 
 async def relay(count: int) -> None:
-    """Relay so many chunks of one stream, each in a piece of its own."""
+    """Relay ``count`` chunks of one stream, each in its own piece."""
     loop, gateway = asyncio.get_running_loop(), Gateway()
     done = loop.create_future()
     left, right = frame(0)

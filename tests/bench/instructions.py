@@ -1,6 +1,6 @@
-"""How many instructions the gateway's own code takes: what no noise of a machine moves, and so where one per cent can be seen.
+"""Instructions of the gateway's own code: noise on the machine does not change them, so a difference of one per cent is visible.
 
-Counted by valgrind's cachegrind over two runs of `in_memory`, one longer than the other: what they differ by is that of the requests.
+Valgrind's cachegrind counts two runs of `in_memory`, one longer than the other: the difference belongs to the requests.
 """
 
 import re
@@ -21,20 +21,20 @@ _COUNTED = re.compile(r"I +refs: +([0-9,]+)")
 
 
 def instructions_part(options: Options) -> list[Row]:
-    """Instructions of the Python process alone: nothing of the kernel's, of the store's or of its thread's."""
+    """Instructions of the Python process alone, without the kernel, the store and its thread."""
     if shutil.which("valgrind") is None:
         raise SpoiltError("valgrind is not installed")
     return [_row(load, QUICK_COUNTS if options.quick else counts) for load, counts in COUNTS.items()]
 
 
 def _row(load: str, counts: tuple[int, int]) -> Row:
-    with ThreadPoolExecutor(len(counts)) as pool:  # nobody else's noise counts, so each may have a core
+    with ThreadPoolExecutor(len(counts)) as pool:  # noise does not matter here, so both run at once
         less, more = pool.map(lambda count: _counted(load, count), counts)
     return Row("instructions", WHAT[load], "gateway", "", ((more - less) / (counts[1] - counts[0]),))
 
 
 def _counted(load: str, count: int) -> int:
-    """Return the instructions of one run, start and all."""
+    """Return the instructions of one run, its start included."""
     command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
     words = [*command, sys.executable, "-m", "tests.bench.in_memory", load, str(count)]
     ran = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=COUNT_SECONDS, check=False)

@@ -1,7 +1,7 @@
-"""What the load process is asked for, and what it tells: one job a process, as JSON over its standard input and output.
+"""The load process's job and report: one job per process, as JSON over its standard input and output.
 
-It prints ``begin`` and ``end`` when the seconds that count begin and end, so that others can be measured over the same seconds, then
-its report. What comes before and after (connections being opened, streams that run out) counts nowhere.
+It prints ``begin`` and ``end`` when counting begins and ends, so that others can be measured over the same seconds, then its report.
+The time before and after (opening connections, streams that run out) does not count.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from tests.bench.upstream import prompt_for
 BEGIN, END = "begin", "end"
 MODEL = "doubao-pro-32k"
 ENDLESS_SECONDS = 3600.0
-"""Longer than anybody measures."""
+"""Longer than any measurement."""
 LETTER = "字"
-"""Long texts are Chinese, as customers' are: three bytes each, which a parser has to look at."""
+"""Long texts are Chinese, as customers' texts are: three bytes a character, which a parser must check."""
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where to ask. Connections take the keys in turn."""
+    """The address and keys of a contender. Connections take the keys in turn."""
 
     port: int
     path: str = "/api/v1/chat/completions"
@@ -32,19 +32,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One load.
 
     Attributes:
-        kind: ``json``: keep all connections busy. ``streams``: one stream on each. ``paced``: a short stream so many times a second,
-            whether or not earlier ones have ended. ``firsts``: as ``json``, with short streams.
-        connections: how many; with ``paced``, how many there are to choose from.
-        seconds: how long to count.
-        warm_seconds: before that, once all connections are open.
+        kind: ``json``: keep all connections busy. ``streams``: one stream on each. ``paced``: short streams at a fixed rate, whether
+            or not earlier ones have ended. ``firsts``: as ``json``, with short streams.
+        connections: their number; with ``paced``, the number to choose from.
+        seconds: time to count.
+        warm_seconds: time before that, once all connections are open.
         chunks, chunk_ms, padding_bytes: of a stream.
         rate: streams a second, for ``paced``.
-        opened_a_second: so many streams are opened a second, so that opening them is no load of its own.
-        stalled: so many of the clients stop reading once their stream has begun.
-        leaves: all clients leave when the counting ends, instead of reading to the end.
+        opened_a_second: rate at which streams are opened, low enough that opening them is no load.
+        stalled: number of clients that stop reading once their stream has begun.
+        leaves: all clients leave when counting ends, instead of reading to the end.
         held: streams have no end; all clients leave once the load is let go.
-        filler_bytes: as much text on top in the request.
-        picture: whether the filler is a picture in base64, instead of text.
+        filler_bytes: size of extra text in the request.
+        picture: the filler is a picture in base64, instead of text.
     """
 
     kind: Literal["json", "streams", "paced", "firsts"]
@@ -81,7 +81,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """How long something took, in ms: half of the times were no longer than `p50`."""
+    """Percentiles of times in ms: half of them were no longer than `p50`."""
 
     p50: float
     p99: float
@@ -89,7 +89,7 @@ class Spread(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, times: Sequence[float]) -> "Spread":
-        """Sum up: hundreds of thousands of times are too much to tell one by one."""
+        """Summarise times: there are hundreds of thousands, too many to report one by one."""
         ordered = sorted(times)
         return cls(*(ordered[min(len(ordered) - 1, int(len(ordered) * part))] for part in (0.5, 0.99, 1.0))) if ordered else NEVER
 
@@ -98,13 +98,13 @@ NEVER = Spread(-1.0, -1.0, -1.0)
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What was counted between begin and end.
+    """The counts between begin and end.
 
     Attributes:
-        answers, failed: whole answers with status 200; others, and broken ones.
+        answers, failed: whole answers with status 200; others, and incomplete ones.
         chunks, reads, joined: chunks that arrived, reads that they arrived in, and reads that held more than one.
-        delays: how long sampled chunks were under way from the stand-in's write.
-        waits: from asking to a whole JSON answer, or to the first chunk of a stream.
+        delays: times of sampled chunks from the stand-in's write to the client's read.
+        waits: times from the request to a whole JSON answer, or to the first chunk of a stream.
     """
 
     seconds: float

@@ -1,7 +1,7 @@
-"""A ledger of any length, written straight into the SQLite file, with every invariant of `ledger verify` true.
+"""Writes a ledger of any length directly into the SQLite file, with every invariant of `ledger verify` true.
 
-Whole requests, as chats leave them: a hold and its charge, or, of one in `_RELEASED_EVERY`, its release. Written by sets with nothing
-synced: ten million rows through the gateway would take a quarter of an hour. No gateway may have the file open meanwhile.
+It holds whole chat requests: a hold and its charge, or, for one in `_RELEASED_EVERY`, its release. They are written in bulk without
+syncs: ten million rows through the gateway would take a quarter of an hour. No gateway may have the file open meanwhile.
 """
 
 import sqlite3
@@ -10,7 +10,7 @@ from pathlib import Path
 from proxy.store.sqlite.ledger import REVENUE_ID
 
 DAYS = 90
-"""How far back the oldest requests lie; they are spread evenly up to now."""
+"""Age of the oldest requests; they are spread evenly up to now."""
 HOLD_NANOS, CHARGE_NANOS = 8_500_000, 40_000
 TRANSFERS_A_REQUEST = 2
 _RELEASED_EVERY, _ESTIMATED_EVERY = 100, 50
@@ -21,7 +21,7 @@ _CACHE_KIB = 500_000
 _NUMBERS = "WITH RECURSIVE numbers (n) AS (SELECT :first UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < :end)"
 _MOMENT = ":begin + n * :step_us / 1000"
 _ID = f"printf('req_%012x%016x', {_MOMENT}, n + :there)"
-"""Sorted by time, as the gateway's are; its last half is a number here, instead of chance."""
+"""Sorted by time, as the gateway's ids are; the second half is a counter here, instead of random."""
 
 _REQUESTS = f"""{_NUMBERS}
     INSERT INTO requests (id, kind, account_id, key_id, model, upstream, upstream_model, stream, hold_nanos, price, created_at_ms,
@@ -52,10 +52,10 @@ _BALANCES = """UPDATE accounts SET balance_nanos = balance_nanos - (
 
 
 def extend(path: Path, transfers: int, now_ms: int) -> None:
-    """Add settled requests of the accounts that have keys, in turn, until there are so many transfers of requests.
+    """Add settled requests of the accounts that have keys, in turn, until requests have ``transfers`` transfers.
 
     Args:
-        now_ms: when the youngest of them is settled, in unix ms.
+        now_ms: settlement time of the youngest, in unix ms.
     """
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -68,7 +68,7 @@ def extend(path: Path, transfers: int, now_ms: int) -> None:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Nothing of this need survive a crash: whoever measures begins again."""
+    """Set fast, unsafe modes: after a crash the measurement starts again."""
     for name, value in (("journal_mode", "OFF"), ("synchronous", "OFF"), ("cache_size", -_CACHE_KIB), ("locking_mode", "EXCLUSIVE")):
         connection.execute(f"PRAGMA {name} = {value}")
     connection.execute(_OWNERS)

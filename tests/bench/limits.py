@@ -1,4 +1,4 @@
-"""What a process of the harness may open: thousands of streams are thousands of sockets."""
+"""The limit of open files: thousands of streams are thousands of sockets."""
 
 import resource
 

@@ -1,4 +1,4 @@
-"""LiteLLM's proxy as a reference, on request: in a virtual environment of its own, since it pins what the gateway uses too."""
+"""LiteLLM's proxy as an optional reference, in its own virtual environment, since it pins packages that the gateway uses."""
 
 import subprocess
 import sys
@@ -30,10 +30,10 @@ general_settings:
 
 @contextmanager
 def litellm(upstream: int, directory: Path, home: Path) -> Iterator[Contender | None]:
-    """Run it with one worker; None, and a line that says why, where it cannot be installed.
+    """Run it with one worker; yield None, and print the reason, if it cannot be installed.
 
     Args:
-        home: where its virtual environment is, or is made.
+        home: directory of its virtual environment, created if missing.
     """
     command = home / "bin/litellm"
     if not command.exists() and (why := _install(home)):
@@ -51,7 +51,7 @@ def litellm(upstream: int, directory: Path, home: Path) -> Iterator[Contender | 
 
 
 def _install(home: Path) -> str:
-    """Make the environment; return why that failed, or nothing."""
+    """Create the environment; return the error, or nothing."""
     print(f"installing {PACKAGE} in {home}, which takes minutes …", file=sys.stderr, flush=True)
     try:
         venv.create(home, with_pip=True)

@@ -1,4 +1,4 @@
-"""The load, in a process of its own: reads one job from standard input, prints what it saw. ``python -m tests.bench.load``."""
+"""The load process: reads one job from standard input, and prints its report. ``python -m tests.bench.load``."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ from tests.bench.jobs import BEGIN, END, Job, Report, Spread
 from tests.bench.limits import raise_open_files
 
 SAMPLED_MAX = 64
-"""As many streams have their time stamps read."""
+"""Number of streams whose time stamps are read."""
 BATCH_SECONDS = 0.02
 OPEN_SECONDS = COUNTED_SECONDS = 60.0
 RUN_OUT_SECONDS = 60.0
@@ -25,7 +25,7 @@ C = TypeVar("C", bound=Client)
 
 
 class Load:
-    """One job under way."""
+    """One running job."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -34,7 +34,7 @@ class Load:
         self._seconds = 0.0
 
     async def run(self) -> Report:
-        """Carry the job out."""
+        """Run the job and return its report."""
         await {"json": self._json, "streams": self._streams, "paced": self._paced, "firsts": self._firsts}[self._job.kind]()
         tally = self._tally
         return Report(
@@ -95,7 +95,7 @@ class Load:
         return clients
 
     async def _paced(self) -> None:
-        """Ask at fixed times, each on a connection that is free: a slow answer delays no later question."""
+        """Send requests at fixed times, each on a free connection: a slow answer delays no later request."""
         clients = await self._open(StreamClient)
         turns = int(self._job.rate * (self._job.warm_seconds + self._job.seconds))
         await asyncio.gather(self._count(), self._ask_on_time(clients, time.monotonic(), turns))
@@ -123,7 +123,7 @@ class Load:
         made = socket.socket()
         made.setblocking(False)
         if self._job.stalled:
-            # As over the internet: on loopback the kernel keeps megabytes for a client that reads nothing, and hides what we keep.
+            # As over the internet: on loopback the kernel buffers megabytes for a stalled client, and hides what the gateway buffers.
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, STALLED_RECEIVE_BYTES)
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, INTERNET_SEGMENT_BYTES)
         await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", self._job.target.port))
@@ -139,16 +139,16 @@ class Load:
         print(END, flush=True)
 
     async def _run_out(self, clients: Sequence[Client]) -> None:
-        """Wait for what is under way, so that nothing of it falls into the next measurement; then close."""
+        """Wait for requests in progress, so that none reaches into the next measurement; then close."""
         await _until(lambda: not any(client.busy and not client.gone.done() for client in clients), RUN_OUT_SECONDS)
         for client in clients:
             client.leave()
 
 
 async def _until(reached: Callable[[], bool], seconds: float) -> None:
-    """Wait for a state, for so long at most: a contender that does not get there shows it in its figures."""
+    """Wait for a state, at most ``seconds``: a contender that does not reach it shows that in its figures."""
     deadline = time.monotonic() + seconds
-    while not reached() and time.monotonic() < deadline:  # noqa: ASYNC110  thousands of clients, looked at now and then
+    while not reached() and time.monotonic() < deadline:  # noqa: ASYNC110  thousands of clients, polled now and then
         await asyncio.sleep(BATCH_SECONDS)
 
 

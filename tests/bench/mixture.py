@@ -1,7 +1,7 @@
-"""A day of customers, in a process of its own: JSON, streams, clients that leave, pictures and videos, each so many times a second.
+"""Mixed customer load, in its own process: JSON, streams, clients that leave, images and videos, each at a fixed rate.
 
-``python -m tests.bench.mixture ORIGIN KEY SECONDS [crowd]`` prints one line of JSON in the end: how often each was answered,
-and failed.
+``python -m tests.bench.mixture ORIGIN KEY SECONDS [crowd]`` prints one line of JSON at the end: the answers and failures of each
+kind.
 """
 
 import asyncio
@@ -20,18 +20,18 @@ from tests.bench.limits import raise_open_files
 from tests.bench.upstream import prompt_for
 
 RATES: Mapping[str, float] = {"json": 60, "by_key": 5, "stream": 20, "leaving": 5, "image": 2, "video": 1, "look": 4}
-"""So many a second."""
+"""Requests a second."""
 STREAM = prompt_for(chunks=50, chunk_ms=100, padding_bytes=0)
 """Five seconds: a hundred streams are open at any time."""
 LEAVES_AFTER_BYTES = 1000
 CROWDS, CROWD_STREAMS = range(1, 81), 400
-"""How many ask at once, one crowd after the other, before the day begins, and then how many streams: what is allocated for the largest
-crowd of a day stays allocated, and a busy machine makes crowds of those that come evenly."""
+"""Sizes of the bursts of JSON requests before the load begins, and then of one burst of streams: memory allocated for the largest
+burst stays allocated, and a busy machine turns an even load into bursts."""
 ANSWER_SECONDS = 30.0
 
 
 class Customers:
-    """Everybody who asks."""
+    """All customers, and the counts of their requests."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
@@ -42,13 +42,13 @@ class Customers:
         self.failed: Counter[str] = Counter()
 
     async def crowd(self) -> None:
-        """Come all at once, a few times."""
+        """Send the bursts."""
         for size in CROWDS:
             await asyncio.gather(*(self._counted("json", self._json) for _ in range(size)))
         await asyncio.gather(*(self._counted("stream", self._stream) for _ in range(CROWD_STREAMS)))
 
     async def run(self, ends_at: float) -> None:
-        """Ask at the `RATES` until then, by the loop's clock, and wait for what is under way."""
+        """Send requests at the `RATES` until ``ends_at``, in the loop's time, then wait for those in progress."""
         kinds: Mapping[str, Callable[[], Awaitable[None]]] = {
             "json": self._json, "by_key": self._by_key, "stream": self._stream, "leaving": self._leaving,
             "image": self._image, "video": self._video, "look": self._look,
@@ -104,7 +104,7 @@ class Customers:
         self._videos.append((await self._post("/videos/generations", {"prompt": "waves at sunset"}))["id"])
 
     async def _look(self) -> None:
-        """Look at one of the latest videos."""
+        """Query the latest video."""
         path = f"/v1/videos/tasks/{self._videos[-1]}" if self._videos else "/v1/videos/tasks?limit=5"
         async with self._session.get(path) as answer:
             assert answer.status == 200, await answer.text()
@@ -122,7 +122,7 @@ def _chat(prompt: str, **more: object) -> dict[str, object]:
 
 
 async def ask(origin: str, key: str, seconds: float, *, crowd: bool) -> Customers:
-    """Let everybody ask, and return what came of it."""
+    """Run the load, and return its counts."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(origin, connector=connector, headers={"Authorization": f"Bearer {key}"}) as session:
         customers = Customers(session)

@@ -1,4 +1,4 @@
-"""What was asked for on the command line, and how much of it there is time for."""
+"""Options of the command line, and the shorter loads of ``--quick``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +8,14 @@ QUICK_SECONDS = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to measure. Lengths are in seconds.
+    """Options of a measurement.
 
     Attributes:
-        directory: where everything is written.
-        quick: the least load that shows that it works.
-        alone: without references.
-        rows: how long the ledger is, in transfers, on the curve of its length.
-        minutes: how long the soak lasts.
+        directory: everything is written here.
+        quick: use the least load that shows that it works.
+        alone: run without references.
+        rows: lengths of the ledger, in transfers, for the curve of its length.
+        minutes: duration of the soak.
     """
 
     directory: Path
@@ -29,9 +29,9 @@ class Options:
     rows: tuple[int, ...] = (0, 100_000, 1_000_000, 10_000_000)
 
     def seconds(self, usual: float) -> float:
-        """Return how long to count: as long as usual, or just long enough."""
+        """Return the time to count: the usual one, or with ``quick`` at most `QUICK_SECONDS`."""
         return min(usual, QUICK_SECONDS) if self.quick else usual
 
     def count(self, usual: int) -> int:
-        """Return how many to take, as above."""
+        """Return the usual number, or with ``quick`` a twentieth of it."""
         return max(1, usual // 20) if self.quick else usual

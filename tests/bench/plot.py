@@ -1,4 +1,4 @@
-"""Rows as pictures: a bar a contender, a line a curve. Needs matplotlib, the extra ``bench``."""
+"""Plots of the rows: a bar per contender, a line per curve. Needs matplotlib, from the extra ``bench``."""
 
 import importlib
 import math
@@ -14,7 +14,7 @@ MISSING = "--plot needs matplotlib, which is not installed: pip install --editab
 
 
 def require_plot() -> Any:
-    """Return matplotlib's pyplot, drawing to files. Raises: SystemExit, with what to install."""
+    """Return matplotlib's pyplot, set to draw to files. Raises: SystemExit, with the command to install it."""
     try:
         importlib.import_module("matplotlib").use("Agg")
         return importlib.import_module("matplotlib.pyplot")
@@ -23,7 +23,7 @@ def require_plot() -> Any:
 
 
 def draw(rows: Sequence[Row], destination: Path) -> None:
-    """Draw one picture for each thing that was measured of several, or along a curve."""
+    """Draw one plot for each measured quantity."""
     pyplot = require_plot()
     groups = list(_groups(rows).items())
     lines = max(1, math.ceil(len(groups) / COLUMNS))

@@ -1,4 +1,4 @@
-"""Processes that are started, measured from /proc with all that they started, and stopped by their pid."""
+"""Processes: started, measured through /proc with all their children, and stopped by pid."""
 
 import os
 import select
@@ -14,13 +14,13 @@ from pathlib import Path
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 STOP_SECONDS = 1.0
 START_SECONDS = 120.0
-"""A limit on what never comes: a busy machine may take half a minute for a start."""
+"""Time limit for a start: a busy machine may take half a minute."""
 LOG_TAIL_BYTES = 2000
 ROOT = Path(__file__).parent.parent.parent
 
 
 class SpoiltError(Exception):
-    """A measurement is worth nothing: a process ended or never came up (the message has the tail of its log), or requests failed."""
+    """The measurement is invalid: a process ended or never started (the message has the tail of its log), or requests failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class Running:
     log: Path
 
     def cpu_seconds(self) -> float:
-        """Return user and system time of the process and its children so far."""
+        """Return the user and system time of the process and its children so far."""
         return sum(_cpu_ticks(pid) for pid in tree(self.process.pid)) / TICKS_PER_SECOND
 
     def memory(self) -> "Memory":
-        """Return what the process and its children have in memory now."""
+        """Return the present memory of the process and its children."""
         found = [_memory(pid) for pid in tree(self.process.pid)]
         return Memory(*(sum(kib) for kib in zip(*(astuple(one) for one in found), strict=True)))
 
@@ -60,10 +60,10 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of a process tree, in KiB.
+    """Memory of a process tree, in KiB.
 
-    `pss_kib` shares out what several processes map, `rss_kib` counts it whole; `own_kib` is what no file backs, and so does not change
-    when another process starts that maps the same libraries.
+    `pss_kib` divides memory that several processes map among them, `rss_kib` counts it whole; `own_kib` is backed by no file, and so
+    does not change when another process maps the same libraries.
     """
 
     pss_kib: int
@@ -73,7 +73,7 @@ class Memory:
 
 @contextmanager
 def running(name: str, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> Iterator[Running]:
-    """Run a command from the top of the repository, its standard error in ``log``; stop it in the end."""
+    """Run a command from the top of the repository, with its standard error in ``log``; stop it at the end."""
     with log.open("ab") as errors:
         process = subprocess.Popen(
             command,
@@ -90,7 +90,7 @@ def running(name: str, command: Sequence[str], log: Path, environment: Mapping[s
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a process: SIGTERM; once more, which cuts a drain short; then SIGKILL, for its children too."""
+    """Stop a process: SIGTERM; a second one, which cuts a drain short; then SIGKILL, for its children too."""
     children = tree(process.pid)
     for _ in range(2):
         process.terminate()
@@ -114,7 +114,7 @@ def free_port() -> int:
 
 
 def wait_for_port(of: Running, port: int) -> None:
-    """Return once something listens. Raises: SpoiltError."""
+    """Return once the port accepts connections. Raises: SpoiltError."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         of.require_alive()
@@ -135,7 +135,7 @@ def tree(pid: int) -> list[int]:
 
 
 def machine_cpu_seconds() -> float:
-    """Return what all processes of the machine, and what it runs for others meanwhile, have used so far."""
+    """Return the CPU seconds of all processes on the machine so far, steal time included."""
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
     return (user + nice + system + irq + softirq + steal) / TICKS_PER_SECOND
 

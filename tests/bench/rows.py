@@ -1,4 +1,4 @@
-"""What was measured, a figure a round, and whether that is within reach. Pure."""
+"""Measured rows, with a figure for each round and a verdict. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ class Row:
     """One line of a table.
 
     Attributes:
-        part: which part of the benchmark.
-        what: what was measured.
-        who: of whom; of ratios, of both.
+        part: part of the benchmark.
+        what: measured quantity.
+        who: measured contender; for ratios, both.
         unit: of the figures.
-        figures: one a round.
-        reach: the most that it should be; None: it is there to be compared.
-        note: what to bear in mind.
-        at: where on a curve, such as open streams or rows of the ledger.
+        figures: one for each round.
+        reach: the most that it should be; None: only for comparison.
+        note: remark for the reader.
+        at: position on a curve, such as open streams or rows of the ledger.
     """
 
     part: str
@@ -45,7 +45,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Return ``ok``, by how much it missed, or nothing where nothing was to be reached."""
+        """Return ``ok``, or by how much it missed its reach, or nothing if it has none."""
         if self.reach is None:
             return ""
         if not self.is_missed:
@@ -57,7 +57,7 @@ class Row:
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, ...]:
-    """Return the ratio of each round: what disturbed a round disturbed both. NaN where there was too little to measure."""
+    """Return the ratio of each round: a disturbance affects both sides of a round. NaN if there was too little to measure."""
     return tuple(our / their if their else math.nan for our, their in zip(ours, theirs, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""One load on one contender: who spent what while it counted."""
+"""One load on one contender, and the CPU time of each process while it counts."""
 
 import select
 import subprocess
@@ -16,11 +16,11 @@ from tests.bench.jobs import BEGIN, END, Job, Report
 from tests.bench.processes import ROOT, Running, SpoiltError, machine_cpu_seconds, stop
 
 WORD_SECONDS = 130.0
-"""Longer than any job opens, counts or runs out."""
+"""Longer than any phase of a job: opening, counting, running out."""
 
 
 class Spent(NamedTuple):
-    """CPU seconds. The upstream asked directly is no contender, and has spent nothing as one."""
+    """CPU seconds. When the upstream is measured directly, its time counts as the upstream's only."""
 
     contender: float
     upstream: float
@@ -33,7 +33,7 @@ NOTHING = Spent(0.0, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen while it counted. CPU is user and system time, in seconds; a share is of one core."""
+    """Measurements while it counted. CPU is user and system time, in seconds; a share is of one core."""
 
     report: Report
     cpu_seconds: float
@@ -46,24 +46,24 @@ class Sample:
         return self.cpu_seconds / max(self.report.seconds, 1e-9)
 
     def cpu_us(self, count: int) -> float:
-        """Return the CPU time of each of so many, in µs."""
+        """Return the CPU time divided by ``count``, in µs."""
         return self.cpu_seconds * 1e6 / max(1, count)
 
 
 class LoadProcess:
-    """A load under way. Every wait has a limit."""
+    """A running load. Every wait has a limit."""
 
     def __init__(self, running: Running) -> None:
         self.running = running
 
     def until(self, word: str) -> None:
-        """Return when it says so. Raises: SpoiltError."""
+        """Return when it prints ``word``. Raises: SpoiltError."""
         said = self._line()
         if said != word:
             raise SpoiltError(f"the load said {said!r} instead of {word}")
 
     def count(self, contender: Running, upstream: Running) -> Spent:
-        """Return the CPU seconds of these, of the load itself and of the whole machine, while it counts. Raises: SpoiltError."""
+        """Return the CPU seconds of both processes, of the load and of the whole machine, while it counts. Raises: SpoiltError."""
         self.until(BEGIN)
         before = self._spent(contender, upstream)
         self.until(END)
@@ -74,12 +74,12 @@ class LoadProcess:
         return Spent(*watched, machine_cpu_seconds())
 
     def let_go(self) -> None:
-        """Let clients leave whose streams are held."""
+        """Let the clients of held streams leave."""
         assert self.running.process.stdin is not None
         self.running.process.stdin.close()
 
     def sample(self, spent: Spent) -> Sample:
-        """Return what was seen, once all has run out."""
+        """Return the sample, once all requests have run out."""
         self.let_go()
         line = self._line()
         try:
@@ -91,7 +91,7 @@ class LoadProcess:
 
     def _line(self) -> str:
         assert self.running.process.stdout is not None
-        # Unbuffered: what a buffer had read ahead, select would not see.
+        # Unbuffered: select would not see bytes that a buffer had read ahead.
         ready, _, _ = select.select([self.running.process.stdout], [], [], WORD_SECONDS)
         line = self.running.process.stdout.readline().decode().strip() if ready else ""
         if not line:
@@ -101,7 +101,7 @@ class LoadProcess:
 
 @contextmanager
 def loading(job: Job, directory: Path) -> Iterator[LoadProcess]:
-    """Run a job in a process of its own."""
+    """Run a job in its own process."""
     log = directory / "load.log"
     with log.open("ab") as errors:
         command = [sys.executable, "-m", "tests.bench.load"]
@@ -116,13 +116,13 @@ def loading(job: Job, directory: Path) -> Iterator[LoadProcess]:
 
 
 def sample(job: Job, contender: Contender, upstream: Running, directory: Path) -> Sample:
-    """Run a job against a contender and return what it cost. Raises: SpoiltError, with the contender's log where it was the one."""
+    """Run a job against a contender and return its cost. Raises: SpoiltError, with the contender's log if the contender died."""
     process = contender.process
     try:
         with loading(job, directory) as load:
             seen = load.sample(load.count(process, upstream))
     except SpoiltError:
-        process.require_alive()  # says more than that the load went silent
+        process.require_alive()  # its error says more than the load's
         raise
     process.require_alive()
     if not seen.report.answers and not seen.report.chunks:

@@ -1,4 +1,4 @@
-"""Curves: what a chunk and a request cost as more streams are open, more accounts pay, and the ledger grows longer."""
+"""Curves: costs of a chunk and a request with more open streams, more accounts and a longer ledger."""
 
 import time
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from tests.bench.throughput import json_job, stream_job
 
 STREAMS = (10, 100, 1000, 4000)
 CHUNKS_A_SECOND = 5000
-"""In all streams together: a quarter of what one core relays, so that the curve is that of the number of streams alone."""
+"""In all streams together: a quarter of what one core relays, so that the curve depends on the number of streams alone."""
 STREAM_SECONDS, JSON_SECONDS, LEDGER_JSON_SECONDS = 4.0, 2.0, 3.0
 JSON_CONNECTIONS = 16
 BESIDE_SECONDS = 5.0
-"""Streams go on for so long after they were measured, for the JSON requests beside them."""
+"""Time for which streams continue after they were measured, for the JSON requests beside them."""
 ACCOUNTS = (1, 10, 100)
 HOT_ACCOUNT = 1.1
 LEDGER_ROUNDS = 2
@@ -31,7 +31,7 @@ LEDGER_ROUNDS = 2
 def streams_part(options: Options) -> list[Row]:
     """A fresh gateway for each number of open streams: CPU of a chunk, memory and delay; then CPU of JSON requests beside them.
 
-    The references' chunks are measured too: with the number of sockets the kernel's part grows, whoever relays.
+    The references' chunks are measured too: the kernel's part grows with the number of sockets, for every proxy.
     """
     part = "scale: open streams"
     rows: list[Row] = []
@@ -79,11 +79,11 @@ def accounts_part(options: Options) -> list[Row]:
 
 
 def ledger_part(options: Options) -> list[Row]:
-    """What a request, a start, an audit and a look at the usage cost as the ledger grows. Its rows are transfers."""
+    """Cost of a request, a start, an audit and a usage query as the ledger grows. Its rows are transfers."""
     rows: list[Row] = []
     with stand_in(options.directory) as upstream:
         with gateway(upstream.target.port, options.directory, accounts=10) as set_up:
-            pass  # it has made its store, and stops
+            pass  # it creates its store, and stops
         for shorter, length in pairwise((-1, *options.rows)):
             assert length > shorter, "a ledger only grows"
             say(f"  {length:,} transfers …")
@@ -99,7 +99,7 @@ def ledger_part(options: Options) -> list[Row]:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What was seen of a gateway with so many streams open. `kib` is a stream's part of the memory over idle."""
+    """Measurements of a gateway with many open streams. `kib` is the memory above idle, per stream."""
 
     chunks: Sample
     kib: float
@@ -139,7 +139,7 @@ def _at_rest(set_up: Gateway, options: Options, length: int) -> Sequence[Row]:
 
 
 def _seconds(set_up: Gateway, *words: str) -> float:
-    """Return how long a command takes, its own start included."""
+    """Return the seconds that a command takes, its start included."""
     began = time.monotonic()
     set_up.ask(*words)
     return time.monotonic() - began

@@ -25,7 +25,7 @@ _END = Settlement(
 
 
 async def measure(path: Path, count: int, in_flight: int) -> dict[str, float]:
-    """Settle so many requests, and return the CPU of a request in µs and the commits and seconds of a request."""
+    """Settle ``count`` requests, and return CPU and time (both in µs) and commits, each per request."""
     commits: list[CommitStats] = []
     store = await open_store(path, on_commit=commits.append)
     account = await store.create_account("bench", Nanos(1_000_000 * NANOS_PER_YUAN), NOW_MS)

@@ -1,4 +1,4 @@
-"""Minutes of mixed load, and whether anything grows that should not: memory, descriptors, tasks, the write-ahead log, a log line."""
+"""Minutes of mixed load, to find growth that should not be: of memory, descriptors, tasks, the write-ahead log, log lines."""
 
 import sys
 import time
@@ -31,12 +31,12 @@ REACHES: Mapping[str, tuple[str, float]] = {
     "WAL": ("MiB", 5.0),
     "log a request": ("B", 3.0),
 }
-"""By how much each may grow over the second half, in percent. Descriptors and tasks are as many as clients are in just then; what other
-processes map too is in RSS whole and in PSS shared, and not in the memory of its own."""
+"""Unit, and permitted growth over the second half in percent. Descriptors and tasks follow the number of clients; memory that other
+processes map too is in RSS whole, in PSS in part, and not in the memory of its own."""
 
 
 def soak_part(options: Options) -> list[Row]:
-    """Load a gateway for minutes, look at it every so often, and tell of each figure whether it is flat."""
+    """Load a gateway for minutes, sample it every `SAMPLE_SECONDS`, and return the growth of each figure."""
     period = options.seconds(SAMPLE_SECONDS)
     samples = QUICK_SAMPLES if options.quick else max(QUICK_SAMPLES, round(options.minutes * 60 / period))
     directory = options.directory
@@ -60,7 +60,7 @@ def soak_part(options: Options) -> list[Row]:
 
 
 def _looked_at(measured: Gateway, at: int, period: float, began: float) -> dict[str, float]:
-    """Wait for the next moment to look, and return what is seen then."""
+    """Wait for the next sample's time, and return the sample."""
     time.sleep(max(0.0, began + (period if at else 0.0) - time.monotonic()))
     process = measured.process
     process.require_alive()
@@ -80,14 +80,14 @@ def _looked_at(measured: Gateway, at: int, period: float, began: float) -> dict[
 
 
 def curves_of(seen: Sequence[Mapping[str, float]]) -> list[Curve]:
-    """Return a curve for each of the `REACHES`. What is before the first period is only where it begins."""
+    """Return a curve for each of the `REACHES`. The first sample is only a starting point."""
     logs = tuple((now["log bytes"] - was["log bytes"]) / max(1.0, now["requests"] - was["requests"]) for was, now in pairwise(seen))
     found = {name: tuple(one[name] for one in seen[1:]) for name in REACHES if name in seen[0]} | {"log a request": logs}
     return [Curve(name, unit, found[name], reach) for name, (unit, reach) in REACHES.items()]
 
 
 def draw(curves: Sequence[Curve], answered: Mapping[str, int], seen: Sequence[Mapping[str, float]]) -> None:
-    """Print the curves, on standard error, since the rows may go to standard output as JSON."""
+    """Print the curves to standard error, since the rows may go to standard output as JSON."""
     table = Table(title="soak", title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in ("", "begin", "end", "growth", ""):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)

@@ -1,4 +1,4 @@
-"""From the start of the process to its first 200 of ``/readyz``, and what it has in memory then."""
+"""Time from the start of the process to its first 200 of ``/readyz``, and its memory then."""
 
 import socket
 import time
@@ -19,7 +19,7 @@ class Start:
 
 
 def start_once(gateway: Gateway) -> Start:
-    """Start a gateway that is set up and does not run, wait until it is ready, stop it. Raises: SpoiltError."""
+    """Start a gateway that is set up but not running, wait until it is ready, stop it. Raises: SpoiltError."""
     began = time.monotonic()
     with running("gateway", gateway.command("serve"), gateway.directory / "start.log", {"ARK_API_KEY": "bench"}) as process:
         while not _is_ready(gateway.target.port):

@@ -1,4 +1,4 @@
-"""Rows as tables for eyes, and as JSON."""
+"""Rows as printed tables, and as JSON."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.bench.rows import Row
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    """Print what was measured, a table a part, and then what was to be reached."""
+    """Print one table for each part, and then the verdicts."""
     for part in dict.fromkeys(row.part for row in rows):
         _show_part(part, [row for row in rows if row.part == part and not row.is_ratio], console)
     compared = [row for row in rows if row.is_ratio or row.reach is not None]
@@ -29,12 +29,12 @@ def write_json(rows: Sequence[Row], destination: str) -> None:
 
 
 def figure(value: float) -> str:
-    """Return a figure with as many digits as mean something."""
+    """Return a figure with three significant digits, or as an integer from 1000 on."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _show_part(part: str, rows: Sequence[Row], console: Console) -> None:
-    """Columns are who was measured, or where on a curve; below stands what to bear in mind."""
+    """Print one part: a column for each contender or position on a curve, and the notes below."""
     heads = list(dict.fromkeys(_head(row) for row in rows))
     table = Table(title=part, title_justify="left", title_style="bold")
     table.add_column("median (least … most)")

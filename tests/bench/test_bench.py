@@ -1,4 +1,4 @@
-"""The benchmark itself: each part runs, at its smallest, and yields its rows. Nothing is asserted on times: machines are noisy."""
+"""The benchmark itself: each part runs, at its smallest, and yields its rows. Times are not asserted: machines are noisy."""
 
 import math
 import subprocess
@@ -29,7 +29,7 @@ ROWS = {
     "json": {"CPU a request", "requests a second"},
     "start": {"start to ready", "memory when ready, PSS"},
 }
-"""What there is at least, of all parts but the disk's, which needs strace; the longest first, as they run side by side."""
+"""Rows required of each part, except the disk's, which needs strace; the slowest part first, as they run in parallel."""
 LEDGER = (2_000,)
 AT_ONCE = 4
 

@@ -1,4 +1,4 @@
-"""Whether a curve grows: worked out by hand."""
+"""Growth of curves, checked against values worked out by hand."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a request and a chunk cost, and how long they wait: the parts that put every contender under the same load."""
+"""Cost and delay of a request and a chunk: the parts that put every contender under the same load."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,18 +15,18 @@ from tests.bench.runs import Sample
 CONNECTIONS = 64
 JSON_SECONDS, STREAM_SECONDS, PACED_SECONDS = 4.0, 5.0, 8.0
 SPARE_SECONDS = 1.0
-"""A stream goes on for so long after the counting, in case that those that began first were early."""
+"""Time for which streams continue after counting, in case the first ones began early."""
 WARM_SECONDS = 0.5
 QUICK_CHUNK_MS = 100
 RATE = 50.0
 PACED_CHUNKS, PACED_CHUNK_MS = 5, 10
 JSON_WITHIN_BARE, WITHIN_BARE, WITHIN_NGINX = 0.7, 0.65, 1.5
 FIRST_MS = {"p50": 3.0, "p99": 10.0}
-"""What the gateway may add to the first chunk."""
+"""Delay that the gateway may add to the first chunk."""
 
 
 def json_part(options: Options) -> list[Row]:
-    """CPU of a JSON chat request, and how many there are a second, with all connections busy."""
+    """CPU of a JSON chat request, and requests a second, with all connections busy."""
 
     def job(contender: Contender) -> Job:
         return json_job(contender.target, options, JSON_SECONDS)
@@ -44,7 +44,7 @@ def json_part(options: Options) -> list[Row]:
 
 
 def stream_part(options: Options) -> list[Row]:
-    """CPU of a streamed chunk, and how long chunks are under way, with all streams open."""
+    """CPU of a streamed chunk, and the delay of chunks, with all streams open."""
     streams = options.count(options.streams)
 
     def job(contender: Contender) -> Job:
@@ -65,7 +65,7 @@ def stream_part(options: Options) -> list[Row]:
 
 
 def ttfb_part(options: Options) -> list[Row]:
-    """Time to the first chunk of a stream at a fixed rate, whatever is still under way, beside the upstream asked directly."""
+    """Time to the first chunk of streams begun at a fixed rate, compared with the upstream asked directly."""
 
     def job(contender: Contender) -> Job:
         return Job(
@@ -90,7 +90,7 @@ def ttfb_part(options: Options) -> list[Row]:
 
 
 def json_job(target: Target, options: Options, seconds: float, connections: int = CONNECTIONS) -> Job:
-    """Return a job of JSON chats on so many connections, all busy."""
+    """Return a job of JSON chats on ``connections`` connections, all busy."""
     warm_seconds = options.seconds(WARM_SECONDS)
     return Job(kind="json", target=target, connections=connections, seconds=options.seconds(seconds), warm_seconds=warm_seconds)
 
@@ -98,17 +98,17 @@ def json_job(target: Target, options: Options, seconds: float, connections: int 
 def stream_job(
     target: Target, streams: int, chunk_ms: int, options: Options, seconds: float, *, spare_seconds: float = SPARE_SECONDS
 ) -> Job:
-    """Return a job of streams that all go on for as long as it counts, and then for the spare seconds."""
+    """Return a job of streams that all continue while it counts, and then for ``spare_seconds``."""
     counted, warm, spare = (options.seconds(some) for some in (seconds, WARM_SECONDS, spare_seconds))
     pace_ms = min(chunk_ms, QUICK_CHUNK_MS) if options.quick else chunk_ms
     job = Job(kind="streams", target=target, connections=streams, seconds=counted, warm_seconds=warm, chunk_ms=pace_ms)
     lasts = streams / job.opened_a_second * 1.5 + warm + counted + spare
-    # The first chunk leaves at once, the second anywhere in its period.
+    # The first chunk is sent at once, the second at any point of its period.
     return msgspec.structs.replace(job, chunks=math.ceil(lasts * 1000 / pace_ms) + 2)
 
 
 def endless(job: Job) -> Job:
-    """Return a job of streams that go on until the load is let go: however slow the machine, all are open while they are looked at."""
+    """Return a job of streams that continue until the load is let go: even on a slow machine all are open while measured."""
     return msgspec.structs.replace(job, chunks=math.ceil(ENDLESS_SECONDS * 1000 / job.chunk_ms), held=True)
 
 
@@ -122,13 +122,13 @@ def _costs(part: str, what: str, cpu: Mapping[str, Sequence[float]], samples: Sa
 
 
 def _ratios(part: str, what: str, cpu: Mapping[str, Sequence[float]], reach: Mapping[str, float]) -> list[Row]:
-    """Return the gateway's cost in units of each reference's."""
+    """Return the ratio of the gateway's cost to each reference's."""
     others = {name: paired(cpu["gateway"], theirs) for name, theirs in cpu.items() if name != "gateway"}
     return [Row(part, what, f"gateway : {name}", "×", ratios, reach.get(name)) for name, ratios in others.items()]
 
 
 def _added(samples: Samples, percentile: str, of: Callable[[Sample], float]) -> list[Row]:
-    """Return how much later than of the upstream itself the first chunk came through each."""
+    """Return the delay that each contender adds to the first chunk, compared with the upstream itself."""
     direct = [of(one) for one in samples["direct"]]
     rows = []
     for name, found in samples.items():

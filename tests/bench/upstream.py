@@ -1,9 +1,9 @@
-"""The stand-in for Ark that benchmarks lean on: pre-rendered bytes over a raw protocol. ``python -m tests.bench.upstream``.
+"""The benchmarks' stand-in for Ark: pre-rendered bytes over a raw protocol. ``python -m tests.bench.upstream``.
 
-What a request wants stands in its prompt, so that loads of different kinds can run at once: ``chunks=300 ms=10 bytes=0`` asks for a
+The prompt of a request selects its answer, so that loads of different kinds can run at once: ``chunks=300 ms=10 bytes=0`` asks for a
 stream of 300 chunks, one each 10 ms, without padding; without such words the answer is one JSON object, at once. Each chunk's content
-begins with the nanoseconds of the monotonic clock when it was written, which all processes of a machine share: whoever reads it knows
-how long it was under way.
+begins with the time of its write, in nanoseconds of the monotonic clock, which all processes of a machine share: a reader can compute
+the delay.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import uvloop
 from tests.bench.limits import raise_open_files
 
 CONTENT = b'"content":"'
-"""What a time stamp follows."""
+"""The bytes before a time stamp."""
 STAMP_DIGITS = 20
 JSON_BODY = (
     b'{"choices":[{"finish_reason":"stop","index":0,"logprobs":null,"message":{"content":"Hello! How can I help you today?",'
@@ -41,27 +41,27 @@ _HEAD = (
     b"x-client-request-id: unknown-20261123200000-kXbTqWzRmLpNvYcHsJdF\r\nx-envoy-upstream-service-time: 812\r\n"
     b"x-request-id: 0217954000001230000000000000000000ffffac15093a1b2c3d\r\n"
 )
-"""The fields that Ark's answers have been seen with."""
+"""The fields seen in Ark's answers."""
 JSON_ANSWER = b"%bcontent-type: application/json; charset=utf-8\r\ncontent-length: %d\r\n\r\n%b" % (_HEAD, len(JSON_BODY), JSON_BODY)
 STREAM_HEAD = _HEAD + b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _PLAN = re.compile(rb"chunks=(\d+) ms=(\d+) bytes=(\d+)")
 _PLAN_BYTES = 4096
-"""The plan stands in the first message: of a body of 20 MB no more than this is searched."""
+"""The plan is in the first message: only this much of a body of 20 MB is searched."""
 TICK_SECONDS = 0.001
 _GOLDEN = 0.6180339887498949
-"""Multiples of it, modulo 1, lie evenly for any count."""
+"""Multiples of it, modulo 1, are evenly spread for any count."""
 
 
 def prompt_for(chunks: int, chunk_ms: int, padding_bytes: int) -> str:
-    """Return what to write in a prompt to be answered by such a stream."""
+    """Return the prompt that asks for such a stream."""
     return f"chunks={chunks} ms={chunk_ms} bytes={padding_bytes}"
 
 
 @lru_cache(maxsize=16)
 def frame(padding_bytes: int) -> tuple[bytes, bytes]:
-    """Return what stands left and right of the time stamp in one chunk of chunked coding, which is one event."""
+    """Return the bytes before and after the time stamp in one chunk of chunked coding, which is one event."""
     right = b"x" * padding_bytes + _RIGHT
     return b"%x\r\n%b" % (len(_LEFT) + STAMP_DIGITS + len(right), _LEFT), right + b"\r\n"
 
@@ -72,7 +72,7 @@ def stream_end(chunks: int) -> bytes:
 
 
 class Call(asyncio.Protocol):
-    """One connection: reads a request to its end and answers it as its prompt says."""
+    """One connection: reads a whole request and answers it as its prompt asks."""
 
     def __init__(self, pacer: "Pacer") -> None:
         self._pacer = pacer
@@ -118,7 +118,7 @@ class Call(asyncio.Protocol):
             self._pacer.add(self, int(plan[2]))
 
     def send(self) -> bool:
-        """Write the next chunk, unless the other side takes none; return whether there is more to come."""
+        """Write the next chunk, unless writing is paused; return True if more chunks follow."""
         if self._full:
             return self._left > 0
         self._left -= 1
@@ -130,14 +130,14 @@ class Call(asyncio.Protocol):
 
 
 def _missing_bytes(received: bytes) -> int | None:
-    """Return how much of the body is still to come; None while the head itself is not whole."""
+    """Return the number of bytes of the body still to come; None while the head is incomplete."""
     head, blank, body = received.partition(b"\r\n\r\n")
     length = _LENGTH.search(head)
     return (int(length[1]) if length else 0) - len(body) if blank else None
 
 
 class Pacer:
-    """One timer for all streams: each has its place in the period of its pace, and the places are spread evenly."""
+    """One timer for all streams: each has a slot in its period, and the slots are evenly spread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -148,7 +148,7 @@ class Pacer:
         self._turn()
 
     def add(self, call: Call, period_ms: int) -> None:
-        """Send the rest of a call's stream, a chunk each period."""
+        """Send the rest of a call's stream, one chunk each period."""
         wheel = self._wheels.setdefault(period_ms, [[] for _ in range(period_ms)])
         self._added += 1
         wheel[int(self._added * _GOLDEN % 1 * period_ms)].append(call)
