@@ -1,7 +1,7 @@
-"""Small faults, planted one at a time in a module's syntax tree: the ones that a test of money must notice.
+"""Plants small faults, one at a time, in a module's syntax tree: the ones that a test of money must notice.
 
-What cannot matter is left alone: docstrings, annotations, imports, decorators, asserts, log lines, and sentences (what a message says
-is looked at by eye). SQL is code, so its operators are mutated where they stand in strings.
+Code that no test can check is left alone: docstrings, annotations, imports, decorators, asserts, log lines, and sentences (people
+check the text of messages). SQL is code, so its operators are mutated inside strings.
 """
 
 import ast
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Plan = tuple[str, ast.AST]
-"""A description, and what takes the node's place."""
+"""A description, and the replacement of the node."""
 
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -40,7 +40,7 @@ class Mutant:
 
 
 def mutants(source: str) -> Iterator[Mutant]:
-    """Return every mutant of a module, each with exactly one fault."""
+    """Yield every mutant of a module, each with exactly one fault."""
     tree = ast.parse(source)
     for number, node in enumerate(ast.walk(tree)):
         if getattr(node, "_left_alone", False):
@@ -58,7 +58,7 @@ def _nth(tree: ast.AST, number: int) -> ast.AST:
 
 
 def _replace(place: ast.AST, other: ast.AST) -> None:
-    """Make a node into another in place, so that no parent need be found."""
+    """Turn a node into another in place, so that its parent is not needed."""
     position = {name: getattr(place, name) for name in ("lineno", "col_offset", "end_lineno", "end_col_offset") if hasattr(place, name)}
     place.__class__ = other.__class__
     place.__dict__.clear()
@@ -68,7 +68,7 @@ def _replace(place: ast.AST, other: ast.AST) -> None:
 def _mark_what_cannot_matter(node: ast.AST) -> None:
     for one in _parts_that_cannot_matter(node):
         for inner in ast.walk(one) if one is not None else ():
-            inner._left_alone = True  # type: ignore[attr-defined]  # a mark for this walk, which comes to the parents first
+            inner._left_alone = True  # type: ignore[attr-defined]  # a mark for this walk, which visits parents first
 
 
 def _parts_that_cannot_matter(node: ast.AST) -> list[Any]:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from tests.mutation.mutants import Mutant, mutants  # noqa: E402  found by the line above
 
 SECONDS_MAX = 60
-"""A fault that makes the tests run for longer than this has been noticed."""
+"""A fault that makes the tests run longer than this counts as noticed."""
 _UNIT = "tests/unit/"
 _MONEY = (*(f"tests/unit/store/sqlite/test_{name}.py" for name in ("batch", "verify", "writer")), "tests/contract")
 _CHAT = ("tests/gateway/test_chat.py", "tests/gateway/test_chat_outcomes.py", "tests/gateway/test_stream_bytes.py")
@@ -53,7 +53,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "tests/gateway/test_stream_pressure.py",
     ),
 }
-"""The modules, and the tests that answer for each, the quickest first."""
+"""The modules, and the tests responsible for each, the quickest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Verdict:
 
 
 class Planted(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Gives one module of the gateway from a mutated tree instead of its file."""
+    """Imports one module of the gateway from a mutated tree instead of its file."""
 
     def __init__(self, path: str, tree: ast.Module) -> None:
         self._path = ROOT / path
@@ -96,7 +96,7 @@ def main() -> int:
 
 
 def _score(path: str, jobs: int) -> bool:
-    """Try every fault of one module; return whether its tests pass without any."""
+    """Try every fault of one module; return True if its tests pass without any."""
     source = (ROOT / path).read_text(encoding="utf-8")
     if not _passes(path, ast.parse(source)):
         print(f"{path}: its tests fail as it stands", flush=True)
@@ -121,7 +121,7 @@ def _passes(path: str, tree: ast.Module) -> bool:
     child = os.fork()
     if child == 0:
         _run_tests(path, tree)
-    too_long = threading.Timer(SECONDS_MAX, os.kill, (child, signal.SIGKILL))  # its own alarm clock is pytest-timeout's
+    too_long = threading.Timer(SECONDS_MAX, os.kill, (child, signal.SIGKILL))  # the child's alarm signal belongs to pytest-timeout
     too_long.start()
     status = os.waitpid(child, 0)[1]
     too_long.cancel()
@@ -129,7 +129,7 @@ def _passes(path: str, tree: ast.Module) -> bool:
 
 
 def _run_tests(path: str, tree: ast.Module) -> None:
-    """Be the process that tries one fault: never returns."""
+    """Try one fault in the forked process; never return."""
     code = 1
     try:
         os.setsid()
@@ -148,7 +148,7 @@ def _run_tests(path: str, tree: ast.Module) -> None:
 
 
 def _import_what_is_not_ours() -> None:
-    """Import once what every fork would import for itself, and keep hypothesis from looking for the smallest example."""
+    """Import once the packages that every fork needs, and turn off hypothesis's shrinking."""
     import aiohttp.test_utils  # noqa: F401, PLC0415
     import aiosqlite  # noqa: F401, PLC0415
     import hypothesis  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The planter of faults plants what it says, one at a time, and leaves alone what no test could notice."""
+"""Mutants: each has exactly the expected fault, and code that no test can check is left alone."""
 
 import ast
 
