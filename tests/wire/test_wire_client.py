@@ -1,4 +1,4 @@
-"""The chat client over real sockets: bodies, the pool, limits, failures, cancellation, on both event loops."""
+"""The upstream HTTP client over real sockets: bodies, the pool, limits, failures, cancellation, on both event loops."""
 
 import asyncio
 import ssl
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.both_loops
 async def client(
     origin: Origin, limits: Limits = PATIENT, *, base_url: str = "", tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Pool]:
-    """Run a client; at the end none of its connections may stand."""
+    """Run a client; at the end none of its connections may be open."""
     pool = Pool(base_url or origin.base_url, headers={"Authorization": "Bearer k"}, limits=limits, ssl_context=tls)
     try:
         yield pool
@@ -50,7 +50,7 @@ async def client(
 
 
 class Collected:
-    """A sink that keeps what it is told."""
+    """A sink that records its calls."""
 
     def __init__(self) -> None:
         self.pieces: list[tuple[bytes, bytes | None]] = []
@@ -74,13 +74,13 @@ class Collected:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until something holds."""
+    """Let the loop run until the condition holds."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for is state of the client, which tells nobody
+        while not condition():  # noqa: ASYNC110 - the client sends no event for this state
             await asyncio.sleep(0)
 
 
-# what is asked, and what is read
+# requests and answers
 
 
 async def test_the_request_is_whole_and_carries_its_fields() -> None:
@@ -394,7 +394,7 @@ async def test_a_cut_body_is_broken_after_all_that_came(raw: bytes, by_reset: bo
     async with serve(script) as origin, client(origin) as pool:
         answer = await pool.ask("/x", b"{}")
         answer.splice(sink)
-        # An RST may discard what the client has not read yet, so it comes when all has arrived.
+        # An RST may discard bytes that the client has not read yet, so send it when all have arrived.
         await until(lambda: (BODY.startswith(sink.payload) and len(sink.payload) >= len(BODY) - 300) or raw == STREAM[: len(CHUNKED)])
         go.set()
         await sink.ended.wait()
@@ -436,7 +436,7 @@ async def test_a_name_that_does_not_resolve_is_unreachable() -> None:
             await pool.ask("/x", b"{}")
 
 
-# limits of time
+# time limits
 
 
 @pytest.mark.promise(UPSTREAM_AWAY)
@@ -542,7 +542,7 @@ async def test_pausing_stops_the_upstream_and_resuming_loses_nothing() -> None:
         answer.splice(sink)
         await sink.fed.wait()
         stood = -1
-        while stood != sent:  # the origin makes no progress any more
+        while stood != sent:  # until the origin makes no more progress
             stood = sent
             await asyncio.sleep(0.1)
         fed_while_paused = len(sink.pieces)
@@ -571,7 +571,7 @@ async def test_a_fast_upstream_is_read_once_a_turn_so_that_others_have_theirs() 
         await peer.request()
         await peer.send(CHUNKED)
         await go.wait()
-        await peer.send(chunked([65536 * b"x"] * 128))  # in one write: the kernel holds megabytes of it before they are read
+        await peer.send(chunked([65536 * b"x"] * 128))  # in one write: the kernel buffers megabytes before they are read
         await peer.left()
 
     sink = Collected()
@@ -671,7 +671,7 @@ async def test_closing_the_client_ends_what_is_under_way() -> None:
 async def test_a_cancel_at_any_turn_leaks_no_connection(kept: bool) -> None:
     async with serve(answering(SMALL)) as origin, client(origin) as pool:
         finished, turns = 0, 0
-        while finished < 3:  # some are cancelled at each turn of the way, and some come to its end, however busy the machine is
+        while finished < 3:  # some are cancelled at each step, and some finish, however busy the machine is
             assert turns < TURNS_MAX
             if kept:
                 await (await pool.ask("/x", b"{}")).read(2)
@@ -712,7 +712,7 @@ async def test_a_call_cancelled_as_its_answer_came_spares_the_next_user_of_the_c
         original = pool.vacant
 
         def vacant(connection: object) -> bool:
-            """At the very instant when the first answer frees its connection, let another take it and cancel the first."""
+            """Let another call take the connection at the moment when the first answer frees it, and cancel the first."""
             nonlocal second
             kept = original(connection)  # type: ignore[arg-type]
             if second is None:

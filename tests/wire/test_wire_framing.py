@@ -1,4 +1,4 @@
-"""The pure half of the wire: chunked coding and heads, well-formed, cut anywhere, and hostile."""
+"""The pure half of the HTTP client: chunked coding and heads, well-formed, cut anywhere, and hostile."""
 
 import time
 
@@ -27,7 +27,7 @@ def test_one_plain_chunk_comes_with_its_own_bytes() -> None:
     ("received", "expected"),
     [
         (b"5\r\nhello\r\n6\r\n world\r\n", (b"hello world", b"5\r\nhello\r\n6\r\n world\r\n")),
-        (b"5\r\nhello\r\n0\r\n\r\n", (b"hello", b"5\r\nhello\r\n")),  # the terminator is the relay's to write
+        (b"5\r\nhello\r\n0\r\n\r\n", (b"hello", b"5\r\nhello\r\n")),  # the relay writes the terminator itself
         (b"5\r\nhello\r\n6", (b"hello", b"5\r\nhello\r\n")),  # the next size waits
         (b"A\r\n0123456789\r\n", (b"0123456789", b"A\r\n0123456789\r\n")),
         (b"005\r\nhello\r\n", (b"hello", b"005\r\nhello\r\n")),
@@ -127,7 +127,7 @@ def test_any_cut_of_a_chunked_body_gives_its_payload(payloads: list[bytes], data
 
     assert b"".join(passed) == b"".join(payloads)
     assert (body.done, body.surplus) == (True, False)
-    again = Chunked()  # what a relay would write, read by the next one
+    again = Chunked()  # the relay's output, read by the next proxy
     assert again.feed(b"".join(framed_bytes) + b"0\r\n\r\n")[0] == b"".join(payloads)
     assert again.done
 
@@ -228,7 +228,7 @@ def test_a_field_full_of_spaces_takes_no_longer_than_another() -> None:
 
     head = Head(raw)
 
-    assert (head.keep_alive, time.process_time() - began < 0.5) == (True, True)  # 2 s, where each space begins a search to the end
+    assert (head.keep_alive, time.process_time() - began < 0.5) == (True, True)  # 2 s if each space starts a search to the end
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
@@ -243,7 +243,7 @@ def test_interim_heads_are_skipped(size: int) -> None:
     assert (found[-1][0].status, found[-1][1]) == (200, b"")
 
 
-# heads that have the fields of the last one
+# heads with the same fields as the last one
 
 ARK = [
     b"HTTP/1.1 200 OK",
