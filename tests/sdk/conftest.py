@@ -1,4 +1,4 @@
-"""The OpenAI SDK as customers use it: pointed at a running gateway, nothing else changed."""
+"""The OpenAI SDK as customers use it: only its base URL and key are those of a running gateway."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -14,7 +14,7 @@ NewClient = Callable[..., AsyncOpenAI]
 
 @pytest.fixture
 async def new_client(gateway: Bench) -> AsyncIterator[NewClient]:
-    """Return a maker of clients that do not retry, so that a test sees each answer."""
+    """Yield a factory of clients that do not retry, so that a test sees each answer."""
     async with AsyncExitStack() as stack:
 
         def make(**options: Any) -> AsyncOpenAI:

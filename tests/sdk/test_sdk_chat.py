@@ -1,4 +1,4 @@
-"""What the ``openai`` package does with the gateway's answers."""
+"""Chat through the ``openai`` package: how it reads the gateway's answers."""
 
 from typing import Any
 
@@ -128,8 +128,8 @@ async def test_a_stream_cut_in_the_middle_raises(gateway: Bench, client: AsyncOp
 
     assert first.choices[0].delta.content == "Hi"
     assert raised.value.code == "MODEL_UNAVAILABLE"
-    await gateway.log.until_chats()  # the request's line is written when its settlement is durable
-    # a lower bound: 5 bytes of prompt may be no token at all; one content event is one token at ¥2/M, 2,000 nano-yuan
+    await gateway.log.until_chats()  # the log line is written when the settlement is durable
+    # a lower bound: 5 bytes of prompt count as no token; one content event is one token at ¥2/M, 2,000 nano-yuan
     await gateway.assert_charged(2_000)
 
 

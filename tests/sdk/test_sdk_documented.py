@@ -1,4 +1,4 @@
-"""The examples of our own documents, run as they stand; only base URL, key and ids are those of the gateway under test."""
+"""The examples of our own documents, run unchanged, except that base URL, key and ids are those of the gateway under test."""
 
 import asyncio
 import re
@@ -46,7 +46,7 @@ async def test_the_customer_of_the_readme(gateway: Bench) -> None:
 
 
 def pointed_at(gateway: Bench, example: str) -> str:
-    """Return an example with the two changes that its reader makes."""
+    """Return an example with the reader's two changes."""
     return example.replace(BASE_URL, gateway.base_url).replace(KEY, gateway.key)
 
 

@@ -33,13 +33,13 @@ class Case:
     param: str | None
     call: Call = HELLO_CALL
     upstream: tuple[Step, ...] = ()
-    """What the upstream answers, where it is asked."""
+    """The upstream's answers, if it is asked."""
     options: tuple[tuple[str, Any], ...] = ()
-    """Of the client."""
+    """Options of the client."""
 
 
 NO_KEY = chat(extra_headers={"Authorization": ""})
-# Out of the balance of ¥100: 10,000,000 tokens at ¥2/M for each of 6 choices are ¥120.
+# More than the balance of ¥100: 10,000,000 tokens at ¥2/M for each of 6 choices are ¥120.
 DEAR = chat(max_tokens=10_000_000, n=6)
 BAD, AUTH = "invalid_request_error", "authentication_error"
 

@@ -1,4 +1,4 @@
-"""The published examples for chat and models, run as they stand; only the base URL and the key are those of the gateway under test."""
+"""The published examples for chat and models, run unchanged, except that base URL and key are those of the gateway under test."""
 
 import asyncio
 import os
@@ -63,14 +63,14 @@ curl https://llm-proxy.tejarvis.info/api/v1/models \
 
 
 def pointed_at(gateway: Bench, example: str) -> str:
-    """Return an example with the two changes that its reader makes."""
+    """Return an example with the reader's two changes."""
     assert BASE_URL in example
     assert KEY in example
     return example.replace(BASE_URL, gateway.base_url).replace(KEY, gateway.key)
 
 
 async def run(*command: str, cwd: Path | None = None) -> bytes:
-    """Run a program to its end; return what it printed."""
+    """Run a program to its end; return its output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
     process = await asyncio.create_subprocess_exec(
         *command, cwd=cwd, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE

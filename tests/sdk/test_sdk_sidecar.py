@@ -1,4 +1,4 @@
-"""The sidecar as the documents have it: configuration and commands of the README, the guide's application; only Ark is the stand-in."""
+"""The sidecar as documented: the README's configuration and commands, and the guide's application; only Ark is a stand-in."""
 
 import asyncio
 import re
@@ -33,7 +33,7 @@ def block(language: str) -> str:
 
 async def test_the_application_of_the_guide_spends_the_budget_of_the_sidecar_of_the_readme(directory: Path) -> None:
     *setting_up, serve = block("sh").splitlines()
-    assert serve == "llm-proxy serve"  # in place of the shell: a signal that is sent to it is the gateway's
+    assert serve == "llm-proxy serve"  # `exec` replaces the shell: a signal to it reaches the gateway
     async with StandIn() as ark:
         (directory / "sidecar.toml").write_text(block("toml").replace(ARK, ark.base_url))
 
@@ -66,7 +66,7 @@ async def test_a_sidecar_without_a_budget_says_how_to_give_it_one(directory: Pat
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Return a directory whose ``bin`` has the command, as an installation's would."""
+    """Return a directory whose ``bin`` has the command, as after an installation."""
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin/llm-proxy"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m proxy "$@"\n')
@@ -76,7 +76,7 @@ def directory(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def sidecar(directory: Path, commands: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run the commands in a shell; enter once the last of them has said that it is ready, and kill it at the end if it still runs."""
+    """Run the commands in a shell; yield once the last one has reported that it is ready, and kill it at the end if it still runs."""
     script = "set -e\n" + re.sub("ARK_API_KEY=…", "ARK_API_KEY=canary", commands)
     environment = {"PATH": f"{directory}/bin:/usr/bin:/bin", "PYTHONPATH": str(ROOT), "NOTIFY_SOCKET": str(directory / "notify")}
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as systemd, (directory / "log").open("wb") as log:
@@ -93,7 +93,7 @@ async def sidecar(directory: Path, commands: str) -> AsyncIterator[asyncio.subpr
 
 
 async def application(directory: Path) -> str:
-    """Run the guide's program and return what it prints. Raises: AssertionError with its traceback if it fails."""
+    """Run the guide's program and return its output. Raises: AssertionError with its traceback if it fails."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", block("python"), cwd=directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
