@@ -1,4 +1,4 @@
-"""The commands with no gateway running: what they print, where, and how they exit."""
+"""The commands without a running gateway: their output, its stream, and their exit status."""
 
 import asyncio
 import csv
@@ -52,7 +52,7 @@ price = { silent = 8, audio = 16, flex = "0.5", by_resolution = { "1080p" = { si
 
 @pytest.fixture(autouse=True)
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A configuration in the working directory, where commands look for it."""
+    """Write a configuration into the working directory, where commands look for it, and return its path."""
     path = tmp_path / "config.toml"
     path.write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
@@ -72,7 +72,7 @@ def run() -> Command:
 
 @pytest.fixture
 def in_thread(run: Command) -> InThread:
-    """Run a command, which has a loop of its own, from a test that has one."""
+    """Return a runner for commands, which have an event loop of their own, in a test that has one."""
     return lambda *argv, **env: asyncio.to_thread(run, *argv, **env)
 
 

@@ -1,4 +1,4 @@
-"""The real command as a process of its own, with a real gateway beside it, killed ones too."""
+"""The real command as a process of its own, beside a real gateway, which some tests kill."""
 
 import asyncio
 import errno
@@ -84,7 +84,7 @@ def config(tmp_path: Path) -> Config:
 
 @pytest.fixture
 async def serve(tmp_path: Path, config: Config) -> AsyncIterator[Serve]:
-    """Start a gateway and return once it told systemd, which is this test, that it is ready."""
+    """Yield a function that starts a gateway; it returns once the gateway has told systemd, played by this test, that it is ready."""
     started: list[asyncio.subprocess.Process] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as systemd:
         systemd.bind(str(tmp_path / "notify"))
@@ -127,7 +127,7 @@ async def test_a_key_works_once_it_is_made_and_stops_once_it_is_revoked(tmp_path
     once_revoked = await models_status(tmp_path, key["key"])
 
     assert (while_alive, once_revoked) == (200, 401)
-    assert (await run(tmp_path, "ledger", "verify")).code == 0  # read beside the gateway that writes
+    assert (await run(tmp_path, "ledger", "verify")).code == 0  # reads while the gateway writes
     gateway.send_signal(signal.SIGTERM)
     _, log = await gateway.communicate()
     assert gateway.returncode == 0
@@ -173,7 +173,7 @@ async def test_after_a_kill_the_socket_file_that_is_left_confuses_nobody(tmp_pat
     credited = await run(tmp_path, "account", "credit", "acme", "-0.25", "--json")
 
     assert credited.answer["balance"] == "0.75"
-    await serve()  # and the next gateway takes the file's place
+    await serve()  # the next gateway replaces the file
     assert (await run(tmp_path, "account", "show", "acme", "--json")).answer["balance"] == "0.75"
 
 
@@ -208,7 +208,7 @@ async def test_who_may_not_open_the_admin_socket_is_told_who_may(
     config: Config, monkeypatch: pytest.MonkeyPatch, owner: str, advice: str
 ) -> None:
     async def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")  # as root, which tests may run as, nothing is refused
+        raise PermissionError(errno.EACCES, "Permission denied")  # simulated: tests may run as root, to whom nothing is refused
 
     monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", refuse, raising=False)
     monkeypatch.setattr(Path, "owner", lambda _: owner)
@@ -234,7 +234,7 @@ async def test_the_doctor_sees_the_gateway_that_runs_and_its_limits(tmp_path: Pa
     told = await run(tmp_path, "doctor", "--json")
 
     checks = {check["check"]: check for check in orjson.loads(told.stdout)["checks"]}
-    assert told.code == 1  # its upstream is not there
+    assert told.code == 1  # there is no upstream
     assert checks["gateway"]["says"] == f"runs (pid {gateway.pid}) and answers the operator"
     assert checks["address"]["says"] == f"unix:{tmp_path}/api.sock is listened on"
     assert "for the gateway that runs" in checks["descriptors"]["says"]

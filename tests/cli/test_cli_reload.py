@@ -1,4 +1,4 @@
-"""`reload`, `check-config --diff`, a configuration that is only in the environment, and what `serve` exits with."""
+"""`reload`, `check-config --diff`, a configuration from the environment alone, and the exit status of `serve`."""
 
 import asyncio
 import os
@@ -114,7 +114,7 @@ async def test_without_a_gateway_it_says_so(tmp_path: Path, command: tuple[str, 
 
 
 def bare(directory: Path, *words: str, **env: str) -> "subprocess.Popen[bytes]":
-    """Run a command with nothing in its environment but this."""
+    """Run a command with only these variables in its environment."""
     command = [sys.executable, "-m", "proxy", *words]
     return subprocess.Popen(
         command, cwd=directory, env={"PYTHONPATH": str(ROOT), **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE

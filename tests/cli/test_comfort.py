@@ -1,4 +1,4 @@
-"""Completion in a real bash, help that teaches by examples that work, refusals that say what to do next, bars on terminals alone."""
+"""Completion in a real bash, working examples in the help, refusals that advise, progress bars on terminals only."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ price = { input = 1, output = 2 }
 
 @pytest.fixture
 def installed(tmp_path: Path) -> dict[str, str]:
-    """The command on the PATH, a configuration, and a store with accounts and keys; return the environment."""
+    """Set up the command on the PATH, a configuration, and a store with accounts and keys; return the environment."""
     (tmp_path / "config.toml").write_text(CONFIG)
     command = tmp_path / "bin/llm-proxy"
     command.parent.mkdir()
@@ -137,7 +137,7 @@ def test_each_example_is_understood(line: str) -> None:
     assert program == "llm-proxy"
 
 
-# what to do next
+# advice in refusals
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_how_long_to_keep_must_be_said_and_be_long_enough(installed: dict[str, s
 
 
 def on_a_terminal(environment: dict[str, str], *words: str) -> tuple[str, str]:
-    """Run a command whose standard error alone is a terminal; return what it printed to each."""
+    """Run a command of which only standard error is a terminal; return standard output and standard error."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
         ["llm-proxy", *words],

@@ -1,4 +1,4 @@
-"""`doctor`: each thing that commonly breaks an installation is broken here, named, and told with what to do."""
+"""`doctor`: common faults of an installation; each must be named, with advice."""
 
 import asyncio
 import errno
@@ -89,7 +89,7 @@ async def test_the_stand_in_itself_takes_the_question_as_ark_does(tmp_path: Path
 
 
 UPSTREAMS: dict[str, tuple[list[Step], str, str, str]] = {
-    # script of the answer: state, what is said, what to do
+    # the upstream's script, the state, the message, the advice
     "a bad key": (known_error("AuthenticationError"), "failed", "does not take the key (401)", "api_key"),
     "overdue": (known_error("AccountOverdueError"), "failed", "refuses the account (403)", "console"),
     "busy": (known_error("RequestBurstTooFast"), "warning", "busy or broken just now (429)", "again in a minute"),
@@ -105,7 +105,7 @@ UPSTREAMS: dict[str, tuple[list[Step], str, str, str]] = {
 async def test_an_upstream_that_does_not_work_is_told_by_what_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: list[Step], state: str, says: str, advice: str
 ) -> None:
-    monkeypatch.setattr(upstream, "ANSWER_SECONDS", -1.5)  # of the two seconds that connecting may take, half a second is left
+    monkeypatch.setattr(upstream, "ANSWER_SECONDS", -1.5)  # leaves half a second of the two that connecting may take
     async with StandIn() as ark:
         ark.enqueue(script, f"{TASKS}/*", times=None)
         finding = of(await found(tmp_path, ark.base_url), "upstream ark")
@@ -209,7 +209,7 @@ async def test_a_restore_that_was_cut_short_and_a_log_that_grows_are_told(tmp_pa
     path = await with_store(tmp_path)
     path.with_name("gateway.db.restore-20251124T160000Z").touch()
     with path.with_name("gateway.db-wal").open("wb") as log:
-        log.truncate(files.LOG_BYTES_COMFORT + 1)  # a hole: it takes no room
+        log.truncate(files.LOG_BYTES_COMFORT + 1)  # a sparse file: it takes no room
 
     findings = await found(tmp_path)
 
@@ -223,7 +223,7 @@ async def test_what_this_user_may_not_look_at_is_told_and_the_rest_is_looked_at(
     def refuse(store: StoreConfig) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(store.path))
 
-    monkeypatch.setattr(files, "store_file", refuse)  # as root, which tests may run as, nothing is refused
+    monkeypatch.setattr(files, "store_file", refuse)  # simulated: tests may run as root, to whom nothing is refused
 
     findings = await found(tmp_path)
 

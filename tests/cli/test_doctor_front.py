@@ -1,4 +1,4 @@
-"""`doctor --url`: a proxy in front of a real gateway that does one thing wrong at a time, and what is told of it."""
+"""`doctor --url`: a proxy in front of a real gateway with one fault at a time, and the finding."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +13,7 @@ from tests.support.gateway import Bench
 
 @asynccontextmanager
 async def proxy_in_front(gateway: Bench, wrong: str) -> AsyncIterator[str]:
-    """Serve a plain reverse proxy with one fault; yields its base URL."""
+    """Serve a plain reverse proxy with one fault; yield its base URL."""
     kept: dict[str, web.Response] = {}
 
     async def pass_on(request: web.BaseRequest) -> web.StreamResponse:

@@ -1,7 +1,7 @@
-"""Canaries in everything that is secret, through every path that succeeds or fails, with all logging on: none is found anywhere.
+"""Canaries in every secret, on every path that succeeds or fails, with all logging on: none may leak anywhere.
 
-Two things are kept by design, and are looked for only where they do not belong: the prompt of a video is in the store, because the
-published API gives it back with the task; ids upstream are in the store and in the operator's log, to ask Ark about a receipt.
+Two are kept by design, and must be absent only elsewhere: the prompt of a video is in the store, because the published API returns it
+with the task; the upstream's ids are in the store and in the operator's log, to ask Ark about a receipt.
 """
 
 import re
@@ -42,11 +42,11 @@ logging.Logger.setLevel = lambda logger, level: set_level(logger, level if logge
 sys.argv[0] = "llm-proxy"
 cli.main()
 """
-"""The gateway with all loggers at debug, the libraries' too. (aiosqlite's alone stays silent, as it always is: it would log rows.)"""
+"""The gateway with all loggers at debug, the libraries' too, except aiosqlite's, which is always silent: it would log rows."""
 
 
 class DebugGateway(GatewayProcess):
-    """The key comes from a file, and nothing secret is in the environment."""
+    """A gateway at debug level, with its key in a file and no secret in the environment."""
 
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-X", "dev", "-W", "ignore", "-c", DEBUG, *words, "--config", str(self.config)]
@@ -57,7 +57,7 @@ class DebugGateway(GatewayProcess):
 
 @dataclass
 class Heard:
-    """What customers were told: of each answer its head and body."""
+    """The heads and bodies of all answers to customers."""
 
     answers: list[str] = field(default_factory=list)
 
@@ -86,7 +86,7 @@ async def gateway(tmp_path: Path, ark: StandIn) -> AsyncIterator[DebugGateway]:
 
 
 async def tell(session: aiohttp.ClientSession, heard: Heard, path: str, body: Any = None, **more: Any) -> None:
-    """Ask, and keep what comes, whole or not."""
+    """Send a request, and record the answer, complete or not."""
     method = more.pop("method", "GET" if body is None else "POST")
     with suppress(aiohttp.ClientError, TimeoutError):
         async with session.request(method, f"/v1{path}", data=body if body is None else orjson.dumps(body), **more) as answer:
@@ -105,7 +105,7 @@ STREAM = b'data: {"id":"1","choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
 
 
 def broken_answers() -> list[list[Step]]:
-    """Return answers of an upstream that is not itself, each with something that must go nowhere."""
+    """Return answers of a faulty upstream, each with a canary that must not leak."""
     html = f"<html>{SAID} {CANARY_KEY}</html>".encode()
     error = b'data: {"error":{"code":"InternalServiceError","message":"%b of account 2100000001"}}\n\n' % SAID.encode()
     return [
@@ -123,7 +123,7 @@ def broken_answers() -> list[list[Step]]:
 
 
 async def drive(gateway: GatewayProcess, ark: StandIn, heard: Heard) -> None:
-    """Go through all that can succeed or fail."""
+    """Take every path that succeeds or fails."""
     headers = {"Authorization": f"Bearer {gateway.key}", "Content-Type": "application/json"}
     async with aiohttp.ClientSession(gateway.origin, headers=headers) as session:
         await successes(session, heard)
@@ -175,7 +175,7 @@ async def refusals(session: aiohttp.ClientSession, gateway: GatewayProcess, hear
 
 
 async def leave(gateway: GatewayProcess) -> None:
-    """Begin a stream and go."""
+    """Begin a stream and disconnect."""
     body = orjson.dumps(chat(stream=True))
     key = ("Authorization", f"Bearer {gateway.key}")
     async with connect(gateway.origin) as client:
@@ -205,12 +205,12 @@ async def metrics_of(gateway: GatewayProcess) -> str:
 
 
 def stored(directory: Path) -> str:
-    """Return the store's bytes, its log's too."""
+    """Return the bytes of the store and its log."""
     return "".join(file.read_bytes().decode("latin-1") for file in sorted(directory.glob("gateway.db*")))
 
 
 def seen_from_outside(pid: int) -> str:
-    """Return what any process of this user sees of a process: its command line, environment and children."""
+    """Return what other processes of this user can see of a process: its command line, environment and children."""
     process = Path(f"/proc/{pid}")
     children = "".join(file.read_text() for file in process.glob("task/*/children"))
     assert not children, "a gateway has no children"

@@ -1,4 +1,4 @@
-"""`llm-proxy top` on a pseudo-terminal beside a real gateway: it draws, follows the size, quits, and gives the terminal back."""
+"""`llm-proxy top` on a pseudo-terminal beside a real gateway: it draws, follows the size, quits, and restores the terminal."""
 
 import asyncio
 import fcntl
@@ -23,7 +23,7 @@ SECONDS_MAX = 20.0
 
 
 class Terminal:
-    """A terminal with `top` in it."""
+    """A pseudo-terminal that runs `top`."""
 
     def __init__(self, process: asyncio.subprocess.Process, master: int) -> None:
         self.process = process
@@ -35,12 +35,12 @@ class Terminal:
     def _read(self) -> None:
         try:
             self._said += os.read(self._master, 65_536)
-        except OSError:  # nobody has it open any more
+        except OSError:  # no process has it open any more
             asyncio.get_running_loop().remove_reader(self._master)
         self._news.set()
 
     async def shows(self, pattern: str, since: int = 0) -> int:
-        """Return how much was said once it shows this."""
+        """Wait until the pattern is shown, and return the length of the output so far."""
         async with asyncio.timeout(SECONDS_MAX):
             while not re.search(pattern.encode(), self._said[since:]):
                 self._news.clear()
@@ -110,7 +110,7 @@ async def test_it_ends_well_and_gives_the_terminal_back(gateway: GatewayProcess,
         WAYS_OUT[way](terminal)
 
         assert await asyncio.wait_for(terminal.process.wait(), SECONDS_MAX) == 0
-        await terminal.shows(r"\x1b\[\?1049l")  # back from the other screen
+        await terminal.shows(r"\x1b\[\?1049l")  # back on the main screen
         assert terminal.modes() == modes
 
 
