@@ -27,7 +27,7 @@ ALONE: dict[str, Callable[[Service], Awaitable[str]]] = {"jobs": trials.jobs, "s
 
 
 async def run(cache: Path, wanted: list[str]) -> int:
-    """Make, boot, install, try; return how many trials failed."""
+    """Make and boot the machine, install the gateway, run the trials; return how many failed."""
     await make_root(cache / "debian")
     await collect_wheels(cache / "wheels")
     failed = 0
@@ -47,7 +47,7 @@ async def run(cache: Path, wanted: list[str]) -> int:
 async def _tried(name: str, service: Service, trial: Awaitable[str]) -> bool:
     try:
         print(await trial, flush=True)
-    except Exception as error:  # noqa: BLE001  the others are to be seen too
+    except Exception as error:  # noqa: BLE001  the other trials run too
         print(f"FAILED {name}: {type(error).__name__}: {error}", flush=True)
         print((await service.journal("llm-proxy"))[-2000:], flush=True)
         return True

@@ -1,4 +1,4 @@
-"""The hand that holds `tests.systemd.customers`: starts them on the machine's loopback, and asks what they have seen."""
+"""Controls `tests.systemd.customers`: starts them on the machine's loopback, and reads their counts."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ class Crowd:
         self._process = process
 
     async def seen(self) -> Seen:
-        """Return what happened since the last call, and begin anew."""
+        """Return the counts since the last call, and reset them."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(b"\n")
@@ -27,7 +27,7 @@ class Crowd:
 
 @asynccontextmanager
 async def crowd(machine: Machine, port: int, key: str) -> AsyncIterator[Crowd]:
-    """Let customers come and go until this is left."""
+    """Run the customers inside this context."""
     process = await asyncio.create_subprocess_exec(
         *machine.on_its_network("-m", "tests.systemd.customers", str(port), key),
         cwd=ROOT,

@@ -1,7 +1,7 @@
-"""Customers that come and go without a pause, in a process of their own: ``python -m tests.systemd.customers PORT KEY``.
+"""Customers that send requests without a pause, in a process of their own: ``python -m tests.systemd.customers PORT KEY``.
 
-Every request has a connection of its own, so that one that is refused, or accepted and dropped, is seen as what it is. A line on
-standard input ends a phase: what happened since the last one is printed as a line of JSON.
+Every request has its own connection, so that a refused connection differs from one that is accepted and dropped. A line on standard
+input ends a phase: the counts since the last one are printed as a line of JSON.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ BODY = '{{"model":"doubao-pro-32k","stream":{stream},"max_tokens":64,"messages":
 
 @dataclass
 class Seen:
-    """Of one phase."""
+    """Counts of one phase."""
 
     answers: int = 0
     streams: int = 0
@@ -29,11 +29,11 @@ class Seen:
     """connect() failed."""
     broken_json: int = 0
     broken_streams: int = 0
-    """The head came, and the stream did not end as one does."""
+    """The head came, but the stream did not end properly."""
     unanswered: int = 0
     """Connected, and closed without a byte."""
     statuses: dict[str, int] = field(default_factory=dict)
-    """Other than 200, with what was said."""
+    """Statuses other than 200, with the answer's text."""
     longest_wait_seconds: float = 0.0
     """From connect() to the first byte of the answer."""
 

@@ -1,6 +1,6 @@
-"""A Debian of its own, with systemd as PID 1: made by mmdebstrap, booted by systemd-nspawn, entered by nsenter.
+"""A Debian machine with systemd as PID 1: made by mmdebstrap, booted by systemd-nspawn, entered by nsenter.
 
-It has a network of its own with nothing but loopback in it, and is thrown away at the end. Needs root, and cgroups to boot in.
+It has a network of its own with nothing but loopback, and is deleted at the end. Needs root, and cgroups to boot in.
 """
 
 import asyncio
@@ -15,33 +15,33 @@ from pathlib import Path
 
 SUITE = "bookworm"
 PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "python3-venv", "procps")
-"""Of Debian; the gateway itself is installed as `systemd/README.md` says."""
+"""Debian packages; the gateway itself is installed as `systemd/README.md` says."""
 ROOT = Path(__file__).parents[2]
 BOOT_SECONDS = 60.0
 COMMAND_SECONDS = 300.0
 SOURCE, WHEELS = "/srv/llm-proxy", "/srv/wheels"
-"""Where the machine finds a copy of this directory, and the wheels that its pip may use: it has no network."""
+"""Paths in the machine of a copy of this repository, and of the wheels for its pip, as it has no network."""
 
 
 class CommandFailedError(Exception):
-    """A command in the machine ended with another exit status than 0; what it printed is the message."""
+    """A command in the machine had an exit status other than 0; the message is its output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
     code: int
     text: str
-    """Standard output and error, as they came."""
+    """Standard output and error, interleaved."""
 
 
 class Machine:
-    """A booted machine. ``leader`` is its PID 1, as seen from here."""
+    """A booted machine. ``leader`` is the pid of its PID 1 on the host."""
 
     def __init__(self, leader: int) -> None:
         self.leader = leader
 
     async def run(self, command: str, *, check: bool = True, timeout_seconds: float = COMMAND_SECONDS) -> Ended:
-        """Run a line of shell as root in the machine. Raises: CommandFailedError, if ``check``."""
+        """Run a shell command as root in the machine. Raises: CommandFailedError, if ``check``."""
         inside = ["nsenter", "-t", str(self.leader), "-a", "env", "-i", *_environment(), "bash", "-euc", f"cd {SOURCE}\n{command}"]
         ended = await execute(inside, timeout_seconds=timeout_seconds)
         if check and ended.code:
@@ -49,7 +49,7 @@ class Machine:
         return ended
 
     def on_its_network(self, *words: str) -> list[str]:
-        """Return the command line that runs a program of ours, from here, on the machine's loopback."""
+        """Return the command line that runs a program of the host on the machine's loopback."""
         return ["nsenter", "-t", str(self.leader), "-n", sys.executable, *words]
 
 
@@ -78,13 +78,13 @@ async def execute(words: list[str], *, timeout_seconds: float = COMMAND_SECONDS)
 
 
 def missing() -> list[str]:
-    """Return what is not here that this needs, in words."""
+    """Return the missing requirements, in words."""
     found = [f"the program {name}" for name in ("systemd-nspawn", "mmdebstrap", "nsenter") if shutil.which(name) is None]
     return [*found, "root's rights"] if os.geteuid() else found
 
 
 async def make_root(base: Path) -> None:
-    """Make the Debian, unless an earlier run has left it there."""
+    """Make the Debian, unless an earlier run has left it."""
     if (base / "etc/debian_version").exists():
         return
     base.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ async def make_root(base: Path) -> None:
 
 
 async def collect_wheels(wheels: Path) -> None:
-    """Fetch what pip needs to build and install the gateway, unless an earlier run has."""
+    """Fetch the wheels that pip needs to build and install the gateway, unless an earlier run has."""
     words = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(wheels), str(ROOT), "hatchling>=1.27"]
     if not await asyncio.to_thread(wheels.exists) and (ended := await execute(words, timeout_seconds=600)).code:
         raise CommandFailedError(ended.text)
@@ -102,7 +102,7 @@ async def collect_wheels(wheels: Path) -> None:
 
 @asynccontextmanager
 async def booted(base: Path, wheels: Path, scratch: Path) -> AsyncIterator[Machine]:
-    """Boot a copy of the Debian in ``scratch``; on leaving, switch it off."""
+    """Boot a copy of the Debian in ``scratch``; at the end, power it off."""
     root = scratch / "root"
     await execute(["cp", "-a", "--reflink=auto", str(base), str(root)])
     source = root / SOURCE.lstrip("/")
@@ -133,7 +133,7 @@ async def booted(base: Path, wheels: Path, scratch: Path) -> AsyncIterator[Machi
 async def _leader(nspawn: int) -> int:
     """Return the machine's PID 1, the child of nspawn, once it listens to systemctl."""
     async with asyncio.timeout(BOOT_SECONDS):
-        while not (leader := await asyncio.to_thread(_child_of, nspawn)) or not await _is_up(leader):  # noqa: ASYNC110  nobody tells of it
+        while not (leader := await asyncio.to_thread(_child_of, nspawn)) or not await _is_up(leader):  # noqa: ASYNC110  no event
             await asyncio.sleep(0.2)
         return leader
 

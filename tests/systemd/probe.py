@@ -1,6 +1,6 @@
-"""Tries what a sandbox should deny, and prints a line for each attempt: ``allowed NAME`` or ``denied NAME: why``. No library needed.
+"""Tries actions that a sandbox should deny, and prints a line for each: ``allowed NAME`` or ``denied NAME: why``. Needs no library.
 
-Run as a unit's ExecStart within its sandbox; and without one, as root, to show that it is the sandbox that denies.
+It runs as a unit's ExecStart within its sandbox; and as root without one, to show that the sandbox is what denies.
 """
 
 import ctypes
@@ -84,7 +84,7 @@ def _connect_out() -> None:
 
 
 def attempts(state: str, port_is_denied: bool) -> dict[str, Callable[[], object]]:
-    """Return what is tried, by name."""
+    """Return the attempts, by name."""
     tried: dict[str, Callable[[], object]] = {
         "write to /etc": lambda: _write("/etc/probe"),
         "write to /usr": lambda: _write("/usr/probe"),
@@ -141,7 +141,7 @@ def main() -> None:
     state, kind = sys.argv[1], sys.argv[2]
     signal.signal(signal.SIGSYS, signal.SIG_IGN)
     for name, attempt in attempts(state, port_is_denied=kind == "job").items():
-        pid = os.fork()  # what one attempt changes is not there for the next
+        pid = os.fork()  # so that no attempt's changes affect the next
         if pid:
             os.waitpid(pid, 0)
             continue

@@ -1,4 +1,4 @@
-"""The gateway as a service of the machine: installed as `systemd/README.md` says, with a stand-in for Ark as its upstream."""
+"""The gateway as a service of the machine: installed as in `systemd/README.md`, with a stand-in for Ark as its upstream."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from tests.systemd.readme import commands
 
 PORT, UPSTREAM_PORT = 8080, 9000
 CHUNKS, CHUNK_MS = 20, 50
-"""A stream takes a second: every restart meets some in flight, and none outlasts the drain."""
+"""A stream takes a second: some are in flight at every restart, and none outlasts the drain."""
 CONFIG = "/etc/llm-proxy/config.toml"
 WAIT_SECONDS = 90.0
 
@@ -21,7 +21,7 @@ class Service:
         self.machine = machine
 
     async def install(self) -> str:
-        """Run the commands of `systemd/README.md`, and return a customer's key. The stand-in takes Ark's place before anybody asks."""
+        """Run the commands of `systemd/README.md`, and return a customer's key. The stand-in replaces Ark before the first request."""
         await self.machine.run(commands()["Install"])
         await self.machine.run(
             f"systemd-run --quiet --unit=ark /opt/llm-proxy-0.1.0/bin/python -m proxy.demo.ark --port {UPSTREAM_PORT} "
@@ -33,7 +33,7 @@ class Service:
         return str(orjson.loads(made.text)["key"])
 
     async def show(self, name: str, unit: str = "llm-proxy.service") -> str:
-        """Return a property of the unit, as systemctl has it."""
+        """Return a property of the unit, from systemctl."""
         return (await self.machine.run(f"systemctl show -P {name} {unit}")).text
 
     async def kill(self, signal: str) -> None:
@@ -41,23 +41,23 @@ class Service:
         await self.machine.run(f"kill -{signal} $(systemctl show -P MainPID llm-proxy)")
 
     async def until_restarts(self, count: int) -> None:
-        """Return once the service runs and systemd has started it again so many times."""
+        """Return once the service runs and systemd has restarted it at least ``count`` times."""
         async with asyncio.timeout(WAIT_SECONDS):
             while int(await self.show("NRestarts")) < count or await self.show("ActiveState") != "active":  # noqa: ASYNC110
                 await asyncio.sleep(0.1)  # systemctl waits for jobs, not for restarts
 
     async def journal(self, unit: str, since: str = "") -> str:
-        """Return what a unit said, and systemd of it, after a cursor that `cursor` gave."""
+        """Return the journal of a unit, with systemd's messages about it, after a cursor from `cursor`."""
         after = f"--after-cursor='{since}'" if since else ""
         return (await self.machine.run(f"journalctl --sync; journalctl --no-pager -o cat -u {unit} {after}")).text
 
     async def cursor(self) -> str:
-        """Return a place in the journal: now."""
+        """Return the cursor of the journal's present end."""
         text = (await self.machine.run("journalctl --sync; journalctl -n 1 -o cat --show-cursor --no-pager")).text
         return text.rsplit("-- cursor: ", 1)[1].strip()
 
     async def probe(self, unit: str, kind: str) -> str:
-        """Run the probe in the sandbox of a unit, by a copy of it that differs in what it starts; return what it printed."""
+        """Run the probe in the sandbox of a unit, by a copy of it with another command; return its output."""
         copy = f"/etc/systemd/system/{unit}-probe.service"
         drop_in = (
             "[Unit]\\nWants=\\n[Service]\\nType=oneshot\\nRestart=no\\nWatchdogSec=0\\nExecStopPost=\\nExecReload=\\nExecStart=\\n"

@@ -1,4 +1,4 @@
-"""What the service is put through, a function each; what is wrong is an assertion, what is worth telling a line of figures."""
+"""The trials of the service, one function each; a fault is an AssertionError, the result a line of figures."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,18 +14,18 @@ STEADY_SECONDS = 3.0
 WATCHDOG_SECONDS = 30.0
 UNITS = {"llm-proxy": "gateway", "llm-proxy-verify": "job", "llm-proxy-backup": "job"}
 MEANT = {"llm-proxy": frozenset[str](), "llm-proxy-verify": frozenset[str](), "llm-proxy-backup": frozenset[str]()}
-"""What of the probe's attempts a unit is to be allowed: nothing."""
+"""Attempts of the probe that each unit may make: none."""
 
 
 async def restarts(service: Service, crowd: Crowd) -> str:
-    """Restart under load: nobody is refused, nothing breaks."""
+    """Restart under load: no connection is refused, no answer is incomplete."""
     seen = await _under_load(crowd, RESTARTS, lambda _: service.machine.run("systemctl restart llm-proxy"))
     _assert_nobody_was_hurt(seen)
     return f"{RESTARTS} restarts under load: {_told(seen)}"
 
 
 async def reloads(service: Service, crowd: Crowd) -> str:
-    """Reload under load, with another price each time; and a bad file, which changes nothing and fails the reload."""
+    """Reload under load, with another price each time; then with a bad file, which fails the reload and changes nothing."""
 
     async def reload(turn: int) -> None:
         await service.machine.run(
@@ -45,7 +45,7 @@ async def reloads(service: Service, crowd: Crowd) -> str:
 
 
 async def kills(service: Service, crowd: Crowd) -> str:
-    """kill -9 under load: what was in flight breaks, nobody is refused."""
+    """kill -9 under load: requests in flight break, no connection is refused."""
     before = int(await service.show("NRestarts"))
 
     async def kill(turn: int) -> None:
@@ -60,7 +60,7 @@ async def kills(service: Service, crowd: Crowd) -> str:
 
 
 async def hang(service: Service, crowd: Crowd) -> str:
-    """A process that hangs is ended by the watchdog, and says where it stood."""
+    """A process that hangs is ended by the watchdog, and logs where it hung."""
     before, cursor = int(await service.show("NRestarts")), await service.cursor()
     loop = asyncio.get_running_loop()
     began_at = loop.time()
@@ -76,7 +76,7 @@ async def hang(service: Service, crowd: Crowd) -> str:
 
 
 async def bad_configuration(service: Service, crowd: Crowd) -> str:
-    """A configuration that is wrong is tried once, with customers knocking; once it is mended, all is as it was."""
+    """A wrong configuration is tried once, while customers connect; once it is corrected, the service works as before."""
     before, cursor = await service.show("NRestarts"), await service.cursor()
     await service.machine.run(f"cp {CONFIG} {CONFIG}.good; echo 'typo = 1' >> {CONFIG}")
     await service.machine.run("systemctl restart llm-proxy", check=False)
@@ -105,11 +105,11 @@ async def upgrade_and_back(service: Service, crowd: Crowd) -> str:
 
 
 async def jobs(service: Service) -> str:
-    """Verification and backups by their units; then the restore of `systemd/README.md`, and an orderly life after it."""
+    """Verification and backups by their units; then the restore of `systemd/README.md`, after which the service works."""
     await service.machine.run("systemctl start llm-proxy-verify")
     for _ in range(2):
         await service.machine.run(commands()["Back up"])
-        await asyncio.sleep(1.1)  # names are to the second
+        await asyncio.sleep(1.1)  # names have a resolution of one second
     await service.machine.run(commands()["Restore"])
     await service.machine.run("llm-proxy ledger verify && systemctl start llm-proxy-verify llm-proxy-backup")
     timers = (await service.machine.run("systemctl list-timers --no-pager --no-legend 'llm-proxy-*'")).text
