@@ -53,7 +53,7 @@ class Connection(aiosqlite.Connection):
         """
         if not self._running or self._connection is None:
             raise StoreUnavailableError("the store is closed")
-        result: T = await self._execute(function, self._conn, *args)  # type: ignore[no-untyped-call]  # private: hence the pinned version
+        result: T = await self._execute(function, self._conn, *args)  # type: ignore[no-untyped-call]  # protected: hence the pin
         return result
 
 
