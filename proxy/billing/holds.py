@@ -18,7 +18,7 @@ from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.store.contract import Ledger
 from proxy.store.errors import InsufficientFundsError, KeyClaimedError, StoreError, StoreUnavailableError
-from proxy.store.values import NewRequest, StoredAnswer
+from proxy.store.values import NewRequest, Settled, StoredAnswer
 from proxy.tasks import TaskGroup
 from proxy.telemetry.metrics import Metrics
 
@@ -32,6 +32,10 @@ SETTLE_WAIT_SECONDS = 15.0
 
 HOLD_REFUSALS = (InsufficientFundsError, KeyClaimedError, StoreUnavailableError)
 """Why a hold may not be placed."""
+
+_NOW = Settled.NOW
+_UNRECORDED = "The answer was made, and cannot be recorded just now; GET /usage/{id} tells its charge once it is"
+_FORFEITED = "The call was settled before its answer was complete; GET /usage/{id} tells its charge"
 
 INTERRUPTED = Settlement(Outcome.INTERRUPTED, UsageSource.NONE, Nanos(0), note="ended before the upstream answered")
 
@@ -66,7 +70,8 @@ class Hold(Struct, eq=False):
         """Return what resolves when the settlement is durable. Cancelling who waits cancels nothing else.
 
         It raises:
-            InternalError: the store has refused it for `SETTLE_WAIT_SECONDS`; it is still being tried.
+            InternalError: the store has refused it for `SETTLE_WAIT_SECONDS`, and it is still being tried; or another settlement
+                stands, so the customer must not take the answer for complete.
         """
         assert self.durable is not None
         return self.durable
@@ -117,7 +122,7 @@ class Billing:
         settlement: Settlement,
         answer: StoredAnswer | None,
         durable: "asyncio.Future[None]",
-        stored: "asyncio.Future[bool]",
+        stored: "asyncio.Future[Settled]",
     ) -> None:
         self._tasks.release(stored)
         if stored.cancelled():
@@ -130,8 +135,16 @@ class Billing:
             logger.error("request %s cannot be settled", request.id, exc_info=fault)
             _fail(durable)
             return
-        if stored.result():
+        self._conclude(request, settlement, stored.result(), durable)
+
+    def _conclude(self, request: NewRequest, settlement: Settlement, settled: Settled, durable: "asyncio.Future[None]") -> None:
+        """Count a settlement that is on the ledger now, and tell whoever waits for it."""
+        if settled is _NOW:
             self._metrics.settled(request.kind, request.model, settlement)
+        elif settled is Settled.OTHERWISE:
+            # This process was taken for dead. What stands is what the customer pays, so the answer must not look complete.
+            logger.error("request %s was settled before, by another settlement than this one: %s", request.id, settlement)
+            _fail(durable, _FORFEITED)
         if not durable.done():
             durable.set_result(None)
 
@@ -141,38 +154,36 @@ class Billing:
         """Try until the store takes the settlement; tell who waits for it, once that takes long."""
         patience = self._loop.call_later(SETTLE_WAIT_SECONDS, _fail, durable)
         try:
-            await self._commit(request, settlement, answer)
+            settled = await self._commit(request, settlement, answer)
         except StoreError:
             _fail(durable)
             raise
         finally:
             patience.cancel()
-        if not durable.done():
-            durable.set_result(None)
+        self._conclude(request, settlement, settled, durable)
 
-    async def _commit(self, request: NewRequest, settlement: Settlement, answer: StoredAnswer | None = None) -> None:
+    async def _commit(self, request: NewRequest, settlement: Settlement, answer: StoredAnswer | None = None) -> Settled:
+        """Ask the store until it takes the settlement, and return what that came to."""
         logger.error("request %s waits to be settled: the store cannot write", request.id)
         delay = RETRY_SECONDS_FIRST
         while True:
             await asyncio.sleep(delay)
             delay = min(delay * 2, RETRY_SECONDS_MAX)
             try:
-                first = await self._ledger.settle(request.id, settlement, self._clock.now_ms(), answer)
+                return await self._ledger.settle(request.id, settlement, self._clock.now_ms(), answer)
             except StoreUnavailableError:
                 continue
-            if first:
-                self._metrics.settled(request.kind, request.model, settlement)
-            return
 
     async def _abandon(self, request: NewRequest) -> None:
         """End a hold that nobody waits for any more, if it was placed: this is queued behind it."""
         try:
-            if await self._ledger.settle(request.id, INTERRUPTED, self._clock.now_ms()):
-                self._metrics.settled(request.kind, request.model, INTERRUPTED)
+            settled = await self._ledger.settle(request.id, INTERRUPTED, self._clock.now_ms())
         except KeyError:
             return  # nothing was held
         except StoreUnavailableError:
-            await self._commit(request, INTERRUPTED)
+            settled = await self._commit(request, INTERRUPTED)
+        if settled is _NOW:
+            self._metrics.settled(request.kind, request.model, INTERRUPTED)
 
     async def recover(self) -> int:
         """Settle what dead owners left open, and return how many requests those were. Safe to repeat, and beside open holds.
@@ -186,9 +197,8 @@ class Billing:
         return len(left)
 
 
-def _fail(durable: "asyncio.Future[None]") -> None:
-    """Tell who waits, if anybody does. Not 503: who asked again would pay for two answers."""
+def _fail(durable: "asyncio.Future[None]", why: str = _UNRECORDED) -> None:
+    """Tell whoever waits. Not 503: a client that asks again would pay for two answers."""
     if not durable.done():
-        why = "The answer was made, and cannot be recorded just now; GET /usage/{id} tells its charge once it is"
         durable.set_exception(InternalError(why, should_retry=False))
         durable.exception()  # seen: nobody need wait for it

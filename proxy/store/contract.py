@@ -47,6 +47,7 @@ from proxy.store.values import (
     NewRequest,
     OpenRequest,
     Receipt,
+    Settled,
     StoredAnswer,
     UsageQuery,
     UsageRow,
@@ -101,8 +102,8 @@ class Ledger(Protocol):
         which `place_task` places.
         """
 
-    def settle(self, request_id: str, settlement: Settlement, now_ms: int, answer: StoredAnswer | None = None) -> Future[bool]:
-        """Charge and release, once: False where the request was settled before (nothing is changed then).
+    def settle(self, request_id: str, settlement: Settlement, now_ms: int, answer: StoredAnswer | None = None) -> Future[Settled]:
+        """Charge and release, once; where the request was settled before, change nothing and say whether by the same settlement.
 
         The request's idempotency key keeps ``answer``; with None it is given back, so that a retry may run.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Literal
 
@@ -72,6 +73,17 @@ class StoredAnswer:
 
     status: int
     body: bytes
+
+
+class Settled(Enum):
+    """What a settlement came to."""
+
+    NOW = "now"
+    """Charged and released by this call."""
+    BEFORE = "before"
+    """Nothing changed: an earlier settlement with the same outcome and charge stands. To its caller that is success."""
+    OTHERWISE = "otherwise"
+    """Nothing changed: an earlier settlement with another outcome or charge stands, such as the release of a dead owner's request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from proxy.gateway.process import GC_ALLOCATIONS
 from proxy.handlers.chat import PATH, ChatHandlers
 from proxy.live.settings import Live
 from proxy.store.contract import Store
-from proxy.store.values import Grant
+from proxy.store.values import Grant, Settled
 from proxy.tasks import TaskGroup
 from proxy.telemetry.logs import JsonAccessLog, Lines
 from proxy.telemetry.metrics import Metrics
@@ -75,8 +75,8 @@ class Books:
     def place_hold(self, *_: object) -> "asyncio.Future[None]":
         return self._done(None)
 
-    def settle(self, *_: object) -> "asyncio.Future[bool]":
-        return self._done(True)
+    def settle(self, *_: object) -> "asyncio.Future[Settled]":
+        return self._done(Settled.NOW)
 
     def _done(self, result: Any) -> "asyncio.Future[Any]":
         future = self._loop.create_future()

@@ -7,7 +7,7 @@ from proxy.core.money import Nanos
 from proxy.core.retention import DAY_MS, FoldedRequest
 from proxy.core.settlement import TokenUsage, UsageSource
 from proxy.store.contract import FOLD_REQUESTS_MAX, Store
-from proxy.store.values import Account, StoredAnswer, UsageQuery
+from proxy.store.values import Account, Settled, StoredAnswer, UsageQuery
 from tests.contract.conftest import Open
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, made, new_claim, new_key, new_request, new_video, pay, settlement, submitted, task_of
@@ -152,7 +152,7 @@ async def test_an_open_request_is_never_folded(store: Store, alice: Account) -> 
     assert await store.old_requests(DAY_4) == {}
     assert await store.fold_requests(alice.id, DAY_4) == 0
 
-    assert await store.settle("open", settlement(7), DAY_4)
+    assert await store.settle("open", settlement(7), DAY_4) is Settled.NOW
     assert await store.fold_requests(alice.id, DAY_4) == 1
     assert [(row.group, row.charge_nanos) for row in await store.usage(UsageQuery("day"))] == [("2025-11-24", 7)]
     await assert_books_balance(store)

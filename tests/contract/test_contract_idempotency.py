@@ -10,7 +10,7 @@ from proxy.core.video.record import TaskState
 from proxy.core.video.report import Found, Polled
 from proxy.store.contract import CLAIM_LIFE_MS, FORGET_CLAIMS_MAX, Store
 from proxy.store.errors import InsufficientFundsError, KeyClaimedError
-from proxy.store.values import Account, ClaimedKey, IdempotencyClaim, NewRequest, StoredAnswer
+from proxy.store.values import Account, ClaimedKey, IdempotencyClaim, NewRequest, Settled, StoredAnswer
 from tests.contract.conftest import Open
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, hears, made, new_claim, new_request, new_video, settlement, submitted, task_of
@@ -66,7 +66,7 @@ async def test_a_key_keeps_its_first_answer_byte_for_byte(store: Store, alice: A
     await store.settle("img-1", settlement(60, units=1), NOW_MS, ANSWER)
     again = await store.settle("img-1", settlement(60, units=1), NOW_MS, LATER)
 
-    assert not again
+    assert again is Settled.BEFORE
     assert await owner(store, alice) == ClaimedKey(new_claim(), "img-1", ANSWER)
     assert await balance_and_held(store) == (940, 0)
     await assert_books_balance(store)
@@ -109,7 +109,7 @@ async def test_a_key_without_an_answer_is_given_back_so_that_a_retry_may_run(sto
 
     assert free is None
     assert await owner(store, alice) == ClaimedKey(new_claim(body="another body"), "img-2", None)
-    assert not await store.settle("img-1", settlement(0), NOW_MS)  # too late to release it again
+    assert await store.settle("img-1", settlement(0), NOW_MS) is Settled.BEFORE  # too late to release it again
     assert await owner(store, alice) == ClaimedKey(new_claim(body="another body"), "img-2", None)
     await assert_books_balance(store)
 
@@ -287,7 +287,7 @@ async def test_an_answer_to_a_request_without_a_key_is_nothing_to_keep(store: St
     await store.advance_task("vreq_1", submitted(), NOW_MS, ANSWER)
     settled = await store.settle("img-1", settlement(60), NOW_MS, ANSWER)
 
-    assert settled
+    assert settled is Settled.NOW
     assert await owner(store, alice) is None
     assert await balance_and_held(store) == (940, 100)
     await assert_books_balance(store)

@@ -8,7 +8,7 @@ from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, TokenUsage
 from proxy.store.contract import Store
 from proxy.store.errors import AccountNotFoundError, InsufficientFundsError, StoreUnavailableError
-from proxy.store.values import Account, OpenRequest
+from proxy.store.values import Account, OpenRequest, Settled
 from tests.contract.conftest import Open
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, new_request, settlement
@@ -34,7 +34,7 @@ async def test_a_hold_is_taken_from_what_is_available_not_from_the_balance(store
 async def test_a_settlement_charges_its_part_of_the_hold_and_releases_the_rest(store: Store, alice: Account) -> None:
     await store.place_hold(new_request(account_id=alice.id, hold_nanos=300))
 
-    assert await store.settle("req_1", settlement(120), NOW_MS + 5)
+    assert await store.settle("req_1", settlement(120), NOW_MS + 5) is Settled.NOW
 
     assert await balance_and_held(store) == (880, 0)  # 1000 - 120
     assert await store.open_requests() == []
@@ -56,9 +56,10 @@ async def test_a_request_is_settled_once_and_the_first_settlement_stands(store: 
     first = settlement(120)
 
     answers = await asyncio.gather(store.settle("req_1", first, NOW_MS), store.settle("req_1", settlement(50), NOW_MS))
-    late = await store.settle("req_1", settlement(0, outcome=Outcome.INTERRUPTED), NOW_MS + 9)
+    late = await store.settle("req_1", settlement(120, outcome=Outcome.INTERRUPTED), NOW_MS + 9)
+    again = await store.settle("req_1", first, NOW_MS + 10)
 
-    assert [*answers, late] == [True, False, False]
+    assert [*answers, late, again] == [Settled.NOW, Settled.OTHERWISE, Settled.OTHERWISE, Settled.BEFORE]
     assert await balance_and_held(store) == (880, 0)
     found = await store.receipt("req_1")
     assert found is not None
@@ -113,7 +114,7 @@ async def test_a_request_that_costs_nothing_needs_no_money(store: Store) -> None
     await store.place_hold(new_request(account_id=poor.id, hold_nanos=0))
     settled = await store.settle("req_1", settlement(0), NOW_MS)
 
-    assert settled
+    assert settled is Settled.NOW
     assert await balance_and_held(store) == (0, 0)
     await assert_books_balance(store)
 
@@ -164,7 +165,7 @@ async def test_a_refusal_in_the_midst_of_others_is_its_own_only(store: Store, al
         return_exceptions=True,
     )
 
-    assert [type(answer) for answer in answers] == [type(None), ValueError, ValueError, AccountNotFoundError, bool]
+    assert [type(answer) for answer in answers] == [type(None), ValueError, ValueError, AccountNotFoundError, Settled]
     assert await balance_and_held(store) == (930, 200)  # 1000 - 70
     await assert_books_balance(store)
 
@@ -175,7 +176,7 @@ async def test_a_caller_that_stops_waiting_changes_nothing_about_the_write(store
     abandoned.cancel()
     settled = await store.settle("req_1", settlement(100), NOW_MS)  # queued behind it
 
-    assert settled
+    assert settled is Settled.NOW
     assert await balance_and_held(store) == (900, 0)
     await assert_books_balance(store)
 
@@ -184,7 +185,7 @@ async def test_absurd_counts_of_an_upstream_do_not_stop_a_settlement(store: Stor
     await store.place_hold(new_request(account_id=alice.id, hold_nanos=300))
     absurd = settlement(300, usage=TokenUsage(10**30, 10**30), shortfall_nanos=10**40)
 
-    assert await store.settle("req_1", absurd, NOW_MS)
+    assert await store.settle("req_1", absurd, NOW_MS) is Settled.NOW
 
     assert await balance_and_held(store) == (700, 0)
     await assert_books_balance(store)
@@ -202,7 +203,7 @@ async def test_what_was_acknowledged_is_there_after_closing_and_opening_again(re
 
     assert await balance_and_held(after) == (970, 200)
     assert [request.id for request in await after.open_requests()] == ["req_2"]
-    assert not await after.settle("req_1", settlement(300), NOW_MS)
+    assert await after.settle("req_1", settlement(300), NOW_MS) is Settled.OTHERWISE
     await assert_books_balance(after)
 
 

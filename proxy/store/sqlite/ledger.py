@@ -11,7 +11,7 @@ from proxy.core.money import NANOS_MAX, Nanos, format_yuan
 from proxy.core.settlement import Settlement
 from proxy.store.errors import AccountNotFoundError, InsufficientFundsError, StoreRefusedError
 from proxy.store.sqlite import idempotency
-from proxy.store.values import Account, NewRequest, StoredAnswer
+from proxy.store.values import Account, NewRequest, Settled, StoredAnswer
 
 CASH_ID = 1
 REVENUE_ID = 2
@@ -71,7 +71,7 @@ def record(connection: sqlite3.Connection, request: NewRequest, owner: str) -> N
 
 def settle(
     connection: sqlite3.Connection, request_id: str, settlement: Settlement, now_ms: int, answer: StoredAnswer | None = None
-) -> bool:
+) -> Settled:
     """End a request's hold, once: post its charge and release the rest, or release all of it where nothing is charged.
 
     Its idempotency key, where it has one, keeps the answer, or is given back if there is none.
@@ -83,9 +83,7 @@ def settle(
     except sqlite3.IntegrityError as error:
         raise ValueError(f"the settlement of {request_id} contradicts itself or its hold: {settlement}") from error
     if row is None:
-        if connection.execute("SELECT 1 FROM requests WHERE id = ?", (request_id,)).fetchone() is None:
-            raise KeyError(request_id)
-        return False
+        return _settled_before(connection, request_id, settlement)
     account_id, hold, kind, claimed = row
     if kind == "video":
         _require_ended_task(connection, request_id)
@@ -99,7 +97,7 @@ def settle(
             "UPDATE accounts SET balance_nanos = balance_nanos - ?, held_nanos = held_nanos - ? WHERE id = ?",
             (charge, hold, account_id),
         )
-    return True
+    return Settled.NOW
 
 
 def book(connection: sqlite3.Connection, account_id: int, amount_nanos: Nanos, note: str, now_ms: int) -> None:
@@ -156,6 +154,14 @@ def _transfer(
     now_ms: int,
 ) -> None:
     connection.execute(_INSERT_TRANSFER, (kind, debit_id, credit_id, amount_nanos, request_id, note, now_ms))
+
+
+def _settled_before(connection: sqlite3.Connection, request_id: str, settlement: Settlement) -> Settled:
+    """Compare with the settlement that stands. Raises: KeyError: no such request."""
+    standing = connection.execute("SELECT outcome, charge_nanos FROM requests WHERE id = ?", (request_id,)).fetchone()
+    if standing is None:
+        raise KeyError(request_id)
+    return Settled.BEFORE if standing == (settlement.outcome.value, settlement.charge_nanos) else Settled.OTHERWISE
 
 
 def _require_ended_task(connection: sqlite3.Connection, request_id: str) -> None:

@@ -34,6 +34,7 @@ from proxy.store.values import (
     NewRequest,
     OpenRequest,
     Receipt,
+    Settled,
     StoredAnswer,
     UsageQuery,
     UsageRow,
@@ -93,7 +94,9 @@ class SqliteStore:
     def place_hold(self, request: NewRequest) -> asyncio.Future[None]:
         return self._take_on(ledger.place_hold, request, self._owner)
 
-    def settle(self, request_id: str, settlement: Settlement, now_ms: int, answer: StoredAnswer | None = None) -> asyncio.Future[bool]:
+    def settle(
+        self, request_id: str, settlement: Settlement, now_ms: int, answer: StoredAnswer | None = None
+    ) -> asyncio.Future[Settled]:
         return self._write(ledger.settle, request_id, settlement, now_ms, answer)
 
     async def open_requests(self) -> list[OpenRequest]:

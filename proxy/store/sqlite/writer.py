@@ -21,10 +21,11 @@ from proxy.store.sqlite import ledger, tasks
 from proxy.store.sqlite.admission import Admission
 from proxy.store.sqlite.batch import Changes, OpenHolds
 from proxy.store.sqlite.file.connection import Connection, failure, is_fatal
-from proxy.store.values import Backlog, CommitStats
+from proxy.store.values import Backlog, CommitStats, Settled
 from proxy.tasks import TaskGroup
 
 T = TypeVar("T")
+_NOW = Settled.NOW  # Python 3.11 looks a member up by a method of its enum's metaclass
 Args = TypeVarTuple("Args")
 
 BATCH_OPERATIONS_MAX = 512
@@ -286,7 +287,7 @@ def _run_together(
                 operation.done = is_placed
         for operation in batch:
             if operation.function is ledger.settle and open_holds.settle(changes, *operation.args):
-                operation.done = operation.result = True
+                operation.done, operation.result = True, _NOW
         changes.write(connection)
     except Exception as error:
         if is_fatal(error):

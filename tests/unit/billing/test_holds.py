@@ -18,7 +18,7 @@ from proxy.core.settlement import Outcome, Settlement
 from proxy.store.errors import InsufficientFundsError, KeyClaimedError, StoreUnavailableError
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.store import SqliteStore
-from proxy.store.values import Account, ClaimedKey, IdempotencyClaim
+from proxy.store.values import Account, ClaimedKey, IdempotencyClaim, Settled
 from proxy.tasks import TaskGroup
 from proxy.telemetry.metrics import Metrics
 from tests.support.books import assert_books_balance
@@ -33,7 +33,7 @@ class FailingStore(SqliteStore):
     when_placed: Callable[[], object] = staticmethod(lambda: None)
     """Called when a hold is written, before its waiter wakes up."""
 
-    def settle(self, *args: Any, **more: Any) -> asyncio.Future[bool]:
+    def settle(self, *args: Any, **more: Any) -> asyncio.Future[Settled]:
         self.attempts += 1
         return self._refused() if self.attempts <= self.failures else super().settle(*args, **more)
 
@@ -223,6 +223,22 @@ async def test_one_that_was_written_though_its_writer_said_no_is_counted_by_nobo
     await rig.billing.commit(hold.request, settlement(150))
 
     assert rig.counted() == {"complete": 1}
+
+
+@pytest.mark.parametrize("failures", [0, 2])
+async def test_an_answer_whose_request_was_settled_otherwise_before_is_not_told_as_complete(rig: Rig, failures: int) -> None:
+    hold = await rig.billing.hold(new_request(account_id=rig.account_id, hold_nanos=400))
+    await rig.store.settle("req_1", holds.INTERRUPTED, NOW_MS)  # as recovery by another process, which took this one for dead
+    rig.store.attempts, rig.store.failures = 0, failures
+
+    hold.settle(settlement(150))
+    with pytest.raises(InternalError) as raised:
+        await hold.settled()
+
+    assert raised.value.should_retry is False
+    assert rig.counted() == {}
+    account = await rig.account()
+    assert (account.balance_nanos, account.held_nanos) == (1000, 0)
 
 
 async def test_a_drain_waits_for_a_settlement_that_nobody_waits_for(rig: Rig) -> None:

@@ -14,6 +14,7 @@ from proxy.core.money import Nanos
 from proxy.store.errors import StoreUnavailableError
 from proxy.store.sqlite import admission, open_store
 from proxy.store.sqlite.store import SqliteStore
+from proxy.store.values import Settled
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, new_request, new_video, settlement, task_of
 
@@ -65,7 +66,7 @@ async def test_with_less_room_than_the_reserve_what_is_open_is_settled_and_nothi
     for refused in (store.place_hold(new_request("req_2", account_id=account.id)), store.place_task(video, task_of(video), NOW_MS)):
         with pytest.raises(StoreUnavailableError, match="MiB are kept for settlements"):
             await refused
-    assert await store.settle("req_1", settlement(60), NOW_MS)
+    assert await store.settle("req_1", settlement(60), NOW_MS) is Settled.NOW
 
     monkeypatch.setattr(admission, "RESERVE_BYTES", 0)
     await until_ready(store, ready=True)
@@ -89,7 +90,7 @@ async def test_while_a_settlement_waits_for_the_disk_nothing_new_is_taken(store:
 
     await allow_pages(store, 1_000_000)
     assert not await is_ready(store)  # a page could be written, but the settlement is not done yet
-    assert await store.settle("req_1", large, NOW_MS)
+    assert await store.settle("req_1", large, NOW_MS) is Settled.NOW
     assert await is_ready(store)
     await store.place_hold(new_request("req_2", account_id=account.id))
 

@@ -15,7 +15,7 @@ from proxy.store.sqlite.batch import ROWS_MAX, OpenHolds
 from proxy.store.sqlite.file import migrations
 from proxy.store.sqlite.verify import verify
 from proxy.store.sqlite.writer import _Operation, transact
-from proxy.store.values import IdempotencyClaim
+from proxy.store.values import IdempotencyClaim, Settled
 from tests.support.store import NOW_MS, OWNER, new_request, settlement
 
 BALANCE = 1000
@@ -74,7 +74,7 @@ def test_a_crowd_takes_as_many_statements_as_a_few(books: sqlite3.Connection) ->
     verbs = [statement.split(None, 2)[:2] for statement in said if not statement.startswith("--")]
     # the transfers of holds and settlements need more than one statement each
     assert len(verbs) == 8, verbs
-    assert [done.result for done in batch] == [True] * ROWS_MAX + [None] * ROWS_MAX
+    assert [done.result for done in batch] == [Settled.NOW] * ROWS_MAX + [None] * ROWS_MAX
     assert len(open_holds) == ROWS_MAX
     assert_balanced(books)
 
@@ -86,7 +86,7 @@ def test_money_that_a_settlement_releases_is_there_for_a_hold_of_its_batch(books
 
     transact(books, batch, open_holds)
 
-    assert [outcome(done) for done in batch] == [None, True]
+    assert [outcome(done) for done in batch] == [None, Settled.NOW]
     assert_balanced(books)
 
 
@@ -117,7 +117,7 @@ def test_a_hold_that_is_abandoned_in_its_own_batch_leaves_nothing_behind(books: 
     again = settle("req_1", 5)
     transact(books, [again], open_holds)
 
-    assert [outcome(done) for done in (*batch, again)] == [None, True, False]
+    assert [outcome(done) for done in (*batch, again)] == [None, Settled.NOW, Settled.OTHERWISE]
     assert len(open_holds) == 0
     assert_balanced(books)
 
@@ -128,7 +128,7 @@ def test_a_request_that_another_process_left_is_settled_too(books: sqlite3.Conne
 
     transact(books, batch, OpenHolds(OWNER))
 
-    assert [outcome(done) for done in batch] == [True, False, KeyError]
+    assert [outcome(done) for done in batch] == [Settled.NOW, Settled.OTHERWISE, KeyError]
     assert_balanced(books)
 
 
@@ -159,7 +159,7 @@ def test_whatever_is_asked_together_the_books_balance_and_nobody_gets_more_than_
         for number, batch in enumerate(batches):
             operations = [made(what, NOW_MS + number) for what in batch]
             assert transact(books, operations, open_holds) is None
-            settled = [done.args[0] for done in operations if done.function is ledger.settle and done.result is True]
+            settled = [done.args[0] for done in operations if done.function is ledger.settle and done.result is Settled.NOW]
 
             assert len(set(settled)) == len(settled)
             assert_balanced(books)
@@ -224,7 +224,7 @@ def test_what_costs_nothing_and_what_holds_nothing_is_written_with_the_others(bo
     assert transact(books, batch, open_holds) is None
 
     books.set_trace_callback(None)
-    assert [done.result for done in batch] == [True] * 3
+    assert [done.result for done in batch] == [Settled.NOW] * 3
     assert not [statement for statement in said if statement.startswith(("ROLLBACK", "SAVEPOINT"))]
     kinds = books.execute("SELECT kind, amount_nanos FROM transfers WHERE request_id IS NOT NULL ORDER BY id").fetchall()
     assert kinds == [("hold", 100), ("hold", 100), ("release", 100), ("charge", 60)]

@@ -18,7 +18,7 @@ from proxy.store.errors import InsufficientFundsError
 from proxy.store.sqlite import admin, folding, idempotency, ledger, open_store, reads, tasks
 from proxy.store.sqlite.file import migrations
 from proxy.store.sqlite.verify import verify
-from proxy.store.values import NewRequest, StoredAnswer, UsageQuery
+from proxy.store.values import NewRequest, Settled, StoredAnswer, UsageQuery
 from tests.support.books import assert_books_balance
 from tests.support.store import (
     NOW_MS,
@@ -192,7 +192,7 @@ async def test_a_file_of_version_three_is_folded_without_a_rewrite_of_its_ledger
     store = await open_store(path)
 
     assert await store.fold_requests(3, BEGIN + DAY_MS) == 1
-    assert await store.settle("open", settlement(20), NOW_MS)
+    assert await store.settle("open", settlement(20), NOW_MS) is Settled.NOW
     await assert_books_balance(store)
     await store.close()
     with closing(sqlite3.connect(path)) as connection:

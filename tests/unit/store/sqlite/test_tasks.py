@@ -11,6 +11,7 @@ from proxy.core.money import Nanos
 from proxy.store.errors import StoreRefusedError
 from proxy.store.sqlite import idempotency, ledger, open_store, tasks
 from proxy.store.sqlite.file.migrations import scripts
+from proxy.store.values import Settled
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, OLD_BOOKS, OWNER, made, new_claim, new_request, new_video, settlement, submitted, task_of
 
@@ -34,7 +35,7 @@ async def test_a_file_of_the_first_version_goes_on_with_tasks_and_keys(tmp_path:
     found = await store.receipt("charged")
     assert found is not None
     assert found[0].settlement == settlement(30, units=1)
-    assert await store.settle("open", settlement(50), NOW_MS)
+    assert await store.settle("open", settlement(50), NOW_MS) is Settled.NOW
     video = new_video(account_id=alice.id, claim=new_claim())
     await store.place_task(video, task_of(video), NOW_MS)
     await store.advance_task(video.id, submitted(), NOW_MS)
