@@ -1,7 +1,7 @@
-"""Hold and settle: the only way that a handler touches money.
+"""Hold and settle: how a chat or an image call touches money. A video's money moves with its task.
 
-The hold is durable before anything is asked upstream. The settlement is committed once, by a task of its own that neither a client that
-leaves, nor a cancelled handler, nor SIGTERM can cut; a store that fails is asked again until it answers.
+The hold is durable before anything is asked upstream. The settlement is committed once: it is queued with the store at once, so that no
+client that leaves, no cancelled handler and no SIGTERM can cut it; a store that fails is asked again until it answers.
 """
 
 import asyncio
