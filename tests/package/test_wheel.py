@@ -33,6 +33,8 @@ def test_the_gateway_is_installed_from_a_directory_without_an_index(tmp_path: Pa
 
     assert "All done: the books balance to the nano-yuan." in tour
     assert f"{server}/.venv" in run(".venv/bin/python -c 'import proxy; print(proxy.__file__)'", server, offline)
+    (typed,) = server.glob(".venv/lib/python*/site-packages/proxy/py.typed")
+    assert typed.is_file()
     print(f"\n{len(list((source / 'wheels').iterdir()))} wheels")
 
 
