@@ -36,6 +36,60 @@ from proxy.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
+CLIENT_CLOSED_REQUEST = 499
+"""Logged only, as nginx and Caddy do, for a client that left before its answer."""
+
+CORS_MAX_AGE_SECONDS = 600
+_HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,2048}")
+
+
+class Entrance:
+    """Runs every request: gives it an id and a start time, dispatches it, records its end. Counts the requests in progress."""
+
+    def __init__(self, dispatcher: "Dispatcher", observer: "Observer", clock: Clock) -> None:
+        self._dispatcher = dispatcher
+        self._observer = observer
+        self._clock = clock
+        self._inside = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    async def answer(self, request: Request) -> Response:
+        """Return the answer to one request, or the JSON of its error.
+
+        Raises:
+            ConnectionError: the client left, or must see that its answer is incomplete.
+        """
+        now_ms = self._clock.now_ms()
+        request_id = ids.request_id(now_ms)
+        context = Context(request, request_id, {"x-request-id": request_id}, self._clock.monotonic(), now_ms)
+        status = CLIENT_CLOSED_REQUEST
+        if not self._inside:
+            self._empty.clear()
+        self._inside += 1
+        try:
+            try:
+                response = await self._dispatcher.dispatch(context)
+            except Exception as fault:  # noqa: BLE001 - any bug is answered, logged and counted
+                response = self._observer.failed(context, fault)
+            if self._dispatcher.draining():
+                request.closing = True
+            status = response.status
+            if response.body is not None:
+                context.body_bytes = len(response.body)
+            return response
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._empty.set()
+            self._observer.record(context, status)
+
+    def __len__(self) -> int:
+        return self._inside
+
+    async def wait_empty(self) -> None:
+        await self._empty.wait()
+
 
 class Access(Protocol):
     """Finds the account of a key, or the one account that pays for all calls where no keys are used."""
@@ -45,88 +99,6 @@ class Access(Protocol):
 
     def authenticate(self, credential: bytes) -> Grant | None:
         """Return what the key with this SHA-256 grants, or None."""
-
-
-CLIENT_CLOSED_REQUEST = 499
-"""Logged only, as nginx and Caddy do, for a client that left before its answer."""
-
-CORS_MAX_AGE_SECONDS = 600
-_HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,2048}")
-
-
-class Observer:
-    """Writes one log line and the metrics of every request, and turns exceptions of handlers into answers."""
-
-    def __init__(self, clock: Clock, log: AccessLog, metrics: Metrics) -> None:
-        self._clock = clock
-        self._log = log
-        self._metrics = metrics
-
-    def failed(self, context: Context, fault: Exception) -> Response:
-        """Return the JSON answer for an exception of a handler.
-
-        Raises:
-            ConnectionError: the client left, or a part of the answer has been sent: the client must see that it is incomplete.
-        """
-        error = self._error_of(context, fault)
-        if context.begun:
-            context.code = error.code
-            raise ConnectionResetError("the answer had begun")
-        return error_response(context, error)
-
-    def _error_of(self, context: Context, fault: Exception) -> GatewayError:
-        if isinstance(fault, GatewayError):
-            return fault
-        if isinstance(fault, StoreUnavailableError):
-            logger.error("request %s: the store does not answer: %s", context.id, fault)  # no bug of ours: no traceback
-            return ModelUnavailableError("The gateway cannot answer just now", retry_after_seconds=5)
-        if isinstance(fault, OSError) and context.connection.is_lost():
-            raise ConnectionResetError("the client left") from None
-        logger.error("request %s failed", context.id, exc_info=fault)
-        return InternalError("Internal error")
-
-    def record(self, context: Context, status: int) -> None:
-        """Count a finished request, and write its log line."""
-        now = self._clock.monotonic()
-        total = now - context.received_at
-        first_byte = (context.first_byte_at or now) - context.received_at
-        self._metrics.answered(context.route, context.model, status, first_byte, total)
-        self._log.write(_line(context, status, first_byte, total))
-
-
-def _line(context: Context, status: int, first_byte: float, total: float) -> RequestLine:
-    """Return the log line of a request. Times are truncated to 0.1 ms: ``round`` takes three times as long."""
-    grant, settlement, upstream_seconds = context.grant, context.settlement, context.upstream_seconds
-    method = context.request.method
-    line = (
-        context.id,
-        method[:16],
-        context.route,
-        status,
-        context.body_bytes if method != "HEAD" else 0,
-        int(first_byte * 10_000) / 10,
-        int(total * 10_000) / 10,
-        None if upstream_seconds is None else int(upstream_seconds * 10_000) / 10,
-        None if grant is None else grant.account_name,
-        None if grant is None else grant.key_id,
-        context.model,
-        context.code,
-    )
-    if settlement is None:
-        return RequestLine(*line)
-    usage = settlement.usage
-    return RequestLine(
-        *line,
-        settlement.outcome,
-        settlement.usage_source,
-        usage.prompt_tokens,
-        usage.cached_tokens,
-        usage.completion_tokens,
-        format_yuan(settlement.charge_nanos),
-        settlement.upstream_id,
-        settlement.units,
-        settlement.note,
-    )
 
 
 class Dispatcher:
@@ -198,6 +170,46 @@ def origin_form(raw_path: str) -> str:
     return raw_path
 
 
+class Observer:
+    """Writes one log line and the metrics of every request, and turns exceptions of handlers into answers."""
+
+    def __init__(self, clock: Clock, log: AccessLog, metrics: Metrics) -> None:
+        self._clock = clock
+        self._log = log
+        self._metrics = metrics
+
+    def failed(self, context: Context, fault: Exception) -> Response:
+        """Return the JSON answer for an exception of a handler.
+
+        Raises:
+            ConnectionError: the client left, or a part of the answer has been sent: the client must see that it is incomplete.
+        """
+        error = self._error_of(context, fault)
+        if context.begun:
+            context.code = error.code
+            raise ConnectionResetError("the answer had begun")
+        return error_response(context, error)
+
+    def _error_of(self, context: Context, fault: Exception) -> GatewayError:
+        if isinstance(fault, GatewayError):
+            return fault
+        if isinstance(fault, StoreUnavailableError):
+            logger.error("request %s: the store does not answer: %s", context.id, fault)  # no bug of ours: no traceback
+            return ModelUnavailableError("The gateway cannot answer just now", retry_after_seconds=5)
+        if isinstance(fault, OSError) and context.connection.is_lost():
+            raise ConnectionResetError("the client left") from None
+        logger.error("request %s failed", context.id, exc_info=fault)
+        return InternalError("Internal error")
+
+    def record(self, context: Context, status: int) -> None:
+        """Count a finished request, and write its log line."""
+        now = self._clock.monotonic()
+        total = now - context.received_at
+        first_byte = (context.first_byte_at or now) - context.received_at
+        self._metrics.answered(context.route, context.model, status, first_byte, total)
+        self._log.write(_line(context, status, first_byte, total))
+
+
 def error_response(context: Context, error: GatewayError) -> Response:
     """Return the documented JSON of an error, with the headers that tell an SDK whether and when to retry."""
     context.code = error.code
@@ -219,49 +231,36 @@ def error_response(context: Context, error: GatewayError) -> Response:
     return context.answer(orjson.dumps(error.body()), status=error.status)
 
 
-class Entrance:
-    """Runs every request: gives it an id and a start time, dispatches it, records its end. Counts the requests in progress."""
-
-    def __init__(self, dispatcher: Dispatcher, observer: Observer, clock: Clock) -> None:
-        self._dispatcher = dispatcher
-        self._observer = observer
-        self._clock = clock
-        self._inside = 0
-        self._empty = asyncio.Event()
-        self._empty.set()
-
-    async def answer(self, request: Request) -> Response:
-        """Return the answer to one request, or the JSON of its error.
-
-        Raises:
-            ConnectionError: the client left, or must see that its answer is incomplete.
-        """
-        now_ms = self._clock.now_ms()
-        request_id = ids.request_id(now_ms)
-        context = Context(request, request_id, {"x-request-id": request_id}, self._clock.monotonic(), now_ms)
-        status = CLIENT_CLOSED_REQUEST
-        if not self._inside:
-            self._empty.clear()
-        self._inside += 1
-        try:
-            try:
-                response = await self._dispatcher.dispatch(context)
-            except Exception as fault:  # noqa: BLE001 - any bug is answered, logged and counted
-                response = self._observer.failed(context, fault)
-            if self._dispatcher.draining():
-                request.closing = True
-            status = response.status
-            if response.body is not None:
-                context.body_bytes = len(response.body)
-            return response
-        finally:
-            self._inside -= 1
-            if not self._inside:
-                self._empty.set()
-            self._observer.record(context, status)
-
-    def __len__(self) -> int:
-        return self._inside
-
-    async def wait_empty(self) -> None:
-        await self._empty.wait()
+def _line(context: Context, status: int, first_byte: float, total: float) -> RequestLine:
+    """Return the log line of a request. Times are truncated to 0.1 ms: ``round`` takes three times as long."""
+    grant, settlement, upstream_seconds = context.grant, context.settlement, context.upstream_seconds
+    method = context.request.method
+    line = (
+        context.id,
+        method[:16],
+        context.route,
+        status,
+        context.body_bytes if method != "HEAD" else 0,
+        int(first_byte * 10_000) / 10,
+        int(total * 10_000) / 10,
+        None if upstream_seconds is None else int(upstream_seconds * 10_000) / 10,
+        None if grant is None else grant.account_name,
+        None if grant is None else grant.key_id,
+        context.model,
+        context.code,
+    )
+    if settlement is None:
+        return RequestLine(*line)
+    usage = settlement.usage
+    return RequestLine(
+        *line,
+        settlement.outcome,
+        settlement.usage_source,
+        usage.prompt_tokens,
+        usage.cached_tokens,
+        usage.completion_tokens,
+        format_yuan(settlement.charge_nanos),
+        settlement.upstream_id,
+        settlement.units,
+        settlement.note,
+    )

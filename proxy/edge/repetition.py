@@ -9,11 +9,7 @@ from proxy.core.repetition import SHAPE_BYTES_MAX
 from proxy.edge.request import RequestHead
 
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,15})\r\n", re.IGNORECASE)
-
-
 _END = b"\r\n\r\n"
-
-
 _DIGITS_MAX = 15
 
 
