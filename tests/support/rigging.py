@@ -19,12 +19,12 @@ import aiohttp
 from proxy import clock
 from proxy.billing import folding, holds
 from proxy.billing.holds import Billing, Hold
+from proxy.core.chat import answer
 from proxy.core.chat.tap import Tap
 from proxy.core.video import task as video_task
 from proxy.core.video.task import Pace
 from proxy.edge import connection as edge
 from proxy.edge.request import Request
-from proxy.exchange import chat
 from proxy.gateway import process
 from proxy.jobs import fold_requests, forget_keys, scheduler
 from proxy.store.sqlite import admission, writer
@@ -205,7 +205,7 @@ class _Points:
             return passed
 
         _replace(Tap, "feed", watched)
-        self._around(chat, "plain_usage", "JSON usage")
+        self._around(answer, "plain_usage", "JSON usage")
         self._around(Hold, "settle", "settlement")
         finish = edge.Connection._finish
 
