@@ -28,7 +28,7 @@ RETRY_SECONDS_FIRST = 0.2
 RETRY_SECONDS_MAX = 1.0
 """Nothing new is taken meanwhile."""
 SETTLE_WAIT_SECONDS = 15.0
-"""How long an answer waits for its settlement before the customer is told of a failure instead."""
+"""Seconds an answer waits for its settlement before the customer is told of a failure instead."""
 
 HOLD_REFUSALS = (InsufficientFundsError, KeyClaimedError, StoreUnavailableError)
 """Why a hold may not be placed."""
@@ -51,7 +51,7 @@ def hold_refused(fault: StoreError) -> GatewayError:
 
 
 class Hold(Struct, eq=False):
-    """A durable hold on an account. It ends by `settle`, once; whoever placed it makes sure of that in a ``finally``."""
+    """A durable hold on an account. It ends by `settle`, once; the caller that placed it makes sure of that in a ``finally``."""
 
     billing: "Billing"
     request: NewRequest
@@ -67,7 +67,7 @@ class Hold(Struct, eq=False):
             self.durable = self.billing.commit(self.request, settlement, answer)
 
     def settled(self) -> "asyncio.Future[None]":
-        """Return what resolves when the settlement is durable. Cancelling who waits cancels nothing else.
+        """Return a future that resolves when the settlement is durable. Cancelling a task that waits for it cancels nothing else.
 
         It raises:
             InternalError: the store has refused it for `SETTLE_WAIT_SECONDS`, and it is still being tried; or another settlement
@@ -138,7 +138,7 @@ class Billing:
         self._conclude(request, settlement, stored.result(), durable)
 
     def _conclude(self, request: NewRequest, settlement: Settlement, settled: Settled, durable: "asyncio.Future[None]") -> None:
-        """Count a settlement that is on the ledger now, and tell whoever waits for it."""
+        """Count a settlement that is on the ledger now, and resolve the future that its answer waits for."""
         if settled is _NOW:
             self._metrics.settled(request.kind, request.model, settlement)
         elif settled is Settled.OTHERWISE:
@@ -151,7 +151,7 @@ class Billing:
     async def _retry(
         self, request: NewRequest, settlement: Settlement, answer: StoredAnswer | None, durable: "asyncio.Future[None]"
     ) -> None:
-        """Try until the store takes the settlement; tell who waits for it, once that takes long."""
+        """Try until the store takes the settlement; fail the answer that waits for it once that takes long."""
         patience = self._loop.call_later(SETTLE_WAIT_SECONDS, _fail, durable)
         try:
             settled = await self._commit(request, settlement, answer)
@@ -175,7 +175,7 @@ class Billing:
                 continue
 
     async def _abandon(self, request: NewRequest) -> None:
-        """End a hold that nobody waits for any more, if it was placed: this is queued behind it."""
+        """End a hold whose caller was cancelled, if it was placed: this is queued behind it."""
         try:
             settled = await self._ledger.settle(request.id, INTERRUPTED, self._clock.now_ms())
         except KeyError:
@@ -198,7 +198,7 @@ class Billing:
 
 
 def _fail(durable: "asyncio.Future[None]", why: str = _UNRECORDED) -> None:
-    """Tell whoever waits. Not 503: a client that asks again would pay for two answers."""
+    """Fail the answer that waits. Not 503: a client that asks again would pay for two answers."""
     if not durable.done():
         durable.set_exception(InternalError(why, should_retry=False))
-        durable.exception()  # seen: nobody need wait for it
+        durable.exception()  # seen: no answer need wait for it

@@ -1,7 +1,7 @@
 """The store's contract in five parts, each a small protocol; `Store` is all of them.
 
-`Accounts` is what an operator changes, `Ledger` holds and settlements, `VideoTasks` paid work that goes on, `Books` what happened, and
-`Engine` the database itself. A constructor names the parts that it needs.
+`Accounts` is what an operator changes, `Ledger` holds and settlements, `VideoTasks` paid work that goes on, `Books` receipts, sums and
+the audit, `Engine` the database itself. A constructor names the parts that it needs.
 
 An operation is one transaction of the business; every invariant is true before and after it. A write is queued when it is called, and
 writes happen in the order of their calls. A write returns a future: its result once the transaction is durable, or the exception that
@@ -184,7 +184,7 @@ class VideoTasks(Protocol):
 
 
 class Books(Protocol):
-    """What happened: receipts, sums, the audit, and the folding of old requests into daily sums."""
+    """Receipts, sums, the audit, and the folding of old requests into daily sums."""
 
     async def receipt(self, request_id: str) -> tuple[Receipt, int] | None:
         """Return a request's receipt and its account's id."""

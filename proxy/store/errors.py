@@ -1,4 +1,4 @@
-"""How a store refuses or fails."""
+"""Exceptions of a store: refusals, and failures of its own."""
 
 from proxy.store.values import ClaimedKey
 
@@ -8,7 +8,7 @@ class StoreError(Exception):
 
 
 class StoreUnavailableError(StoreError):
-    """The transaction did not happen, for no fault of its own (disk full, I/O): it may be tried again."""
+    """The transaction did not happen, through no fault of its own (disk full, I/O): it may be tried again."""
 
 
 class StoreCorruptError(StoreError):
@@ -16,7 +16,7 @@ class StoreCorruptError(StoreError):
 
 
 class StoreRefusedError(StoreError):
-    """What an operator asked for is not possible; the message says why, in words for a terminal."""
+    """The operation is not possible; the message says why, in words for a terminal."""
 
 
 class StoreLockedError(StoreRefusedError):
@@ -52,4 +52,4 @@ class KeyClaimedError(StoreRefusedError):
 
 
 class UpstreamIdTakenError(StoreRefusedError):
-    """The id upstream belongs to another task: a look-up took somebody else's video for its own."""
+    """The id upstream belongs to another task: a look-up took another customer's video for its own."""

@@ -1,4 +1,4 @@
-"""How far a long piece of the store's work has come, for whoever looks at it."""
+"""Progress of the store's long operations, to be shown while they run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a long piece of work has come, such as 1,200 of 40,000 pages."""
+    """Progress of one long operation, such as 1,200 of 40,000 pages."""
 
     stage: str
-    """What is counted, in words for a terminal: ``pages copied``."""
+    """Unit that is counted, in words for a terminal: ``pages copied``."""
     done: int
     total: int
 
 
 class GivenUpError(Exception):
-    """Raised in a long piece of work by whom it tells of its progress: nobody waits for it any more."""
+    """Raised by a progress callback to end the operation: its caller no longer waits for it."""
 
 
 Report = Callable[[Progress], None]
-"""Told of progress, on whichever thread does the work."""
+"""Callback for progress. It runs on the thread that does the work."""

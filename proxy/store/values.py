@@ -1,4 +1,4 @@
-"""What a store is told and what it answers with. Amounts are nano-yuan, times are unix milliseconds."""
+"""Values that a store takes and returns. Amounts are nano-yuan, times are unix milliseconds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,11 +60,11 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyClaim:
-    """A customer's ``Idempotency-Key`` on one request: whoever places it first owns it for `CLAIM_LIFE_MS`."""
+    """A customer's ``Idempotency-Key`` on one request: the first request with it owns it for `CLAIM_LIFE_MS`."""
 
     key: str
     body_sha256: bytes
-    """Of the route and the body as parsed and written again: the same key with another body is a conflict."""
+    """Digest of the route and of the body as parsed and written again: the same key with another body is a conflict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class StoredAnswer:
 
 
 class Settled(Enum):
-    """What a settlement came to."""
+    """Result of a settlement."""
 
     NOW = "now"
     """Charged and released by this call."""
@@ -88,7 +88,7 @@ class Settled(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ClaimedKey:
-    """What is known of a key that was claimed before. ``answer`` None: its request is still under way."""
+    """An idempotency key that was claimed before. ``answer`` None: its request is still under way."""
 
     claim: IdempotencyClaim
     request_id: str
@@ -125,7 +125,7 @@ class OpenRequest:
     hold_nanos: Nanos
     created_at_ms: int
     owner: str | None
-    """Whoever placed it; None: unknown, placed before owners were recorded."""
+    """Id of the owner that placed it; None: placed before owners were recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class UsageRow:
     charge_nanos: Nanos
     shortfall_nanos: Nanos
     estimated: int
-    """How many of the requests were charged by estimate."""
+    """Number of requests charged by estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,18 +206,18 @@ class OpenTasks:
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """What is open at one moment, for who watches the gateway."""
+    """Everything open at one moment, for metrics."""
 
     held_nanos: Nanos
     holds: int
     oldest_hold_at_ms: int | None
-    """Of a request that is no video: those end within minutes, a video's may last for days."""
+    """Creation of the oldest open request other than a video: those end within minutes, a video may last for days."""
     tasks: Sequence[OpenTasks]
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """How it goes with writing: operations that wait, and batches so far in which something could not be written."""
+    """State of writing: operations that wait, and batches so far in which something could not be written."""
 
     waiting: int
     failures: int
@@ -225,7 +225,7 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class CommitStats:
-    """Of one group commit: how many operations shared it, and how long the transaction took, in seconds."""
+    """One group commit: the operations in it, and the seconds its transaction took."""
 
     operations: int
     seconds: float

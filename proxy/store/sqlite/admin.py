@@ -1,4 +1,4 @@
-"""What an operator does: accounts and keys. Functions of a connection, inside a transaction of the writer's."""
+"""Accounts and keys, which an operator changes. Functions of a connection, inside a transaction of the writer's."""
 
 import sqlite3
 

@@ -56,7 +56,7 @@ _INSERT_REQUESTS = _Statement(
          created_at_ms, claimed)
        VALUES {rows}""",
     12,
-    first="?1, ",  # the owner of them all, which costs a request nothing so
+    first="?1, ",  # one owner for all rows: bound once, it costs a request no instruction of Python
 )
 _INSERT_TRANSFERS = _Statement(
     "INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, note, created_at_ms) VALUES {rows}", 7
@@ -81,10 +81,10 @@ _AVAILABLE = [_AVAILABLE_TEXT.format(ids=", ".join("?" * accounts)) for accounts
 
 @dataclass(slots=True)
 class Changes:
-    """What one batch changes: gathered first, written then, remembered once it is committed."""
+    """Changes of one batch: gathered first, then written, and remembered once they are committed."""
 
     owner: str
-    """Whoever places the holds of the batch."""
+    """Id of the owner that places the holds of the batch."""
     requests: list[Row] = field(default_factory=list)
     settlements: list[Row] = field(default_factory=list)
     transfers: list[Row] = field(default_factory=list)

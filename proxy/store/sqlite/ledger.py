@@ -1,7 +1,7 @@
 """Money: holds, their settlement, and what an operator books. Plain functions of a connection, inside a transaction of the writer's.
 
 They begin and end no transaction, so that another record, a video's task say, can be changed together with its money. One that raises
-may have changed something: whoever runs it undoes its savepoint.
+may have changed something: its caller undoes the savepoint.
 """
 
 import sqlite3

@@ -103,7 +103,7 @@ class SqliteStore:
         return await self._read(reads.open_requests)
 
     async def orphaned_requests(self) -> list[OpenRequest]:
-        # The lock is this process's, so every other owner is dead. Whoever only reads has no lock, and nothing to settle with.
+        # This process has the lock, so every other owner is dead. A reader has no lock, proves nothing and settles nothing.
         return [] if self._writer is None else await self._read(reads.orphaned_requests, self._owner)
 
     async def claimed_key(self, account_id: int, key: str, now_ms: int) -> ClaimedKey | None:
@@ -233,7 +233,7 @@ class SqliteStore:
             return await _told(connection, function, *args)
 
     async def _read_telling(self, function: Callable[[sqlite3.Connection, Report, *Args], T], report: Report | None, *args: *Args) -> T:
-        """Read as above and tell how far it is; whoever gives up, by Ctrl-C say, need not wait for the end of it."""
+        """Read as above and report progress; a caller that gives up, by Ctrl-C for example, does not wait for the end."""
         is_given_up = threading.Event()
 
         def tell(progress: Progress) -> None:
