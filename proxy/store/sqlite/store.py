@@ -1,7 +1,6 @@
 """The store over SQLite: each operation of the contract, sent to the writer's or a reader's thread."""
 
 import asyncio
-import logging
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -39,8 +38,6 @@ from proxy.store.values import (
     UsageQuery,
     UsageRow,
 )
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
