@@ -72,10 +72,10 @@ class Exchange(Generic[C]):
         "_began",
         "_call",
         "_context",
+        "_exchanges",
         "_flight",
         "_hold",
         "_model",
-        "_of",
         "_request",
         "_response",
         "_settings",
@@ -85,8 +85,10 @@ class Exchange(Generic[C]):
     _flight: Flight
     _hold: Hold
 
-    def __init__(self, of: Exchanges[C], settings: Settings, context: Context, model: Model, call: C, request: NewRequest) -> None:
-        self._of = of
+    def __init__(
+        self, exchanges: Exchanges[C], settings: Settings, context: Context, model: Model, call: C, request: NewRequest
+    ) -> None:
+        self._exchanges = exchanges
         self._settings = settings
         self._context = context
         self._model = model
@@ -105,19 +107,19 @@ class Exchange(Generic[C]):
             GatewayError: sent to the customer instead of an answer.
             ConnectionError: the client left before its answer began; the call is settled.
         """
-        context, of = self._context, self._of
-        upward = of.protocol.upstream_body(self._call, self._model)
-        self._hold = await of.billing.hold(self._request)
-        flight = self._flight = of.relay.depart(context.request.connection, self._request.account_id)
+        context, exchanges = self._context, self._exchanges
+        upward = exchanges.protocol.upstream_body(self._call, self._model)
+        self._hold = await exchanges.billing.hold(self._request)
+        flight = self._flight = exchanges.relay.depart(context.request.connection, self._request.account_id)
         try:
             try:
                 with flight:
                     if flight.is_over():
                         raise TimeoutError  # over before the upstream was asked
-                    self._asked_at = of.clock.monotonic()
-                    answer = await self._settings.upstreams[self._model.upstream].pool.ask(of.protocol.path, upward)
+                    self._asked_at = exchanges.clock.monotonic()
+                    answer = await self._settings.upstreams[self._model.upstream].pool.ask(exchanges.protocol.path, upward)
                     del upward
-                    context.first_byte_at = of.clock.monotonic()
+                    context.first_byte_at = exchanges.clock.monotonic()
                     raw = self._at_hand(answer)
                     result = await self._take(answer) if raw is None else self._whole(raw)
             except TimeoutError:
@@ -164,12 +166,12 @@ class Exchange(Generic[C]):
         return self._whole(await answer.read(ANSWER_BYTES_MAX))
 
     def _read_refusal(self, status: int, body: bytes | dict[str, Any]) -> Refusal:
-        return self._of.protocol.read_refusal(status, body, self._model.upstream_model)
+        return self._exchanges.protocol.read_refusal(status, body, self._model.upstream_model)
 
     # one JSON answer
 
     def _whole(self, raw: bytes) -> Response | GatewayError:
-        seen = self._of.protocol.read_answer(raw, self._model.upstream_model)
+        seen = self._exchanges.protocol.read_answer(raw, self._model.upstream_model)
         if isinstance(seen, Refusal):
             return self._refused(seen)
         claim = self._request.claim
@@ -179,10 +181,10 @@ class Exchange(Generic[C]):
     # a stream
 
     async def _stream(self, answer: Answer) -> Response:
-        tap = self._tap = self._of.protocol.new_tap(self._call)
+        tap = self._tap = self._exchanges.protocol.new_tap(self._call)
         self._add_stream_headers()
         response = self._response = self._context.begin_stream()
-        with self._of.metrics.open_streams.track_inprogress():
+        with self._exchanges.metrics.open_streams.track_inprogress():
             failure = await self._flight.splice(answer, tap, chunked=self._context.request.takes_chunks)
         self._end_stream(tap, Outcome.UPSTREAM_CUT, "the stream ended without [DONE]" if failure is None else str(failure))
         return response
@@ -213,9 +215,9 @@ class Exchange(Generic[C]):
             self._settle(outcome, seen, status=error.status, note=note)
             return
         self._context.code = error.code
-        self._flight.write(self._of.protocol.error_event(error))
+        self._flight.write(self._exchanges.protocol.error_event(error))
         if outcome in (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_ERROR):
-            self._of.metrics.upstream_failed(self._model.upstream, outcome)
+            self._exchanges.metrics.upstream_failed(self._model.upstream, outcome)
         self._settle(self._outcome(outcome), tap.seen(), note=note)
 
     # other ends
@@ -232,7 +234,7 @@ class Exchange(Generic[C]):
 
     def _refused(self, refusal: Refusal, cause: str = "") -> GatewayError:
         if refusal.outcome is not Outcome.REFUSED:
-            self._of.metrics.upstream_failed(self._model.upstream, cause or ("operator" if refusal.operator else "error"))
+            self._exchanges.metrics.upstream_failed(self._model.upstream, cause or ("operator" if refusal.operator else "error"))
         error, claim = refusal.error, self._request.claim
         stored = None if claim is None else kept(claim, error.status, orjson.dumps(error.body()))
         self._settle(refusal.outcome, NOTHING_SEEN, status=error.status, note=refusal.note, stored=stored)
@@ -251,7 +253,7 @@ class Exchange(Generic[C]):
         self, outcome: Outcome, answer: SeenAnswer, *, status: int = 200, note: str = "", stored: StoredAnswer | None = None
     ) -> None:
         """Conclude the call and begin to commit its settlement, once; ``stored`` is kept for the request's idempotency key."""
-        context, price, now = self._context, self._model.price, self._of.clock.monotonic()
+        context, price, now = self._context, self._model.price, self._exchanges.clock.monotonic()
         assert isinstance(price, ChatPrice)
         if self._asked_at is not None:
             context.upstream_seconds = now - self._asked_at

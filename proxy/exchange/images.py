@@ -91,17 +91,17 @@ class Generation:
 
     __slots__ = ("_clock", "_context", "_ends", "_flight", "_hold", "_metrics", "_model", "_n", "_price", "_relay")
 
-    def __init__(self, of: Generations, context: Context, model: Model, n: int, hold: Hold) -> None:
+    def __init__(self, generations: Generations, context: Context, model: Model, n: int, hold: Hold) -> None:
         assert isinstance(model.price, ImagePrice)
         self._context = context
         self._model = model
         self._price = model.price
         self._n = n
         self._hold = hold
-        self._relay = of.relay
-        self._clock = of.clock
-        self._metrics = of.metrics
-        self._flight = of.relay.depart(context.connection, context.account_id, stoppable=False)
+        self._relay = generations.relay
+        self._clock = generations.clock
+        self._metrics = generations.metrics
+        self._flight = generations.relay.depart(context.connection, context.account_id, stoppable=False)
         self._ends: list[ImageResult | Refusal | None] = [None] * n
         """The end of each image's call, in order; None: cut before its end."""
 
