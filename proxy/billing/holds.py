@@ -153,13 +153,13 @@ class Billing:
     ) -> None:
         """Try until the store takes the settlement; fail the answer that waits for it once that takes long."""
         patience = self._loop.call_later(SETTLE_WAIT_SECONDS, _fail, durable)
+        settled: Settled | None = None
         try:
             settled = await self._commit(request, settlement, answer)
-        except StoreError:
-            _fail(durable)
-            raise
         finally:
             patience.cancel()
+            if settled is None:  # whatever went wrong, nobody may wait for ever
+                _fail(durable)
         self._conclude(request, settlement, settled, durable)
 
     async def _commit(self, request: NewRequest, settlement: Settlement, answer: StoredAnswer | None = None) -> Settled:

@@ -40,6 +40,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     ),
     "proxy/core/settlement.py": (_UNIT + "core/chat/test_settling.py", _UNIT + "core/test_pricing.py", "tests/contract", *_CHAT),
     "proxy/core/chat/settling.py": (_UNIT + "core/chat/test_settling.py", *_CHAT),
+    "proxy/core/chat/answer.py": (_UNIT + "core/chat/test_answer.py", *_CHAT),
     "proxy/core/chat/usage.py": (_UNIT + "core/chat/test_usage.py",),
     "proxy/core/chat/tap.py": (_UNIT + "core/chat/test_tap.py",),
     "proxy/billing/holds.py": (_UNIT + "billing/test_holds.py", "tests/gateway/test_money_admission.py", *_CHAT),

@@ -162,6 +162,19 @@ async def test_who_waits_too_long_is_told_and_the_settlement_goes_on(rig: Rig, m
     assert (await rig.account()).balance_nanos == 850
 
 
+async def test_who_waits_for_a_settlement_that_the_store_then_refuses_is_told(rig: Rig) -> None:
+    hold = await rig.billing.hold(new_request(account_id=rig.account_id, hold_nanos=400))
+    rig.store.failures = 1
+
+    hold.settle(settlement(500))  # more than was held: a bug of ours
+    with pytest.raises(InternalError) as raised:
+        async with asyncio.timeout(5):
+            await hold.settled()
+
+    assert raised.value.should_retry is False
+    assert (await rig.account()).held_nanos == 400
+
+
 async def test_cancelling_who_waits_does_not_cancel_the_settlement(rig: Rig) -> None:
     hold = await rig.billing.hold(new_request(account_id=rig.account_id, hold_nanos=400))
     hold.settle(settlement(150))

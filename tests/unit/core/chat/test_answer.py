@@ -1,0 +1,74 @@
+"""A chat's JSON answer in hand: usage, a lower bound without it, or a refusal."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.core.ark.refusal import Refusal
+from proxy.core.chat.answer import read_answer
+from proxy.core.protocol import SeenAnswer
+from proxy.core.settlement import Outcome, TokenUsage
+
+MODEL = "ep-canary"
+USAGE = {"prompt_tokens": 20, "completion_tokens": 12, "prompt_tokens_details": {"cached_tokens": 5}}
+
+
+def answer(**changed: Any) -> bytes:
+    body = {"id": "0217", "choices": [{"message": {"role": "assistant", "content": "Hello"}}], "usage": USAGE} | changed
+    return orjson.dumps({key: value for key, value in body.items() if value is not None})
+
+
+def seen(raw: bytes) -> SeenAnswer:
+    found = read_answer(raw, MODEL)
+    assert isinstance(found, SeenAnswer)
+    return found
+
+
+def test_a_plain_answer_tells_its_usage_and_its_id() -> None:
+    assert seen(answer()) == SeenAnswer(TokenUsage(20, 12, 5), upstream_id="0217")
+
+
+def test_an_answer_with_nothing_wrong_but_an_odd_usage_tells_the_same() -> None:
+    """A detail that is no count is 0, and the plain decoder leaves it to the other one."""
+    odd = USAGE | {"prompt_tokens_details": {"cached_tokens": "5"}}
+
+    assert seen(answer(usage=odd)) == SeenAnswer(TokenUsage(20, 12, 0), upstream_id="0217")
+
+
+def test_without_a_usage_the_text_bounds_what_was_written() -> None:
+    """16 bytes of reasoning and 24 of content are 40 bytes: at 8 a token at most, 5 tokens at least."""
+    choices = [{"message": {"content": "你好你好你好你好", "reasoning_content": "sixteen letters!"}}, {"message": None}, "no choice"]
+
+    assert seen(answer(usage=None, choices=choices)) == SeenAnswer(None, completion_tokens_min=5, upstream_id="0217")
+
+
+@pytest.mark.parametrize(("told", "kept"), [("x" * 500, "x" * 128), (7, ""), (None, ""), ({}, "")])
+def test_an_id_is_kept_only_if_it_is_one_and_not_for_ever(told: object, kept: str) -> None:
+    assert seen(answer(id=told)).upstream_id == kept
+
+
+def test_an_answer_that_orjson_does_not_read_is_read_as_clients_would() -> None:
+    raw = answer().replace(b'"Hello"', b'"Hello", "logprobs": NaN')
+
+    assert seen(raw).usage == TokenUsage(20, 12, 5)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        answer(choices=None),
+        answer(choices="none"),
+        answer(error={"code": "InternalServiceError", "message": "of ep-canary"}),
+        orjson.dumps({"error": {"code": "InvalidParameter", "message": "no"}}),
+    ],
+)
+def test_what_is_no_answer_is_a_refusal_that_tells_nothing_of_the_upstream(raw: bytes) -> None:
+    found = read_answer(raw, MODEL)
+
+    assert isinstance(found, Refusal)
+    assert found.outcome in (Outcome.UPSTREAM_ERROR, Outcome.REFUSED)
+    assert MODEL not in found.error.message
