@@ -88,6 +88,13 @@ class InvalidMessagesError(BadRequestError):
     code = "INVALID_MESSAGES"
 
 
+class ContextLengthError(BadRequestError):
+    """The prompt, or the prompt and the answer asked for, do not fit into the model's context."""
+
+    type = "context_length_exceeded"
+    code = "CONTEXT_LENGTH_EXCEEDED"
+
+
 class MissingPromptError(BadRequestError):
     code = "MISSING_PROMPT"
 
