@@ -43,6 +43,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "proxy/core/chat/answer.py": (_UNIT + "core/chat/test_answer.py", *_CHAT),
     "proxy/core/chat/usage.py": (_UNIT + "core/chat/test_usage.py",),
     "proxy/core/chat/tap.py": (_UNIT + "core/chat/test_tap.py",),
+    "proxy/core/chat/events.py": (_UNIT + "core/chat/test_tap.py",),
     "proxy/billing/holds.py": (_UNIT + "billing/test_holds.py", "tests/gateway/test_money_admission.py", *_CHAT),
     "proxy/store/sqlite/ledger.py": _MONEY,
     "proxy/store/sqlite/batch.py": _MONEY,

@@ -13,11 +13,7 @@ around that text; a caller that finds a piece of this shape need not feed it to 
 import re
 from typing import Any, NoReturn
 
-import orjson
-
-from proxy.core.ark.lenient_json import read_mended
-from proxy.core.ark.plain_text import is_plain_text
-from proxy.core.ark.text import read_error
+from proxy.core.chat.events import error_of, fields_of, is_chunk, is_plain_comment, is_sense, parsed, told_error
 from proxy.core.chat.usage import parse_usage
 from proxy.core.protocol import EventTooLargeError, SeenAnswer
 from proxy.core.repetition import LESSONS_MAX, SHAPE_BYTES_MAX
@@ -30,14 +26,12 @@ _LF, _CR, _QUOTE, _COLON, _BACKSLASH = b'\n\r":\\'
 _LINE_END = re.compile(rb"\r\n?|\n")
 _BLANK_LINE = re.compile(rb"[\r\n](?:\r\n?|(?<=\n)\n)")
 """The end of a line and the empty line after it, in LF, CR, CRLF or any mix; a single CRLF is not two ends."""
-_FIELD = re.compile(rb"data(?::.*)?|id(?:: ?[\w.:-]{0,128})?|event(?:: ?[A-Za-z_.-]{0,64})?|retry(?:: ?[0-9]{0,9})?", re.DOTALL)
-_TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.]\d{1,6})?(?:Z|[+-]\d\d:\d\d)?")
 _CONTENT = re.compile(rb'(?:content|arguments)": ?"[^"]')
 _STRING = rb'[ !#-[\]-\xff]*+(?:\\["\\/bfnrt][ !#-[\]-\xff]*+)*'
 """Contents of a JSON string without numeric escapes. An event with another one in its place is otherwise the same."""
 _TOLD_TEXT = re.compile(_STRING)
 _TOLD = re.compile(rb'content":"(?!")(' + _STRING + rb')"')
-_COMMENT_BYTES_MAX, _UPSTREAM_ID_CHARACTERS_MAX, _ERROR_CHARACTERS_MAX = 256, 200, 2000
+_UPSTREAM_ID_CHARACTERS_MAX = 200
 
 
 class Tap:
@@ -113,7 +107,7 @@ class Tap:
             shape = event[: text.start(1)], event[text.end(1) :]
             if shape != self._shape:
                 self._lessons -= 1
-                self._shape = shape if self._lessons and _is_chunk(event) else None
+                self._shape = shape if self._lessons and is_chunk(event) else None
 
     def finish(self, clean: bool) -> bytes:
         """Return the bytes left to pass on at the end of the body.
@@ -222,22 +216,22 @@ class Tap:
         if event[0] in (_LF, _CR):
             return self.done
         if event[0] == _COLON:
-            return self.done or not _is_plain_comment(event)
+            return self.done or not is_plain_comment(event)
         if self._id_seen and not self.done and _is_ordinary(event):
             return False
-        name, text, strays = _fields(event)
+        name, text, strays = fields_of(event)
         if text.strip() == b"[DONE]" and not strays:
             withheld, self.done = self.done, True
             return withheld
-        value = _parse(text)
+        value = parsed(text)
         self._look_at_id(text, value)
         usage = value.get("usage") if isinstance(value, dict) else None
         self.usage = parse_usage(usage) or self.usage
         if self.done:
             return True
-        self.error = _told_error(name, text, value, strays)
-        if self.error is None and is_whole and not _is_sense(text, value, strays):
-            self.error = _error(None, strays or text)
+        self.error = told_error(name, text, value, strays)
+        if self.error is None and is_whole and not is_sense(text, value, strays):
+            self.error = error_of(None, strays or text)
         if self.error is not None:
             return True
         return self._withhold_usage and isinstance(value, dict) and value.get("choices") == [] and isinstance(usage, dict)
@@ -297,13 +291,6 @@ def _has_choices(event: bytes) -> bool:
     return (event.find(b'"choices":[{') >= 0 or event.find(b'"choices": [{') >= 0) and event.find(b'essage"') < 0
 
 
-def _is_plain_comment(line: bytes) -> bool:
-    """Return whether a comment may be passed on: a keep-alive in plain words, at most with times."""
-    if len(line) > _COMMENT_BYTES_MAX:
-        return False
-    return is_plain_text(_TIME.sub("", line.decode("utf-8", "replace").lstrip(":")))
-
-
 def _unit_end(piece: bytes, begin: int, has_cr: bool) -> int:
     """Return the end of the unit at `begin` (an event, a stray empty line, or a comment line before an event), or -1.
 
@@ -322,72 +309,6 @@ def _unit_end(piece: bytes, begin: int, has_cr: bool) -> int:
         found = piece.find(b"\n\n", begin)
         return found + 2 if found >= 0 else -1
     return match.end() if match else -1
-
-
-def _fields(event: bytes) -> tuple[bytes, bytes, bytes]:
-    """Return the event's name, its data lines joined by LF (WHATWG HTML, "interpreting an event stream"), and all invalid lines."""
-    name = b""
-    lines: list[bytes] = []
-    strays: list[bytes] = []
-    for line in event.splitlines():
-        field, _, value = line.partition(b":")
-        if field == b"data":
-            lines.append(value.removeprefix(b" "))
-        elif field == b"event" and _FIELD.fullmatch(line):
-            name = value.removeprefix(b" ")
-        elif line and not (_FIELD.fullmatch(line) or (not field and _is_plain_comment(line))):
-            strays.append(line)
-    return name, b"\n".join(lines), b"\n".join(strays)
-
-
-def _told_error(name: bytes, text: bytes, value: object, strays: bytes) -> dict[str, Any] | None:
-    """Return the error that an event carries, in any shape: by its name, as JSON in its data, or as JSON on bare lines."""
-    if name == b"error":
-        return _error(value, text)
-    for found in (value, _parse(strays) if strays else None):
-        if isinstance(found, dict) and (found.get("error") or (not found.get("choices") and read_error(200, found) is not None)):
-            return _error(found, text)
-    return None
-
-
-def _is_sense(text: bytes, value: object, strays: bytes) -> bool:
-    """Return whether an event without an error belongs to a chat stream: a chunk, a usage, or one without data."""
-    if strays:
-        return False
-    if isinstance(value, dict):
-        return isinstance(value.get("choices"), list) or (isinstance(value.get("usage"), dict) and "message" not in value)
-    # SDKs read what orjson rejects (NaN, Infinity).
-    return not text or (value is None and text.startswith(b"{") and b'"choices"' in text and b'"error"' not in text)
-
-
-def _parse(text: bytes) -> object:
-    """Return the JSON value, or None. SDKs decode a stream even if it is not valid UTF-8."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return read_mended(text.decode("utf-8", "replace").encode())
-
-
-def _is_chunk(event: bytes) -> bool:
-    """Return whether a plain event is a chunk when parsed, too: then it is also one with another text in its place.
-
-    If it is not (no JSON, or choices only somewhere within), a text that needs a closer look would turn it into an error.
-    """
-    text = event.removeprefix(b"data: ")
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return False
-    return _told_error(b"", text, value, b"") is None and _is_sense(text, value, b"")
-
-
-def _error(value: object, text: bytes) -> dict[str, Any]:
-    """Return the upstream's error object, or a substitute of the same shape."""
-    found = (value.get("error") or value) if isinstance(value, dict) else value
-    if isinstance(found, dict):
-        return found
-    message = found if isinstance(found, str) else text.decode("utf-8", "replace")
-    return {"message": message[:_ERROR_CHARACTERS_MAX]}
 
 
 def _has_content(event: bytes) -> bool:
