@@ -77,9 +77,10 @@ class Idempotency:
             IdempotencyConflictError: the key came with another body, or its first request is neither settled nor in progress here.
         """
         key = _key_of(caller.header_values(HEADER))
-        if key is None:
+        claim = None if key is None else IdempotencyClaim(key, digest(caller.route, body))
+        del body  # it may be large, and the work long
+        if key is None or claim is None:
             return await work(None)
-        claim = IdempotencyClaim(key, digest(caller.route, body))
         place = (caller.account_id, key)
         while (first := self._under_way.get(place)) is not None:
             _check_same(first.claim, claim)
@@ -91,6 +92,15 @@ class Idempotency:
         finally:
             del self._under_way[place]
             mine.ended.set()
+
+    async def is_claimed(self, caller: Caller[R]) -> bool:
+        """Return whether the call's key is that of an earlier call, whose answer it may get. Raises: InvalidParameterError."""
+        key = _key_of(caller.header_values(HEADER))
+        if key is None:
+            return False
+        if (caller.account_id, key) in self._under_way:
+            return True
+        return await self._ledger.claimed_key(caller.account_id, key, self._clock.now_ms()) is not None
 
 
 def kept(claim: IdempotencyClaim | None, status: int, body: bytes) -> StoredAnswer | None:

@@ -20,6 +20,8 @@ def describe(config: Config) -> dict[str, Any]:
             "body_seconds": config.server.body_seconds,
             "keepalive_seconds": config.server.keepalive_seconds,
             "stall_seconds": config.server.stall_seconds,
+            "heartbeat_seconds": config.server.heartbeat_seconds,
+            "early_head_seconds": config.server.early_head_seconds,
         },
         "store": {"path": str(config.store.path)},
         "admin": {"listen": str(config.admin.listen or "off"), "metrics_listen": str(config.admin.metrics_listen or "off")},

@@ -17,7 +17,17 @@ from proxy.config.words import in_words
 _LIVE = ("upstreams", "billing", "videos", "log", "retention", "catalog")
 """Fields of `Config` that a reload swaps."""
 _LIVE_KEYS: Mapping[str, frozenset[str]] = {
-    "server": frozenset({"drain_seconds", "body_bytes_max", "body_seconds", "keepalive_seconds", "stall_seconds"})
+    "server": frozenset(
+        {
+            "drain_seconds",
+            "body_bytes_max",
+            "body_seconds",
+            "keepalive_seconds",
+            "stall_seconds",
+            "heartbeat_seconds",
+            "early_head_seconds",
+        }
+    )
 }
 """Live keys of tables that are live in part."""
 _NOT_KEYS = ("path", "variables")

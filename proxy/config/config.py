@@ -24,6 +24,10 @@ class ServerConfig:
     keepalive_seconds: float
     stall_seconds: float
     """A client that reads nothing of its answer for this long is dropped."""
+    heartbeat_seconds: float
+    """A stream that is silent for this long gets a comment; 0: never."""
+    early_head_seconds: float
+    """A stream's head is sent this long after its hold if no event has come yet; 0: never before the first event."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,8 @@ def _read_server(value: object, base: Path, faults: Faults) -> ServerConfig | No
         table.body_seconds,
         table.keepalive_seconds,
         table.stall_seconds,
+        table.heartbeat_seconds,
+        table.early_head_seconds,
     )
 
 

@@ -86,6 +86,8 @@ class ServerTable(Table, frozen=True, kw_only=True):
     body_seconds: Seconds = 60
     keepalive_seconds: Seconds = 75
     stall_seconds: Seconds = 60
+    heartbeat_seconds: Grace = 15
+    early_head_seconds: Grace = 0
 
 
 class StoreTable(Table, frozen=True, kw_only=True):
@@ -117,6 +119,8 @@ class BillingConfig(Table, frozen=True, kw_only=True):
     """Longest time that an upstream is read on after its client left, to learn the usage."""
     drains_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 200
     """Most drains at once; further calls are charged by `unknown_usage` at once."""
+    abandoned_per_minute: Annotated[int, Meta(ge=0, le=1_000_000)] = 60
+    """Most calls of an account a minute whose client left before the upstream told their usage; 0: no limit."""
 
 
 class VideosTable(Table, frozen=True, kw_only=True):

@@ -56,6 +56,15 @@ def charge_for_chat(price: ChatPrice, usage: TokenUsage) -> Nanos:
     return Nanos(fresh * tier.input + usage.cached_tokens * tier.cached_input + usage.completion_tokens * tier.output)
 
 
+def is_free(price: ChatPrice | ImagePrice | VideoPrice) -> bool:
+    """Return whether nothing that this price sells costs anything."""
+    if isinstance(price, ChatPrice):
+        return not any(tier.input or tier.output or tier.cached_input for tier in price.tiers)
+    if isinstance(price, ImagePrice):
+        return not price.image
+    return not any(rate.silent or rate.audio for rate in (price.rate, *price.by_resolution.values()))
+
+
 def freeze(price: ChatPrice | ImagePrice | VideoPrice) -> str:
     """Return a price as JSON in nano-yuan, as it is stored with a request: ``{"tiers": [{"up_to", "input", …}]}``."""
     return orjson.dumps(_plain(price)).decode()

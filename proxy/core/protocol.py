@@ -31,6 +31,9 @@ class Call(Protocol):
     def hold_nanos(self, price: ChatPrice) -> Nanos:
         """Return the worst case of what this call may cost."""
 
+    def forget_body(self) -> None:
+        """Let go of the client's fields, once they are written for the upstream. The figures stay."""
+
 
 class SeenAnswer(Struct, frozen=True):
     """The facts that a settlement needs of an answer, whole or not."""
@@ -54,8 +57,10 @@ class EventTooLargeError(Exception):
 class StreamTap(Protocol):
     """Reads one stream as it passes. `feed` each piece, then `finish` once; the attributes say what was seen so far."""
 
-    done: bool
-    """True once the event that ends a whole stream was seen."""
+    begun: bool
+    """True once an event that has data was seen, other than an error: the client's answer begins with it."""
+    whole: bool
+    """True once the stream has ended, and said how."""
     error: dict[str, Any] | None
     """The upstream's own error object, or a substitute; from that event on nothing is passed on."""
     content_events: int

@@ -13,13 +13,11 @@ from proxy.core.errors import (
     RequestTooLargeError,
     UnsupportedMediaTypeError,
 )
+from proxy.edge.context import Context
+from proxy.edge.intake import LARGE_BYTES, Intake, Reservation
 from proxy.edge.request import Body, Request
 from proxy.live.settings import Live
 
-LARGE_BYTES = 65_536
-LARGE_BODIES = 16
-"""Limit on all bodies that are being read, in bodies of the largest size: anyone with a key may send them, even with an empty account,
-and memory is finite. The first `LARGE_BYTES` of each are not counted, so that ordinary requests find room."""
 STRUCTURES_MAX = 100_000
 VALUES_MAX = 1_000_000
 """Limits for one body. Honest large bodies are large because of their pictures. Two million small objects would block all requests for
@@ -35,8 +33,7 @@ class BodyReader:
         self._live = live
         self._arriving: set[Body] = set()
         self._is_cut = False
-        self._large_bytes = 0
-        """Total of all bodies being read, without the first `LARGE_BYTES` of each."""
+        self.intake = Intake(live)
 
     def cut(self) -> None:
         """Refuse all bodies that are incomplete, now and later: the process is ending, and none of these calls has begun."""
@@ -44,19 +41,36 @@ class BodyReader:
         for content in self._arriving:
             content.set_exception(_restarting())
 
-    async def json(self, request: Request) -> Any:
-        """Return the parsed body. Raises: as `read` and `parsed`."""
-        value = parsed(self.arrived(request) or await self.read(request))
-        await self.breathe(request)
+    async def json(self, context: Context, here: bytes | bytearray = b"") -> Any:
+        """Return the parsed body; its memory is counted in ``context.intake`` if it may be large.
+
+        Args: here: the body's bytes, where `arrived` has returned them before.
+
+        Raises: as `read` and `parsed`.
+        """
+        raw = here or self.arrived(context.request)
+        del here
+        if not raw or len(raw) > LARGE_BYTES:
+            context.intake = self.intake.reserve(context.account_id)
+            raw = raw or await self.read(context.request, context.intake)
+            context.intake.set(_parsed_bytes_max(raw))
+        value = parsed(raw)
+        del raw
+        await self.breathe(context)
         return value
 
     @staticmethod
-    async def breathe(request: Request) -> None:
+    async def breathe(context: Context) -> None:
         """Yield to other requests between two steps over a large body: each step takes up to 20 ms for 20 MB."""
-        if request.content_length > LARGE_BYTES:
+        if context.intake is not None and context.intake.is_large:
             await asyncio.sleep(0)
 
-    def arrived(self, request: Request) -> bytes:
+    @staticmethod
+    def may_be_large(request: Request) -> bool:
+        """Return whether the body is announced as large, or still to come without a length."""
+        return request.content_length > LARGE_BYTES or (not request.content_length and not request.content.is_eof())
+
+    def arrived(self, request: Request) -> bytes | bytearray:
         """Return the body if it came whole with its head, without coroutine or timer. If empty, `read` it.
 
         Raises:
@@ -68,15 +82,16 @@ class BodyReader:
         content = request.content
         return self._checked(content.read_nowait()) if content.is_eof() else b""
 
-    async def read(self, request: Request) -> bytes | bytearray:
-        """Return the body's bytes.
+    async def read(self, request: Request, reservation: Reservation | None = None) -> bytes | bytearray:
+        """Return the body's bytes. ``reservation`` counts them as they come; None, for the operator's own requests, counts nothing.
 
         Raises:
             UnsupportedMediaTypeError: the body is compressed.
             RequestTooLargeError: longer than the limit; raised before reading if the length was announced.
             RequestTimeoutError: it did not arrive in time.
             InvalidJsonError: it has too many values.
-            ModelUnavailableError: the process is ending, or too many large bodies are being read.
+            ModelUnavailableError: the process is ending, or large bodies take too much memory.
+            RateLimitedError: large bodies of this account do.
             ConnectionError: the client left.
         """
         if here := self.arrived(request):
@@ -92,31 +107,23 @@ class BodyReader:
         self._arriving.add(request.content)
         try:
             async with asyncio.timeout(seconds):
-                return await self._read_on(request)
+                return await self._read_on(request, reservation)
         except TimeoutError:
             raise RequestTimeoutError(f"The request body did not arrive within {seconds:g} seconds") from None
         finally:
             self._arriving.discard(request.content)
 
-    async def _read_on(self, request: Request) -> bytearray:
+    async def _read_on(self, request: Request, reservation: Reservation | None) -> bytearray:
         """Collect and count piece by piece: doing either at the end, for a whole large body, would block all requests."""
         body = bytearray()
         crowd = _Crowd()
-        counted = 0
-        try:
-            while piece := await request.content.readany():
-                bytes_max = self._live.now.body_bytes_max
-                if len(body) + len(piece) > bytes_max:
-                    raise self._too_large()
-                body += piece
-                crowd.add(piece)
-                beyond = max(0, len(body) - LARGE_BYTES)
-                self._large_bytes += beyond - counted
-                counted = beyond
-                if counted and self._large_bytes > LARGE_BODIES * bytes_max:
-                    raise ModelUnavailableError("Too many large requests are being read just now", retry_after_seconds=1)
-        finally:
-            self._large_bytes -= counted
+        while piece := await request.content.readany():
+            if len(body) + len(piece) > self._live.now.body_bytes_max:
+                raise self._too_large()
+            if reservation is not None:
+                reservation.set(len(body) + len(piece))
+            body += piece
+            crowd.add(piece)
         return body
 
     def _checked(self, body: bytes) -> bytes:
@@ -144,6 +151,25 @@ def parsed(raw: bytes | bytearray) -> Any:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as fault:
         raise InvalidJsonError(f"The request body is not valid JSON: {fault}") from None
+
+
+def _parsed_bytes_max(raw: bytes | bytearray) -> int:
+    """Return a bound of a body's strings in memory: Python keeps all characters of one as wide as its widest, 4 bytes at most."""
+    return len(raw) if raw.isascii() else 4 * len(raw)
+
+
+class Posted:
+    """A parsed body on its way to its last user, so that whoever only passes it on keeps nothing of it alive."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def take(self) -> Any:
+        """Return the body, and forget it."""
+        value, self.value = self.value, None
+        return value
 
 
 class _Crowd:

@@ -6,6 +6,7 @@ import orjson
 
 from proxy.core.settlement import Settlement
 from proxy.edge.connection import JSON_TYPE
+from proxy.edge.intake import Reservation
 from proxy.edge.request import Peer, Request
 from proxy.edge.response import Response
 from proxy.store.values import Grant
@@ -30,6 +31,8 @@ class Context:
     tail: str = ""
     """The part of the path that matched ``{id}``."""
     grant: Grant | None = None
+    intake: Reservation | None = None
+    """What a large body takes of the memory for all of them; None for ordinary ones."""
     model: str = ""
     """A model of the catalog, once it is known."""
     code: str | None = None
@@ -75,8 +78,8 @@ class Context:
         self.headers["Content-Type"] = content_type
         return Response(status, self.headers, body)
 
-    def begin_stream(self) -> Response:
-        """Send the head of a streamed answer, and return its `Response`, without a body."""
+    def begin_stream(self, first: bytes) -> Response:
+        """Send the head of a streamed answer and the first bytes of its body, framed. Return its `Response`, without a body."""
         self.begun = True
-        self.request.connection.send_head(self.request, 200, self.headers)
+        self.request.connection.send_head(self.request, 200, self.headers, first)
         return Response(200, self.headers, None)

@@ -82,6 +82,8 @@ class Entrance:
             self._inside -= 1
             if not self._inside:
                 self._empty.set()
+            if context.intake is not None:
+                context.intake.release()
             self._observer.record(context, status)
 
     def __len__(self) -> int:

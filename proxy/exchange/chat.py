@@ -1,5 +1,6 @@
 """One paid call in any `ApiProtocol`, from its hold to its settlement: hold, ask, relay, settle."""
 
+import asyncio
 from contextlib import suppress
 from typing import Any, Generic
 
@@ -17,10 +18,11 @@ from proxy.core.settlement import Outcome
 from proxy.edge.context import Context
 from proxy.edge.response import Response
 from proxy.exchange.flight import Flight, Relay
+from proxy.exchange.stream import Stream
 from proxy.live.settings import Live, Settings
 from proxy.store.values import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.telemetry.metrics import Metrics
-from proxy.upstream.http1.pool import Answer, UpstreamBrokenError, UpstreamFailure
+from proxy.upstream.http1.pool import Answer, Upload, UpstreamBrokenError, UpstreamFailure
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 ERROR_BYTES_MAX = 256 * 1024
@@ -42,10 +44,12 @@ class Exchanges(Generic[C]):
     def exchange(self, context: Context, body: Any, now_ms: int, claim: IdempotencyClaim | None = None) -> "Exchange[C]":
         """Find the model, check the call, and return its exchange. Raises: GatewayError."""
         protocol, settings = self.protocol, self._live.now
+        assert context.grant is not None
+        if self.relay.abandonment.levels:
+            self.relay.abandonment.refuse(context.grant.account_id)
         model = find_model(settings.catalog, protocol.requested_model(body), protocol.kind)
         context.model = model.id
         call = protocol.parse_call(body, model)
-        assert context.grant is not None
         assert isinstance(model.price, ChatPrice)
         request = NewRequest(
             id=context.id,
@@ -69,21 +73,23 @@ class Exchange(Generic[C]):
 
     __slots__ = (
         "_asked_at",
-        "_began",
         "_call",
         "_context",
         "_exchanges",
         "_flight",
         "_hold",
+        "_is_refused",
         "_model",
         "_request",
         "_response",
         "_settings",
         "_tap",
+        "_upload",
     )
 
     _flight: Flight
     _hold: Hold
+    _upload: Upload
 
     def __init__(
         self, exchanges: Exchanges[C], settings: Settings, context: Context, model: Model, call: C, request: NewRequest
@@ -95,10 +101,11 @@ class Exchange(Generic[C]):
         self._call = call
         self._request = request
         self._asked_at: float | None = None
-        self._began = False
-        """True once an answer that is no error has begun."""
+        self._is_refused = False
+        """True once the upstream has answered with an error status, whatever of its body came."""
         self._tap: StreamTap | None = None
         self._response: Response | None = None
+        """The streamed answer, once its head has been sent."""
 
     async def run(self) -> Response:
         """Hold, ask, relay, settle. Return the answer, or raise its error, once the settlement is durable.
@@ -108,7 +115,7 @@ class Exchange(Generic[C]):
             ConnectionError: the client left before its answer began; the call is settled.
         """
         context, exchanges = self._context, self._exchanges
-        upward = exchanges.protocol.upstream_body(self._call, self._model)
+        upload = self._upload = self._written()
         self._hold = await exchanges.billing.hold(self._request)
         flight = self._flight = exchanges.relay.depart(context.request.connection, self._request.account_id)
         try:
@@ -117,8 +124,10 @@ class Exchange(Generic[C]):
                     if flight.is_over():
                         raise TimeoutError  # over before the upstream was asked
                     self._asked_at = exchanges.clock.monotonic()
-                    answer = await self._settings.upstreams[self._model.upstream].pool.ask(exchanges.protocol.path, upward)
-                    del upward
+                    if self._call.stream and self._settings.early_head_seconds:
+                        self._watch_for_head(self._settings.early_head_seconds)
+                    answer = await self._settings.upstreams[self._model.upstream].pool.ask(exchanges.protocol.path, upload)
+                    upload.let_go()
                     context.first_byte_at = exchanges.clock.monotonic()
                     raw = self._at_hand(answer)
                     result = await self._take(answer) if raw is None else self._whole(raw)
@@ -139,6 +148,16 @@ class Exchange(Generic[C]):
             raise result
         return result
 
+    def _written(self) -> Upload:
+        """Write the body for the upstream, and let go of the client's. Raises: InvalidJsonError."""
+        upward = self._exchanges.protocol.upstream_body(self._call, self._model)
+        self._call.forget_body()
+        intake = self._context.intake
+        if intake is None:
+            return Upload(upward)
+        intake.set(len(upward))
+        return Upload(upward, intake.release)
+
     def _close(self) -> None:
         """Leave no hold behind, whatever ended the call."""
         self._context.body_bytes = self._flight.sent_bytes()
@@ -149,20 +168,21 @@ class Exchange(Generic[C]):
         """Return a JSON body that came whole with its head, as nearly all do; None: `_take` has to read it."""
         if self._call.stream or answer.status != 200 or answer.header(b"content-encoding") is not None:
             return None
-        raw = answer.at_hand()
-        self._began = raw is not None
-        return raw
+        return answer.at_hand()
 
     async def _take(self, answer: Answer) -> Response | GatewayError:
         """Relay a stream, or wait for a whole body and read it."""
         if answer.status != 200:
+            self._is_refused = True
             return self._refused(self._read_refusal(answer.status, await answer.read(ERROR_BYTES_MAX)))
         if (answer.header(b"content-encoding") or b"identity").lower() != b"identity":
             answer.abort()
             raise UpstreamBrokenError("upstream: a compressed answer, though none was asked for")
-        self._began = True
         if self._call.stream and (answer.header(b"content-type") or b"").lower().startswith(EVENT_STREAM.encode()):
             return await self._stream(answer)
+        if self._response is not None:
+            answer.abort()
+            return self._refused(self._read_refusal(200, {}))  # a head went out early, and no stream came
         return self._whole(await answer.read(ANSWER_BYTES_MAX))
 
     def _read_refusal(self, status: int, body: bytes | dict[str, Any]) -> Refusal:
@@ -180,64 +200,90 @@ class Exchange(Generic[C]):
 
     # a stream
 
-    async def _stream(self, answer: Answer) -> Response:
-        tap = self._tap = self._exchanges.protocol.new_tap(self._call)
-        self._add_stream_headers()
-        response = self._response = self._context.begin_stream()
+    async def _stream(self, answer: Answer) -> Response | GatewayError:
+        stream, tap = self._open_stream()
         with self._exchanges.metrics.open_streams.track_inprogress():
-            failure = await self._flight.splice(answer, tap, chunked=self._context.request.takes_chunks)
-        self._end_stream(tap, Outcome.UPSTREAM_CUT, "the stream ended without [DONE]" if failure is None else str(failure))
-        return response
+            failure = await self._flight.splice(answer, stream)
+        if failure is not None and tap.error is None and not stream.begun:
+            raise failure  # as if it had come before the head
+        note = "the stream ended without saying how" if failure is None else str(failure)
+        return self._end_stream(tap, Outcome.UPSTREAM_CUT, note)
 
-    def _add_stream_headers(self) -> None:
+    def _open_stream(self) -> tuple[Stream, StreamTap]:
+        """Return the stream that passes on the answer, and its tap; those that an early head went out on, where one did."""
+        tap, stream = self._tap, self._flight.stream
+        if tap is None or stream is None:
+            tap = self._tap = self._exchanges.protocol.new_tap(self._call)
+            stream = self._flight.open_stream(tap, self._begin, chunked=self._context.request.takes_chunks)
+        return stream, tap
+
+    def _begin(self, first: bytes) -> asyncio.Transport | None:
+        """Send the client's head and the first bytes of its body; return its transport."""
         headers = self._context.headers
         headers["Content-Type"] = EVENT_STREAM
         headers["Cache-Control"] = "no-cache"
         headers["X-Accel-Buffering"] = "no"  # an nginx in front would hold the stream back
+        self._response = self._context.begin_stream(first)
+        return self._context.request.connection.transport
 
-    def _end_stream(self, tap: StreamTap, cut: Outcome, note: str) -> None:
+    def _watch_for_head(self, seconds: float) -> None:
+        """Send the head before the first event if that takes long: a proxy in front may wait no longer."""
+
+        def begin() -> None:
+            stream, _ = self._open_stream()
+            if not stream.begun:
+                stream.keep_alive()
+
+        self._flight.call_later(seconds, begin)
+
+    def _end_stream(self, tap: StreamTap, cut: Outcome, note: str) -> Response | GatewayError:
         """Settle a stream that has ended. If it was not whole, ``cut`` and ``note`` say why."""
         if tap.error is not None:
-            refusal = self._read_refusal(200, tap.error)
-            self._break_off(refusal.outcome, refusal.error, refusal.note)
-        elif not tap.done:
+            return self._refused(self._read_refusal(200, tap.error))
+        if not tap.whole:
             error = _restarting() if cut is Outcome.INTERRUPTED else ModelUnavailableError("The model's answer broke off")
-            self._break_off(cut, error, note)
-        else:
-            self._settle(self._outcome(_COMPLETE), tap.seen())
+            return self._break_off(cut, error, note)
+        self._settle(self._outcome(_COMPLETE), tap.seen())
+        return self._response or _restarting()  # no answer has begun: the client has left
 
-    def _break_off(self, outcome: Outcome, error: GatewayError, note: str) -> None:
+    def _break_off(self, outcome: Outcome, error: GatewayError, note: str) -> Response | GatewayError:
         """End a call early. A stream that has begun gets an error event, and its body ends without a last event."""
         tap = self._tap
-        if tap is None:
-            # The customer got nothing of a JSON answer, so whoever ended the call bears its cost: we, unless the client left.
-            seen = SeenAnswer() if self._began and outcome is _CLIENT_GONE else NOTHING_SEEN
-            self._settle(outcome, seen, status=error.status, note=note)
-            return
-        self._context.code = error.code
-        self._flight.write(self._exchanges.protocol.error_event(error))
+        if self._response is None:
+            # The customer got nothing, so whoever ended the call bears its cost: we, unless the client left.
+            self._settle(self._outcome(outcome), NOTHING_SEEN if tap is None else tap.seen(), status=error.status, note=note)
+            return error
         if outcome in (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_ERROR):
             self._exchanges.metrics.upstream_failed(self._model.upstream, outcome)
-        self._settle(self._outcome(outcome), tap.seen(), note=note)
+        self._tell(error)
+        self._settle(self._outcome(outcome), NOTHING_SEEN if tap is None else tap.seen(), note=note)
+        return self._response
+
+    def _tell(self, error: GatewayError) -> None:
+        """Tell of an error in the stream that has begun."""
+        self._context.code = error.code
+        self._flight.write(self._exchanges.protocol.error_event(error))
 
     # other ends
 
     def _ended_here(self) -> Response | GatewayError:
         """End a call whose client left, or whose process is ending, before the upstream was done."""
         outcome, note = self._outcome(self._flight.cause or Outcome.INTERRUPTED), "the upstream was not done"
-        if self._response is not None and self._tap is not None:
-            self._end_stream(self._tap, outcome, note)
-            return self._response
-        error = _restarting()
-        self._break_off(outcome, error, note)
-        return error
+        if self._tap is not None:
+            return self._end_stream(self._tap, outcome, note)
+        return self._break_off(outcome, _restarting(), note)
 
-    def _refused(self, refusal: Refusal, cause: str = "") -> GatewayError:
+    def _refused(self, refusal: Refusal, cause: str = "") -> Response | GatewayError:
         if refusal.outcome is not Outcome.REFUSED:
             self._exchanges.metrics.upstream_failed(self._model.upstream, cause or ("operator" if refusal.operator else "error"))
         error, claim = refusal.error, self._request.claim
+        seen = NOTHING_SEEN if self._tap is None else self._tap.seen()
+        if self._response is not None:
+            self._tell(error)
+            self._settle(self._outcome(refusal.outcome), seen, note=refusal.note)
+            return self._response
         stored = None if claim is None else kept(claim, error.status, orjson.dumps(error.body()))
-        self._settle(refusal.outcome, NOTHING_SEEN, status=error.status, note=refusal.note, stored=stored)
+        self._settle(refusal.outcome, seen, status=error.status, note=refusal.note, stored=stored)
         return error
 
     def _outcome(self, outcome: Outcome) -> Outcome:
@@ -248,6 +294,14 @@ class Exchange(Generic[C]):
         if self._response is not None or outcome is _COMPLETE:
             return False
         return outcome is _CLIENT_GONE or self._flight.has_client_left()
+
+    def _is_abandoned(self, outcome: Outcome, answer: SeenAnswer) -> bool:
+        """Return whether the client left a call that the upstream may have worked on, and did not tell its usage. Count those."""
+        if outcome is not _CLIENT_GONE or answer.usage is not None or not self._upload.is_asked or self._is_refused:
+            return False
+        if not answer.began:
+            self._exchanges.relay.abandonment.count(self._request.account_id)
+        return True
 
     def _settle(
         self, outcome: Outcome, answer: SeenAnswer, *, status: int = 200, note: str = "", stored: StoredAnswer | None = None
@@ -260,6 +314,7 @@ class Exchange(Generic[C]):
         seen = Seen(
             outcome=outcome,
             answer=answer,
+            abandoned=self._is_abandoned(outcome, answer),
             http_status=0 if self._is_unheard(outcome) else status,
             first_byte_ms=_ms(context.first_byte_at, context.received_at),
             total_ms=_ms(now, context.received_at),

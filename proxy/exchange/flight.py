@@ -6,12 +6,16 @@ bounds all awaits on the upstream; to end a call early is to let it expire. The 
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
+from proxy.clock import Clock
 from proxy.core.protocol import StreamTap
 from proxy.core.settlement import Outcome
 from proxy.edge.peer import Client
+from proxy.exchange.abandonment import Abandonment
 from proxy.exchange.deadline import Deadline
-from proxy.exchange.stream import Stream
+from proxy.exchange.heartbeat import Heartbeats
+from proxy.exchange.stream import Begin, Stream
 from proxy.live.settings import Live
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.http1.pool import Answer, UpstreamFailure
@@ -23,8 +27,10 @@ _CLIENT_GONE = Outcome.CLIENT_GONE
 class Relay:
     """All calls under way. Decides how they go on when their client leaves or the process ends."""
 
-    def __init__(self, live: Live, metrics: Metrics) -> None:
+    def __init__(self, live: Live, metrics: Metrics, clock: Clock) -> None:
         self.loop = asyncio.get_running_loop()
+        self.heartbeats = Heartbeats(self.loop, live)
+        self.abandonment = Abandonment(live, clock)
         self._live = live
         self._flights: set[Flight] = set()
         self._drains: Counter[int] = Counter()
@@ -51,6 +57,7 @@ class Relay:
         """Forget a call that has ended."""
         self._flights.discard(flight)
         flight.connection.watcher = None
+        flight.close()
         if flight.drains:
             flight.drains = False
             self._count_drains(flight, -1)
@@ -92,13 +99,14 @@ class Flight:
     __slots__ = (
         "_answer",
         "_relay",
-        "_stream",
+        "_timer",
         "account_id",
         "cause",
         "connection",
         "deadline",
         "drains",
         "stoppable",
+        "stream",
     )
 
     def __init__(self, relay: Relay, connection: Client, account_id: int, *, stoppable: bool = True) -> None:
@@ -106,7 +114,9 @@ class Flight:
         self.stoppable = stoppable
         self.account_id = account_id
         self._answer: Answer | None = None
-        self._stream: Stream | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.stream: Stream | None = None
+        """The stream to the client, once it is open."""
         self.connection = connection
         self.deadline = Deadline(relay.loop)
         self.cause: Outcome | None = None
@@ -144,8 +154,8 @@ class Flight:
             self._answer.resume()
 
     def client_lost(self) -> None:
-        if self._stream is not None:
-            self._stream.forget_client()
+        if self.stream is not None:
+            self.stream.forget_client()
         if self.cause is None:
             self._relay.drain(self)
         if self._answer is not None:
@@ -153,25 +163,44 @@ class Flight:
 
     # the upstream's side
 
-    async def splice(self, answer: Answer, tap: StreamTap, *, chunked: bool) -> UpstreamFailure | None:
-        """Relay the answer's body to its end; return its failure, or None. The head of the client's answer has been sent."""
-        self._answer = answer
+    def open_stream(self, tap: StreamTap, begin: Begin, *, chunked: bool) -> Stream:
+        """Return the stream that will pass on the answer's body; ``begin`` sends the client's head with the first bytes of it."""
         done: asyncio.Future[UpstreamFailure | None] = self._relay.loop.create_future()
-        self._stream = stream = Stream(tap, None if self.connection.is_lost() else self.connection.transport, done, chunked=chunked)
+        stream = self.stream = Stream(tap, begin, done, chunked=chunked)
+        if self.connection.is_lost():
+            stream.forget_client()
+        self._relay.heartbeats.watch(stream)
+        return stream
+
+    async def splice(self, answer: Answer, stream: Stream) -> UpstreamFailure | None:
+        """Relay the answer's body to its end; return its failure, or None."""
+        self._answer = answer
         try:
             answer.splice(stream)
             if self.connection.writing_paused:
                 answer.pause()
-            return await done
+            return await stream.done
         finally:
             answer.abort()
             self._answer = None
 
+    def call_later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Run ``action`` after so many seconds, unless the call lands first."""
+        self._timer = self._relay.loop.call_later(seconds, action)
+
+    def close(self) -> None:
+        """Stop what runs by time: nothing is sent of itself any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.stream is not None:
+            self._relay.heartbeats.forget(self.stream)
+
     def write(self, piece: bytes) -> None:
         """Send bytes of our own after the stream's, if one has begun and the client is still there."""
-        if self._stream is not None:
-            self._stream.write(piece)
+        if self.stream is not None:
+            self.stream.write(piece)
 
     def sent_bytes(self) -> int:
         """Return how many bytes of a stream's body were sent."""
-        return 0 if self._stream is None else self._stream.sent_bytes
+        return 0 if self.stream is None else self.stream.sent_bytes

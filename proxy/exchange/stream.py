@@ -1,31 +1,57 @@
-"""The body of a stream: upstream bytes go through the tap to the client's transport, within the call that delivers them."""
+"""The body of a stream: upstream bytes go through the tap to the client's transport, within the call that delivers them.
+
+The client's head waits for the first event that has data: until then an error of the upstream's can still have a status of its own.
+"""
 
 import asyncio
+from collections.abc import Callable
 
 from proxy.core.chat.tap import is_told
 from proxy.core.protocol import EventTooLargeError, StreamTap
 from proxy.upstream.http1.framing import PLAIN_CHUNKS
 from proxy.upstream.http1.pool import Shortcut, UpstreamBrokenError, UpstreamFailure
 
+KEEP_ALIVE = b": keep-alive\n\n"
+"""A comment, which clients of server-sent events skip (WHATWG HTML, "interpreting an event stream")."""
+
+Begin = Callable[[bytes], asyncio.Transport | None]
+"""Sends the head of the client's answer and the first bytes of its body, framed, in one piece. None: the client has left."""
+
 _CRLF = b"\r\n"
 _NO_CHUNK = b"", 0
+_COMMENTS_BYTES_MAX = 65_536
+"""Comments that wait for the first event; further ones are dropped."""
 
 
 class Stream:
     """The sink of a streamed answer. At the body's end `done` gets its failure, or None."""
 
-    __slots__ = ("_after", "_around_bytes", "_before", "_chunked", "_done", "_tap", "_transport", "sent_bytes")
+    __slots__ = (
+        "_after",
+        "_around_bytes",
+        "_before",
+        "_begin",
+        "_chunked",
+        "_comments",
+        "_tap",
+        "_transport",
+        "begun",
+        "done",
+        "sent_bytes",
+    )
 
-    def __init__(
-        self, tap: StreamTap, transport: asyncio.Transport | None, done: "asyncio.Future[UpstreamFailure | None]", *, chunked: bool
-    ) -> None:
-        """Write to `transport`, in chunked coding if `chunked`, else as it is. None: the client has left."""
+    def __init__(self, tap: StreamTap, begin: Begin, done: "asyncio.Future[UpstreamFailure | None]", *, chunked: bool) -> None:
+        """Write to the transport that `begin` returns, in chunked coding if `chunked`, else as it is."""
         self._tap = tap
-        self._transport = transport
-        self._done = done
+        self._begin: Begin | None = begin
+        self._transport: asyncio.Transport | None = None
         self._chunked = chunked
+        self._comments = b""
         self._before = self._after = b""
         self._around_bytes = 0
+        self.done = done
+        self.begun = False
+        """True once the client's head has been sent."""
         self.sent_bytes = 0
         """Bytes of the body that the client was sent, without framing."""
 
@@ -38,10 +64,10 @@ class Stream:
             self._finish(UpstreamBrokenError(str(fault)))
             return None
         if tap.error is not None:
-            self.write(passed)
+            self._pass(passed)
             self._finish(None)
-        elif framed is None or passed is not payload or not self._chunked:
-            self.write(passed)
+        elif framed is None or passed is not payload or not self._chunked or not self.begun:
+            self._pass(passed)
         elif self._transport is not None:
             self.sent_bytes += len(passed)
             self._transport.write(framed)
@@ -64,18 +90,44 @@ class Stream:
         return True
 
     def end(self, failure: UpstreamFailure | None) -> None:
-        self.write(self._tap.finish(clean=failure is None))
+        self._pass(self._tap.finish(clean=failure is None))
         self._finish(failure)
 
     def write(self, piece: bytes) -> None:
-        """Send bytes of the body to the client, framed, if it is still there."""
+        """Send bytes of the body to the client, framed, if its answer has begun and it is still there."""
         if piece and self._transport is not None:
             self.sent_bytes += len(piece)
-            self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+            self._transport.write(self._framed(piece))
+
+    def keep_alive(self) -> None:
+        """Begin the answer if it has not begun, or fill a silence. Only whole events have been sent, so this stands between two."""
+        if not self.begun:
+            self._open(KEEP_ALIVE)
+        elif self._transport is not None and not self._transport.get_write_buffer_size():
+            self.write(KEEP_ALIVE)
 
     def forget_client(self) -> None:
-        """Stop writing; the upstream is still read."""
-        self._transport = None
+        """Stop writing, and begin nothing; the upstream is still read."""
+        self._transport = self._begin = None
+
+    def _pass(self, piece: bytes) -> None:
+        """Send what the tap passed; comments wait for the first event that has data, which begins the client's answer."""
+        if self.begun:
+            self.write(piece)
+        elif self._tap.begun and (piece or self._comments):
+            self._open(self._comments + piece)
+        elif len(self._comments) + len(piece) <= _COMMENTS_BYTES_MAX:
+            self._comments += piece
+
+    def _open(self, piece: bytes) -> None:
+        begin, self._begin, self._comments = self._begin, None, b""
+        if begin is not None:
+            self.begun = True
+            self.sent_bytes += len(piece)
+            self._transport = begin(self._framed(piece))
+
+    def _framed(self, piece: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece
 
     def _shortcut(self) -> Shortcut | None:
         shape = self._tap.shape()
@@ -87,5 +139,5 @@ class Stream:
         return self.repeat
 
     def _finish(self, failure: UpstreamFailure | None) -> None:
-        if not self._done.done():
-            self._done.set_result(failure)
+        if not self.done.done():
+            self.done.set_result(failure)

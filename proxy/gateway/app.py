@@ -17,6 +17,7 @@ from proxy.config import Config, Source
 from proxy.core.video.request import SEED_MAX
 from proxy.edge.body import BodyReader
 from proxy.edge.router import Router
+from proxy.exchange.admission import Admission
 from proxy.exchange.flight import Relay
 from proxy.gateway.books import anonymous_grant, require_balanced
 from proxy.gateway.listeners import Listeners
@@ -98,7 +99,7 @@ class _Construction:
         self._upstreams = Upstreams(clock)
         self._live = Live(settings_of(config, self._upstreams.take(config.upstreams)))
         self._bodies = BodyReader(self._live)
-        self._relay = Relay(self._live, self._metrics)
+        self._relay = Relay(self._live, self._metrics, clock)
         self._listeners = Listeners(self._live, clock, access_log, self._metrics, stop, stack)
 
     async def gateway(self, source: Source | None) -> Gateway:
@@ -190,39 +191,41 @@ class _Construction:
 
     def _public_router(self, store: Store, billing: Billing, videos: Videos, ops: OpsHandlers) -> Router:
         idempotency = Idempotency(store, self._clock)
+        admission = Admission(accounts=store, idempotency=idempotency, bodies=self._bodies, live=self._live)
         probes = probe_routes(ops)
         public = public_routes(
-            chat=self._chat(billing, idempotency, self._relay),
-            images=self._images(billing, idempotency, self._relay),
-            videos=self._video_handlers(store, videos, idempotency),
+            chat=self._chat(billing, idempotency, admission),
+            images=self._images(billing, idempotency, admission),
+            videos=self._video_handlers(store, videos, idempotency, admission),
             models=ModelHandlers(self._live),
             account=AccountHandlers(store, store),
         )
         return Router([*public, *probes], PREFIXES, at_root=probes)
 
-    def _chat(self, billing: Billing, idempotency: Idempotency, relay: Relay) -> ChatHandlers:
+    def _chat(self, billing: Billing, idempotency: Idempotency, admission: Admission) -> ChatHandlers:
         return ChatHandlers(
             live=self._live,
             billing=billing,
             idempotency=idempotency,
-            relay=relay,
+            relay=self._relay,
             bodies=self._bodies,
+            admission=admission,
             clock=self._clock,
             metrics=self._metrics,
         )
 
-    def _images(self, billing: Billing, idempotency: Idempotency, relay: Relay) -> ImageHandlers:
+    def _images(self, billing: Billing, idempotency: Idempotency, admission: Admission) -> ImageHandlers:
         return ImageHandlers(
             live=self._live,
             billing=billing,
             idempotency=idempotency,
-            relay=relay,
-            bodies=self._bodies,
+            relay=self._relay,
+            admission=admission,
             clock=self._clock,
             metrics=self._metrics,
         )
 
-    def _video_handlers(self, store: Store, videos: Videos, idempotency: Idempotency) -> VideoHandlers:
+    def _video_handlers(self, store: Store, videos: Videos, idempotency: Idempotency, admission: Admission) -> VideoHandlers:
         return VideoHandlers(
             live=self._live,
             tasks=store,
@@ -230,7 +233,7 @@ class _Construction:
             jobs=videos.jobs,
             cancels=videos.cancels,
             idempotency=idempotency,
-            bodies=self._bodies,
+            admission=admission,
             clock=self._clock,
             draw_seed=lambda: secrets.randbelow(SEED_MAX + 1),
         )

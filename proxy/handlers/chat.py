@@ -9,9 +9,11 @@ from proxy.billing.idempotency import HEADER as KEY_HEADER
 from proxy.billing.idempotency import Idempotency
 from proxy.clock import Clock
 from proxy.core.chat.protocol import CHAT
-from proxy.edge.body import BodyReader, parsed
+from proxy.edge.body import BodyReader, Posted, parsed
 from proxy.edge.context import Context
+from proxy.edge.intake import LARGE_BYTES
 from proxy.edge.response import Response
+from proxy.exchange.admission import Admission
 from proxy.exchange.chat import Exchanges
 from proxy.exchange.flight import Relay
 from proxy.live.settings import Live
@@ -32,38 +34,36 @@ class ChatHandlers:
         idempotency: Idempotency,
         relay: Relay,
         bodies: BodyReader,
+        admission: Admission,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
         self._exchanges = Exchanges(CHAT, live=live, billing=billing, relay=relay, clock=clock, metrics=metrics)
         self._idempotency = idempotency
         self._bodies = bodies
+        self._admission = admission
         self._clock = clock
 
     def create(self, context: Context) -> Coroutine[Any, Any, Response]:
         """Return the coroutine that answers one chat call, and settles it however it ends. Raises: GatewayError: it cannot begin."""
         here = self._bodies.arrived(context.request)
-        if not here or KEY_HEADER in context.request.headers:
+        if not here or len(here) > LARGE_BYTES or KEY_HEADER in context.request.headers:
             return self._create(context, here)
         # The usual case, without another coroutine around it.
         return self._exchanges.exchange(context, parsed(here), context.received_at_ms).run()
 
-    async def _create(self, context: Context, here: bytes) -> Response:
-        """Answer a call whose body is still to come, or that has an idempotency key."""
-        bodies, request = self._bodies, context.request
-        body = parsed(here) if here else await bodies.json(request)
-        if KEY_HEADER in request.headers and not _asks_for_stream(body):
-            return await self._idempotency.once(context, body, partial(self._keyed, context, body))
-        exchange = self._exchanges.exchange(context, body, self._clock.now_ms())
-        del body
-        if not here:
-            await bodies.breathe(request)
-        return await exchange.run()
+    async def _create(self, context: Context, here: bytes | bytearray) -> Response:
+        """Answer a call whose body is large or still to come, or that has an idempotency key."""
+        body = Posted(await self._admission.body(context, here))
+        del here
+        if KEY_HEADER in context.request.headers and not _asks_for_stream(body.value):
+            return await self._idempotency.once(context, body.value, partial(self._keyed, context, body))
+        return await self._keyed(context, body, None)
 
-    async def _keyed(self, context: Context, body: Any, claim: IdempotencyClaim | None) -> Response:
+    async def _keyed(self, context: Context, body: Posted, claim: IdempotencyClaim | None) -> Response:
         """Answer the first call under a key. A repeated answer needs no model that is still for sale."""
-        exchange = self._exchanges.exchange(context, body, self._clock.now_ms(), claim)
-        await self._bodies.breathe(context.request)
+        exchange = self._exchanges.exchange(context, body.take(), self._clock.now_ms(), claim)
+        await self._bodies.breathe(context)
         return await exchange.run()
 
 

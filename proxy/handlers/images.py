@@ -1,5 +1,7 @@
 """``POST /images/generations``: parse, find the model, and hand over to the exchange."""
 
+from functools import partial
+
 from proxy import ids
 from proxy.billing.holds import Billing
 from proxy.billing.idempotency import Idempotency
@@ -7,9 +9,10 @@ from proxy.clock import Clock
 from proxy.core import fields
 from proxy.core.catalog import Kind, find_model
 from proxy.core.images.request import DEFAULT_MODEL, PUBLISHED_KEYS, parse_image_call
-from proxy.edge.body import BodyReader
+from proxy.edge.body import Posted
 from proxy.edge.context import Context
 from proxy.edge.response import Response
+from proxy.exchange.admission import Admission
 from proxy.exchange.flight import Relay
 from proxy.exchange.images import Generations
 from proxy.live.settings import Live
@@ -27,27 +30,27 @@ class ImageHandlers:
         billing: Billing,
         idempotency: Idempotency,
         relay: Relay,
-        bodies: BodyReader,
+        admission: Admission,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
         self._live = live
         self._generations = Generations(billing, relay, clock, metrics)
         self._idempotency = idempotency
-        self._bodies = bodies
+        self._admission = admission
         self._clock = clock
 
     async def create(self, context: Context) -> Response:
         """Answer with the images that could be made, and settle the call however it ends."""
         context.identify(ids.image_request_id(self._clock.now_ms()))
-        body = await self._bodies.json(context.request)
-        return await self._idempotency.once(context, body, lambda claim: self._make(context, body, claim))
+        body = Posted(await self._admission.body(context))
+        return await self._idempotency.once(context, body.value, partial(self._make, context, body))
 
-    async def _make(self, context: Context, body: object, claim: IdempotencyClaim | None) -> Response:
-        checked = fields.checked_body(body, PUBLISHED_KEYS)
+    async def _make(self, context: Context, body: Posted, claim: IdempotencyClaim | None) -> Response:
+        checked = fields.checked_body(body.take(), PUBLISHED_KEYS)
         settings = self._live.now
         model = find_model(settings.catalog, fields.model_id(checked, DEFAULT_MODEL), Kind.IMAGE)
         context.model = model.id
         making = self._generations.make(context, settings, model, parse_image_call(checked), claim)
-        checked.clear()  # the caller refers to it too, and would keep tens of megabytes for as long as the images take
+        del checked  # tens of megabytes, for as long as the images take
         return await making

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from proxy import ids
 from proxy.billing.idempotency import Idempotency
@@ -26,9 +27,10 @@ from proxy.core.video.record import VideoTask, new_task
 from proxy.core.video.request import DEFAULT_MODEL, PUBLISHED_KEYS, VideoCall, parse_video_call
 from proxy.core.video.upstream import upstream_body
 from proxy.core.video.view import created_task, public_status, public_task, task_list
-from proxy.edge.body import BodyReader
+from proxy.edge.body import Posted
 from proxy.edge.context import Context
 from proxy.edge.response import Response
+from proxy.exchange.admission import Admission
 from proxy.live.settings import Live, Settings
 from proxy.store.contract import Books, VideoTasks
 from proxy.store.values import Grant, IdempotencyClaim, NewRequest
@@ -54,7 +56,7 @@ class VideoHandlers:
         jobs: VideoJobs,
         cancels: VideoCancels,
         idempotency: Idempotency,
-        bodies: BodyReader,
+        admission: Admission,
         clock: Clock,
         draw_seed: Callable[[], int],
     ) -> None:
@@ -65,7 +67,7 @@ class VideoHandlers:
         self._jobs = jobs
         self._cancels = cancels
         self._idempotency = idempotency
-        self._bodies = bodies
+        self._admission = admission
         self._clock = clock
         self._draw_seed = draw_seed
 
@@ -74,11 +76,11 @@ class VideoHandlers:
     async def create(self, context: Context) -> Response:
         """Record a task, submit it, and answer with it, even if it is not yet known whether the upstream has it."""
         context.identify(ids.video_request_id())
-        body = await self._bodies.json(context.request)
-        return await self._idempotency.once(context, body, lambda claim: self._submit(context, body, claim))
+        body = Posted(await self._admission.body(context))
+        return await self._idempotency.once(context, body.value, partial(self._submit, context, body))
 
-    async def _submit(self, context: Context, body: object, claim: IdempotencyClaim | None) -> Response:
-        checked = fields.checked_body(body, PUBLISHED_KEYS)
+    async def _submit(self, context: Context, body: Posted, claim: IdempotencyClaim | None) -> Response:
+        checked = fields.checked_body(body.take(), PUBLISHED_KEYS)
         settings = self._live.now
         model = find_model(settings.catalog, fields.model_id(checked, DEFAULT_MODEL), Kind.VIDEO)
         context.model = model.id

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from proxy.config import BillingConfig, Config
 from proxy.core.catalog import Catalog
-from proxy.core.pricing import freeze
+from proxy.core.pricing import freeze, is_free
 from proxy.core.video.price import VideoBilling
 from proxy.core.video.task import Pace
 from proxy.upstream.upstreams import Upstream
@@ -27,9 +27,12 @@ class Settings:
     """By name; also those removed from the configuration, for their videos under way."""
     body_bytes_max: int
     body_seconds: float
+    early_head_seconds: float
     billing: BillingConfig
     estimate: bool
     """True if what was relayed is charged when no usage ever came."""
+    sells_for_nothing: bool
+    """True if a model that is for sale costs nothing: an account without money may call it."""
     video_billing: VideoBilling
     pace: Pace
 
@@ -52,8 +55,10 @@ def settings_of(config: Config, upstreams: Mapping[str, Upstream]) -> Settings:
         upstreams=upstreams,
         body_bytes_max=config.server.body_bytes_max,
         body_seconds=config.server.body_seconds,
+        early_head_seconds=config.server.early_head_seconds,
         billing=config.billing,
         estimate=config.billing.unknown_usage == "estimate",
+        sells_for_nothing=any(model.enabled and is_free(model.price) for model in config.catalog.values()),
         video_billing=VideoBilling(config.billing.video_tokens),
         pace=Pace(round(videos.poll_first_seconds * 1000), round(videos.poll_longest_seconds * 1000)),
     )

@@ -21,6 +21,7 @@ from proxy.edge.body import BodyReader
 from proxy.edge.entrance import Dispatcher, Entrance, Observer
 from proxy.edge.router import Route, Router
 from proxy.edge.server import Server
+from proxy.exchange.admission import Admission
 from proxy.exchange.flight import Relay
 from proxy.gateway.process import GC_ALLOCATIONS
 from proxy.handlers.chat import PATH, ChatHandlers
@@ -107,12 +108,14 @@ class Gateway:
         self._pool = Pool("http://127.0.0.1:9/api/v3", headers={"Authorization": "Bearer upstream"}, limits=self._limits)
         config = load(None, {**CONFIGURATION, "LLM_PROXY_MODELS": MODELS})
         settings: Live = live(config, {"ark": cast("Upstream", _Ark(self._pool))})
+        bodies, idempotency = BodyReader(settings), Idempotency(store, clock)
         chat = ChatHandlers(
             live=settings,
             billing=Billing(store, TaskGroup("settlement"), clock, metrics),
-            idempotency=Idempotency(store, clock),
-            relay=Relay(settings, metrics),
-            bodies=BodyReader(settings),
+            idempotency=idempotency,
+            relay=Relay(settings, metrics, clock),
+            bodies=bodies,
+            admission=Admission(accounts=store, idempotency=idempotency, bodies=bodies, live=settings),
             clock=clock,
             metrics=metrics,
         )

@@ -26,6 +26,7 @@ from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
 from proxy.edge.listener import Listener
 from proxy.edge.response import Response
+from proxy.exchange.admission import Admission
 from proxy.exchange.flight import Relay
 from proxy.handlers.chat import ChatHandlers
 from proxy.store.contract import Store
@@ -43,7 +44,7 @@ from tests.support.settings import live
 BALANCE = 10**12
 FULL_CHARGE = 40_000
 """20 × 800 + 12 × 2,000 nano-yuan."""
-_BODY = b'{"id":"0217","choices":[],"usage":{"prompt_tokens":20,"completion_tokens":12}}'
+_BODY = b'{"id":"0217","choices":[{"message":{}}],"usage":{"prompt_tokens":20,"completion_tokens":12}}'
 JSON_ANSWER = answer_head(200, "application/json", body_bytes=len(_BODY)) + _BODY
 UNDISTURBED_IN_A_ROW = 5
 """The sweep ends when this number of calls in a row, at growing turns, had ended before their disturbance."""
@@ -136,13 +137,15 @@ async def rig(directory: Path, policy: BillingConfig) -> AsyncIterator[Rig]:
         stack.push_async_callback(upstreams.close)
         settings = live(config, upstreams.take(config.upstreams), billing=policy, body_bytes_max=1_000_000, estimate=True)
         settlements = TaskGroup("settlement")
-        relay = Relay(settings, metrics)
+        relay = Relay(settings, metrics, clock)
+        bodies, idempotency = BodyReader(settings), Idempotency(store, clock)
         chat = ChatHandlers(
             live=settings,
             billing=Billing(store, settlements, clock, metrics),
-            idempotency=Idempotency(store, clock),
+            idempotency=idempotency,
             relay=relay,
-            bodies=BodyReader(settings),
+            bodies=bodies,
+            admission=Admission(accounts=store, idempotency=idempotency, bodies=bodies, live=settings),
             clock=clock,
             metrics=metrics,
         )

@@ -22,6 +22,7 @@ ESTIMATED_NOTHING = 0
 
 EVENT = b'data: {"choices":[{"delta":{"content":"Hel"},"index":0}],"id":"0217","usage":null}\n\n'
 USAGE = b'data: {"choices":[],"id":"0217","usage":{"completion_tokens":12,"prompt_tokens":20,"total_tokens":32}}\n\n'
+ENDED = b'data: {"choices":[{"delta":{},"finish_reason":"stop","index":0}],"id":"0217","usage":null}\n\n'
 DONE = b"data: [DONE]\n\n"
 LONG_PROMPT = [{"role": "user", "content": "p" * 800}]
 """At least 800 / 8 = 100 tokens, which cost 80,000 nano-yuan."""
@@ -151,7 +152,7 @@ async def test_usage_reported_as_zero_is_zero(gateway: Bench, usage: bytes) -> N
 @pytest.mark.parametrize("stream", [False, True])
 async def test_usage_that_is_no_usage_is_not_believed_but_estimated(gateway: Bench, usage: bytes, stream: bool) -> None:
     body = b'{"choices":[{"message":{"content":"12345678"}}],"usage":' + usage + b"}"
-    events = b'data: {"choices":[{"delta":{"content":"Hel"}}],"usage":' + usage + b"}\n\n" + DONE
+    events = b'data: {"choices":[{"delta":{"content":"Hel"},"finish_reason":"stop"}],"usage":' + usage + b"}\n\n" + DONE
     gateway.ark.enqueue(answer_sse(events) if stream else answer_json(200, body))
 
     answer = await gateway.chat(stream=stream, messages=LONG_PROMPT)
@@ -190,7 +191,7 @@ async def test_what_sdks_read_and_a_strict_parser_does_not_is_passed_on_and_char
 
 async def test_cached_tokens_are_charged_at_their_own_price(gateway: Bench) -> None:
     usage = {"prompt_tokens": 1000, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 600}}
-    gateway.ark.enqueue(answer_json(200, {"choices": [], "usage": usage}))
+    gateway.ark.enqueue(answer_json(200, {"choices": [{"message": {}}], "usage": usage}))
 
     await gateway.chat(messages=[{"role": "user", "content": "p" * 2000}])
 
@@ -199,7 +200,7 @@ async def test_cached_tokens_are_charged_at_their_own_price(gateway: Bench) -> N
 
 
 async def test_usage_above_the_hold_is_charged_up_to_the_hold_and_the_rest_is_marked(gateway: Bench) -> None:
-    gateway.ark.enqueue(answer_json(200, {"choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 1000}}))
+    gateway.ark.enqueue(answer_json(200, {"choices": [{"message": {}}], "usage": {"prompt_tokens": 20, "completion_tokens": 1000}}))
 
     answer = await gateway.chat(max_tokens=10)
 
@@ -213,7 +214,7 @@ async def test_usage_above_the_hold_is_charged_up_to_the_hold_and_the_rest_is_ma
 
 async def test_a_stream_without_usage_costs_nothing_where_unknown_usage_is_free(tmp_path: Path) -> None:
     async with bench(tmp_path, unknown_usage="free") as gateway:
-        gateway.ark.enqueue(answer_sse(EVENT + DONE))
+        gateway.ark.enqueue(answer_sse(EVENT + ENDED + DONE))
 
         answer = await gateway.chat(stream=True, messages=LONG_PROMPT)
 
@@ -415,7 +416,7 @@ async def test_a_client_that_leaves_before_the_first_byte_pays_for_what_was_made
     answer = (
         answer_sse(EVENT + USAGE + DONE)
         if stream
-        else answer_json(200, {"choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 12}})
+        else answer_json(200, {"choices": [{"message": {}}], "usage": {"prompt_tokens": 20, "completion_tokens": 12}})
     )
     gateway.ark.enqueue([Wait(gone), *answer])
     async with raw_chat(gateway.origin, gateway.key, stream=stream) as client:
@@ -445,16 +446,36 @@ async def test_cancel_stops_the_upstream_at_once_and_estimates(tmp_path: Path) -
         await gateway.assert_charged(82_000)
 
 
-async def test_cancel_before_the_first_byte_costs_nothing(tmp_path: Path) -> None:
-    async with bench(tmp_path, disconnect="cancel") as gateway:
+@pytest.mark.parametrize("unknown_usage", ["estimate", "free"])
+async def test_cancel_before_the_first_byte_costs_a_lower_bound_of_the_prompt(tmp_path: Path, unknown_usage: str) -> None:
+    async with bench(tmp_path, disconnect="cancel", unknown_usage=unknown_usage) as gateway:
         gateway.ark.enqueue([Hang()])
-        async with raw_chat(gateway.origin, gateway.key) as client:
+        async with raw_chat(gateway.origin, gateway.key, messages=LONG_PROMPT) as client:
             await gateway.ark.wait_until(lambda: len(gateway.ark.calls) == 1)
             client.leave()
 
-        assert await told_in_log(gateway) == ("client_gone", "none", "0.00")
+        # 800 / 8 = 100 tokens of prompt
+        assert await told_in_log(gateway) == ("client_gone", "estimated", "0.00008")
         assert (await gateway.ark.wait_ended(gateway.ark.calls[0])).state == "closed_by_peer"
-        await gateway.assert_charged(0)
+        await gateway.assert_charged(80_000)
+
+
+async def test_an_account_that_gives_up_too_many_calls_is_refused_for_a_while(tmp_path: Path) -> None:
+    async with bench(tmp_path, disconnect="cancel", billing="abandoned_per_minute = 2") as gateway:
+        for calls in (1, 2):
+            asked = asyncio.Event()
+            gateway.ark.enqueue([Check(lambda _call, asked=asked: asked.set()), Hang()])  # type: ignore[misc]
+            async with raw_chat(gateway.origin, gateway.key, messages=LONG_PROMPT) as client:
+                await asked.wait()
+                client.leave()
+            await gateway.log.until_chats(calls)
+
+        refused = await gateway.chat()
+
+        assert (refused.status, refused.json["error"]["code"]) == (429, "RATE_LIMITED")
+        assert 0 < int(refused.headers["retry-after"]) <= 31
+        assert len(gateway.ark.calls) == 2
+        await gateway.assert_charged(160_000)
 
 
 async def test_no_more_streams_are_drained_than_configured(tmp_path: Path) -> None:

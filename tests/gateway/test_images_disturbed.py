@@ -23,6 +23,7 @@ from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
 from proxy.edge.listener import Listener
 from proxy.edge.response import Response
+from proxy.exchange.admission import Admission
 from proxy.exchange.flight import Relay
 from proxy.handlers.images import ImageHandlers
 from proxy.store.contract import Store
@@ -88,13 +89,13 @@ async def rig(directory: Path, policy: BillingConfig) -> AsyncIterator[Rig]:
         upstreams = Upstreams(clock)
         stack.push_async_callback(upstreams.close)
         settings = live(config, upstreams.take(config.upstreams), billing=policy, body_bytes_max=1_000_000)
-        settlements, relay, idempotency = TaskGroup("settlement"), Relay(settings, metrics), Idempotency(store, clock)
+        settlements, relay, idempotency = TaskGroup("settlement"), Relay(settings, metrics, clock), Idempotency(store, clock)
         images = ImageHandlers(
             live=settings,
             billing=Billing(store, settlements, clock, metrics),
             idempotency=idempotency,
             relay=relay,
-            bodies=BodyReader(settings),
+            admission=Admission(accounts=store, idempotency=idempotency, bodies=BodyReader(settings), live=settings),
             clock=clock,
             metrics=metrics,
         )

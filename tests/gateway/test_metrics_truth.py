@@ -62,9 +62,9 @@ async def assert_books_say_the_same(seen: Scrape, store: Store) -> None:
 
 async def test_each_way_to_end_is_counted_to_the_nano_yuan(gateway: Bench) -> None:
     usage = {"prompt_tokens": 1000, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 600}}
-    gateway.ark.enqueue(answer_json(200, {"choices": [], "usage": usage}))
+    gateway.ark.enqueue(answer_json(200, {"choices": [{"message": {}}], "usage": usage}))
     await gateway.chat(messages=[{"role": "user", "content": "p" * 2000}])
-    gateway.ark.enqueue(answer_json(200, {"choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 1000}}))
+    gateway.ark.enqueue(answer_json(200, {"choices": [{"message": {}}], "usage": {"prompt_tokens": 20, "completion_tokens": 1000}}))
     await gateway.chat(max_tokens=10)
     gateway.ark.enqueue([*answer_sse(EVENT, end=False), Close()])
     await gateway.chat(stream=True)

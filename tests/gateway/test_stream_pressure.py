@@ -83,7 +83,7 @@ async def test_a_dropped_client_stops_the_upstream_where_that_is_wanted(tmp_path
         async with raw_chat(gateway.origin, gateway.key, receive_bytes=65_536, stream=True):
             (line,) = await gateway.log.until_chats()
 
-        assert (line["outcome"], line["usage"]) == ("client_gone", "none")
+        assert (line["outcome"], line["usage"]) == ("client_gone", "estimated")
         call = await gateway.ark.wait_ended(gateway.ark.calls[0])
         assert (call.state, call.bytes_sent < ON_THE_WAY_MAX) == ("closed_by_peer", True)
         await gateway.assert_charged(0)

@@ -12,6 +12,7 @@ from proxy.upstream.http1.pool import (
     Answer,
     Limits,
     Pool,
+    Upload,
     UpstreamBrokenError,
     UpstreamFailure,
     UpstreamTimeoutError,
@@ -91,7 +92,7 @@ async def test_the_request_is_whole_and_carries_its_fields() -> None:
         await peer.send(SMALL)
 
     async with serve(script) as origin, client(origin) as pool:
-        await (await pool.ask("/chat/completions", b'{"a":1}', {"X-Client-Request-Id": "r1"})).read(10)
+        await (await pool.ask("/chat/completions", Upload(b'{"a":1}'), {"X-Client-Request-Id": "r1"})).read(10)
 
     assert seen[0].body == b'{"a":1}'
     assert seen[0].head == (
@@ -104,7 +105,7 @@ async def test_the_request_is_whole_and_carries_its_fields() -> None:
 @pytest.mark.parametrize(("raw", "kept"), [(STREAM, 1), (COUNTED, 1), (TO_THE_END, 0)])
 async def test_every_kind_of_body_is_read_whole(raw: bytes, kept: int, size: int) -> None:
     async with serve(answering(*cut(raw, size), close=not kept)) as origin, client(origin) as pool:
-        answer = await pool.ask("/x", b"{}")
+        answer = await pool.ask("/x", Upload(b"{}"))
         body = await answer.read(len(BODY))
 
         assert (answer.status, body) == (200, BODY)
@@ -116,7 +117,7 @@ async def test_every_kind_of_body_is_spliced_whole(size: int) -> None:
     for raw in (STREAM, COUNTED, TO_THE_END):
         sink = Collected()
         async with serve(answering(*cut(raw, size), close=raw is TO_THE_END)) as origin, client(origin) as pool:
-            (await pool.ask("/x", b"{}")).splice(sink)
+            (await pool.ask("/x", Upload(b"{}"))).splice(sink)
             await sink.ended.wait()
 
         assert sink.payload == BODY
@@ -138,7 +139,7 @@ async def test_chunks_that_arrive_whole_come_with_their_own_bytes() -> None:
     sink = Collected()
     sink.on_feed = go.set
     async with serve(script) as origin, client(origin) as pool:
-        answer = await pool.ask("/x", b"{}")
+        answer = await pool.ask("/x", Upload(b"{}"))
         answer.splice(sink)
         go.set()
         await until(lambda: len(sink.pieces) == len(PAYLOADS))
@@ -149,7 +150,7 @@ async def test_chunks_that_arrive_whole_come_with_their_own_bytes() -> None:
 
 async def test_header_names_are_found_in_lower_case() -> None:
     async with serve(answering(COUNTED)) as origin, client(origin) as pool:
-        answer = await pool.ask("/x", b"{}")
+        answer = await pool.ask("/x", Upload(b"{}"))
 
         assert answer.header(b"x-request-id") == b"0217"
         assert answer.header(b"retry-after") is None
@@ -158,7 +159,7 @@ async def test_header_names_are_found_in_lower_case() -> None:
 @pytest.mark.parametrize("status", [204, 304])
 async def test_an_answer_without_a_body_ends_at_once(status: int) -> None:
     async with serve(answering(b"HTTP/1.1 %d X\r\n\r\n" % status)) as origin, client(origin) as pool:
-        answer = await pool.ask("/x", b"{}")
+        answer = await pool.ask("/x", Upload(b"{}"))
 
         assert (answer.status, await answer.read(10)) == (status, b"")
         assert pool.idle_connections == 1
@@ -168,7 +169,7 @@ async def test_interim_heads_and_trailers_are_skipped() -> None:
     raw = b"HTTP/1.1 100 Continue\r\n\r\n" + CHUNKED + b"2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n"
 
     async with serve(answering(raw)) as origin, client(origin) as pool:
-        assert await (await pool.ask("/x", b"{}")).read(2) == b"ok"
+        assert await (await pool.ask("/x", Upload(b"{}"))).read(2) == b"ok"
         assert pool.idle_connections == 1
 
 
@@ -181,14 +182,14 @@ async def test_a_large_request_body_arrives_whole() -> None:
 
     body = bytes(range(256)) * 8192  # 2 MiB
     async with serve(script) as origin, client(origin) as pool:
-        await (await pool.ask("/x", body)).read(2)
+        await (await pool.ask("/x", Upload(body))).read(2)
 
     assert seen[0].body == body
 
 
 async def test_a_body_above_the_callers_limit_is_refused_and_its_connection_closed() -> None:
     async with serve(answering(CHUNKED + b"5\r\nhello\r\n")) as origin, client(origin) as pool:
-        answer = await pool.ask("/x", b"{}")
+        answer = await pool.ask("/x", Upload(b"{}"))
 
         with pytest.raises(UpstreamBrokenError, match="larger"):
             await answer.read(4)
@@ -201,7 +202,7 @@ async def test_a_body_above_the_callers_limit_is_refused_and_its_connection_clos
 async def test_a_finished_connection_serves_the_next_request() -> None:
     async with serve(answering(*cut(STREAM, 64))) as origin, client(origin) as pool:
         for _ in range(5):
-            await (await pool.ask("/x", b"{}")).read(len(BODY))
+            await (await pool.ask("/x", Upload(b"{}"))).read(len(BODY))
 
         assert len(origin.peers) == pool.open_connections == 1
 
@@ -210,7 +211,7 @@ async def test_the_pool_keeps_no_more_than_its_cap() -> None:
     limits = Limits(idle_connections_max=2)
 
     async with serve(answering(SMALL)) as origin, client(origin, limits) as pool:
-        answers = await asyncio.gather(*(pool.ask("/x", b"{}") for _ in range(4)))
+        answers = await asyncio.gather(*(pool.ask("/x", Upload(b"{}")) for _ in range(4)))
         bodies = [await answer.read(2) for answer in answers]
         await until(lambda: pool.open_connections == 2)
 
@@ -230,21 +231,21 @@ async def test_the_connection_used_last_is_used_first() -> None:
 
     release = asyncio.Event()
     async with serve(script) as origin, client(origin) as pool:
-        slow = asyncio.gather(pool.ask("/x", b"wait"))
+        slow = asyncio.gather(pool.ask("/x", Upload(b"wait")))
         await until(lambda: len(origin.peers) == 1)
-        await (await pool.ask("/x", b"{}")).read(5)
+        await (await pool.ask("/x", Upload(b"{}"))).read(5)
         release.set()
         last = await (await slow)[0].read(5)
 
         assert pool.idle_connections == 2
-        assert await (await pool.ask("/x", b"{}")).read(5) == last
+        assert await (await pool.ask("/x", Upload(b"{}"))).read(5) == last
 
 
 async def test_an_idle_connection_expires() -> None:
     limits = Limits(keepalive_seconds=SHORT_SECONDS)
 
     async with serve(answering(SMALL)) as origin, client(origin, limits) as pool:
-        await (await pool.ask("/x", b"{}")).read(2)
+        await (await pool.ask("/x", Upload(b"{}"))).read(2)
         await origin.peers[0].gone.wait()
         await until(lambda: pool.open_connections == 0)
 
@@ -263,11 +264,11 @@ async def test_a_connection_that_gets_bytes_or_eof_while_idle_is_dropped(extra: 
             await peer.left()
 
     async with serve(script, answering(SMALL)) as origin, client(origin) as pool:
-        await (await pool.ask("/x", b"{}")).read(2)
+        await (await pool.ask("/x", Upload(b"{}"))).read(2)
         go.set()
         await until(lambda: pool.open_connections == 0)
 
-        assert await (await pool.ask("/x", b"{}")).read(2) == b"ok"
+        assert await (await pool.ask("/x", Upload(b"{}"))).read(2) == b"ok"
         assert len(origin.peers) == 2
 
 
@@ -287,7 +288,7 @@ async def test_an_answer_that_taints_its_connection_is_whole_but_the_connection_
         await peer.left()
 
     async with serve(script) as origin, client(origin) as pool:
-        assert await (await pool.ask("/x", b"{}")).read(2) == b"ok"
+        assert await (await pool.ask("/x", Upload(b"{}"))).read(2) == b"ok"
         assert pool.idle_connections == 0
 
 
@@ -298,10 +299,10 @@ async def test_no_more_connections_than_allowed_are_opened() -> None:
         await peer.left()
 
     async with serve(script) as origin, client(origin, Limits(connections_max=1)) as pool:
-        await pool.ask("/x", b"{}")
+        await pool.ask("/x", Upload(b"{}"))
 
         with pytest.raises(UpstreamUnreachableError, match="1 connections"):
-            await pool.ask("/x", b"{}")
+            await pool.ask("/x", Upload(b"{}"))
 
 
 # failures
@@ -320,8 +321,8 @@ async def test_a_kept_connection_that_dies_unanswered_is_dialled_again_once(by_r
             peer.reset()
 
     async with serve(dies_on_the_second, answering(SMALL)) as origin, client(origin) as pool:
-        await (await pool.ask("/x", b"1")).read(2)
-        second = await (await pool.ask("/x", b"2")).read(2)
+        await (await pool.ask("/x", Upload(b"1"))).read(2)
+        second = await (await pool.ask("/x", Upload(b"2"))).read(2)
 
         assert second == b"ok"
         assert [one.body for one in asked] == [b"2"]
@@ -339,10 +340,10 @@ async def test_the_second_dial_is_the_last() -> None:
         await peer.request()
 
     async with serve(dies_on_the_second, dies) as origin, client(origin) as pool:
-        await (await pool.ask("/x", b"1")).read(2)
+        await (await pool.ask("/x", Upload(b"1"))).read(2)
 
         with pytest.raises(UpstreamBrokenError, match="before an answer"):
-            await pool.ask("/x", b"2")
+            await pool.ask("/x", Upload(b"2"))
         assert len(origin.peers) == 2
 
 
@@ -355,7 +356,7 @@ async def test_a_new_connection_that_dies_is_not_asked_again(beginning: bytes) -
 
     async with serve(script) as origin, client(origin) as pool:
         with pytest.raises(UpstreamBrokenError):
-            await pool.ask("/x", b"{}")
+            await pool.ask("/x", Upload(b"{}"))
 
         assert len(origin.peers) == 1
 
@@ -370,10 +371,10 @@ async def test_a_kept_connection_that_dies_after_a_byte_is_not_asked_again(begin
         await peer.send(beginning)
 
     async with serve(script) as origin, client(origin) as pool:
-        await (await pool.ask("/x", b"{}")).read(2)
+        await (await pool.ask("/x", Upload(b"{}"))).read(2)
 
         with pytest.raises(UpstreamBrokenError, match="within an answer"):
-            await pool.ask("/x", b"{}")
+            await pool.ask("/x", Upload(b"{}"))
         assert len(origin.peers) == 1
 
 
@@ -392,7 +393,7 @@ async def test_a_cut_body_is_broken_after_all_that_came(raw: bytes, by_reset: bo
             peer.reset()
 
     async with serve(script) as origin, client(origin) as pool:
-        answer = await pool.ask("/x", b"{}")
+        answer = await pool.ask("/x", Upload(b"{}"))
         answer.splice(sink)
         # An RST may discard bytes that the client has not read yet, so send it when all have arrived.
         await until(lambda: (BODY.startswith(sink.payload) and len(sink.payload) >= len(BODY) - 300) or raw == STREAM[: len(CHUNKED)])
@@ -405,7 +406,7 @@ async def test_a_cut_body_is_broken_after_all_that_came(raw: bytes, by_reset: bo
 
 async def test_bytes_that_are_no_chunk_end_the_body_as_broken() -> None:
     async with serve(answering(CHUNKED + b"2\r\nok\r\nxyz\r\n")) as origin, client(origin) as pool:
-        answer = await pool.ask("/x", b"{}")
+        answer = await pool.ask("/x", Upload(b"{}"))
 
         with pytest.raises(UpstreamBrokenError, match="hexadecimal"):
             await answer.read(100)
@@ -416,7 +417,7 @@ async def test_a_head_beyond_its_limit_is_broken() -> None:
 
     async with serve(answering(raw)) as origin, client(origin, Limits(head_bytes_max=300)) as pool:
         with pytest.raises(UpstreamBrokenError, match="larger than 300 bytes"):
-            await pool.ask("/x", b"{}")
+            await pool.ask("/x", Upload(b"{}"))
 
 
 @pytest.mark.promise(UPSTREAM_AWAY)
@@ -426,14 +427,14 @@ async def test_a_port_where_nobody_listens_is_unreachable() -> None:
 
     async with client(origin) as pool:
         with pytest.raises(UpstreamUnreachableError):
-            await pool.ask("/x", b"{}")
+            await pool.ask("/x", Upload(b"{}"))
 
 
 @pytest.mark.promise(UPSTREAM_AWAY)
 async def test_a_name_that_does_not_resolve_is_unreachable() -> None:
     async with serve(answering(SMALL)) as origin, client(origin, base_url="http://no-such-host.invalid") as pool:
         with pytest.raises(UpstreamUnreachableError):
-            await pool.ask("/x", b"{}")
+            await pool.ask("/x", Upload(b"{}"))
 
 
 # time limits
@@ -447,7 +448,7 @@ async def test_an_upstream_that_answers_nothing_runs_into_the_first_byte_limit()
 
     async with serve(script) as origin, client(origin, Limits(first_byte_seconds=SHORT_SECONDS)) as pool:
         with pytest.raises(UpstreamTimeoutError) as caught:
-            await pool.ask("/x", b"{}")
+            await pool.ask("/x", Upload(b"{}"))
 
         assert caught.value.phase == "first_byte"
         assert len(origin.peers) == 1
@@ -464,7 +465,7 @@ async def test_a_head_that_drips_in_does_not_move_its_limit() -> None:
     limits = Limits(first_byte_seconds=SHORT_SECONDS, head_bytes_max=1 << 30)
     async with serve(script) as origin, client(origin, limits) as pool:
         with pytest.raises(UpstreamTimeoutError) as caught:
-            await pool.ask("/x", b"{}")
+            await pool.ask("/x", Upload(b"{}"))
 
     assert caught.value.phase == "first_byte"
 
@@ -479,7 +480,7 @@ async def test_a_body_that_stands_still_runs_into_the_idle_limit() -> None:
         await peer.left()
 
     async with serve(script) as origin, client(origin, Limits(idle_seconds=SHORT_SECONDS)) as pool:
-        (await pool.ask("/x", b"{}")).splice(sink)
+        (await pool.ask("/x", Upload(b"{}"))).splice(sink)
         await sink.ended.wait()
 
     (failure,) = sink.ends
@@ -492,7 +493,7 @@ async def test_idle_time_does_not_run_while_paused() -> None:
     sink = Collected()
 
     async with serve(answering(CHUNKED)) as origin, client(origin, Limits(idle_seconds=SHORT_SECONDS)) as pool:
-        answer = await pool.ask("/x", b"{}")
+        answer = await pool.ask("/x", Upload(b"{}"))
         answer.splice(sink)
         answer.pause()
         await asyncio.sleep(4 * SHORT_SECONDS)
@@ -513,7 +514,7 @@ async def test_tls_that_never_shakes_hands_runs_into_the_connect_limit() -> None
         url = origin.base_url.replace("http:", "https:")
         async with client(origin, Limits(connect_seconds=SHORT_SECONDS), base_url=url) as pool:
             with pytest.raises(UpstreamTimeoutError) as caught:
-                await pool.ask("/x", b"{}")
+                await pool.ask("/x", Upload(b"{}"))
 
     assert caught.value.phase == "connect"
 
@@ -537,7 +538,7 @@ async def test_pausing_stops_the_upstream_and_resuming_loses_nothing() -> None:
 
     sink = Collected()
     async with serve(script) as origin, client(origin) as pool:
-        answer = await pool.ask("/x", b"{}")
+        answer = await pool.ask("/x", Upload(b"{}"))
         sink.on_feed = answer.pause
         answer.splice(sink)
         await sink.fed.wait()
@@ -577,7 +578,7 @@ async def test_a_fast_upstream_is_read_once_a_turn_so_that_others_have_theirs() 
     sink = Collected()
     sink.on_feed = lambda: fed_in.append(turn)
     async with serve(script) as origin, client(origin) as wire:
-        (await wire.ask("/x", b"{}")).splice(sink)
+        (await wire.ask("/x", Upload(b"{}"))).splice(sink)
         count_turns()
         go.set()
         await sink.ended.wait()
@@ -600,7 +601,7 @@ async def test_what_comes_before_the_splice_is_kept_and_bounded() -> None:
         await peer.left()
 
     async with serve(script) as origin, client(origin) as pool:
-        answer = await pool.ask("/x", b"{}")
+        answer = await pool.ask("/x", Upload(b"{}"))
         stood = -1
         while stood != sent:
             stood = sent
@@ -619,7 +620,7 @@ async def test_an_aborted_answer_closes_its_connection_and_calls_nobody() -> Non
         await peer.left()
 
     async with serve(script) as origin, client(origin) as pool:
-        answer = await pool.ask("/x", b"{}")
+        answer = await pool.ask("/x", Upload(b"{}"))
         answer.splice(sink)
         await sink.fed.wait()
         answer.abort()
@@ -634,7 +635,7 @@ async def test_a_sink_may_abort_from_within_its_feed() -> None:
     sink = Collected()
 
     async with serve(answering(STREAM)) as origin, client(origin) as pool:
-        answer = await pool.ask("/x", b"{}")
+        answer = await pool.ask("/x", Upload(b"{}"))
         sink.on_feed = answer.abort
         answer.splice(sink)
         await until(lambda: pool.open_connections == 0 or sink.ended.is_set())
@@ -645,9 +646,9 @@ async def test_a_sink_may_abort_from_within_its_feed() -> None:
 
 async def test_aborting_a_finished_answer_does_not_touch_who_has_its_connection_now() -> None:
     async with serve(answering(SMALL)) as origin, client(origin) as pool:
-        first = await pool.ask("/x", b"{}")
+        first = await pool.ask("/x", Upload(b"{}"))
         await first.read(2)
-        second = await pool.ask("/x", b"{}")
+        second = await pool.ask("/x", Upload(b"{}"))
         first.abort()
 
         assert await second.read(2) == b"ok"
@@ -658,13 +659,13 @@ async def test_closing_the_client_ends_what_is_under_way() -> None:
     sink = Collected()
 
     async with serve(answering(CHUNKED)) as origin, client(origin) as pool:
-        (await pool.ask("/x", b"{}")).splice(sink)
+        (await pool.ask("/x", Upload(b"{}"))).splice(sink)
         await pool.close()
 
         assert [type(end) for end in sink.ends] == [UpstreamBrokenError]
         assert pool.open_connections == 0
         with pytest.raises(UpstreamUnreachableError):
-            await pool.ask("/x", b"{}")
+            await pool.ask("/x", Upload(b"{}"))
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -674,11 +675,11 @@ async def test_a_cancel_at_any_turn_leaks_no_connection(kept: bool) -> None:
         while finished < 3:  # some are cancelled at each step, and some finish, however busy the machine is
             assert turns < TURNS_MAX
             if kept:
-                await (await pool.ask("/x", b"{}")).read(2)
+                await (await pool.ask("/x", Upload(b"{}"))).read(2)
             else:
                 await pool.close()
                 pool = Pool(origin.base_url, headers={}, limits=PATIENT)  # noqa: PLW2901
-            task = asyncio.get_running_loop().create_task(pool.ask("/x", b"{}"))
+            task = asyncio.get_running_loop().create_task(pool.ask("/x", Upload(b"{}")))
             for _ in range(turns):
                 await asyncio.sleep(0)
             turns += 1
@@ -707,7 +708,7 @@ async def test_a_call_cancelled_as_its_answer_came_spares_the_next_user_of_the_c
 
     async with serve(script) as origin, client(origin) as pool:
         loop = asyncio.get_running_loop()
-        first = loop.create_task(pool.ask("/x", b"{}"))
+        first = loop.create_task(pool.ask("/x", Upload(b"{}")))
         second: asyncio.Task[Answer] | None = None
         original = pool.vacant
 
@@ -716,7 +717,7 @@ async def test_a_call_cancelled_as_its_answer_came_spares_the_next_user_of_the_c
             nonlocal second
             kept = original(connection)  # type: ignore[arg-type]
             if second is None:
-                second = loop.create_task(pool.ask("/x", b"{}"))
+                second = loop.create_task(pool.ask("/x", Upload(b"{}")))
                 first.cancel()
             return kept
 
@@ -735,7 +736,7 @@ async def test_an_answer_that_comes_as_its_call_is_cancelled_closes_the_connecti
         await peer.left()
 
     async with serve(script) as origin, client(origin) as pool:
-        asking = asyncio.get_running_loop().create_task(pool.ask("/x", b"{}"))
+        asking = asyncio.get_running_loop().create_task(pool.ask("/x", Upload(b"{}")))
         await until(lambda: pool.open_connections == 1 and not pool._openings)
         (connection,) = pool._connections
         await until(lambda: connection._expected is not None)
@@ -755,13 +756,13 @@ async def test_a_connection_whose_caller_left_while_it_opened_serves_the_next(ce
         serve_tls(certificate, SMALL) as origin,
         client(origin, base_url=f"https://localhost:{origin.port}", tls=trusting) as pool,
     ):
-        asking = asyncio.get_running_loop().create_task(pool.ask("/x", b"{}"))
+        asking = asyncio.get_running_loop().create_task(pool.ask("/x", Upload(b"{}")))
         await until(lambda: len(pool._openings) == 1)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await until(lambda: pool.idle_connections == 1)
 
-        assert await (await pool.ask("/x", b"{}")).read(2) == b"ok"
+        assert await (await pool.ask("/x", Upload(b"{}"))).read(2) == b"ok"
         assert len(origin.peers) == 1
 
 
@@ -787,7 +788,7 @@ async def test_a_stream_over_tls_is_whole_and_its_connection_kept(certificate: P
         url = f"https://localhost:{origin.port}"
         async with client(origin, base_url=url, tls=trusting) as pool:
             for _ in range(2):
-                assert await (await pool.ask("/x", b"{}")).read(len(BODY)) == BODY
+                assert await (await pool.ask("/x", Upload(b"{}"))).read(len(BODY)) == BODY
 
             assert len(origin.peers) == 1
 
@@ -800,7 +801,7 @@ async def test_a_cut_over_tls_is_broken(certificate: Path) -> None:
         serve_tls(certificate, STREAM[:-5], close=True) as origin,
         client(origin, base_url=f"https://localhost:{origin.port}", tls=trusting) as pool,
     ):
-        answer = await pool.ask("/x", b"{}")
+        answer = await pool.ask("/x", Upload(b"{}"))
         with pytest.raises(UpstreamBrokenError):
             await answer.read(len(BODY))
 
@@ -809,7 +810,7 @@ async def test_a_cut_over_tls_is_broken(certificate: Path) -> None:
 async def test_a_certificate_that_nobody_vouches_for_is_unreachable(certificate: Path) -> None:
     async with serve_tls(certificate, SMALL) as origin, client(origin, base_url=f"https://localhost:{origin.port}") as pool:
         with pytest.raises(UpstreamUnreachableError, match=r"(?i)certificate"):
-            await pool.ask("/x", b"{}")
+            await pool.ask("/x", Upload(b"{}"))
 
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "host/x", "http://", "https:///x"])

@@ -11,12 +11,14 @@ import orjson
 from proxy.core.ark.lenient_json import read_mended
 from proxy.core.ark.refusal import Refusal, read_refusal
 from proxy.core.ark.text import read_error
+from proxy.core.chat.events import FILTERED
 from proxy.core.chat.request import utf8_bytes
 from proxy.core.chat.usage import parse_usage, plain_usage, read_plain_answer
 from proxy.core.pricing import PROMPT_BYTES_PER_TOKEN_MAX
 from proxy.core.protocol import SeenAnswer
 
 _UPSTREAM_ID_CHARACTERS_MAX = 128
+_SAYINGS = ("content", "reasoning_content", "tool_calls", "function_call", "refusal", "audio")
 
 
 def read_answer(raw: bytes, upstream_model: str) -> SeenAnswer | Refusal:
@@ -31,16 +33,26 @@ def read_answer(raw: bytes, upstream_model: str) -> SeenAnswer | Refusal:
         parsed = orjson.loads(raw)
     except orjson.JSONDecodeError:
         parsed = read_mended(raw)
-    is_answer = isinstance(parsed, dict) and isinstance(parsed.get("choices"), list) and not parsed.get("error")
-    if not is_answer or read_error(200, parsed) is not None:
+    choices = parsed.get("choices") if isinstance(parsed, dict) else None
+    if not isinstance(choices, list) or not choices or parsed.get("error") or read_error(200, parsed) is not None:
         return read_refusal(200, parsed or {}, upstream_model)
     usage = parse_usage(parsed.get("usage"))
+    if usage is None and not any(map(_says_something, choices)):
+        return read_refusal(200, {}, upstream_model)
     tokens_min = _text_bytes(parsed) // PROMPT_BYTES_PER_TOKEN_MAX if usage is None else 0
     return SeenAnswer(usage, completion_tokens_min=tokens_min, upstream_id=_upstream_id(parsed.get("id")))
 
 
 def _upstream_id(value: object) -> str:
     return value[:_UPSTREAM_ID_CHARACTERS_MAX] if isinstance(value, str) else ""
+
+
+def _says_something(choice: object) -> bool:
+    """Return whether a choice holds more than a role and an end."""
+    if not isinstance(choice, dict):
+        return False
+    message = choice.get("message")
+    return choice.get("finish_reason") == FILTERED or (isinstance(message, dict) and any(message.get(key) for key in _SAYINGS))
 
 
 def _text_bytes(answer: dict[str, Any]) -> int:

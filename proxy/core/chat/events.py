@@ -12,6 +12,9 @@ from proxy.core.ark.lenient_json import read_mended
 from proxy.core.ark.plain_text import is_plain_text
 from proxy.core.ark.text import read_error
 
+FILTERED = "content_filter"
+"""A `finish_reason` that is an answer without text."""
+
 _COMMENT_BYTES_MAX, _ERROR_CHARACTERS_MAX = 256, 2000
 _FIELD = re.compile(rb"data(?::.*)?|id(?:: ?[\w.:-]{0,128})?|event(?:: ?[A-Za-z_.-]{0,64})?|retry(?:: ?[0-9]{0,9})?", re.DOTALL)
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.]\d{1,6})?(?:Z|[+-]\d\d:\d\d)?")

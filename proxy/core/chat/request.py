@@ -72,14 +72,16 @@ Body = dict[str, Any]
 _STRUCTURED = (dict, list)
 
 
-class ChatCall(Struct, frozen=True):
-    """A checked request, with the figures that bound its price."""
+class ChatCall(Struct):
+    """A checked request, with the figures that bound its price. Only `forget_body` changes it."""
 
     fields: Body
     """The client's fields, and those that the model's `request_defaults` add."""
     stream: bool
     include_usage: bool
     """True if the client itself asked for the usage event of a stream."""
+    choices: int
+    """Answers asked for: `n`."""
     text_bytes: int
     """UTF-8 bytes of all text sent upstream: messages, tools and formats."""
     messages: int
@@ -91,6 +93,9 @@ class ChatCall(Struct, frozen=True):
     def hold_nanos(self, price: ChatPrice) -> Nanos:
         """Return the worst case of what this call may cost."""
         return hold_for_chat(price, prompt_tokens_max(self.text_bytes, self.messages, self.media_tokens), self.output_tokens_max)
+
+    def forget_body(self) -> None:
+        self.fields = {}
 
 
 def requested_model(body: object) -> str:
@@ -137,14 +142,16 @@ def parse_chat_call(body: Body, model: Model) -> ChatCall:
     stream = _flag(body, "stream", "stream")
     include_usage = stream and _include_usage(body)
     text_bytes, media_tokens = _measure_messages(messages, model)
+    choices = (_whole(body, "n", CHOICES_MAX) or 1) if "n" in body else 1
     return ChatCall(
         fields=body,
         stream=stream,
         include_usage=include_usage,
+        choices=choices,
         text_bytes=text_bytes + _other_text_bytes(body),
         messages=len(messages),
         media_tokens=media_tokens,
-        output_tokens_max=_output_tokens_max(body, model) * ((_whole(body, "n", CHOICES_MAX) or 1) if "n" in body else 1),
+        output_tokens_max=_output_tokens_max(body, model) * choices,
     )
 
 

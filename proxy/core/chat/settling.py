@@ -1,7 +1,8 @@
 """The settlement of a chat call, from what was seen of it. Pure.
 
 The upstream's own usage is charged whatever else went wrong. If none came, but part of an answer did, the estimate counts what was
-relayed: content events as completion tokens, a lower bound of the prompt. An answer that failed before it began costs nothing.
+relayed: content events as completion tokens, a lower bound of the prompt. An answer that failed before it began costs nothing. A client
+that left after the upstream was asked pays the lower bound of its prompt even where estimates are off: it may have been worked on.
 """
 
 from msgspec import Struct
@@ -20,6 +21,8 @@ class Seen(Struct, frozen=True):
 
     outcome: Outcome
     answer: SeenAnswer = NOTHING_SEEN
+    abandoned: bool = False
+    """The client left after the upstream was asked, and neither a usage nor an error of the upstream's followed."""
     http_status: int = 0
     first_byte_ms: int | None = None
     total_ms: int | None = None
@@ -33,7 +36,7 @@ def conclude(text_bytes: int, price: ChatPrice, hold_nanos: Nanos, seen: Seen, *
         text_bytes: the UTF-8 bytes of all text sent upstream.
         estimate: whether a call whose usage never came is charged by estimate (``billing.unknown_usage``), or is free.
     """
-    usage, source = _usage_of(text_bytes, seen.answer, estimate=estimate)
+    usage, source = _usage_of(text_bytes, seen, estimate=estimate)
     charge, shortfall = capped(charge_for_chat(price, usage), hold_nanos)
     return Settlement(
         outcome=seen.outcome,
@@ -49,9 +52,11 @@ def conclude(text_bytes: int, price: ChatPrice, hold_nanos: Nanos, seen: Seen, *
     )
 
 
-def _usage_of(text_bytes: int, answer: SeenAnswer, *, estimate: bool) -> tuple[TokenUsage, UsageSource]:
+def _usage_of(text_bytes: int, seen: Seen, *, estimate: bool) -> tuple[TokenUsage, UsageSource]:
+    answer = seen.answer
     if answer.usage is not None:
         return answer.usage, _REPORTED
-    if estimate and answer.began:
-        return TokenUsage(prompt_tokens_min(text_bytes), answer.completion_tokens_min), UsageSource.ESTIMATED
+    if (estimate and answer.began) or seen.abandoned:
+        written = answer.completion_tokens_min if estimate else 0
+        return TokenUsage(prompt_tokens_min(text_bytes), written), UsageSource.ESTIMATED
     return NO_USAGE, UsageSource.NONE

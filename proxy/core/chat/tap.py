@@ -5,6 +5,10 @@ the client did not ask for, everything after ``[DONE]``, and everything from the
 chunk nor usage counts as such an error: it is one in another shape, or nonsense that no client can read and that might reveal operator
 data. The result does not depend on how the stream is split into pieces.
 
+A stream is whole if it said how it ended: a ``finish_reason`` for every choice, or its usage. ``[DONE]`` alone proves nothing, because
+servers in front of a model send it after a break too: where nothing else tells the end it is withheld. A stream that ends without text
+and without usage is no answer, and counts as an error.
+
 An ordinary piece (one event of one line, with choices, without usage or error) costs a handful of C-level searches and is returned as
 the same object; only other pieces are parsed. Most events differ from the previous one in their text only. `shape` returns the bytes
 around that text; a caller that finds a piece of this shape need not feed it to the tap.
@@ -13,7 +17,7 @@ around that text; a caller that finds a piece of this shape need not feed it to 
 import re
 from typing import Any, NoReturn
 
-from proxy.core.chat.events import error_of, fields_of, is_chunk, is_plain_comment, is_sense, parsed, told_error
+from proxy.core.chat.events import FILTERED, error_of, fields_of, is_chunk, is_plain_comment, is_sense, parsed, told_error
 from proxy.core.chat.usage import parse_usage
 from proxy.core.protocol import EventTooLargeError, SeenAnswer
 from proxy.core.repetition import LESSONS_MAX, SHAPE_BYTES_MAX
@@ -26,12 +30,13 @@ _LF, _CR, _QUOTE, _COLON, _BACKSLASH = b'\n\r":\\'
 _LINE_END = re.compile(rb"\r\n?|\n")
 _BLANK_LINE = re.compile(rb"[\r\n](?:\r\n?|(?<=\n)\n)")
 """The end of a line and the empty line after it, in LF, CR, CRLF or any mix; a single CRLF is not two ends."""
-_CONTENT = re.compile(rb'(?:content|arguments)": ?"[^"]')
+_CONTENT = re.compile(rb'(?:content|arguments|name|refusal|transcript|data)": ?"[^"]')
 _STRING = rb'[ !#-[\]-\xff]*+(?:\\["\\/bfnrt][ !#-[\]-\xff]*+)*'
 """Contents of a JSON string without numeric escapes. An event with another one in its place is otherwise the same."""
 _TOLD_TEXT = re.compile(_STRING)
 _TOLD = re.compile(rb'content":"(?!")(' + _STRING + rb')"')
 _UPSTREAM_ID_CHARACTERS_MAX = 200
+_NO_ANSWER = {"message": "the stream ended without an answer"}
 
 
 class Tap:
@@ -39,32 +44,40 @@ class Tap:
 
     Attributes:
         usage: the last usable usage object that the upstream sent.
+        begun: an event that has data was seen, other than an error.
         done: ``data: [DONE]`` was seen; after it only a usage is still recorded.
+        whole: the stream has ended, and said how.
         upstream_id: the ``id`` of the first event that has data, or "".
     """
 
     __slots__ = (
         "_after_cr",
+        "_all_ended",
         "_at_start",
+        "_ended",
         "_event_bytes_max",
         "_held",
-        "_id_seen",
+        "_is_filtered",
         "_last_withheld",
         "_lessons",
         "_ordinary",
         "_shape",
         "_too_large",
         "_withhold_usage",
+        "begun",
         "content_events",
         "done",
         "error",
         "upstream_id",
         "usage",
+        "whole",
     )
 
-    def __init__(self, *, withhold_usage: bool, event_bytes_max: int = EVENT_BYTES_MAX) -> None:
+    def __init__(self, *, withhold_usage: bool, choices: int = 1, event_bytes_max: int = EVENT_BYTES_MAX) -> None:
         self.usage: TokenUsage | None = None
+        self.begun = False
         self.done = False
+        self.whole = False
         self.error: dict[str, Any] | None = None
         self.content_events = 0
         self.upstream_id = ""
@@ -72,7 +85,10 @@ class Tap:
         self._event_bytes_max = event_bytes_max
         self._held = bytearray()
         self._at_start = True
-        self._id_seen = False
+        self._ended = 0
+        """The choices that said how they ended, a bit each."""
+        self._all_ended = (1 << choices) - 1
+        self._is_filtered = False
         self._after_cr = False
         self._too_large = False
         self._last_withheld = False
@@ -112,24 +128,35 @@ class Tap:
     def finish(self, clean: bool) -> bytes:
         """Return the bytes left to pass on at the end of the body.
 
-        If the body ended clean and had ``[DONE]``, an event that lacks only its empty line is judged like any other and passed on as
-        it came. After a cut it is dropped, and a body without ``[DONE]`` is cut: no client would dispatch the event, and the next bytes
-        written must not be glued to half a line. A complete usage or error in it is recorded all the same.
+        If the stream is whole, an event that lacks only its empty line is judged like any other and passed on as it came. After a cut
+        it is dropped: no client would dispatch it, and the next bytes written must not be glued to half a line. A usage or an error in
+        it is recorded all the same.
         """
-        if self.error is not None or not self._held:
+        if self.error is not None:
             return b""
         tail, self._held = bytes(self._held), bytearray()
         was_done = self.done
-        withheld = self._is_withheld(tail, is_whole=False)
-        if not clean or not self.done:
+        withheld = not tail or self._is_withheld(tail, is_whole=False)
+        if not clean:
             self.done = was_done
             return b""
-        return b"" if withheld else tail
+        if self.error is None:
+            told = not withheld and _has_content(tail)
+            self.content_events += told
+            self._conclude()
+            self.content_events -= told and not self.whole
+        return tail if self.whole and not withheld else b""
 
     def seen(self) -> SeenAnswer:
-        """Return what a settlement needs of what has come so far. An error as the first event is no begun answer."""
-        began = self.error is None or self.content_events > 0
-        return SeenAnswer(self.usage, began, self.content_events, self.upstream_id)
+        """Return what a settlement needs of what has come so far. Without text or tool call no answer has begun."""
+        return SeenAnswer(self.usage, self.content_events > 0, self.content_events, self.upstream_id)
+
+    def _conclude(self) -> None:
+        """Judge the stream at its end: it is whole, or cut, or no answer at all."""
+        if not self.content_events and self.usage is None and not self._is_filtered:
+            self.error = dict(_NO_ANSWER)
+        else:
+            self.whole = self.usage is not None or self._ended == self._all_ended
 
     def _walk(self, piece: bytes) -> bytes:
         """Judge each event, and keep the unfinished tail."""
@@ -151,7 +178,7 @@ class Tap:
             self._held += piece[position:]
             self._check_held()
         self._after_cr = position == len(piece) and piece[-1] == _CR
-        self._ordinary = self._id_seen and not self._held and not self._after_cr and self.error is None and not self.done
+        self._ordinary = self.begun and not self._held and not self._after_cr and self.error is None and not self.done
         return passed
 
     def _judge_all(self, piece: bytes, begin: int) -> tuple[bytes, int]:
@@ -217,12 +244,11 @@ class Tap:
             return self.done
         if event[0] == _COLON:
             return self.done or not is_plain_comment(event)
-        if self._id_seen and not self.done and _is_ordinary(event):
+        if self.begun and not self.done and _is_ordinary(event):
             return False
         name, text, strays = fields_of(event)
         if text.strip() == b"[DONE]" and not strays:
-            withheld, self.done = self.done, True
-            return withheld
+            return self._is_end_withheld(is_whole=is_whole)
         value = parsed(text)
         self._look_at_id(text, value)
         usage = value.get("usage") if isinstance(value, dict) else None
@@ -234,12 +260,34 @@ class Tap:
             self.error = error_of(None, strays or text)
         if self.error is not None:
             return True
+        self.begun = self.begun or bool(text)
+        if isinstance(value, dict):
+            self._look_at_ends(value.get("choices"))
         return self._withhold_usage and isinstance(value, dict) and value.get("choices") == [] and isinstance(usage, dict)
 
+    def _is_end_withheld(self, *, is_whole: bool) -> bool:
+        """Record ``[DONE]``, and return whether it is withheld."""
+        if self.done:
+            return True
+        self.done = True
+        if is_whole:
+            self._conclude()
+        return is_whole and not self.whole
+
+    def _look_at_ends(self, choices: object) -> None:
+        """Record the choices that say in this event how they ended."""
+        for choice in choices if isinstance(choices, list) else ():
+            reason = choice.get("finish_reason") if isinstance(choice, dict) else None
+            if not reason:
+                continue
+            index = choice.get("index", 0)
+            if type(index) is int and 0 <= index < self._all_ended.bit_length():
+                self._ended |= 1 << index
+            self._is_filtered = self._is_filtered or reason == FILTERED
+
     def _look_at_id(self, text: bytes, value: object) -> None:
-        if self._id_seen or not text:
+        if self.begun or not text:
             return
-        self._id_seen = True
         found = value.get("id") if isinstance(value, dict) else None
         if isinstance(found, str) and len(found) <= _UPSTREAM_ID_CHARACTERS_MAX:
             self.upstream_id = found
@@ -253,7 +301,7 @@ def is_told(text: bytes) -> bool:
 
 
 def _is_plain(event: bytes) -> bool:
-    """Return whether this is one whole event: one line, a JSON object with choices, no usage and no error. False: look closer.
+    """Return whether this is one whole event: one line, a JSON object with choices, no usage, error or end. False: look closer.
 
     Ark ends ordinary events with ``"usage":null}``. The last brace closes the outermost object, and of a repeated key the last counts,
     so no search is needed then. `find` instead of `in` saves 0.2 µs a search, a byte as an integer 0.1 µs. Keys can be written with
@@ -264,6 +312,8 @@ def _is_plain(event: bytes) -> bool:
         and event.find(_LF) == len(event) - 2
         and event.find(_CR) < 0
         and event.find(b'"error"') < 0
+        and event.find(b'finish_reason":"') < 0
+        and event.find(b'finish_reason": "') < 0
         and event.find(b"\\u00") < 0
         and (event.startswith(b'data: {"choices":[{') or (event.startswith(b"data: {") and _has_choices(event)))
     )
@@ -281,6 +331,8 @@ def _is_ordinary(event: bytes) -> bool:
         and line.find(_LF) < 0
         and line.count(b'"usage"') == line.count(b'"usage":null')
         and line.find(b'"error"') < 0
+        and line.find(b'finish_reason":"') < 0
+        and line.find(b'finish_reason": "') < 0
         and line.find(b"\\u00") < 0
         and _has_choices(line)
     )

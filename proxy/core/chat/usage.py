@@ -46,6 +46,8 @@ class PlainAnswer(Struct):
 
 
 _ARRAY = ord("[")
+_CHOICES_BYTES_MIN = len("[{}]")
+"""Shorter ones hold nothing."""
 _decode = Decoder(PlainAnswer).decode
 
 
@@ -57,8 +59,9 @@ def read_plain_answer(raw: bytes) -> PlainAnswer | None:
             raw.decode()  # the decoder skipped the choices
     except (DecodeError, RecursionError, UnicodeDecodeError):
         return None
-    is_array = memoryview(answer.choices)[0] == _ARRAY  # not decoded: it could have millions of members
-    return answer if is_array and not (answer.error or answer.code or answer.metadata) else None
+    choices = memoryview(answer.choices)  # not decoded: it could have millions of members
+    is_answer = choices[0] == _ARRAY and len(choices) >= _CHOICES_BYTES_MIN
+    return answer if is_answer and not (answer.error or answer.code or answer.metadata) else None
 
 
 def plain_usage(answer: PlainAnswer) -> TokenUsage:

@@ -5,6 +5,7 @@ the answer's sink within `data_received`; nothing is queued once there is a sink
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -62,11 +63,13 @@ class Connection(asyncio.Protocol):
         "_loop",
         "_paused",
         "_rests",
+        "_sent",
         "_shortcut",
         "_since",
         "_step",
         "_timer",
         "_transport",
+        "_writing_paused",
         "used",
     )
 
@@ -83,6 +86,9 @@ class Connection(asyncio.Protocol):
         self._framing: Framing | None = None
         self._shortcut: Shortcut | None = None
         """The shortcut that is offered the next piece: only between two chunks, and only from one piece to the next."""
+        self._sent: Callable[[], None] | None = None
+        """Told once the request has left this process."""
+        self._writing_paused = False
         self._keep_alive = False
         self._paused = False
         self._rests = False
@@ -99,8 +105,10 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         return transport is not None and not transport.is_closing() and self._loop.time() - self._since < self._limits.keepalive_seconds
 
-    def ask(self, head: bytes, body: bytes) -> "asyncio.Future[Answer]":
+    def ask(self, head: bytes, body: bytes, sent: Callable[[], None] | None = None) -> "asyncio.Future[Answer]":
         """Send a request; the future holds the answer once its head is here. A caller that stops waiting must `give_up`.
+
+        Args: sent: called once all but what a write buffer may hold of the request has been sent, or the connection is gone.
 
         It raises:
             ConnectionDiedError: the connection ended before one byte of an answer.
@@ -115,6 +123,10 @@ class Connection(asyncio.Protocol):
             self._fail(ConnectionDiedError("upstream: the connection was lost before the request left"))
         else:
             self._send(self._transport, head, body)
+        if sent is not None:
+            self._sent = sent
+            if not self._writing_paused:
+                self._tell_sent()
         return expected
 
     def give_up(self, expected: "asyncio.Future[Answer]") -> None:
@@ -147,6 +159,13 @@ class Connection(asyncio.Protocol):
         self._fail(UpstreamBrokenError("upstream: the connection was closed from this side"))
 
     # what the loop calls
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self._tell_sent()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -184,9 +203,15 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._transport = None
+        self._tell_sent()
         self._home.gone(self)
 
     # steps
+
+    def _tell_sent(self) -> None:
+        sent, self._sent = self._sent, None
+        if sent is not None:
+            sent()
 
     def _send(self, transport: asyncio.Transport, head: bytes, body: bytes) -> None:
         if len(body) <= _JOIN_BYTES_MAX:

@@ -18,6 +18,7 @@ from proxy.tasks import TaskGroup
 from proxy.upstream.failures import UpstreamBrokenError, UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError
 from proxy.upstream.http1.answer import Answer, Shortcut, Sink
 from proxy.upstream.http1.connection import Connection, ConnectionDiedError, Limits
+from proxy.upstream.http1.upload import REPEATABLE_BYTES_MAX, Upload
 
 __all__ = [
     "Answer",
@@ -25,6 +26,7 @@ __all__ = [
     "Pool",
     "Shortcut",
     "Sink",
+    "Upload",
     "UpstreamBrokenError",
     "UpstreamFailure",
     "UpstreamTimeoutError",
@@ -84,8 +86,8 @@ class Pool:
         """Return how many of them are idle."""
         return len(self._idle)
 
-    async def ask(self, path: str, body: bytes, headers: Mapping[str, str] = _NO_HEADERS) -> Answer:
-        """POST `body` to ``{base path}{path}`` and return the answer when its head is here. If cancelled, close the connection.
+    async def ask(self, path: str, upload: Upload, headers: Mapping[str, str] = _NO_HEADERS) -> Answer:
+        """POST the body to ``{base path}{path}`` and return the answer when its head is here. If cancelled, close the connection.
 
         Raises:
             UpstreamUnreachableError: no request was sent.
@@ -95,12 +97,18 @@ class Pool:
         begin = self._begins.get(path)
         if begin is None:
             begin = self._begins[path] = b"POST %b HTTP/1.1\r\n%b" % (_line_part(self._path + path), self._fields)
+        body = upload.take()
         head = b"%b%bContent-Length: %d\r\n\r\n" % (begin, _rendered(headers) if headers else b"", len(body))
+        if len(body) > REPEATABLE_BYTES_MAX:
+            asking = self._ask_once(head, body, upload)
+            del body
+            return await asking
         connection = self._kept()
         while True:
             may_have_died = connection is not None
             if connection is None:
                 connection = await self._dial()
+            upload.is_asked = True
             expected = connection.ask(head, body)
             try:
                 return await expected
@@ -111,6 +119,18 @@ class Pool:
             except BaseException:
                 connection.give_up(expected)
                 raise
+
+    async def _ask_once(self, head: bytes, body: bytes, upload: Upload) -> Answer:
+        """Send a large body over a new connection, which cannot have died while idle, and keep nothing of it."""
+        connection = await self._dial()
+        upload.is_asked = True
+        expected = connection.ask(head, body, upload.let_go)
+        del body
+        try:
+            return await expected
+        except BaseException:
+            connection.give_up(expected)
+            raise
 
     async def close(self) -> None:
         """Close all connections, and wait until they are gone. Calls under way end as broken; new ones are refused."""

@@ -6,9 +6,12 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.core.errors import InvalidJsonError, ModelUnavailableError
-from proxy.edge.body import LARGE_BODIES, LARGE_BYTES, BodyReader
+from proxy.core.errors import InvalidJsonError, ModelUnavailableError, RateLimitedError
+from proxy.edge.body import BodyReader
+from proxy.edge.context import Context
+from proxy.edge.intake import LARGE_BODIES, LARGE_BYTES
 from proxy.edge.request import Request
+from proxy.store.values import Grant
 from tests.support.settings import live
 
 
@@ -38,12 +41,16 @@ def request_with(content: Content, size: int) -> Request:
     return cast("Request", SimpleNamespace(content=content, headers={}, content_length=size, connection=connection))
 
 
+def context_of(request: Request, account_id: int = 1) -> Context:
+    return Context(request, "req_1", {}, 0.0, 0, grant=Grant(b"", "", account_id, "acme"))
+
+
 async def read(raw: bytes) -> tuple[Any, int]:
     """Return the parsed value, and the number of loop turns that others had after the last piece."""
     half = len(raw) // 2
     content = Content([raw[:half], raw[half:]])
     try:
-        value = await BodyReader(live(body_bytes_max=10_000_000, body_seconds=5)).json(request_with(content, len(raw)))
+        value = await BodyReader(live(body_bytes_max=10_000_000, body_seconds=5)).json(context_of(request_with(content, len(raw))))
     finally:
         content.counting.cancel()
     return value, content.turns - content.taken_at
@@ -81,30 +88,69 @@ class Unfinished(Content):
         return raw
 
 
-async def test_no_more_is_kept_of_large_bodies_that_are_still_to_come_than_of_some_whole_ones() -> None:
+async def test_large_bodies_take_no_more_than_some_whole_ones_and_those_of_an_account_half_of_it() -> None:
     # anyone with a key can send them, even with an empty account: together they must fit into memory
     bodies, end = BodyReader(live(body_bytes_max=BODY_BYTES_MAX, body_seconds=5)), asyncio.Event()
     large = b'"' + b"x" * (BODY_BYTES_MAX - 2) + b'"'
     coming = [Unfinished(large, end) for _ in range(LARGE_BODIES)]
 
+    def read(content: Content, account_id: int, size: int = BODY_BYTES_MAX) -> Any:
+        return bodies.read(request_with(content, size), bodies.intake.reserve(account_id))
+
     async with asyncio.TaskGroup() as readers:
-        reading = [readers.create_task(bodies.read(request_with(content, BODY_BYTES_MAX))) for content in coming]
+        reading = [readers.create_task(read(content, number % 2)) for number, content in enumerate(coming)]
         for content in coming:
             await content.came.wait()
         for _ in range(2):
             with pytest.raises(ModelUnavailableError) as refused:
-                await bodies.read(request_with(Unfinished(large, end), BODY_BYTES_MAX))
-        await end_of(bodies, small := b'"x"' + b" " * (LARGE_BYTES - 3))
+                await read(Unfinished(large, end), 2)
+        small = b'"x"' + b" " * (LARGE_BYTES - 3)
+        assert await read(whole(small), 1, len(small)) == small
         end.set()
 
     assert refused.value.retry_after_seconds == 1
     assert [await task for task in reading] == [large] * LARGE_BODIES
-    assert await end_of(bodies, large) == large  # there is room again
-    assert await end_of(bodies, small) == small
 
 
-async def end_of(bodies: BodyReader, raw: bytes) -> bytes:
-    """Read a body that arrives complete, in one piece."""
+async def test_an_account_has_its_share_of_the_memory_for_large_bodies_and_others_find_room() -> None:
+    intake = BodyReader(live(body_bytes_max=BODY_BYTES_MAX, body_seconds=5)).intake
+    mine = [intake.reserve(1) for _ in range(LARGE_BODIES // 2)]
+    for body in mine:
+        body.set(BODY_BYTES_MAX + LARGE_BYTES)
+
+    with pytest.raises(RateLimitedError) as refused:
+        intake.reserve(1).set(LARGE_BYTES + 1)
+    intake.reserve(1).set(LARGE_BYTES)
+    theirs = intake.reserve(2)
+    theirs.set(BODY_BYTES_MAX)
+    mine[0].release()
+    mine[0].release()
+    intake.reserve(1).set(BODY_BYTES_MAX)
+
+    assert refused.value.retry_after_seconds == 1
+    for body in (*mine, theirs):
+        body.release()
+    assert intake.total_bytes == BODY_BYTES_MAX - LARGE_BYTES
+
+
+@pytest.mark.parametrize(("letter", "bytes_each"), [("x", 1), ("é", 4), ("中", 4), ("😀", 4)])
+async def test_a_parsed_body_counts_as_wide_as_its_widest_character_may_be(letter: str, bytes_each: int) -> None:
+    raw = ('["' + LARGE_BYTES * "x" + letter + '"]').encode()
+    content = Content([raw])
+    bodies = BodyReader(live(body_bytes_max=10_000_000, body_seconds=5))
+    context = context_of(request_with(content, len(raw)))
+
+    await bodies.json(context)
+    content.counting.cancel()
+
+    assert context.intake is not None
+    assert bodies.intake.total_bytes == bytes_each * len(raw) - LARGE_BYTES
+    context.intake.release()
+    assert bodies.intake.total_bytes == 0
+
+
+def whole(raw: bytes) -> Content:
+    """Return a body that arrives complete, in one piece."""
     ended = asyncio.Event()
     ended.set()
-    return bytes(await bodies.read(request_with(Unfinished(raw, ended), len(raw))))
+    return Unfinished(raw, ended)

@@ -87,9 +87,7 @@ async def test_a_bug_is_a_500_that_tells_nothing_and_is_logged(bug: Exception, c
 @pytest.mark.parametrize("fault", [ValueError(SECRET), ModelUnavailableError("gone", retry_after_seconds=1)])
 async def test_an_error_after_the_answer_began_breaks_it_off(fault: Exception) -> None:
     async def handler(context: Context) -> Response:
-        context.begin_stream()
-        assert context.connection.transport is not None
-        context.connection.transport.write(b"4\r\nhalf\r\n")
+        context.begin_stream(b"4\r\nhalf\r\n")
         raise fault
 
     async with serving(handler) as (origin, log, _), connect(origin) as client:

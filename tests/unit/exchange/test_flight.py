@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from proxy.clock import SystemClock
 from proxy.config import BillingConfig
 from proxy.core.chat.tap import Tap
 from proxy.core.settlement import Outcome
@@ -17,7 +18,9 @@ from tests.support.settings import live
 
 EVENT = b'data: {"choices":[{"delta":{"content":"Hel"}}],"id":"0217","usage":null}\n\n'
 ERROR = b'data: {"error":{"code":"ServerOverloaded"}}\n\n'
+END = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}],"id":"0217","usage":null}\n\n'
 DONE = b"data: [DONE]\n\n"
+HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 
 
 class Transport:
@@ -80,19 +83,24 @@ class Call:
     """A flight that is being spliced, in a separate task."""
 
     def __init__(self, policy: BillingConfig, *, chunked: bool = True, relay: Relay | None = None, account: int = 1) -> None:
-        self.relay = Relay(live(billing=policy), Metrics()) if relay is None else relay
+        self.relay = Relay(live(billing=policy), Metrics(), SystemClock()) if relay is None else relay
         self.client = Client()
         self.answer: Any = Answer()
         self.tap = Tap(withhold_usage=True)
         self.flight = self.relay.depart(self.client, account)
-        self.task = asyncio.get_running_loop().create_task(self._fly(chunked))
+        self.chunked = chunked
+        self.task = asyncio.get_running_loop().create_task(self._fly())
 
-    async def _fly(self, chunked: bool) -> Any:
+    async def _fly(self) -> Any:
         try:
             with self.flight.deadline:
-                return await self.flight.splice(self.answer, self.tap, chunked=chunked)
+                return await self.flight.splice(self.answer, self.flight.open_stream(self.tap, self._begin, chunked=self.chunked))
         finally:
             self.relay.land(self.flight)
+
+    def _begin(self, first: bytes) -> Any:
+        self.client.transport.write(HEAD + first)
+        return self.client.transport
 
     async def begin(self) -> "Call":
         await self.answer.spliced.wait()
@@ -121,11 +129,12 @@ async def test_pieces_pass_in_the_clients_framing(chunked: bool) -> None:
 
     call.answer.feed(EVENT)
     call.answer.feed(EVENT[:10])
-    call.answer.feed(EVENT[10:] + DONE)
+    call.answer.feed(EVENT[10:] + END + DONE)
     call.answer.end()
 
     assert await call.task is None
-    assert call.written == ([framed(EVENT), framed(EVENT + DONE)] if chunked else [EVENT, EVENT + DONE])
+    rest = EVENT + END + DONE
+    assert call.written == ([HEAD + framed(EVENT), framed(rest)] if chunked else [HEAD + EVENT, rest])
     assert len(call.relay) == 0
 
 
@@ -188,7 +197,7 @@ async def test_a_call_that_is_not_to_be_drained_ends_at_once(policy: BillingConf
 
 
 async def test_a_call_that_nothing_stops_upstream_is_waited_for_only_so_long() -> None:
-    relay = Relay(live(billing=drain(seconds=0, most=0)), Metrics())
+    relay = Relay(live(billing=drain(seconds=0, most=0)), Metrics(), SystemClock())
     client = Client()
     flight = relay.depart(client, 1, stoppable=False)
     task = asyncio.get_running_loop().create_task(waiting(flight.deadline))
@@ -203,7 +212,7 @@ async def test_a_call_that_nothing_stops_upstream_is_waited_for_only_so_long() -
 
 async def test_streams_that_are_read_on_are_counted_for_who_scrapes() -> None:
     metrics = Metrics()
-    relay = Relay(live(billing=drain()), metrics)
+    relay = Relay(live(billing=drain()), metrics, SystemClock())
     call = await Call(drain(), relay=relay).begin()
     counted = []
 
@@ -217,7 +226,7 @@ async def test_streams_that_are_read_on_are_counted_for_who_scrapes() -> None:
 
 
 async def test_room_for_a_drain_is_free_again_when_one_has_landed() -> None:
-    relay = Relay(live(billing=drain(most=1)), Metrics())
+    relay = Relay(live(billing=drain(most=1)), Metrics(), SystemClock())
     first, second, third = [await Call(drain(), relay=relay).begin() for _ in range(3)]
 
     first.client.leave()
@@ -233,7 +242,7 @@ async def test_room_for_a_drain_is_free_again_when_one_has_landed() -> None:
 
 
 async def test_a_drain_that_lands_twice_frees_its_room_once() -> None:
-    relay = Relay(live(billing=drain(most=2)), Metrics())
+    relay = Relay(live(billing=drain(most=2)), Metrics(), SystemClock())
     first, second, third = [await Call(drain(), relay=relay, account=account).begin() for account in (1, 2, 3)]
     for call in (first, second):
         call.client.leave()
@@ -256,7 +265,7 @@ async def test_a_drain_that_lands_twice_frees_its_room_once() -> None:
 
 
 async def test_a_cut_ends_all_calls_and_each_keeps_its_own_cause() -> None:
-    relay = Relay(live(billing=drain()), Metrics())
+    relay = Relay(live(billing=drain()), Metrics(), SystemClock())
     calls = [await Call(drain(), relay=relay).begin() for _ in range(3)]
     calls[0].client.leave()
 
@@ -268,7 +277,7 @@ async def test_a_cut_ends_all_calls_and_each_keeps_its_own_cause() -> None:
 
 
 async def test_no_account_can_use_up_what_is_read_on_for_everybody() -> None:
-    relay = Relay(live(billing=drain(most=4)), Metrics())
+    relay = Relay(live(billing=drain(most=4)), Metrics(), SystemClock())
     calls = [await Call(drain(), relay=relay, account=account).begin() for account in (1, 1, 1, 2)]
 
     for call in calls:
@@ -282,7 +291,7 @@ async def test_no_account_can_use_up_what_is_read_on_for_everybody() -> None:
 
 
 async def test_a_call_that_departs_after_the_cut_has_ended_before_it_asks() -> None:
-    relay = Relay(live(billing=drain()), Metrics())
+    relay = Relay(live(billing=drain()), Metrics(), SystemClock())
     relay.cut()
 
     flight = relay.depart(Client())
@@ -309,7 +318,7 @@ async def test_an_error_of_the_upstreams_ends_the_call_and_lets_go_of_the_upstre
     call.answer.feed(EVENT)
 
     assert await call.task is None
-    assert call.written == [framed(EVENT)]
+    assert call.written == [HEAD + framed(EVENT)]
     assert call.tap.error == {"code": "ServerOverloaded"}
     assert call.answer.did == ["abort"]
 
@@ -322,7 +331,7 @@ async def test_an_event_too_large_ends_the_call_as_broken_and_lets_go_of_the_ups
         call.answer.feed(b"x" * 1_000_000)
 
     assert isinstance(await call.task, UpstreamBrokenError)
-    assert call.written == [framed(EVENT)]
+    assert call.written == [HEAD + framed(EVENT)]
     assert call.answer.did == ["abort"]
 
 
@@ -334,14 +343,14 @@ async def test_half_an_event_is_not_passed_on_when_the_upstream_breaks() -> None
     call.answer.end(failure)
 
     assert await call.task is failure
-    assert call.written == [framed(EVENT)]
+    assert call.written == [HEAD + framed(EVENT)]
 
 
 async def test_a_flight_knows_a_client_that_was_lost_before_it_departed() -> None:
     client = Client()
     client.left = True
 
-    flight: Flight = Relay(live(billing=drain()), Metrics()).depart(client)
+    flight: Flight = Relay(live(billing=drain()), Metrics(), SystemClock()).depart(client)
 
     assert (flight.is_over(), flight.has_client_left()) == (True, True)
 

@@ -20,6 +20,7 @@ from proxy.upstream.http1.framing import Chunked
 REST = b'"id":"0217","usage":null}\n\n'
 LEFT, RIGHT = b'data: {"choices":[{"delta":{"content":"', b'"}}],' + REST
 EVENT = LEFT + b"Hello" + RIGHT
+ENDED = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}],' + REST
 SHAPES = [
     (LEFT, RIGHT),
     (b'data: {"choices":[{"delta":{"content":"","reasoning_content":"', RIGHT),
@@ -42,6 +43,7 @@ class Transport:
     def __init__(self) -> None:
         self.written: list[bytes] = []
         self.is_closed = False
+        self.waiting_bytes = 0
 
     def write(self, piece: bytes) -> None:
         self.written.append(piece)
@@ -53,7 +55,7 @@ class Transport:
         self.is_closed = True
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return self.waiting_bytes
 
 
 class Loop:
@@ -93,12 +95,16 @@ class Relayed:
     def __post_init__(self) -> None:
         self.loop = Loop()
         self.done: asyncio.Future[UpstreamFailure | None] = self.loop.create_future()
-        self.stream = Stream(self.tap, cast("asyncio.Transport", self.client), self.done, chunked=self.chunked)
+        self.stream = Stream(self.tap, self.begin, self.done, chunked=self.chunked)
         self.connection = Connection(Home(), Limits(), cast("asyncio.AbstractEventLoop", self.loop))
         self.connection.connection_made(cast("asyncio.Transport", self.upstream))
         expected = self.connection.ask(b"POST / HTTP/1.1\r\n\r\n", b"")
         self.connection.data_received(HEAD)
         expected.result().splice(self.stream)
+
+    def begin(self, first: bytes) -> asyncio.Transport:
+        self.client.write(first)
+        return cast("asyncio.Transport", self.client)
 
     def feed(self, *pieces: bytes) -> "Relayed":
         for piece in pieces:
@@ -163,7 +169,8 @@ async def test_a_piece_that_repeats_the_last_is_not_judged_and_passes_as_it_came
 
     # The first piece is parsed for its id, the second gives the shape.
     assert judged == [EVENT, EVENT, coded]
-    assert all(sent is piece for sent, piece in zip(relayed.client.written, pieces, strict=True))
+    assert relayed.client.written[0] == pieces[0]  # joined with the head
+    assert all(sent is piece for sent, piece in zip(relayed.client.written[1:], pieces[1:], strict=True))
     assert relayed.facts()[-2] == len(pieces)
 
 
@@ -253,11 +260,11 @@ async def test_an_answer_that_is_aborted_passes_nothing_more() -> None:
 
 @pytest.mark.parametrize(("end", "passed"), [(b"0\r\n\r\n", b"data: [DONE]\n"), (b"", b"")], ids=["whole", "cut"])
 async def test_an_event_without_its_empty_line_passes_at_the_end_of_a_whole_body(end: bytes, passed: bytes) -> None:
-    relayed = Relayed().feed(chunk(EVENT), chunk(b"data: [DONE]\n"))
+    relayed = Relayed().feed(chunk(EVENT), chunk(ENDED), chunk(b"data: [DONE]\n"))
 
     relayed.feed(*filter(None, [end]))
 
-    assert relayed.facts()[0] == EVENT + passed
+    assert relayed.facts()[0] == EVENT + ENDED + passed
 
 
 async def test_an_event_beyond_the_limit_ends_the_stream() -> None:
@@ -281,3 +288,78 @@ def test_a_size_that_is_written_in_another_way_is_read_all_the_same(line: bytes)
     piece = line + b"\r\n" + b"x" * 10 + b"\r\n"
 
     assert Chunked().feed(piece) == (b"x" * 10, piece)
+
+
+# What comes before the first event, and in silence.
+
+
+async def test_the_head_waits_for_the_first_event_that_has_data_and_comments_wait_with_it() -> None:
+    relayed = Relayed().feed(chunk(b": queued\n\n"), chunk(b"retry: 10\n\n"), chunk(EVENT[:9]))
+    assert (relayed.client.written, relayed.stream.begun) == ([], False)
+
+    relayed.feed(chunk(EVENT[9:]))
+
+    assert relayed.client.written == [chunk(b": queued\n\nretry: 10\n\n" + EVENT)]
+    assert relayed.stream.begun
+
+
+async def test_an_error_as_the_first_event_begins_nothing() -> None:
+    relayed = Relayed().feed(chunk(b": queued\n\n"), chunk(b'data: {"error":{"code":"ServerOverloaded"}}\n\n'))
+
+    assert relayed.done.result() is None
+    assert (relayed.client.written, relayed.stream.begun) == ([], False)
+    assert relayed.tap.error == {"code": "ServerOverloaded"}
+
+
+@pytest.mark.parametrize("end", [(), (chunk(b"data: [DONE]\n\n"),), (chunk(b": ping\n\n"),)], ids=["nothing", "done", "a comment"])
+async def test_a_stream_without_an_event_begins_nothing(end: tuple[bytes, ...]) -> None:
+    relayed = Relayed().feed(*end, b"0\r\n\r\n")
+
+    assert (relayed.client.written, relayed.stream.begun, relayed.tap.error is None) == ([], False, False)
+
+
+async def test_an_event_whose_empty_line_never_came_begins_the_answer_at_the_end() -> None:
+    whole = b'data: {"choices":[{"delta":{"content":"Hi"},"finish_reason":"stop"}],"id":"0217"}\n'
+
+    relayed = Relayed().feed(chunk(whole), b"0\r\n\r\n")
+
+    assert (relayed.client.written, relayed.tap.whole) == ([chunk(whole)], True)
+
+
+async def test_no_more_comments_are_kept_than_may_be() -> None:
+    comment = b":" + b" ping" * 50 + b"\n\n"
+    relayed = Relayed().feed(*[chunk(comment)] * 400)
+
+    relayed.feed(chunk(EVENT))
+
+    kept = len(relayed.client.written[0])
+    assert 65_536 - len(comment) < kept < 65_536 + len(chunk(EVENT)) + 8
+
+
+async def test_a_comment_fills_a_silence_between_two_events() -> None:
+    relayed = Relayed().feed(chunk(EVENT), chunk(EVENT[:20]))
+
+    relayed.stream.keep_alive()
+    relayed.feed(chunk(EVENT[20:]), chunk(ENDED), b"0\r\n\r\n")
+
+    assert relayed.client.written == [chunk(EVENT), chunk(b": keep-alive\n\n"), chunk(EVENT), chunk(ENDED)]
+    assert relayed.facts()[0] == EVENT + b": keep-alive\n\n" + EVENT + ENDED
+
+
+async def test_a_client_that_has_bytes_to_take_is_sent_no_comment() -> None:
+    relayed = Relayed().feed(chunk(EVENT))
+    relayed.client.waiting_bytes = 1
+
+    relayed.stream.keep_alive()
+
+    assert relayed.client.written == [chunk(EVENT)]
+
+
+async def test_a_client_that_left_before_the_head_is_sent_neither_head_nor_comment() -> None:
+    relayed = Relayed()
+    relayed.stream.forget_client()
+
+    relayed.stream.keep_alive()
+    relayed.feed(chunk(EVENT), chunk(ENDED), b"0\r\n\r\n")
+
+    assert (relayed.client.written, relayed.stream.begun, relayed.tap.whole) == ([], False, True)

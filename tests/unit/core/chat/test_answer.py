@@ -62,6 +62,11 @@ def test_an_answer_that_orjson_does_not_read_is_read_as_clients_would() -> None:
         b"[]",
         answer(choices=None),
         answer(choices="none"),
+        answer(choices=[]),
+        answer(choices=[], usage=None),
+        answer().replace(b'[{"message":{"role":"assistant","content":"Hello"}}]', b"[ ]"),
+        answer(choices=[{"message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}], usage=None),
+        answer(choices=[{"message": {"role": "assistant"}}, {"message": None}, "no choice"], usage=None),
         answer(error={"code": "InternalServiceError", "message": "of ep-canary"}),
         orjson.dumps({"error": {"code": "InvalidParameter", "message": "no"}}),
     ],
@@ -72,3 +77,21 @@ def test_what_is_no_answer_is_a_refusal_that_tells_nothing_of_the_upstream(raw: 
     assert isinstance(found, Refusal)
     assert found.outcome in (Outcome.UPSTREAM_ERROR, Outcome.REFUSED)
     assert MODEL not in found.error.message
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"message": {"tool_calls": [{"id": "call_a"}], "content": None}},
+        {"message": {"function_call": {"name": "now"}}},
+        {"message": {"refusal": "No."}},
+        {"message": {"audio": {"data": "UklG"}}},
+        {"message": {"content": ""}, "finish_reason": "content_filter"},
+    ],
+)
+def test_an_answer_may_have_no_text_and_no_usage(choice: object) -> None:
+    assert seen(answer(choices=[{"message": {}}, choice], usage=None)) == SeenAnswer(None, upstream_id="0217")
+
+
+def test_with_a_usage_an_empty_text_is_an_answer() -> None:
+    assert seen(answer(choices=[{"message": {"content": ""}}])).usage == TokenUsage(20, 12, 5)

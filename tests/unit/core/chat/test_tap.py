@@ -383,15 +383,15 @@ def test_usage_beside_an_error_is_learnt(said: bytes) -> None:
     "late", [HELLO, ERROR, DONE, b": note\n", b"\n", b"account 2100123456\n\n", b"account 2100123456", b"data: " + OVERDUE, b"id: 7\n"]
 )
 def test_after_done_nothing_passes_and_no_error_is_made_of_it(late: bytes, line_end: bytes, size: int) -> None:
-    facts = run(cut((HELLO + DONE + late).replace(b"\n", line_end), size))
+    facts = run(cut((HELLO + EMPTY + DONE + late).replace(b"\n", line_end), size))
 
-    assert facts == Facts((HELLO + DONE).replace(b"\n", line_end), None, True, None, 1, "0217abc")
+    assert facts == Facts((HELLO + EMPTY + DONE).replace(b"\n", line_end), None, True, None, 1, "0217abc")
 
 
 def test_usage_after_done_is_learnt_and_stays_here() -> None:
-    facts = run([HELLO, DONE, USAGE], withhold_usage=False)
+    facts = run([HELLO, EMPTY, DONE, USAGE], withhold_usage=False)
 
-    assert facts == Facts(HELLO + DONE, USED, True, None, 1, "0217abc")
+    assert facts == Facts(HELLO + EMPTY + DONE, USED, True, None, 1, "0217abc")
 
 
 @pytest.mark.parametrize("comment", [b":\n", b": ping\n", b": keep-alive\n\n", b": ping - 2026-11-23 10:00:00.123456+00:00\n\n"])
@@ -404,15 +404,15 @@ def test_a_plain_comment_passes(comment: bytes) -> None:
     "comment", [b": account 2100123456\n", b': {"code":"x"}\n', b": ark-canary.example\n", b": \xff\n", b":" + 300 * b" a" + b"\n"]
 )
 def test_a_comment_that_is_not_plain_stays_and_the_stream_goes_on(comment: bytes, size: int) -> None:
-    facts = run(cut(HELLO + comment + HELLO + DONE, size))
+    facts = run(cut(HELLO + comment + HELLO + EMPTY + DONE, size))
 
-    assert facts == Facts(HELLO + HELLO + DONE, None, True, None, 2, "0217abc")
+    assert facts == Facts(HELLO + HELLO + EMPTY + DONE, None, True, None, 2, "0217abc")
 
 
 def test_after_a_clean_end_a_last_event_without_its_empty_line_passes() -> None:
-    facts = run([HELLO, b"data: [DONE]\n"])
+    facts = run([HELLO, EMPTY, b"data: [DONE]\n"])
 
-    assert facts == Facts(HELLO + b"data: [DONE]\n", None, True, None, 1, "0217abc")
+    assert facts == Facts(HELLO + EMPTY + b"data: [DONE]\n", None, True, None, 1, "0217abc")
 
 
 def test_after_a_clean_end_a_usage_event_without_its_empty_line_is_still_withheld() -> None:
@@ -439,6 +439,89 @@ def test_a_done_that_was_not_passed_on_does_not_count() -> None:
     assert facts == Facts(HELLO, None, False, None, 1, "0217abc")
 
 
+# How a stream ends.
+
+TWO = [b'data: {"choices":[{"index":%d,"delta":{"content":"x"},"finish_reason":null}],"id":"0217abc"}\n\n' % index for index in (0, 1)]
+TWO_ENDS = [b'data: {"choices":[{"index":%d,"delta":{},"finish_reason":"length"}],"id":"0217abc"}\n\n' % index for index in (0, 1)]
+
+
+def ended(pieces: list[bytes], *, choices: int = 1, clean: bool = True) -> tuple[bytes, bool, bool]:
+    """Return what passes of these pieces, and whether the stream counts as whole, and as an error."""
+    tap = Tap(withhold_usage=False, choices=choices)
+    passed = b"".join([*map(tap.feed, pieces), tap.finish(clean)])
+    return passed, tap.whole, tap.error is not None
+
+
+@pytest.mark.parametrize("size", [1, 9, 100_000])
+@pytest.mark.parametrize("last", [EMPTY, EMPTY.replace(b":", b": "), USAGE, LAST])
+@pytest.mark.parametrize("done", [b"", DONE])
+def test_a_stream_that_says_how_it_ended_is_whole_with_or_without_done(last: bytes, done: bytes, size: int) -> None:
+    stream = HELLO + last + done
+
+    assert ended(cut(stream, size)) == (stream, True, False)
+
+
+@pytest.mark.parametrize("done", [b"", DONE])
+def test_a_stream_that_does_not_say_how_it_ended_is_cut_and_its_done_stays_here(done: bytes) -> None:
+    assert ended([HELLO, done, DONE]) == (HELLO, False, False)
+
+
+def test_after_a_cut_an_end_without_done_does_not_count() -> None:
+    assert ended([HELLO, EMPTY], clean=False) == (HELLO + EMPTY, False, False)
+
+
+@pytest.mark.parametrize(
+    ("ends", "is_whole"), [(TWO_ENDS, True), (TWO_ENDS[:1], False), (TWO_ENDS[1:], False), (TWO_ENDS[1:] * 2, False)]
+)
+@pytest.mark.parametrize("done", [b"", DONE])
+def test_every_choice_has_to_say_how_it_ended(ends: list[bytes], is_whole: bool, done: bytes) -> None:
+    passed, whole, is_error = ended([*TWO, *ends, done], choices=2)
+
+    assert (whole, is_error) == (is_whole, False)
+    assert passed == b"".join([*TWO, *ends]) + (done if is_whole else b"")
+
+
+@pytest.mark.parametrize("size", [1, 9, 100_000])
+@pytest.mark.parametrize(
+    "events", [[], [EMPTY], [b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n', EMPTY], [b": ping\n\n"]]
+)
+@pytest.mark.parametrize("done", [b"", DONE, DONE[:-1]])
+def test_a_stream_without_text_and_usage_is_an_error_and_no_answer(events: list[bytes], done: bytes, size: int) -> None:
+    facts = run(cut(b"".join(events) + done, size))
+
+    assert facts.passed == b"".join(events)
+    assert facts.error is not None
+    assert facts.content_events == 0
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        b'{"tool_calls":[{"index":0,"id":"call_a","type":"function","function":{"name":"now","arguments":""}}]}',
+        b'{"function_call":{"name":"now","arguments":""}}',
+        b'{"content":null,"refusal":"No."}',
+        b'{"audio":{"data":"UklG"}}',
+    ],
+)
+def test_a_call_of_a_tool_a_refusal_or_a_sound_is_an_answer_without_text(delta: bytes) -> None:
+    event = b'data: {"choices":[{"index":0,"delta":' + delta + b'}],"id":"0217abc"}\n\n'
+
+    assert ended([event, EMPTY, DONE]) == (event + EMPTY + DONE, True, False)
+
+
+def test_a_filtered_answer_is_an_answer_without_text() -> None:
+    filtered = EMPTY.replace(b'"stop"', b'"content_filter"')
+
+    assert ended([filtered, DONE]) == (filtered + DONE, True, False)
+
+
+@pytest.mark.parametrize("index", [b"-1", b"1", b"128", b"99999999999999999999", b"true", b'"0"', b"null", b"0.0"])
+def test_an_end_of_a_choice_that_was_not_asked_for_ends_nothing(index: bytes) -> None:
+    odd = EMPTY.replace(b'"index":0', b'"index":' + index)
+
+    assert ended([HELLO, odd]) == (HELLO + odd, False, False)
+
+
 @pytest.mark.parametrize("size", [1, 10, 1000])
 def test_an_event_above_the_limit_is_refused_for_good(size: int) -> None:
     tap = Tap(withhold_usage=True, event_bytes_max=100)
@@ -462,6 +545,8 @@ def test_content_is_counted_in_pretty_printed_events_too() -> None:
 
 # Any stream, any splitting.
 
+CHINESE = HELLO.replace(b"Hello", b"\xe4\xbd\xa0\xe5\xa5\xbd")
+
 _EVENTS = st.sampled_from(
     [
         HELLO,
@@ -479,9 +564,21 @@ _EVENTS = st.sampled_from(
         b"data\n\n",
         b"id: 7\nretry: 10\n\n",
         USAGE.replace(b'"choices"', b' "choices" ').replace(b",", b",\ndata: "),
-        HELLO.replace(b"Hello", b"\xe4\xbd\xa0\xe5\xa5\xbd"),
+        CHINESE,
     ]
 )
+
+
+_PRETTY_USAGE = USAGE.replace(b'"choices"', b' "choices" ').replace(b",", b",\ndata: ")
+
+
+def passes_done(before: list[bytes]) -> bool:
+    """Return whether ``[DONE]`` passes after these events: text and its end, or a usage."""
+    return bool({USAGE, LAST, _PRETTY_USAGE} & {*before}) or (EMPTY in before and any(map(has_text, before)))
+
+
+def has_text(event: bytes) -> bool:
+    return event in (HELLO, THINK, CALL, CHINESE)
 
 
 @st.composite
@@ -492,6 +589,8 @@ def streams(draw: st.DrawFn) -> tuple[bytes, bytes, list[bytes]]:
     following = b""
     events = draw(st.lists(_EVENTS, max_size=8))
     passing_to = events.index(DONE) if DONE in events else len(events)
+    if not passes_done(events[:passing_to]):
+        passing_to -= 1
     for number, event in reversed(list(enumerate(events))):
         rendered = b""
         for line in reversed(event.split(b"\n")[:-1]):
@@ -697,9 +796,9 @@ PLAIN = b'data: {"choices":[{"delta":{"content":"x"}}],"id":"1"}\n\n'
 def test_an_ordinary_event_after_done_is_withheld_like_any_other() -> None:
     tap = Tap(withhold_usage=False)
 
-    passed = [tap.feed(piece) for piece in (PLAIN, b"data: [DONE]\n\n", PLAIN, PLAIN)]
+    passed = [tap.feed(piece) for piece in (PLAIN, EMPTY, b"data: [DONE]\n\n", PLAIN, PLAIN)]
 
-    assert passed == [PLAIN, b"data: [DONE]\n\n", b"", b""]
+    assert passed == [PLAIN, EMPTY, b"data: [DONE]\n\n", b"", b""]
     assert tap.content_events == 1
 
 
