@@ -19,9 +19,11 @@ from proxy.edge.request import Body, Request
 from proxy.live.settings import Live
 
 STRUCTURES_MAX = 100_000
+KEYS_MAX = 250_000
 VALUES_MAX = 1_000_000
 """Limits for one body. Honest large bodies are large because of their pictures. Two million small objects would block all requests for
-seconds, and take 2 GB, before the sender's balance is checked. Characters inside strings count too: it is a bound, not a count."""
+seconds, and take 2 GB, before the sender's balance is checked; of keys each costs 0.5 us. Characters inside strings count too: it is a
+bound, not a count. But a colon after a quote that is escaped is no key's: a text that is JSON itself may be long."""
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -177,6 +179,7 @@ class _Crowd:
 
     def __init__(self) -> None:
         self._structures = 0
+        self._keys = 0
         self._values = 0
 
     def add(self, piece: bytes) -> None:
@@ -184,5 +187,8 @@ class _Crowd:
         structures = piece.count(b"{") + piece.count(b"[")
         self._structures += structures
         self._values += structures + piece.count(b",")
-        if self._structures > STRUCTURES_MAX or self._values > VALUES_MAX:
+        if colons := piece.count(b":"):
+            # One backslash before the quote escapes it; two are a backslash, and the quote ends a key.
+            self._keys += colons - (piece.count(b'\\":') - piece.count(b'\\\\":'))
+        if self._structures > STRUCTURES_MAX or self._keys > KEYS_MAX or self._values > VALUES_MAX:
             raise InvalidJsonError("The request body has too many values")

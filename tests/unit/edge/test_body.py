@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from proxy.core.errors import InvalidJsonError, ModelUnavailableError, RateLimitedError
-from proxy.edge.body import BodyReader
+from proxy.edge.body import KEYS_MAX, BodyReader
 from proxy.edge.context import Context
 from proxy.edge.intake import LARGE_BODIES, LARGE_BYTES
 from proxy.edge.request import Request
@@ -69,6 +69,18 @@ async def test_a_small_body_goes_on_at_once() -> None:
 async def test_a_crowd_is_refused_over_all_pieces_together() -> None:
     with pytest.raises(InvalidJsonError, match="too many values"):
         await read(b"[" + 80_000 * b"[]," + b"[]]" + 40_000 * b"{" + b" " * 1000)
+
+
+@pytest.mark.parametrize("key", [b'"k":', b'"k" :', b'"k\\\\":', b'"k\\\\\\\\" :', b'"\\"":'])
+async def test_keys_are_counted_whatever_stands_before_their_colon(key: bytes) -> None:
+    with pytest.raises(InvalidJsonError, match="too many values"):
+        await read(b"{" + b",".join([key + b"1"] * (KEYS_MAX + 10)) + b"}")
+
+
+async def test_a_text_that_is_json_itself_has_no_keys() -> None:
+    value, _ = await read(b'["' + b'\\"k\\":1,' * (KEYS_MAX + 10) + b'"]')
+
+    assert len(value[0]) == len('"k":1,') * (KEYS_MAX + 10)
 
 
 BODY_BYTES_MAX = 2_000_000
