@@ -3,6 +3,7 @@
 from typing import Any
 
 from proxy.config import Config
+from proxy.config.warnings import warnings
 from proxy.config.words import price_in_words
 from proxy.core.catalog import Model
 
@@ -34,6 +35,7 @@ def describe(config: Config) -> dict[str, Any]:
             for upstream in config.upstreams.values()
         ],
         "models": [_described_model(model) for model in config.catalog.values()],
+        "warnings": warnings(config),
     }
 
 

@@ -119,16 +119,21 @@ def _changed(before: object, after: object) -> str:
 def print_config(described: Answer) -> None:
     """Print a configuration as `config_view.describe` returned it."""
     tables = ("upstreams", "models")
+    apart = ("file", "environment", "warnings", *tables)
     lines = {"file": described["file"] or "none: the environment is all of it"}
     if described["environment"]:
         lines["environment"] = described["environment"]
-    sections = {name: values for name, values in described.items() if name not in ("file", "environment", *tables)}
+    sections = {name: values for name, values in described.items() if name not in apart}
     for section, values in sections.items():
         lines |= {f"{section}.{name}": value for name, value in values.items()}
     _print_lines(lines)
     for name in tables:
         sys.stdout.write(f"\n{name}\n")
         _print_table(tuple(described[name][0]), described[name])
+    if described["warnings"]:
+        sys.stdout.write("\nwarnings\n")
+        for warning in described["warnings"]:
+            _line(warning)
 
 
 def _print_table(columns: Sequence[str], rows: Iterable[Answer], right: Sequence[str] = ()) -> None:

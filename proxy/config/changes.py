@@ -31,6 +31,8 @@ _LIVE_KEYS: Mapping[str, frozenset[str]] = {
 }
 """Live keys of tables that are live in part."""
 _NOT_KEYS = ("path", "variables")
+_NOT_TOLD = ("id", "name", "context_tokens_assumed")
+"""Fields of a value that are no keys of its table; the last is `billing.context_tokens_unknown` in each model."""
 _IN_FILE = {
     "catalog": "models",
     "videos.poll_first_seconds": "videos.poll_seconds[0]",
@@ -127,7 +129,7 @@ def _between_named(key: str, before: Mapping[str, Any], after: Mapping[str, Any]
 
 def _parts(table: Any) -> dict[str, object]:
     names = table.__struct_fields__ if isinstance(table, msgspec.Struct) else [field.name for field in fields(table)]
-    return {name: getattr(table, name) for name in names if name not in ("id", "name")}
+    return {name: getattr(table, name) for name in names if name not in _NOT_TOLD}
 
 
 def _shown(key: str, before: object, after: object) -> tuple[object, object]:

@@ -24,7 +24,15 @@ from proxy.core.money import parse_price, parse_token_price
 
 V = TypeVar("V")
 
-_CHAT_KEYS = ("context_tokens", "output_tokens_max", "reasoning_tokens_max", "image_tokens", "request_defaults")
+_CHAT_KEYS = (
+    "context_tokens",
+    "upstream_context_tokens",
+    "output_tokens_max",
+    "answer_tokens_max",
+    "reasoning_tokens_max",
+    "image_tokens",
+    "request_defaults",
+)
 _KEYS_OF_ONE_KIND = {**dict.fromkeys(_CHAT_KEYS, "chat"), "resolutions": "video"}
 _PRICE_KEYS = {
     "chat": {"input", "output", "cached_input", "tiers"},
@@ -41,15 +49,18 @@ _RESERVED_IDS = ("public",)
 """`GET /models/public` is a separate route."""
 
 
-def read_catalog(tables: object, upstreams: Collection[str], faults: Faults) -> Catalog:
-    """Return the models by id, in the file's order. Faults are added; the catalog is then unusable."""
+def read_catalog(tables: object, upstreams: Collection[str], context_tokens_assumed: int, faults: Faults) -> Catalog:
+    """Return the models by id, in the file's order. Faults are added; the catalog is then unusable.
+
+    Args: context_tokens_assumed: what a model whose context is not known is held at.
+    """
     models: dict[str, Model] = {}
     if not isinstance(tables, list) or not tables:
         faults.add("models", "at least one [[models]] table is needed")
         return models
     for index, table in enumerate(tables):
         key = _label(index, table)
-        model = _read_model(table, key, upstreams, faults)
+        model = _read_model(table, key, upstreams, context_tokens_assumed, faults)
         if model is None:
             continue
         if model.id in models:
@@ -63,7 +74,7 @@ def _label(index: int, table: object) -> str:
     return f'models[{index}] "{model_id}"' if isinstance(model_id, str) and model_id.isprintable() else f"models[{index}]"
 
 
-def _read_model(value: object, key: str, upstreams: Collection[str], faults: Faults) -> Model | None:
+def _read_model(value: object, key: str, upstreams: Collection[str], context_tokens_assumed: int, faults: Faults) -> Model | None:
     known = len(faults)
     table = read_table(ModelTable, value, key, faults)
     if table is None or not isinstance(value, Mapping):
@@ -72,6 +83,8 @@ def _read_model(value: object, key: str, upstreams: Collection[str], faults: Fau
     for name in value:
         if _KEYS_OF_ONE_KIND.get(name, table.kind) != table.kind:
             faults.add(join(key, name), f"has no meaning for a model of kind {table.kind}")
+    if 0 < table.upstream_context_tokens < table.context_tokens:
+        faults.add(join(key, "upstream_context_tokens"), "must not be under context_tokens: no longer prompt could be sold")
     _check_defaults(table.request_defaults, join(key, "request_defaults"), faults)
     upstream = _upstream_of(table, key, upstreams, faults)
     price = _read_price(table, join(key, "price"), faults)
@@ -88,7 +101,10 @@ def _read_model(value: object, key: str, upstreams: Collection[str], faults: Fau
         created=table.created,
         enabled=table.enabled,
         context_tokens=table.context_tokens,
+        upstream_context_tokens=table.upstream_context_tokens,
+        context_tokens_assumed=context_tokens_assumed,
         output_tokens_max=table.output_tokens_max,
+        answer_tokens_max=table.answer_tokens_max,
         reasoning_tokens_max=table.reasoning_tokens_max,
         image_tokens=table.image_tokens,
         request_defaults=MappingProxyType(table.request_defaults),

@@ -87,7 +87,7 @@ def load(path: Path | None, env: Mapping[str, str], *, require_secrets: bool = T
     log = read_table(LogConfig, document.get("log", {}), "log", faults)
     retention = _read_retention(document.get("retention", {}), faults)
     _check_listeners(server, admin, faults)
-    catalog = read_catalog(document.get("models"), upstreams, faults)
+    catalog = read_catalog(document.get("models"), upstreams, (billing or BillingConfig()).context_tokens_unknown, faults)
     if faults or not (server and store and admin and billing and videos and log and retention):
         raise ConfigError(path, faults)
     ready = {name: upstream for name, upstream in upstreams.items() if upstream is not None}

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from proxy.core.catalog import CONTEXT_TOKENS_UNKNOWN
 from proxy.core.retention import REQUEST_DAYS_MAX
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -121,6 +122,8 @@ class BillingConfig(Table, frozen=True, kw_only=True):
     """Most drains at once; further calls are charged by `unknown_usage` at once."""
     abandoned_per_minute: Annotated[int, Meta(ge=0, le=1_000_000)] = 60
     """Most calls of an account a minute whose client left before the upstream told their usage; 0: no limit."""
+    context_tokens_unknown: Annotated[int, Meta(ge=1, le=100_000_000)] = CONTEXT_TOKENS_UNKNOWN
+    """Tokens held for what only a model's context bounds, where the model's table does not name its context."""
 
 
 class VideosTable(Table, frozen=True, kw_only=True):
@@ -152,9 +155,11 @@ class ModelTable(Table, frozen=True, kw_only=True):
     created: Annotated[int, Meta(ge=0, le=253_402_300_799)] = 1_710_000_000
     enabled: bool = True
     context_tokens: Tokens = 0
+    upstream_context_tokens: Tokens = 0
     output_tokens_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 4096
-    reasoning_tokens_max: Tokens = 0
-    image_tokens: Tokens = 2048
+    answer_tokens_max: Annotated[int, Meta(ge=1, le=100_000_000)] | None = None
+    reasoning_tokens_max: Tokens | None = None
+    image_tokens: Tokens | None = None
     request_defaults: dict[str, Any] = {}
     resolutions: tuple[Annotated[str, Meta(pattern="^[0-9]{1,5}[pk]$")], ...] = ()
 

@@ -21,6 +21,10 @@ class Kind(StrEnum):
     VIDEO = "video"
 
 
+CONTEXT_TOKENS_UNKNOWN = 262_144
+"""The context of most of Ark's models (model list, 82379/1330310): 256k tokens."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChatTier:
     """Nano-yuan per token for prompts of up to ``up_to_tokens`` (None: no limit)."""
@@ -94,16 +98,30 @@ class Model:
     """Unix seconds, as ``GET /models`` shows it."""
     enabled: bool = True
     context_tokens: int = 0
+    """The longest prompt that is sold; a text that is surely longer is refused. 0: not known, nothing is refused."""
+    upstream_context_tokens: int = 0
+    """The longest prompt that the upstream's model takes, where that is more than is sold: a hold covers that much. 0: as sold."""
+    context_tokens_assumed: int = CONTEXT_TOKENS_UNKNOWN
+    """What is held for a video, a file or a chain of thought where no context is known (``billing.context_tokens_unknown``)."""
     output_tokens_max: int = 4096
     """Output tokens that the hold covers when the client sets no limit."""
-    reasoning_tokens_max: int = 0
-    """Tokens of the chain of thought, which ``max_tokens`` does not limit (Ark: only ``max_completion_tokens`` covers both)."""
-    image_tokens: int = 2048
-    """Upper bound of the prompt tokens of one image part."""
+    answer_tokens_max: int | None = None
+    """The longest answer that a client may ask for, as ``GET /models`` shows it; None: ``output_tokens_max``."""
+    reasoning_tokens_max: int | None = None
+    """Tokens of the chain of thought, which ``max_tokens`` does not limit (Ark: only ``max_completion_tokens`` covers both).
+
+    0: the model cannot think. None: not known, so what is left of the context is held."""
+    image_tokens: int | None = None
+    """Upper bound of the prompt tokens of any picture; None: by its `detail` and pixels, as Ark counts them."""
     request_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Fields sent upstream when the client did not set them, such as ``{"thinking": {"type": "disabled"}}``."""
     resolutions: tuple[str, ...] = ()
     """Video: resolutions that the upstream model renders; empty: no restriction."""
+
+    @property
+    def prompt_limit_tokens(self) -> int:
+        """Return the tokens that no prompt of this model can exceed upstream; 0 where nobody said."""
+        return self.upstream_context_tokens or self.context_tokens
 
 
 Catalog = Mapping[str, Model]

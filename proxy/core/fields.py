@@ -24,6 +24,8 @@ _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
 _NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f\\]")
 """`urlsplit` drops tabs and newlines silently, and URL parsers disagree about backslashes."""
 _SHOWN_MAX = 64
+_FOLDED_MAX = 64
+"""Folding never shortens, and no key of ours is longer: one of millions of characters need not be folded."""
 
 
 def checked_body(body: object, published: frozenset[str]) -> dict[str, object]:
@@ -180,5 +182,5 @@ def refuse_other_case(body: Mapping[str, object], keys: frozenset[str]) -> None:
         InvalidParameterError: there is such a key; the message names it.
     """
     for key in body:
-        if key not in keys and (folded := key.casefold()) in keys:
+        if key not in keys and len(key) <= _FOLDED_MAX and (folded := key.casefold()) in keys:
             raise InvalidParameterError(f"Unknown field {key[:64]!r}: did you mean {folded!r}?", param=key[:64])

@@ -41,6 +41,8 @@ upstream = "ark"
 upstream_model = "doubao-seed-2-0-lite-260428"
 description = "豆包 Pro 32K 上下文模型"
 context_tokens = 32768
+upstream_context_tokens = 262144
+reasoning_tokens_max = 131072
 request_defaults = {{ thinking = {{ type = "disabled" }} }}
 price = {{ input = "0.8", output = "2.0", cached_input = "0.16" }}
 [[models]]

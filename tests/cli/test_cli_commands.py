@@ -275,8 +275,8 @@ def test_check_config_shows_what_would_run_and_no_secret(run: Command, tmp_path:
     as_json = run("check-config", "--json", ARK_API_KEY="canary-1234")
 
     lines = result.stdout.splitlines()
-    assert f"admin.listen                 unix:{tmp_path / 'admin.sock'}" in lines
-    assert "admin.metrics_listen         off" in lines
+    assert f"admin.listen                    unix:{tmp_path / 'admin.sock'}" in lines
+    assert "admin.metrics_listen            off" in lines
     assert ["ark", "https://ark.example/api/v3", "set"] in [line.split() for line in lines]
     prices = {model["id"]: (model["price"], model["enabled"]) for model in answer_of(as_json)["models"]}
     assert prices == {
@@ -285,6 +285,11 @@ def test_check_config_shows_what_would_run_and_no_secret(run: Command, tmp_path:
         "films": ("8 silent, 16 audio /M; 1080p: 9 silent, 18 audio /M; flex × 0.5", True),
     }
     assert "canary" not in f"{result} {as_json}"
+    assert lines[lines.index("warnings") + 1 :] == answer_of(as_json)["warnings"]
+    assert [warning.partition(": ")[0] for warning in answer_of(as_json)["warnings"]] == [
+        'models "doubao-pro-32k".context_tokens',
+        'models "doubao-pro-32k".reasoning_tokens_max',
+    ]
 
 
 def test_check_config_names_every_fault_on_a_line_of_stderr(run: Command, config: Path) -> None:

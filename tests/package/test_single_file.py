@@ -34,6 +34,7 @@ api_key = "env:ARK_API_KEY"
 [[models]]
 id = "m"
 kind = "chat"
+reasoning_tokens_max = 0
 price = {{ input = "0.8", output = "2.0" }}
 """
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}

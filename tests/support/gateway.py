@@ -61,6 +61,7 @@ upstream_model = "doubao-seed-2-0-lite-260428"
 description = "豆包 Pro 32K 上下文模型"
 context_tokens = 32768
 output_tokens_max = 4096
+reasoning_tokens_max = 0
 price = {{ input = "0.8", output = "2.0", cached_input = "0.16" }}
 request_defaults = {{ thinking = {{ type = "disabled" }} }}
 [[models]]
@@ -69,6 +70,7 @@ kind = "chat"
 upstream = "ark"
 upstream_model = "doubao-seed-2-0-pro-260215"
 context_tokens = 262144
+reasoning_tokens_max = 0
 price = {{ tiers = [ {{ up_to = 32768, input = "3.2", output = "16", cached_input = "0.64" }}, {{ input = "4.8", output = "24" }} ] }}
 [[models]]
 id = "switched-off"
@@ -93,6 +95,7 @@ kind = "video"
 upstream = "ark"
 upstream_model = "doubao-seedance-2-0-260128"
 price = {{ silent = "46", audio = "46" }}
+{models}
 """
 
 DEFAULTS: Mapping[str, Any] = {
@@ -110,6 +113,7 @@ DEFAULTS: Mapping[str, Any] = {
     "drain_after_seconds": 5,
     "billing": "",
     "poll_seconds": "1, 2",
+    "models": "",
 }
 
 

@@ -11,7 +11,7 @@ from proxy.upstream.upstreams import Upstream
 CONFIGURATION = {
     "LLM_PROXY_UPSTREAMS__ARK__BASE_URL": "http://127.0.0.1:9/api/v3",
     "LLM_PROXY_UPSTREAMS__ARK__API_KEY": "canary",
-    "LLM_PROXY_MODELS": '[{"id": "m", "kind": "chat", "price": {"input": "1", "output": "1"}}]',
+    "LLM_PROXY_MODELS": '[{"id": "m", "kind": "chat", "reasoning_tokens_max": 0, "price": {"input": "1", "output": "1"}}]',
 }
 """The shortest valid configuration."""
 

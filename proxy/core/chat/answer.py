@@ -12,7 +12,7 @@ from proxy.core.ark.lenient_json import read_mended
 from proxy.core.ark.refusal import Refusal, read_refusal
 from proxy.core.ark.text import read_error
 from proxy.core.chat.events import FILTERED
-from proxy.core.chat.request import utf8_bytes
+from proxy.core.chat.measure import utf8_bytes
 from proxy.core.chat.usage import parse_usage, plain_usage, read_plain_answer
 from proxy.core.pricing import PROMPT_BYTES_PER_TOKEN_MAX
 from proxy.core.protocol import SeenAnswer

@@ -13,7 +13,7 @@ from proxy.core.protocol import ApiProtocol
 
 def new_tap(call: ChatCall) -> Tap:
     """Return the tap on a chat's stream; the usage event passes only if the client asked for it."""
-    return Tap(withhold_usage=not call.include_usage, choices=call.choices)
+    return Tap(withhold_usage=not call.include_usage, choices=call.output.choices)
 
 
 def error_event(error: GatewayError) -> bytes:

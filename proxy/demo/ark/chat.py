@@ -14,7 +14,7 @@ from proxy.demo.ark.dialect import Account, ArkError, head, invalid, missing
 from proxy.demo.ark.reply import ark_headers, asked, reply
 from proxy.demo.ark.script import LAST_CHUNK, Pause, Send, Step, Stream, chunk
 
-_ROLES = ("system", "assistant", "user", "tool")
+_ROLES = ("system", "assistant", "user", "tool", "function")
 _REPLY_THINKING = ChatReply(reasoning="The user says hello; a greeting is due.", completion_tokens=21, reasoning_tokens=9)
 
 

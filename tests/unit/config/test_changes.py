@@ -66,6 +66,7 @@ OTHER_VALUES: dict[str, tuple[str, Any, Any]] = {
     "billing.drain_after_seconds": ("1", 120, 1),
     "billing.drains_max": ("1", 200, 1),
     "billing.abandoned_per_minute": ("1", 60, 1),
+    "billing.context_tokens_unknown": ("1", 262_144, 1),
     "videos.poll_seconds": ("[3, 16]", 15, 16),
     "log.level": ('"error"', "info", "error"),
     "retention.request_days": ("90", 0, 90),

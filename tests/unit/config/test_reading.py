@@ -279,6 +279,10 @@ def test_a_fault_names_the_key_and_the_reason(tmp_path: Path, head: str, fault: 
         ({"resolutions": '["720p"]'}, ".resolutions: has no meaning for a model of kind chat"),
         ({"output_tokens_max": "0"}, ".output_tokens_max: must be an integer of at least 1"),
         (
+            {"context_tokens": "2", "upstream_context_tokens": "1"},
+            ".upstream_context_tokens: must not be under context_tokens: no longer prompt could be sold",
+        ),
+        (
             {"kind": '"image"', "price": '{ image = "1" }', "request_defaults": "{ watermark = false }"},
             ".request_defaults: has no meaning for a model of kind image",
         ),
@@ -415,7 +419,7 @@ def test_the_example_loads_as_it_stands_and_has_the_published_prices() -> None:
     assert prices["doubao-seedance-1-5-pro-251215"] == VideoPrice(VideoRate(silent=8_000, audio=16_000), {}, 500)  # type: ignore[arg-type]
     assert config.catalog["doubao-seedance-2-0"].upstream_model == "doubao-seedance-2-0-260128"
     assert next(iter(config.catalog)) == "doubao-pro-32k"
-    assert config.catalog["doubao-pro-32k"].reasoning_tokens_max == 32_768  # the upstream thinks if a customer asks for it
+    assert config.catalog["doubao-pro-32k"].reasoning_tokens_max == 131_072  # the upstream thinks if a customer asks for it
 
 
 def test_the_example_shows_every_key() -> None:

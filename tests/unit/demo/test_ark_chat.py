@@ -198,7 +198,7 @@ async def test_a_role_that_is_not_known_is_named_as_recorded(ark: StandIn, ask: 
 
     assert answer.json["error"]["message"].startswith(
         "The parameter `messages.role` specified in the request are not valid: invalid value: `developer`, "
-        "supported values are: `system`, `assistant`, `user`, `tool`"
+        "supported values are: `system`, `assistant`, `user`, `tool`, `function`"
     )
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.catalog import ChatPrice, ChatTier, Kind, Model
-from proxy.core.chat.request import ROLES, parse_chat_call, requested_model, upstream_body
+from proxy.core.chat.measure import ROLES
+from proxy.core.chat.request import parse_chat_call, requested_model, upstream_body
 from proxy.core.errors import GatewayError, InvalidMessagesError, InvalidParameterError
 from proxy.core.money import Nanos
 
@@ -23,9 +24,11 @@ MODEL = Model(
     price=PRICE,
     context_tokens=32_768,
     output_tokens_max=4_096,
+    reasoning_tokens_max=0,
     image_tokens=2_048,
 )
 THINKER = replace(MODEL, reasoning_tokens_max=1_000)
+UNNAMED = replace(MODEL, reasoning_tokens_max=None)
 QUIET = replace(THINKER, request_defaults={"thinking": {"type": "disabled"}})
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000}}
@@ -36,7 +39,7 @@ def say(content: Any, **more: Any) -> dict[str, Any]:
 
 
 TEXT = [
-    # (body, bytes of text, tokens of media)
+    # (body, bytes of text, tokens of media; the context where only that bounds them)
     ({"messages": HELLO}, 5, 0),
     ({"messages": HELLO * 3}, 15, 0),
     (say("你好"), 6, 0),  # three bytes each in UTF-8
@@ -49,9 +52,21 @@ TEXT = [
     # media without a published limit are bounded by the context
     (say([{"type": "video_url", "video_url": {"url": "https://example.com/"}}]), 0, 32_768),
     (say([{"type": "input_audio", "input_audio": {"data": "AAAA"}}]), 0, 32_768),
+    # however many there are, they share it
+    (say([{"type": "video_url", "video_url": {"url": "https://example.com/"}}] * 3), 0, 32_768),
     # media in fields that the type does not name count too: the upstream might read them
     (say([{"type": "text", "text": "ab", "image_url": {"url": "x"}}]), 2, 32_768),
-    (say([{**PICTURE, "video_url": {"url": "x"}, "file": {}}]), 0, 2_048 + 2 * 32_768),
+    (say([{**PICTURE, "video_url": {"url": "x"}, "file": {}}]), 0, 32_768),
+    (say([{"type": "text", "text": "ab", "image_url": None}]), 2, 0),
+    (say([{"type": "input_image", "image_url": "https://example.com/", "text": "ab"}]), 2, 32_768),
+    (say([{"type": "file_id", "text": "ab"}]), 2, 32_768),
+    (say("Hello", audio={"id": "audio_1"}), 5 + 16, 32_768),
+    (say("Hello", audio=None, file="a.txt"), 5 + 5, 0),
+    # text of any type is text
+    (say([{"type": "refusal", "refusal": "no"}, {"type": "thinking", "thinking": "hm"}]), 4, 0),
+    (say([{"type": "input_text", "text": "ab"}, {"type": "output_text", "text": "c", "annotations": []}]), 3 + 2, 0),
+    (say([{"type": "unheard_of", "text": "ab"}]), 2, 0),
+    (say([{"type": "unheard_of"}]), 0, 32_768),
     # [{"id":"1"}] has 12 bytes
     ({"messages": [*HELLO, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]}, 17, 0),
     ({"messages": [*HELLO, {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, 17, 0),
@@ -67,7 +82,9 @@ TEXT = [
 def test_all_that_may_end_in_the_prompt_is_counted(body: dict[str, Any], text_bytes: int, media_tokens: int) -> None:
     call = parse_chat_call(body, MODEL)
 
-    assert (call.text_bytes, call.media_tokens, call.messages) == (text_bytes, media_tokens, len(body["messages"]))
+    # 32 tokens a message and 256 a request are the chat template's; no prompt is longer than the context
+    assert call.text_bytes == text_bytes
+    assert call.prompt.tokens == min(text_bytes + 32 * len(body["messages"]) + 256 + media_tokens, 32_768)
 
 
 OUTPUT: list[tuple[Model, dict[str, Any], int]] = [
@@ -95,12 +112,21 @@ OUTPUT: list[tuple[Model, dict[str, Any], int]] = [
     # fields from the operator's defaults are bounded like the client's own
     (replace(MODEL, request_defaults={"max_tokens": 9_000, "n": 2}), {}, 18_000),
     (replace(MODEL, request_defaults={"max_tokens": 9_000}), {"max_tokens": 10}, 10),
+    # a chain of thought that the model's table does not name is held at what is left of the context: 32,768 less 5 bytes / 8
+    (UNNAMED, {"max_tokens": 1}, 1 + 32_768),
+    (UNNAMED, {"max_tokens": 1, "messages": say("x" * 80_000)["messages"]}, 1 + 22_768),
+    (UNNAMED, {"max_tokens": 1, "n": 2}, 2 * (1 + 32_768)),
+    (UNNAMED, {"max_tokens": 1, "thinking": {"type": "disabled"}}, 1),
+    (UNNAMED, {"max_completion_tokens": 50}, 50),
+    (replace(UNNAMED, upstream_context_tokens=262_144), {"max_tokens": 1}, 1 + 262_144),
+    # ... or at what the operator assumes where no context is known either
+    (replace(UNNAMED, context_tokens=0, context_tokens_assumed=100_000), {"max_tokens": 1}, 1 + 100_000),
 ]
 
 
 @pytest.mark.parametrize(("model", "limits", "tokens"), OUTPUT)
 def test_the_output_is_bounded_for_all_choices_together(model: Model, limits: dict[str, Any], tokens: int) -> None:
-    assert parse_chat_call({"messages": HELLO, **limits}, model).output_tokens_max == tokens
+    assert parse_chat_call({"messages": HELLO, **limits}, model).output.tokens == tokens
 
 
 def test_thinking_in_another_case_is_refused() -> None:
@@ -114,6 +140,11 @@ def test_thinking_in_another_case_is_refused() -> None:
         {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 5_001}] * 2},
         {"messages": [{"role": "user", "content": "", **{f"x{number}": [] for number in range(255)}}]},
         {"messages": HELLO * 10_001},
+        say([{"type": "text", "text": "", **{f"x{number}": 1 for number in range(255)}}]),
+        say([{"type": "image_url", "image_url": {"url": "x", **{f"x{number}": 1 for number in range(256)}}}]),
+        {"messages": [{"role": "user", "content": "", **{f"x{number}": 1 for number in range(250)}}] * 200},
+        say([{"type": "image_url", "image_url": {"url": "x", **{f"x{number}": 1 for number in range(250)}}}] * 200),
+        say([PICTURE] * 10_000),
     ],
 )
 def test_what_would_take_long_to_measure_is_refused(body: dict[str, Any]) -> None:
@@ -157,6 +188,10 @@ STREAMS: list[tuple[dict[str, Any], dict[str, Any] | None, bool]] = [
     ({"stream": True, "stream_options": {"include_usage": False}}, {"include_usage": True}, False),
     ({"stream": True, "stream_options": {"include_usage": True}}, {"include_usage": True}, True),
     ({"stream": True, "stream_options": {"x": 1}}, {"include_usage": True, "x": 1}, False),
+    # OpenAI and Ark refuse them on a call that does not stream
+    ({"stream_options": {"include_usage": True}}, None, False),
+    ({"stream": False, "stream_options": {"include_usage": True}}, None, False),
+    ({"stream": None, "stream_options": None}, None, False),
 ]
 
 
