@@ -6,6 +6,7 @@ client that leaves, no cancelled handler and no SIGTERM can cut it; a store that
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 
 from msgspec import Struct
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 from proxy.clock import Clock
 from proxy.core.catalog import Kind
 from proxy.core.errors import GatewayError, IdempotencyConflictError, InsufficientBalanceError, InternalError, ModelUnavailableError
-from proxy.core.money import Nanos
+from proxy.core.money import Nanos, format_yuan
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.store.contract import Ledger
 from proxy.store.errors import InsufficientFundsError, KeyClaimedError, StoreError, StoreUnavailableError
@@ -40,10 +41,16 @@ _FORFEITED = "The call was settled before its answer was complete; GET /usage/{i
 INTERRUPTED = Settlement(Outcome.INTERRUPTED, UsageSource.NONE, Nanos(0), note="ended before the upstream answered")
 
 
-def hold_refused(fault: StoreError) -> GatewayError:
-    """Return what a customer is told of one of `HOLD_REFUSALS`."""
+def hold_refused(fault: StoreError, advice: str = "") -> GatewayError:
+    """Return what a customer is told of one of `HOLD_REFUSALS`.
+
+    Args: advice: what makes the hold so large and how to lower it, in a sentence without its full stop.
+    """
     if isinstance(fault, InsufficientFundsError):
-        return InsufficientBalanceError("The account's available balance does not cover this request; please top up")
+        return InsufficientBalanceError(
+            f"The account has ¥{format_yuan(fault.available_nanos)} available, and this request needs "
+            f"¥{format_yuan(fault.needed_nanos)}, the most that it can cost{f'. {advice}' if advice else ''}; or top up"
+        )
     if isinstance(fault, KeyClaimedError):
         return IdempotencyConflictError("The request with this Idempotency-Key is not settled yet", should_retry=True)
     logger.error("no hold could be placed: %s", fault)
@@ -87,8 +94,10 @@ class Billing:
         self._clock = clock
         self._metrics = metrics
 
-    async def hold(self, request: NewRequest) -> Hold:
+    async def hold(self, request: NewRequest, advise: Callable[[], str] | None = None) -> Hold:
         """Record the request and hold its worst case, durably.
+
+        Args: advise: called where too little is available, for `hold_refused`.
 
         Raises:
             InsufficientBalanceError: too little is available.
@@ -102,7 +111,7 @@ class Billing:
             self._tasks.spawn(self._abandon(request), f"abandon {request.id}")
             raise
         except HOLD_REFUSALS as fault:
-            raise hold_refused(fault) from None
+            raise hold_refused(fault, advise() if advise else "") from None
         return Hold(self, request)
 
     def commit(self, request: NewRequest, settlement: Settlement, answer: StoredAnswer | None = None) -> "asyncio.Future[None]":

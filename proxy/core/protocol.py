@@ -34,6 +34,9 @@ class Call(Protocol):
     def forget_body(self) -> None:
         """Let go of the client's fields, once they are written for the upstream. The figures stay."""
 
+    def hold_advice(self, price: ChatPrice) -> str:
+        """Return what makes the hold as large as it is, and how to lower it, in a sentence without its full stop."""
+
 
 class SeenAnswer(Struct, frozen=True):
     """The facts that a settlement needs of an answer, whole or not."""

@@ -116,7 +116,7 @@ class Exchange(Generic[C]):
         """
         context, exchanges = self._context, self._exchanges
         upload = self._upload = self._written()
-        self._hold = await exchanges.billing.hold(self._request)
+        self._hold = await exchanges.billing.hold(self._request, self._advice)
         flight = self._flight = exchanges.relay.depart(context.request.connection, self._request.account_id)
         try:
             try:
@@ -157,6 +157,11 @@ class Exchange(Generic[C]):
             return Upload(upward)
         intake.set(len(upward))
         return Upload(upward, intake.release)
+
+    def _advice(self) -> str:
+        """Return how to lower the hold, for a customer who cannot pay it."""
+        assert isinstance(self._model.price, ChatPrice)
+        return self._call.hold_advice(self._model.price)
 
     def _close(self) -> None:
         """Leave no hold behind, whatever ended the call."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import orjson
 
@@ -14,7 +15,7 @@ from proxy.core.ark.refusal import Refusal, outage
 from proxy.core.ark.text import ArkError
 from proxy.core.catalog import ImagePrice, Kind, Model
 from proxy.core.errors import GatewayError, ModelUnavailableError
-from proxy.core.images.request import ImageCall, charge_for, hold_for, total_cost
+from proxy.core.images.request import ImageCall, charge_for, hold_advice, hold_for, total_cost
 from proxy.core.images.upstream import (
     FIELD_NAMES,
     TIMEOUTS,
@@ -56,7 +57,7 @@ class Generations:
             GatewayError: no hold could be placed, or no image came.
             ConnectionError: the client left; the call is settled.
         """
-        hold = await self._billing.hold(self._request(context, settings, model, call, claim))
+        hold = await self._billing.hold(self._request(context, settings, model, call, claim), partial(hold_advice, call.n))
         generation = Generation(self, context, model, call.n, hold)
         try:
             bodies = upstream_bodies(call, model.upstream_model)

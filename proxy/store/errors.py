@@ -1,5 +1,6 @@
 """Exceptions of a store: refusals, and failures of its own."""
 
+from proxy.core.money import Nanos
 from proxy.store.values import ClaimedKey
 
 
@@ -40,7 +41,12 @@ class KeyNotFoundError(StoreRefusedError):
 
 
 class InsufficientFundsError(StoreRefusedError):
-    """The account's available balance does not cover the amount."""
+    """The account's available balance does not cover the amount. Both are those of the refused transaction."""
+
+    def __init__(self, message: str, *, available_nanos: Nanos, needed_nanos: Nanos) -> None:
+        super().__init__(message)
+        self.available_nanos = available_nanos
+        self.needed_nanos = needed_nanos
 
 
 class KeyClaimedError(StoreRefusedError):

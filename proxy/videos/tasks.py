@@ -23,7 +23,7 @@ from proxy.core.money import format_yuan
 from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.report import Report, SubmitUnknown
 from proxy.core.video.task import Step, advance
-from proxy.core.video.view import created_task, public_status
+from proxy.core.video.view import created_task, hold_advice, public_status
 from proxy.live.settings import Live
 from proxy.store.contract import VideoTasks
 from proxy.store.errors import StoreUnavailableError, UpstreamIdTakenError
@@ -177,7 +177,7 @@ class VideoJobs:
         try:
             await self._store.place_task(request, task, due_at_ms)
         except HOLD_REFUSALS as fault:
-            return hold_refused(fault)
+            return hold_refused(fault, hold_advice(task))
         self._expect(task.upstream, due_at_ms)
         return None
 

@@ -92,10 +92,11 @@ async def test_a_request_that_never_was_cannot_be_settled(store: Store, alice: A
 async def test_an_account_can_be_held_to_the_last_nano_yuan_and_not_beyond(store: Store, alice: Account) -> None:
     await store.place_hold(new_request("req_1", account_id=alice.id, hold_nanos=1000))
 
-    with pytest.raises(InsufficientFundsError, match="alice"):
+    with pytest.raises(InsufficientFundsError, match="alice") as refused:
         await store.place_hold(new_request("req_2", account_id=alice.id, hold_nanos=1))
 
     assert await balance_and_held(store) == (1000, 1000)
+    assert (refused.value.available_nanos, refused.value.needed_nanos) == (0, 1)
     assert await store.receipt("req_2") is None
     await assert_books_balance(store)
 

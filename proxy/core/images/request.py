@@ -113,6 +113,11 @@ def hold_for(call: ImageCall, price: ImagePrice) -> Nanos:
     return charge_for(call.n, price)
 
 
+def hold_advice(n: int) -> str:
+    """Return what makes the hold as large as it is, and how to lower it."""
+    return f"It is the price of {n} pictures. To need less: lower 'n'" if n > 1 else "It is the price of one picture"
+
+
 def charge_for(made: int, price: ImagePrice) -> Nanos:
     """Return the price of the images that were made, in nano-yuan; exact."""
     return Nanos(made * price.image)

@@ -20,6 +20,13 @@ def public_status(state: TaskState) -> str:
     return _PUBLIC_STATUS[state]
 
 
+def hold_advice(task: VideoTask) -> str:
+    """Return what makes the hold as large as it is, and how to lower it."""
+    sound = "with" if task.generate_audio else "without"
+    made = f"{task.duration_seconds} seconds at {task.resolution} {sound} sound"
+    return f"It is the price of {made}. To need less: lower 'duration' or 'resolution'"
+
+
 def created_task(task: VideoTask) -> dict[str, object]:
     """Return the answer to the submit."""
     return {

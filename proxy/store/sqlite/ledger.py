@@ -57,7 +57,9 @@ def record(connection: sqlite3.Connection, request: NewRequest, owner: str) -> N
     if hold > NANOS_MAX or connection.execute(_HOLD, (hold, request.account_id)).rowcount == 0:
         held_for = account_by_id(connection, request.account_id)
         raise InsufficientFundsError(
-            f"account {held_for.name} has ¥{format_yuan(held_for.available_nanos)} available, the request needs ¥{format_yuan(hold)}"
+            f"account {held_for.name} has ¥{format_yuan(held_for.available_nanos)} available, the request needs ¥{format_yuan(hold)}",
+            available_nanos=held_for.available_nanos,
+            needed_nanos=hold,
         )
     try:
         connection.execute(_INSERT_REQUEST, (owner, *request_values(request)))
@@ -113,7 +115,9 @@ def book(connection: sqlite3.Connection, account_id: int, amount_nanos: Nanos, n
     if account.available_nanos + amount_nanos < 0:
         raise InsufficientFundsError(
             f"account {account.name} has ¥{format_yuan(account.available_nanos)} available, "
-            f"¥{format_yuan(-amount_nanos)} cannot be taken back"
+            f"¥{format_yuan(-amount_nanos)} cannot be taken back",
+            available_nanos=account.available_nanos,
+            needed_nanos=Nanos(-amount_nanos),
         )
     if amount_nanos > 0:
         _transfer(connection, "credit", CASH_ID, account_id, amount_nanos, None, note, now_ms)

@@ -334,9 +334,11 @@ async def test_a_start_releases_calls_and_leaves_videos_to_their_tasks(rig: Rig)
 
 def test_a_refused_hold_is_told_by_what_refused_it() -> None:
     claimed = ClaimedKey(IdempotencyClaim("order-1", b"\0" * 32), "req_1", None)
+    short = InsufficientFundsError("account acme has …", available_nanos=Nanos(500_000_000), needed_nanos=Nanos(7_540_000_000))
 
-    told = [hold_refused(fault) for fault in (InsufficientFundsError(""), KeyClaimedError(claimed), StoreUnavailableError("disk full"))]
+    told = [hold_refused(fault) for fault in (short, KeyClaimedError(claimed), StoreUnavailableError("disk full"))]
 
     assert [type(error) for error in told] == [InsufficientBalanceError, IdempotencyConflictError, ModelUnavailableError]
     assert "disk" not in str(told[-1])
+    assert str(told[0]) == "The account has ¥0.50 available, and this request needs ¥7.54, the most that it can cost; or top up"
     assert told[1].should_retry is True  # the first call is about to be settled
