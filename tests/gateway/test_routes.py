@@ -241,5 +241,12 @@ async def test_a_model_is_listed_as_published(refusing: Bench) -> None:
         "created": 1_710_000_000,
         "owned_by": "volcengine",
         "description": "豆包 Pro 32K 上下文模型",
+        "kind": "chat",
+        "architecture": {"modality": "text+image->text", "input_modalities": ["text", "image"], "output_modalities": ["text"]},
+        "context_length": 32_768,
+        "max_output_tokens": 4_096,
+        "top_provider": {"context_length": 32_768, "max_completion_tokens": 4_096},
+        "pricing": {"currency": "CNY", "prompt": "0.0000008", "completion": "0.000002", "input_cache_read": "0.00000016"},
     }
+    assert [*one.json][:5] == ["id", "object", "created", "owned_by", "description"]  # as published, and first
     assert "switched-off" not in {model["id"] for model in listed.json["data"]}

@@ -147,5 +147,5 @@ async def test_the_curl_example_for_models(gateway: Bench) -> None:
     answer = orjson.loads(await curl(pointed_at(gateway, CURL_MODELS)))
 
     assert answer["object"] == "list"
-    assert {"id", "object", "created", "owned_by", "description"} == set(answer["data"][0])
+    assert [*answer["data"][0]][:5] == ["id", "object", "created", "owned_by", "description"]  # what follows is ours
     assert {"doubao-pro-32k", "doubao-seedance-1-5-pro-251215"} <= {model["id"] for model in answer["data"]}
