@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass
 
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 KEY_PREFIX = "sk_"
 
@@ -38,6 +39,12 @@ def key_id() -> str:
     return f"key_{_letters(12)}"
 
 
+def payment_reference(now_ms: int) -> str:
+    """Return ``cli-`` and a ULID (26 digits of Crockford's base 32: 48 bits of time, 80 random bits) for a payment without a name."""
+    number = now_ms << 80 | secrets.randbits(80)
+    return "cli-" + "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
 @dataclass(frozen=True, slots=True)
 class Secret:
     """A new API key. `text` is shown once and stored nowhere."""
@@ -49,7 +56,11 @@ class Secret:
 
 def new_secret() -> Secret:
     """Return ``sk_`` and 43 url-safe characters: 256 random bits."""
-    text = KEY_PREFIX + secrets.token_urlsafe(32)
+    return secret_from(KEY_PREFIX + secrets.token_urlsafe(32))
+
+
+def secret_from(text: str) -> Secret:
+    """Return a secret that was drawn elsewhere, with what is stored of it."""
     return Secret(text, prefix=text[:10], sha256=digest(text))
 
 

@@ -27,25 +27,46 @@ LOCK_WAIT_SECONDS = 5.0
 _RETRY_SECONDS = 0.05
 ANSWER_SECONDS = 30.0
 """Time allowed for a gateway's whole answer to a change, including the connection."""
-_DOUBT = "the change may have been made, or may be yet: look with `llm-proxy account show` or `key list` before you repeat it"
 _NOBODY = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK)
 """No socket file, one that a dead process left behind, or a file that is something else."""
+
+
+class AnswerLostError(StoreUnavailableError):
+    """The gateway was asked, and no answer came: the change may have been made, or may be yet."""
 
 
 async def perform(config: Config, clock: Clock, name: str, parameters: Mapping[str, Any], report: Report | None = None) -> Answer:
     """Carry out an operation and return its answer. An operation that only reads reports its progress.
 
+    After a lost answer it is asked for again, where asking twice does no more than asking once: for `LOCK_WAIT_SECONDS` where the
+    connection was cut, as by a gateway that ends, and once more where the gateway was silent.
+
     Raises:
         ParameterError: a parameter is wrong; nothing was touched.
+        AnswerLostError: no answer came; the text says what to do.
         StoreError: the operation was refused or failed, or the store cannot be reached.
     """
     operation = prepare(name, parameters)
     if not operation.changes:
         return await _in_process(config, clock, operation, read_only=True, report=report)
     loop = asyncio.get_running_loop()
+    repeat_until = None
+    while True:
+        try:
+            return await _change(config, clock, operation, parameters)
+        except AnswerLostError:
+            repeat_until = repeat_until or loop.time() + LOCK_WAIT_SECONDS
+            if not operation.is_repeatable or loop.time() > repeat_until:
+                raise
+        await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _change(config: Config, clock: Clock, operation: Operation, parameters: Mapping[str, Any]) -> Answer:
+    """Have the running gateway carry it out, or do it here if none runs. Raises: as `perform`."""
+    loop = asyncio.get_running_loop()
     deadline = loop.time() + LOCK_WAIT_SECONDS
     while True:
-        answer = await _through_gateway(config, name, parameters)
+        answer = await _through_gateway(config, operation, parameters)
         if answer is not None:
             return answer
         try:
@@ -62,8 +83,7 @@ async def ask_gateway(config: Config, name: str, parameters: Mapping[str, Any]) 
     Raises:
         StoreError: no gateway runs, it refuses, or it cannot be reached.
     """
-    prepare(name, parameters)
-    answer = await _through_gateway(config, name, parameters, doubt="look at its log")
+    answer = await _through_gateway(config, prepare(name, parameters), parameters)
     if answer is None:
         where = (
             'admin.listen is "off", so it cannot be asked'
@@ -81,8 +101,8 @@ async def _in_process(config: Config, clock: Clock, operation: Operation, *, rea
         return await operation.run(Operator(store, clock, report=report))
 
 
-async def _through_gateway(config: Config, name: str, parameters: Mapping[str, Any], doubt: str = _DOUBT) -> Answer | None:
-    """Return the running gateway's answer, or None if none runs. ``doubt``: advice for the case that no answer comes."""
+async def _through_gateway(config: Config, operation: Operation, parameters: Mapping[str, Any]) -> Answer | None:
+    """Return the running gateway's answer, or None if none runs. Raises: AnswerLostError, ParameterError, StoreError."""
     if config.admin.listen is None:
         return None
     import aiohttp  # noqa: PLC0415  the import takes a quarter of a second, which commands that only read do not need
@@ -92,30 +112,33 @@ async def _through_gateway(config: Config, name: str, parameters: Mapping[str, A
     try:
         async with (
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(path)), timeout=timeout) as session,
-            session.post(f"http://llm-proxy/operations/{name}", data=orjson.dumps(parameters)) as response,
+            session.post(f"http://llm-proxy/operations/{operation.name}", data=orjson.dumps(parameters)) as response,
         ):
-            return _answer(response.status, await response.read())
+            return _answer(response.status, await response.read(), operation.doubt)
     except aiohttp.ClientConnectorError as error:
         if error.os_error.errno in _NOBODY:
             return None
         raise StoreUnavailableError(f"the admin socket {path} cannot be opened: {error.os_error.strerror}{_advice(path)}") from None
     except TimeoutError:
-        raise StoreUnavailableError(f"no answer from the gateway at {path} in {ANSWER_SECONDS:g} s: {doubt}") from None
+        raise AnswerLostError(f"no answer from the gateway at {path} in {ANSWER_SECONDS:g} s: {operation.doubt}") from None
     except aiohttp.ClientError as error:
         reason = str(error) or type(error).__name__
-        raise StoreUnavailableError(f"no answer from the gateway at {path} ({reason}): {doubt}") from None
+        raise AnswerLostError(f"no answer from the gateway at {path} ({reason}): {operation.doubt}") from None
 
 
-def _answer(status: int, body: bytes) -> Answer:
+def _answer(status: int, body: bytes, doubt: str) -> Answer:
+    """Return the answer of status 200. Raises: ParameterError, StoreError: as the gateway did; AnswerLostError: it is no answer."""
     try:
         answer = orjson.loads(body)
         if status == 200 and isinstance(answer, dict):
             return answer
         message = str(answer["error"]["message"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise StoreUnavailableError(f"the admin socket answered with status {status} and nothing that a gateway says") from None
+        raise AnswerLostError(f"the admin socket answered with status {status} and nothing that a gateway says: {doubt}") from None
     if status == 400:
         raise ParameterError(message)
+    if status == 500:  # it stopped at a bug, before the change or after it
+        raise StoreError(f"{message}: {doubt}")
     raise StoreRefusedError(message) if status == 409 else StoreError(message)
 
 

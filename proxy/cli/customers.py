@@ -4,12 +4,17 @@ from typing import Annotated, Literal
 
 import typer
 
+from proxy import ids
 from proxy.cli import tables
 from proxy.cli.completion import account_names, key_ids
 from proxy.cli.examples import examples
 from proxy.cli.shared import WRONG_USAGE, ConfigOption, JsonOption, fail, perform, show
+from proxy.clock import SystemClock
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", autocompletion=account_names)]
+ReferenceOption = Annotated[
+    str, typer.Option("--reference", metavar="REF", help="Name of the payment, booked once however often it is told. Default: made up.")
+]
 
 app = typer.Typer()
 account_app = typer.Typer(help="Customers' accounts. Amounts are in yuan.", no_args_is_help=True)
@@ -21,12 +26,13 @@ def account_create(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME")],
     credit: Annotated[str, typer.Option("--credit", metavar="YUAN", help="Money to begin with.")] = "0",
+    reference: ReferenceOption = "",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Open an account."""
-    answer = perform(context, config, "account.create", account=name, credit=credit)
-    show(answer, tables.print_account, json)
+    answer = perform(context, config, "account.create", account=name, credit=credit, reference=reference or _made_up())
+    show(answer, tables.print_booking, json)
 
 
 @account_app.command("list", epilog=examples("account list"))
@@ -51,12 +57,13 @@ def account_credit(
     name: NameArgument,
     amount: Annotated[str, typer.Argument(metavar="YUAN")],
     note: Annotated[str, typer.Option("--note", metavar="TEXT", help="Kept with the booking.")] = "",
+    reference: ReferenceOption = "",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Book money in; a negative amount takes money back."""
-    answer = perform(context, config, "account.credit", account=name, amount=amount, note=note)
-    show(answer, tables.print_account, json)
+    """Book money in; a negative amount takes money back. Under one reference it is booked once."""
+    answer = perform(context, config, "account.credit", account=name, amount=amount, note=note, reference=reference or _made_up())
+    show(answer, tables.print_booking, json)
 
 
 @key_app.command("create", epilog=examples("key create"))
@@ -68,7 +75,9 @@ def key_create(
     json: JsonOption = False,
 ) -> None:
     """Make a key and print its secret, this once."""
-    show(perform(context, config, "key.create", account=account, label=name), tables.print_new_key, json)
+    key_id, secret = ids.key_id(), ids.new_secret().text  # drawn here, so that this key can be asked for again after a lost answer
+    answer = perform(context, config, "key.create", account=account, label=name, id=key_id, secret=secret)
+    show(answer, tables.print_new_key, json)
 
 
 @key_app.command("list", epilog=examples("key list"))
@@ -121,3 +130,8 @@ def receipt(
 ) -> None:
     """One request or task: tokens, price, formula, hold, charge, times, upstream id."""
     show(perform(context, config, "receipt", id=request_id), tables.print_receipt, json)
+
+
+def _made_up() -> str:
+    """Return a reference for a payment that was given none: the command repeats itself with it after a lost answer."""
+    return ids.payment_reference(SystemClock().now_ms())

@@ -18,7 +18,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "account create": ("llm-proxy account create acme --credit 100.00",),
     "account list": ("llm-proxy account list", "llm-proxy account list --json"),
     "account show": ("llm-proxy account show acme",),
-    "account credit": ("llm-proxy account credit acme 50.00 --note 'invoice 4711'", "llm-proxy account credit acme -5.00"),
+    "account credit": (
+        "llm-proxy account credit acme 50.00 --note 'invoice 4711'",
+        "llm-proxy account credit acme 50.00 --reference order-8812",
+        "llm-proxy account credit acme -5.00",
+    ),
     "key create": ("llm-proxy key create acme --name production",),
     "key list": ("llm-proxy key list acme",),
     "key revoke": ("llm-proxy key revoke key_abcDEF123456",),

@@ -13,6 +13,8 @@ Names = Callable[[], Sequence[str]]
 
 _HINTS = (
     (r"there is an account (?P<name>.+) already", "to add money: `llm-proxy account credit {name} AMOUNT`"),
+    (r"reference .+ stands for another payment", "each payment has a reference of its own: look for the right one, or name another"),
+    (r"Object contains unknown field", "the gateway that runs is older than this command: restart it"),
     (r"there is no key ", "`llm-proxy key list` shows all keys with their ids"),
     (
         r"there is no store at ",

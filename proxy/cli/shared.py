@@ -17,6 +17,7 @@ from proxy.clock import SystemClock
 from proxy.config import Config, ConfigError, load
 from proxy.config.environment import stands_for_keys
 from proxy.operations.parameters import ParameterError
+from proxy.operations.table import prepare
 from proxy.store.errors import StoreError
 from proxy.store.progress import Report
 
@@ -60,7 +61,13 @@ def perform(
     """Return the answer of an operation, or exit with the reason on one line of stderr."""
     loaded = load_config(context, config, require_secrets=False)
     with refusals(loaded.path):
-        return asyncio.run(client.perform(loaded, SystemClock(), operation, parameters, report))
+        try:
+            return asyncio.run(client.perform(loaded, SystemClock(), operation, parameters, report))
+        except KeyboardInterrupt:
+            prepared = prepare(operation, parameters)
+            if not prepared.changes:
+                raise
+            fail(f"interrupted: {prepared.doubt}")
 
 
 @contextlib.contextmanager

@@ -24,10 +24,17 @@ def print_accounts(answer: Answer) -> None:
     _print_table(_ACCOUNT_COLUMNS, answer["accounts"], right=("balance", "held", "available"))
 
 
-def print_account(answer: Answer) -> None:
-    _print_lines({name: answer[name] for name in ("name", "balance", "held", "available", "currency", "created_at")})
+def print_account(answer: Answer, *more: str) -> None:
+    _print_lines({name: answer[name] for name in ("name", "balance", "held", "available", "currency", "created_at", *more)})
     if answer.get("keys"):
         print_keys(answer)
+
+
+def print_booking(answer: Answer) -> None:
+    """Print the account and the payment's reference. Where it had been booked before, stderr says so."""
+    print_account(answer, "reference")
+    if not answer["booked"]:
+        sys.stderr.write(f"Nothing was booked now: this reference was booked on {_shown('_at', answer['booked_at'])}.\n")
 
 
 def print_keys(answer: Answer) -> None:

@@ -1,14 +1,19 @@
 """Operations on accounts and keys."""
 
+import shlex
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
 from proxy import ids
 from proxy.operations import views
-from proxy.operations.operation import Answer, Operation, Operator
-from proxy.operations.parameters import AccountName, Label, check_label, yuan
-from proxy.store.values import NewKey
+from proxy.operations.operation import MAY_BE_DONE, Answer, Operation, Operator
+from proxy.operations.parameters import AccountName, KeyId, KeySecret, Label, ReferenceText, check_label, check_reference, yuan
+from proxy.store.errors import AccountExistsError
+from proxy.store.values import Booking, NewKey, Reference
+
+SOURCE = "cli"
+"""Source of the references of all that operators book."""
 
 
 class AccountCreate(Operation, frozen=True, kw_only=True):
@@ -18,16 +23,36 @@ class AccountCreate(Operation, frozen=True, kw_only=True):
     changes: ClassVar = True
     account: AccountName
     credit: str = "0"
+    reference: ReferenceText = ""
+    """Name of the opening. The same account and credit under it are a repeat, not another opening. Empty: one is made up."""
 
     def __post_init__(self) -> None:
         check_label("account", self.account)
+        check_reference("reference", self.reference)
         if yuan("credit", self.credit) < 0:
             raise ValueError("credit: a new account cannot begin in debt")
 
+    @property
+    def is_repeatable(self) -> bool:
+        return bool(self.reference)
+
+    @property
+    def doubt(self) -> str:
+        return _doubt(self.reference)
+
     async def run(self, operator: Operator) -> Answer:
-        account = await operator.store.create_account(self.account, yuan("credit", self.credit), operator.clock.now_ms())
+        now_ms = operator.clock.now_ms()
+        reference = _reference(self.reference, now_ms)
+        try:
+            account = await operator.store.create_account(self.account, yuan("credit", self.credit), now_ms, reference)
+        except AccountExistsError as error:
+            if error.repeated is None:
+                raise
+            booking = error.repeated
+        else:
+            booking = Booking(account, is_new=True, booked_at_ms=now_ms)
         await operator.changed()
-        return views.account(account)
+        return views.booking(booking, reference.text)
 
 
 class AccountList(Operation, frozen=True, kw_only=True):
@@ -59,15 +84,28 @@ class AccountCredit(Operation, frozen=True, kw_only=True):
     account: AccountName
     amount: str
     note: Label = ""
+    reference: ReferenceText = ""
+    """Name of the payment, which is booked once for ever. Empty: one is made up, and a repeat is another payment."""
 
     def __post_init__(self) -> None:
         if yuan("amount", self.amount) == 0:
             raise ValueError("amount: there is nothing to book in 0")
         check_label("note", self.note)
+        check_reference("reference", self.reference)
+
+    @property
+    def is_repeatable(self) -> bool:
+        return bool(self.reference)
+
+    @property
+    def doubt(self) -> str:
+        return _doubt(self.reference)
 
     async def run(self, operator: Operator) -> Answer:
-        account = await operator.store.credit_account(self.account, yuan("amount", self.amount), self.note, operator.clock.now_ms())
-        return views.account(account)
+        now_ms = operator.clock.now_ms()
+        reference = _reference(self.reference, now_ms)
+        booking = await operator.store.credit_account(self.account, yuan("amount", self.amount), self.note, now_ms, reference)
+        return views.booking(booking, reference.text)
 
 
 class KeyCreate(Operation, frozen=True, kw_only=True):
@@ -77,13 +115,30 @@ class KeyCreate(Operation, frozen=True, kw_only=True):
     changes: ClassVar = True
     account: AccountName
     label: Label = ""
+    id: KeyId = ""
+    secret: KeySecret = ""
+    """Id and secret that the caller has drawn, so that it can ask again for this very key. Empty: both are drawn here."""
 
     def __post_init__(self) -> None:
         check_label("label", self.label)
+        if bool(self.id) != bool(self.secret):
+            raise ValueError("id: goes with a secret, and a secret with an id")
+
+    @property
+    def is_repeatable(self) -> bool:
+        return bool(self.id)
+
+    @property
+    def doubt(self) -> str:
+        key = self.id or "ID"
+        return (
+            f"{MAY_BE_DONE}, and nobody has the key's secret: look with `llm-proxy key list`, revoke it with "
+            f"`llm-proxy key revoke {key}`, and make another"
+        )
 
     async def run(self, operator: Operator) -> Answer:
-        secret = ids.new_secret()
-        new = NewKey(ids.key_id(), self.label, secret.prefix, secret.sha256, operator.clock.now_ms())
+        secret = ids.secret_from(self.secret) if self.secret else ids.new_secret()
+        new = NewKey(self.id or ids.key_id(), self.label, secret.prefix, secret.sha256, operator.clock.now_ms())
         key = await operator.store.create_key(self.account, new)
         await operator.changed()
         return {"id": key.id, "key": secret.text, "account": key.account, "name": key.name}
@@ -110,3 +165,13 @@ class KeyRevoke(Operation, frozen=True, kw_only=True):
         key = await operator.store.revoke_key(self.id, operator.clock.now_ms())
         await operator.changed()
         return views.key(key)
+
+
+def _reference(text: str, now_ms: int) -> Reference:
+    return Reference(SOURCE, text or ids.payment_reference(now_ms))
+
+
+def _doubt(reference: str) -> str:
+    if not reference:
+        return f"{MAY_BE_DONE}: look with `llm-proxy account show` before you repeat it"
+    return f"{MAY_BE_DONE}: repeat it with --reference {shlex.quote(reference)}, under which it is booked once"

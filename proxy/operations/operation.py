@@ -18,6 +18,8 @@ from proxy.store.progress import Report
 
 Answer: TypeAlias = dict[str, Any]
 
+MAY_BE_DONE = "the change may have been made, or may be yet"
+
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One operation with its parameters, checked when it is made."""
@@ -25,6 +27,16 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     name: ClassVar[str]
     changes: ClassVar[bool] = False
     """True if it writes to the store: only the process that has the store open may run it."""
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Return whether carrying it out twice does no more than once: a command then repeats it after a lost answer."""
+        return True
+
+    @property
+    def doubt(self) -> str:
+        """Return what an operator is told if its answer is lost: what may have happened, and what to do."""
+        return f"{MAY_BE_DONE}: repeat it, which does no harm"
 
     async def run(self, operator: "Operator") -> Answer:
         """Carry it out. Raises: StoreError; as a refusal, StoreRefusedError."""

@@ -11,6 +11,9 @@ from proxy.operations.dates import parse_moment
 
 AccountName = Annotated[str, Meta(min_length=1, max_length=100)]
 Label = Annotated[str, Meta(max_length=200)]
+ReferenceText = Annotated[str, Meta(max_length=200)]
+KeyId = Annotated[str, Meta(pattern="^(key_[A-Za-z0-9]{12})?$")]
+KeySecret = Annotated[str, Meta(pattern="^(sk_[A-Za-z0-9_-]{43})?$")]
 PathText = Annotated[str, Meta(min_length=1, max_length=4096)]
 RequestDays = Annotated[int, Meta(ge=REQUEST_DAYS_MIN, le=REQUEST_DAYS_MAX)]
 
@@ -43,6 +46,13 @@ def check_path(parameter: str, text: str) -> None:
     """Refuse a path that is not absolute: the gateway's directory is not the operator's. Raises: ValueError."""
     if "\0" in text or not Path(text).is_absolute():
         raise ValueError(f"{parameter}: must be an absolute path")
+
+
+def check_reference(parameter: str, text: str) -> None:
+    """Refuse a reference that could not be typed again as it was printed. Raises: ValueError."""
+    check_label(parameter, text)
+    if text != text.strip():
+        raise ValueError(f"{parameter}: must not begin or end with a space")
 
 
 def check_label(parameter: str, text: str) -> None:

@@ -25,6 +25,10 @@ class Reload(Operation, frozen=True, kw_only=True):
             if not self.preview:
                 raise ValueError("file: a gateway reloads its own file; another can only be previewed")
 
+    @property
+    def doubt(self) -> str:
+        return "look at its log"
+
     async def run(self, operator: Operator) -> Answer:
         if operator.reloader is None:
             raise StoreRefusedError("no gateway runs here that could reload")

@@ -10,7 +10,7 @@ from typing import Any
 from proxy.core.money import format_yuan
 from proxy.core.retention import DAY_MS, FoldedRequest
 from proxy.core.timestamps import iso, iso_or_none
-from proxy.store.values import Account, Check, Key, UsageQuery, UsageRow
+from proxy.store.values import Account, Booking, Check, Key, UsageQuery, UsageRow
 
 _SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "units", "estimated")
 
@@ -26,6 +26,11 @@ def account(row: Account) -> dict[str, Any]:
         "currency": "CNY",
         "created_at": iso(row.created_at_ms),
     }
+
+
+def booking(row: Booking, reference: str) -> dict[str, Any]:
+    """Return the account with the payment's reference, and whether it was booked now or had been before."""
+    return account(row.account) | {"reference": reference, "booked": row.is_new, "booked_at": iso(row.booked_at_ms)}
 
 
 def key(row: Key) -> dict[str, Any]:

@@ -21,7 +21,8 @@ however late it arrives, so what recovery settled cannot be settled again by its
 Invariants (`verify` checks each): Σ transfers = 0 · balance = credits - debits per account · held = Σ open holds · available ≥ 0 ·
 each settled request has exactly one charge or release, none above its hold · no open hold without a live request or task · no finished
 request or task without its settlement, and the other way round · a video costs what its task says · no charge without a request ·
-each idempotency key is its request's · what was folded is in the daily sums, once.
+each idempotency key is its request's · each credit and refund has one reference, and no reference two · what was folded is in the
+daily sums, once.
 """
 
 from asyncio import Future
@@ -38,6 +39,7 @@ from proxy.store.progress import Report
 from proxy.store.values import (
     Account,
     Backlog,
+    Booking,
     Census,
     Check,
     ClaimedKey,
@@ -47,6 +49,7 @@ from proxy.store.values import (
     NewRequest,
     OpenRequest,
     Receipt,
+    Reference,
     Settled,
     StoredAnswer,
     UsageQuery,
@@ -64,14 +67,25 @@ FOLD_REQUESTS_MAX = 100
 class Accounts(Protocol):
     """Accounts and their keys, which an operator changes."""
 
-    def create_account(self, name: str, credit_nanos: Nanos, now_ms: int) -> Future[Account]:
-        """Create a customer's account, with an opening credit. Raises: AccountExistsError."""
+    def create_account(self, name: str, credit_nanos: Nanos, now_ms: int, reference: Reference | None = None) -> Future[Account]:
+        """Create a customer's account, with an opening credit under ``reference``; None: the account's name is the reference.
 
-    def credit_account(self, name: str, amount_nanos: Nanos, note: str, now_ms: int) -> Future[Account]:
-        """Book money in, or back out where the amount is negative. Raises: AccountNotFoundError, InsufficientFundsError."""
+        Raises: AccountExistsError, with ``repeated`` where this very opening was done before; ReferenceTakenError.
+        """
+
+    def credit_account(self, name: str, amount_nanos: Nanos, note: str, now_ms: int, reference: Reference) -> Future[Booking]:
+        """Book money in, or back out where the amount is negative, once for each reference.
+
+        The same account and amount under a reference that is booked change nothing, whatever is available now.
+
+        Raises: AccountNotFoundError; ReferenceTakenError: the reference has another account or amount; InsufficientFundsError.
+        """
 
     def create_key(self, account: str, key: NewKey) -> Future[Key]:
-        """Create a key of an account. Raises: AccountNotFoundError."""
+        """Create a key of an account; one with the same id, secret, name and account is returned as it is.
+
+        Raises: AccountNotFoundError; StoreRefusedError: another key has the id or the secret.
+        """
 
     def revoke_key(self, key_id: str, now_ms: int) -> Future[Key]:
         """Revoke a key for good; a second revocation keeps the first one's time. Raises: KeyNotFoundError."""

@@ -1,7 +1,7 @@
 """Exceptions of a store: refusals, and failures of its own."""
 
 from proxy.core.money import Nanos
-from proxy.store.values import ClaimedKey
+from proxy.store.values import Booking, ClaimedKey
 
 
 class StoreError(Exception):
@@ -29,7 +29,16 @@ class StoreVersionError(StoreRefusedError):
 
 
 class AccountExistsError(StoreRefusedError):
-    pass
+    """The name is taken."""
+
+    def __init__(self, message: str, repeated: Booking | None = None) -> None:
+        """Args: repeated: set where the account was opened under the same reference with the same credit, so that this is a repeat."""
+        super().__init__(message)
+        self.repeated = repeated
+
+
+class ReferenceTakenError(StoreRefusedError):
+    """The reference stands for another account or amount."""
 
 
 class AccountNotFoundError(StoreRefusedError):

@@ -28,6 +28,25 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """Name of a payment where it came from. The same source and text are the same payment, for ever."""
+
+    source: str
+    """Way in: ``cli`` for what operators book, ``opening`` for an account that was opened without a reference of its own."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """A payment that is booked, and the account as it is now."""
+
+    account: Account
+    is_new: bool
+    """False: nothing was booked now, since the same payment had been before."""
+    booked_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewKey:
     """A key to be stored: its SHA-256 and a prefix to recognise it by, never the secret."""
 

@@ -81,6 +81,11 @@ def answer_of(result: Result) -> Any:
     return orjson.loads(result.stdout)
 
 
+def account_in(booking: dict[str, Any]) -> dict[str, Any]:
+    """Return the account of a booking's answer."""
+    return {name: value for name, value in booking.items() if name not in ("reference", "booked", "booked_at")}
+
+
 def rows_of(result: Result) -> list[list[str]]:
     """Return a table's lines as words."""
     assert result.exit_code == 0, result.stderr
@@ -93,10 +98,65 @@ def test_an_account_is_opened_credited_and_shown(run: Command) -> None:
     taken = answer_of(run("account", "credit", "acme", "-50.25", "--json"))
 
     assert (created["balance"], credited["balance"], taken["balance"]) == ("100.00", "100.50", "50.25")
-    assert answer_of(run("account", "list", "--json")) == {"accounts": [taken]}
+    assert answer_of(run("account", "list", "--json")) == {"accounts": [account_in(taken)]}
     assert rows_of(run("account", "list"))[1][:4] == ["acme", "50.25", "0.00", "50.25"]
     assert ["available", "50.25"] in rows_of(run("account", "show", "acme"))
     assert run("ledger", "verify").exit_code == 0
+
+
+@pytest.mark.parametrize(("amount", "balance"), [("5.00", "105.00"), ("-5.00", "95.00")])
+def test_one_payment_told_twice_is_booked_once_and_the_command_says_so(run: Command, amount: str, balance: str) -> None:
+    run("account", "create", "acme", "--credit", "100.00")
+
+    first = answer_of(run("account", "credit", "acme", amount, "--reference", "order-8812", "--json"))
+    again = answer_of(run("account", "credit", "acme", amount, "--reference", "order-8812", "--json"))
+    in_words = run("account", "credit", "acme", amount, "--reference", "order-8812")
+    other = run("account", "credit", "acme", "6.00", "--reference", "order-8812")
+
+    assert [(one["balance"], one["reference"], one["booked"]) for one in (first, again)] == [
+        (balance, "order-8812", True),
+        (balance, "order-8812", False),
+    ]
+    assert again["booked_at"] == first["booked_at"]
+    assert ["reference", "order-8812"] in rows_of(in_words)
+    assert in_words.stderr.startswith("Nothing was booked now: this reference was booked on 20")
+    assert other.exit_code == 1
+    assert other.stderr.startswith(f"reference order-8812 stands for another payment already, ¥{amount} for account acme on 20")
+    assert "→ each payment has a reference of its own" in other.stderr
+    assert answer_of(run("account", "show", "acme", "--json"))["balance"] == balance
+    assert run("ledger", "verify").exit_code == 0
+
+
+def test_a_payment_without_a_reference_is_given_one_which_is_printed(run: Command) -> None:
+    created = answer_of(run("account", "create", "acme", "--credit", "1.00", "--json"))
+    credited = [answer_of(run("account", "credit", "acme", "1.00", "--json")) for _ in range(2)]
+
+    made_up = [one["reference"] for one in (created, *credited)]
+    assert all(re.fullmatch(r"cli-[0-7][0-9A-HJKMNP-TV-Z]{25}", reference) for reference in made_up)
+    assert len(set(made_up)) == 3
+    assert credited[-1]["balance"] == "3.00"
+
+
+def test_opening_an_account_again_is_refused_but_for_a_repeat_under_its_reference(run: Command) -> None:
+    opening = ("account", "create", "acme", "--credit", "2.00")
+    run(*opening, "--reference", "opening-1")
+
+    again = answer_of(run(*opening, "--reference", "opening-1", "--json"))
+    another = run(*opening)
+
+    assert (again["booked"], again["balance"]) == (False, "2.00")
+    assert (another.exit_code, another.stderr.splitlines()[0]) == (1, "there is an account acme already")
+    assert run("ledger", "verify").exit_code == 0
+
+
+@pytest.mark.parametrize("reference", ["a\nb", " order", "x" * 201])
+def test_a_reference_that_could_not_be_typed_again_is_refused(run: Command, reference: str) -> None:
+    run("account", "create", "acme")
+
+    refused = run("account", "credit", "acme", "1", "--reference", reference)
+
+    assert refused.exit_code == 2
+    assert "reference" in refused.stderr
 
 
 def test_a_key_is_printed_once_and_listed_by_its_prefix(run: Command) -> None:

@@ -7,7 +7,7 @@ from proxy.store.contract import Store
 from proxy.store.errors import AccountExistsError, AccountNotFoundError, InsufficientFundsError, KeyNotFoundError, StoreRefusedError
 from proxy.store.values import Account, Grant, Key
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, new_key, new_request
+from tests.support.store import NOW_MS, new_key, new_request, reference
 
 
 async def test_an_account_opens_with_its_credit_and_nothing_held(store: Store) -> None:
@@ -54,10 +54,10 @@ async def test_an_account_cannot_open_in_debt(store: Store) -> None:
 
 @pytest.mark.parametrize(("amount", "balance"), [(1, 1001), (-1, 999), (-1000, 0)])
 async def test_money_is_booked_in_and_back_out(store: Store, alice: Account, amount: int, balance: int) -> None:
-    account = await store.credit_account("alice", Nanos(amount), "invoice 7", NOW_MS)
+    booking = await store.credit_account("alice", Nanos(amount), "invoice 7", NOW_MS, reference())
 
-    assert account.balance_nanos == balance
-    assert await store.account("alice") == account
+    assert (booking.is_new, booking.account.balance_nanos) == (True, balance)
+    assert await store.account("alice") == booking.account
     await assert_books_balance(store)
 
 
@@ -65,8 +65,8 @@ async def test_no_more_than_what_is_available_is_taken_back(store: Store, alice:
     await store.place_hold(new_request(account_id=alice.id, hold_nanos=400))
 
     with pytest.raises(InsufficientFundsError, match="alice"):
-        await store.credit_account("alice", Nanos(-601), "", NOW_MS)
-    rest = await store.credit_account("alice", Nanos(-600), "", NOW_MS)
+        await store.credit_account("alice", Nanos(-601), "", NOW_MS, reference())
+    rest = (await store.credit_account("alice", Nanos(-600), "", NOW_MS, reference())).account
 
     assert (rest.balance_nanos, rest.held_nanos, rest.available_nanos) == (400, 400, 0)
     await assert_books_balance(store)
@@ -75,23 +75,23 @@ async def test_no_more_than_what_is_available_is_taken_back(store: Store, alice:
 @pytest.mark.parametrize("amount", [0, NANOS_MAX])
 async def test_an_amount_of_nothing_or_beyond_all_bounds_is_refused(store: Store, alice: Account, amount: int) -> None:
     with pytest.raises(StoreRefusedError):
-        await store.credit_account("alice", Nanos(amount), "", NOW_MS)
+        await store.credit_account("alice", Nanos(amount), "", NOW_MS, reference())
 
     assert await store.account("alice") == alice
     await assert_books_balance(store)
 
 
 async def test_a_balance_may_be_as_large_as_any_amount_and_no_larger(store: Store, alice: Account) -> None:
-    full = await store.credit_account("alice", Nanos(NANOS_MAX - 1000), "", NOW_MS)
+    full = await store.credit_account("alice", Nanos(NANOS_MAX - 1000), "", NOW_MS, reference())
 
-    assert full.balance_nanos == NANOS_MAX
+    assert full.account.balance_nanos == NANOS_MAX
     with pytest.raises(StoreRefusedError, match="a balance cannot be above"):
-        await store.credit_account("alice", Nanos(1), "", NOW_MS)
+        await store.credit_account("alice", Nanos(1), "", NOW_MS, reference("payment-2"))
     await assert_books_balance(store)
 
 
 async def test_an_unknown_account_is_named_in_the_refusal(store: Store) -> None:
-    for attempt in (store.credit_account("nobody", Nanos(1), "", NOW_MS), store.create_key("nobody", new_key())):
+    for attempt in (store.credit_account("nobody", Nanos(1), "", NOW_MS, reference()), store.create_key("nobody", new_key())):
         with pytest.raises(AccountNotFoundError, match="nobody"):
             await attempt
     for reading in (store.account("nobody"), store.keys("nobody")):
@@ -136,6 +136,6 @@ async def test_an_unknown_key_cannot_be_revoked_and_a_known_one_not_be_stored_tw
     with pytest.raises(KeyNotFoundError, match="key_2"):
         await store.revoke_key("key_2", NOW_MS)
     with pytest.raises(StoreRefusedError, match="key_1"):
-        await store.create_key("alice", new_key())
+        await store.create_key("alice", new_key(name="another"))
 
     assert len(await store.keys()) == 1

@@ -11,7 +11,7 @@ from proxy.store.errors import AccountNotFoundError, InsufficientFundsError, Sto
 from proxy.store.values import Account, OpenRequest, Settled
 from tests.contract.conftest import Open
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, new_request, settlement
+from tests.support.store import NOW_MS, new_request, reference, settlement
 
 
 async def balance_and_held(store: Store) -> tuple[int, int]:
@@ -161,7 +161,7 @@ async def test_a_refusal_in_the_midst_of_others_is_its_own_only(store: Store, al
         store.place_hold(new_request("req_1", account_id=alice.id, hold_nanos=200)),
         store.place_hold(new_request("req_1", account_id=alice.id, hold_nanos=200)),
         store.settle("req_0", settlement(101), NOW_MS),
-        store.credit_account("nobody", Nanos(1), "", NOW_MS),
+        store.credit_account("nobody", Nanos(1), "", NOW_MS, reference()),
         store.settle("req_0", settlement(70), NOW_MS),
         return_exceptions=True,
     )

@@ -10,6 +10,7 @@ from proxy.core.money import parse_yuan
 from tests.support.books import assert_books_balance
 from tests.support.gateway import Bench, bench
 from tests.support.raw import Raw, connect, request
+from tests.support.store import reference
 
 LOCAL = ("Host", "127.0.0.1:8080")
 HELLO = b'{"model":"doubao-pro-32k","messages":[{"role":"user","content":"Hello"}]}'
@@ -19,7 +20,7 @@ CREDIT = parse_yuan("1")
 @pytest.fixture
 async def sidecar(tmp_path: Path) -> AsyncIterator[Bench]:
     async with bench(tmp_path, server='auth = "none"') as running:
-        await running.store.credit_account("default", CREDIT, "", 0)
+        await running.store.credit_account("default", CREDIT, "", 0, reference())
         yield running
 
 
@@ -99,7 +100,7 @@ async def test_a_page_whose_name_was_made_to_lead_here_reads_nothing(sidecar: Be
 async def test_over_a_unix_socket_any_name_will_do(tmp_path: Path) -> None:
     path = tmp_path / "api.sock"
     async with bench(tmp_path, server='auth = "none"', listen=f"unix:{path}") as sidecar:
-        await sidecar.store.credit_account("default", CREDIT, "", 0)
+        await sidecar.store.credit_account("default", CREDIT, "", 0, reference())
         reader, writer = await asyncio.open_unix_connection(path)
         answer = await Raw(reader, writer).ask(request("GET", "/v1/account"))
         writer.close()

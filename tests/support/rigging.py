@@ -52,10 +52,14 @@ RECOVERY = (
 POINTS = LIFE + RECOVERY
 FOLDING = ("fold commit before", "fold commit after")
 """Points that it passes when there are old requests."""
+PAYMENT = ("payment commit before", "payment commit after")
+"""Points that it passes when an operator books money."""
 MIGRATION = "migration statement"
 """The point before each statement of a migration."""
 
-_OPERATIONS = {"place_hold": "hold", "settle": "settlement", "place_task": "task", "advance": "step", "_fold": "fold"}
+_OPERATIONS = {
+    "place_hold": "hold", "settle": "settlement", "place_task": "task", "advance": "step", "_fold": "fold", "credit_account": "payment",
+}  # fmt: skip
 
 
 def rig(
@@ -83,7 +87,7 @@ def rig(
     if checkpoint_frames:
         writer.CHECKPOINT_FRAMES = checkpoint_frames
     if die_at:
-        assert die_at in (*POINTS, *FOLDING, MIGRATION), die_at
+        assert die_at in (*POINTS, *FOLDING, *PAYMENT, MIGRATION), die_at
         _Points(die_at, hits).wrap_everything()
 
 

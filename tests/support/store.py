@@ -12,7 +12,7 @@ from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.report import Polled, Report, Submitted
 from proxy.core.video.task import Pace, Step, advance
 from proxy.store.contract import Store
-from proxy.store.values import IdempotencyClaim, NewKey, NewRequest
+from proxy.store.values import IdempotencyClaim, NewKey, NewRequest, Reference
 
 NOW_MS = 1_764_000_000_000
 """2025-11-24T16:00:00Z."""
@@ -60,6 +60,10 @@ def new_request(
         created_at_ms=created_at_ms,
         claim=claim,
     )
+
+
+def reference(text: str = "payment-1") -> Reference:
+    return Reference("test", text)
 
 
 def new_claim(key: str = "retry-1", body: str = "body") -> IdempotencyClaim:

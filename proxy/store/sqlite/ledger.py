@@ -10,8 +10,8 @@ from proxy.core.catalog import Kind
 from proxy.core.money import NANOS_MAX, Nanos, format_yuan
 from proxy.core.settlement import Settlement
 from proxy.store.errors import AccountNotFoundError, InsufficientFundsError, StoreRefusedError
-from proxy.store.sqlite import idempotency
-from proxy.store.values import Account, NewRequest, Settled, StoredAnswer
+from proxy.store.sqlite import idempotency, payments
+from proxy.store.values import Account, NewRequest, Reference, Settled, StoredAnswer
 
 CASH_ID = 1
 REVENUE_ID = 2
@@ -102,8 +102,8 @@ def settle(
     return Settled.NOW
 
 
-def book(connection: sqlite3.Connection, account_id: int, amount_nanos: Nanos, note: str, now_ms: int) -> None:
-    """Take money in from cash, or, where the amount is negative, pay it back out.
+def book(connection: sqlite3.Connection, account_id: int, amount_nanos: Nanos, note: str, now_ms: int, reference: Reference) -> None:
+    """Take money in from cash, or, where the amount is negative, pay it back out, under a reference that is free.
 
     Raises: StoreRefusedError: nothing to book, or beyond what a balance can be; InsufficientFundsError.
     """
@@ -120,9 +120,10 @@ def book(connection: sqlite3.Connection, account_id: int, amount_nanos: Nanos, n
             needed_nanos=Nanos(-amount_nanos),
         )
     if amount_nanos > 0:
-        _transfer(connection, "credit", CASH_ID, account_id, amount_nanos, None, note, now_ms)
+        transfer_id = _transfer(connection, "credit", CASH_ID, account_id, amount_nanos, None, note, now_ms)
     else:
-        _transfer(connection, "refund", account_id, CASH_ID, -amount_nanos, None, note, now_ms)
+        transfer_id = _transfer(connection, "refund", account_id, CASH_ID, -amount_nanos, None, note, now_ms)
+    payments.record(connection, reference, account_id, amount_nanos, transfer_id, now_ms)
     connection.execute("UPDATE accounts SET balance_nanos = balance_nanos + ? WHERE id = ?", (amount_nanos, account_id))
 
 
@@ -156,8 +157,10 @@ def _transfer(
     request_id: str | None,
     note: str,
     now_ms: int,
-) -> None:
-    connection.execute(_INSERT_TRANSFER, (kind, debit_id, credit_id, amount_nanos, request_id, note, now_ms))
+) -> int:
+    """Record a movement and return its id."""
+    inserted = connection.execute(_INSERT_TRANSFER, (kind, debit_id, credit_id, amount_nanos, request_id, note, now_ms))
+    return inserted.lastrowid or 0
 
 
 def _settled_before(connection: sqlite3.Connection, request_id: str, settlement: Settlement) -> Settled:

@@ -24,6 +24,7 @@ from proxy.store.sqlite.writer import Writer
 from proxy.store.values import (
     Account,
     Backlog,
+    Booking,
     Census,
     Check,
     ClaimedKey,
@@ -33,6 +34,7 @@ from proxy.store.values import (
     NewRequest,
     OpenRequest,
     Receipt,
+    Reference,
     Settled,
     StoredAnswer,
     UsageQuery,
@@ -59,11 +61,13 @@ class SqliteStore:
 
     # accounts and keys: the operator's
 
-    def create_account(self, name: str, credit_nanos: Nanos, now_ms: int) -> asyncio.Future[Account]:
-        return self._write(admin.create_account, name, credit_nanos, now_ms)
+    def create_account(
+        self, name: str, credit_nanos: Nanos, now_ms: int, reference: Reference | None = None
+    ) -> asyncio.Future[Account]:
+        return self._write(admin.create_account, name, credit_nanos, now_ms, reference)
 
-    def credit_account(self, name: str, amount_nanos: Nanos, note: str, now_ms: int) -> asyncio.Future[Account]:
-        return self._write(admin.credit_account, name, amount_nanos, note, now_ms)
+    def credit_account(self, name: str, amount_nanos: Nanos, note: str, now_ms: int, reference: Reference) -> asyncio.Future[Booking]:
+        return self._write(admin.credit_account, name, amount_nanos, note, now_ms, reference)
 
     def create_key(self, account: str, key: NewKey) -> asyncio.Future[Key]:
         return self._write(admin.create_key, account, key)

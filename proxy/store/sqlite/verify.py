@@ -212,6 +212,28 @@ _INVARIANTS = (
                        AND NOT EXISTS (SELECT 1 FROM idempotency WHERE request_id = requests.id)""",
     ),
     _Invariant(
+        name="each credit and refund has one reference",
+        figures="""SELECT count(*), count(DISTINCT source), coalesce(sum(amount_nanos), 0) FROM payments""",
+        say="{} references of {} sources, ¥{} in all",
+        yuan=(2,),
+        offenders="""SELECT kind || ' ' || id || ' of ' || amount_nanos || ': it has no reference' FROM transfers
+                     WHERE kind IN ('credit', 'refund') AND NOT EXISTS (SELECT 1 FROM payments WHERE transfer_id = transfers.id)
+                     UNION ALL
+                     SELECT 'reference ' || source || ' ' || reference || ': ' || payments.amount_nanos || ' for account '
+                       || account_id || ', its transfer says ' || coalesce(amount || ' for account ' || customer_id, 'nothing')
+                     FROM payments LEFT JOIN (SELECT id, iif(kind = 'credit', credit_id, debit_id) AS customer_id,
+                         CASE kind WHEN 'credit' THEN amount_nanos WHEN 'refund' THEN -amount_nanos END AS amount FROM transfers)
+                       AS transfer ON transfer.id = transfer_id
+                     WHERE payments.amount_nanos <> coalesce(amount, 0)
+                       OR (payments.amount_nanos <> 0 AND account_id IS NOT customer_id)
+                     UNION ALL
+                     SELECT 'reference ' || source || ' ' || reference || ': it stands for ' || count(*) || ' payments'
+                     FROM payments GROUP BY source, reference HAVING count(*) > 1
+                     UNION ALL
+                     SELECT 'transfer ' || transfer_id || ': it has ' || count(*) || ' references'
+                     FROM payments WHERE transfer_id IS NOT NULL GROUP BY transfer_id HAVING count(*) > 1""",
+    ),
+    _Invariant(
         name="no charge without a request",
         figures="SELECT count(*), coalesce(sum(amount_nanos), 0) FROM transfers WHERE kind = 'charge'",
         say="{} charges, ¥{}",

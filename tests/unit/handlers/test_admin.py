@@ -36,7 +36,8 @@ async def test_an_operation_is_answered_with_what_it_returns(store: Store) -> No
     status, answer = await admin.operate("account.create", b'{"account":"acme","credit":"1"}')
 
     assert (status, answer["balance"]) == (200, "1.00")
-    assert (await admin.operate("account.list", b""))[1]["accounts"] == [answer]
+    (listed,) = (await admin.operate("account.list", b""))[1]["accounts"]
+    assert listed.items() <= answer.items()
 
 
 @pytest.mark.parametrize(

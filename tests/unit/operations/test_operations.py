@@ -87,7 +87,7 @@ async def test_an_account_begins_with_its_credit_in_yuan(operator: Operator) -> 
     expected = {"name": "acme", "balance": "100.00", "held": "0.00", "available": "100.00", "currency": "CNY"}
     assert {name: created[name] for name in expected} == expected
     assert created["created_at"] == "2025-11-24T16:00:00.000Z"
-    assert await run(operator, "account.list", {}) == {"accounts": [created]}
+    assert await run(operator, "account.list", {}) == {"accounts": [{name: created[name] for name in ("id", *expected, "created_at")}]}
 
 
 async def test_an_account_is_opened_once(operator: Operator) -> None:

@@ -10,7 +10,7 @@ from proxy.core.money import Nanos
 from proxy.store.errors import StoreLockedError, StoreRefusedError
 from proxy.store.values import CommitStats
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS
+from tests.support.store import NOW_MS, reference
 
 WHEN = "20251124T160000Z"
 
@@ -56,7 +56,7 @@ async def test_a_backup_is_restored_by_url_and_the_old_store_is_kept(tmp_path: P
     opened = await stores.open_store(url)
     await opened.create_account("alice", Nanos(1000), NOW_MS)
     await opened.backup(tmp_path / "backup.db")
-    await opened.credit_account("alice", Nanos(7), "later", NOW_MS + 1)
+    await opened.credit_account("alice", Nanos(7), "later", NOW_MS + 1, reference())
     with pytest.raises(StoreLockedError):
         stores.restore(url, tmp_path / "backup.db", WHEN)
     await opened.close()

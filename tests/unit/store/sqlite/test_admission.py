@@ -16,7 +16,7 @@ from proxy.store.sqlite import admission, open_store
 from proxy.store.sqlite.store import SqliteStore
 from proxy.store.values import Settled
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, new_request, new_video, settlement, task_of
+from tests.support.store import NOW_MS, new_request, new_video, reference, settlement, task_of
 
 MORE_THAN_ANY_DISK = 2**62
 
@@ -120,7 +120,7 @@ async def test_a_commit_that_stands_still_stops_new_work_and_what_waits_behind_i
     stuck = writer.submit(lambda _: let_go.wait(10))
     await asyncio.sleep(0)
     held = store.place_hold(new_request("req_1", account_id=account.id))
-    credited = store.credit_account("acme", Nanos(5), "", NOW_MS)
+    credited = store.credit_account("acme", Nanos(5), "", NOW_MS, reference())
 
     await until_ready(store, ready=False)
     with pytest.raises(StoreUnavailableError, match="a commit has not ended"):
@@ -128,7 +128,7 @@ async def test_a_commit_that_stands_still_stops_new_work_and_what_waits_behind_i
     let_go.set()
 
     assert await stuck
-    assert (await credited).balance_nanos == 1005  # everything but new paid work only waits
+    assert (await credited).account.balance_nanos == 1005  # everything but new paid work only waits
     await until_ready(store, ready=True)
     await store.place_hold(new_request("req_1", account_id=account.id))
 

@@ -29,6 +29,7 @@ from tests.support.store import (
     new_key,
     new_request,
     new_video,
+    reference,
     settlement,
     submitted,
     task_of,
@@ -133,8 +134,9 @@ class Books(RuleBasedStateMachine):
 
     @rule(account_id=st.sampled_from(ACCOUNTS))
     def credit(self, account_id: int) -> None:
+        self.serial += 1
         for connection in (self.kept, self.folded):
-            ledger.book(connection, account_id, Nanos(100), "", NOW_MS)
+            ledger.book(connection, account_id, Nanos(100), "", NOW_MS, reference(str(self.serial)))
 
     @invariant()
     def both_say_the_same(self) -> None:

@@ -19,6 +19,8 @@ UNGUARDED = """
     DROP TRIGGER transfers_no_update;
     DROP TRIGGER transfers_no_delete;
     DROP TRIGGER requests_only_folded;
+    DROP TRIGGER payments_no_update;
+    DROP TRIGGER payments_no_delete;
 """
 
 
@@ -67,6 +69,42 @@ async def offenders(store: SqliteStore) -> dict[str, list[str]]:
             "INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, created_at_ms) VALUES ('credit', 1, 4, 5, 0)",
             "balance = credits - debits",
             "account bob: balance 0, its transfers say 5",
+        ),
+        (
+            "INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, created_at_ms) VALUES ('refund', 3, 1, 5, 0)",
+            "each credit and refund has one reference",
+            "refund 7 of 5: it has no reference",
+        ),
+        (
+            "DELETE FROM transfers WHERE kind = 'credit'",
+            "each credit and refund has one reference",
+            "reference opening alice: 1000 for account 3, its transfer says nothing",
+        ),
+        (
+            "UPDATE payments SET amount_nanos = 999 WHERE account_id = 3",
+            "each credit and refund has one reference",
+            "reference opening alice: 999 for account 3, its transfer says 1000 for account 3",
+        ),
+        (
+            "UPDATE payments SET account_id = 4 WHERE account_id = 3",
+            "each credit and refund has one reference",
+            "reference opening alice: 1000 for account 4, its transfer says 1000 for account 3",
+        ),
+        (
+            "UPDATE payments SET transfer_id = (SELECT id FROM transfers WHERE kind = 'charge') WHERE account_id = 3",
+            "each credit and refund has one reference",
+            "reference opening alice: 1000 for account 3, its transfer says nothing",
+        ),
+        (
+            "UPDATE payments SET amount_nanos = 5 WHERE account_id = 4",
+            "each credit and refund has one reference",
+            "reference opening bob: 5 for account 4, its transfer says nothing",
+        ),
+        (
+            """CREATE TABLE copied AS SELECT * FROM payments; DROP TABLE payments; INSERT INTO copied SELECT * FROM copied;
+               ALTER TABLE copied RENAME TO payments""",
+            "each credit and refund has one reference",
+            "reference opening alice: it stands for 2 payments",
         ),
         (
             "UPDATE accounts SET held_nanos = 99 WHERE id = 3",

@@ -20,7 +20,7 @@ from proxy.store.sqlite import open_store
 from proxy.store.sqlite.file.migrations import APPLICATION_ID, scripts
 from proxy.store.sqlite.file.restore import restore
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, new_request, settlement
+from tests.support.store import NOW_MS, new_request, reference, settlement
 
 ROOT = Path(__file__).parents[5]
 WHEN = "20251124T160000Z"
@@ -56,7 +56,7 @@ async def backup(tmp_path: Path) -> Path:
     copy = tmp_path / "copies" / "monday.db"
     copy.parent.mkdir()
     await store.backup(copy)
-    await store.credit_account("alice", Nanos(1_000_000_000), "", NOW_MS + 10)
+    await store.credit_account("alice", Nanos(1_000_000_000), "", NOW_MS + 10, reference())
     await store.close()
     return copy
 
@@ -78,9 +78,10 @@ async def leave_a_log(path: Path) -> None:
     """Leave the store as a killed process does: its last transactions, ¥2 for alice, are only in the write-ahead log."""
     script = (
         "import asyncio, os, pathlib, sys\nfrom proxy.store.sqlite import open_store\n"
+        "from proxy.store.values import Reference\n"
         "async def go():\n    store = await open_store(pathlib.Path(sys.argv[1]))\n"
-        "    await store.credit_account('alice', 1_500_000_000, '', 1)\n"
-        "    await store.credit_account('alice', 500_000_000, '', 1)\n    os._exit(9)\nasyncio.run(go())\n"
+        "    await store.credit_account('alice', 1_500_000_000, '', 1, Reference('cli', 'a'))\n"
+        "    await store.credit_account('alice', 500_000_000, '', 1, Reference('cli', 'b'))\n    os._exit(9)\nasyncio.run(go())\n"
     )
     await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script, str(path)], cwd=ROOT)
     assert path.with_name(path.name + "-wal").stat().st_size > 0
