@@ -1,4 +1,4 @@
-"""The credential of a request: one of three headers, never two. Where no key is required: the web pages that may call."""
+"""The credential of a request: one key, in any of three headers. Where no key is required: the web pages that may call."""
 
 import ipaddress
 from functools import lru_cache
@@ -18,7 +18,7 @@ def secret_of(headers: "CIMultiDictProxy[str]") -> str:
     Raises:
         MissingApiKeyError: none of ``Authorization: Bearer``, ``x-api-key`` and ``api-key`` holds one.
         InvalidApiKeyError: the Authorization header has another scheme, or the key cannot be one.
-        InvalidParameterError: two credentials in one request; the gateway does not choose whose money it is.
+        InvalidParameterError: two different credentials in one request; the gateway does not choose whose money it is.
     """
     authorizations = headers.getall("Authorization", ())
     if len(authorizations) == 1 and authorizations[0].startswith("Bearer sk_") and not any(map(headers.__contains__, KEY_HEADERS)):
@@ -27,8 +27,11 @@ def secret_of(headers: "CIMultiDictProxy[str]") -> str:
     keys = [value.strip() for name in KEY_HEADERS for value in headers.getall(name, ()) if value.strip()]
     if not bearers and not keys:
         raise MissingApiKeyError("No API key: send 'Authorization: Bearer sk_…'")
-    if len(bearers) + len(keys) > 1:
-        raise InvalidParameterError("More than one credential in one request", param="Authorization" if bearers else KEY_HEADERS[0])
+    # Clients that do not know which header a gateway reads send the same key in two; that is one key.
+    if len({*map(_key_or_whole, bearers), *keys}) > 1:
+        raise InvalidParameterError(
+            "More than one credential in one request, and they differ", param="Authorization" if bearers else KEY_HEADERS[0]
+        )
     return _bounded(keys[0] if keys else _bearer(bearers[0]))
 
 
@@ -70,6 +73,12 @@ def _bounded(secret: str) -> str:
     if len(secret) > SECRET_LENGTH_MAX:
         raise InvalidApiKeyError("Invalid or revoked API key")
     return secret
+
+
+def _key_or_whole(authorization: str) -> str:
+    """Return the key of a Bearer header, which may equal another header's; of another scheme the whole value."""
+    scheme, _, secret = authorization.strip().partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else authorization.strip()
 
 
 def _bearer(value: str) -> str:

@@ -1,4 +1,4 @@
-"""Credentials: one in any of three headers, and never two."""
+"""Credentials: one key, in any of three headers or in several, and never two."""
 
 from itertools import combinations_with_replacement
 
@@ -20,6 +20,8 @@ def sent(headers: Headers, key: str) -> bytes:
     return request("GET", MODELS, *[(name, value.replace(KEY, key) if isinstance(value, str) else value) for name, value in headers])
 
 
+SOURCES = [("Authorization", "Bearer {key}"), ("x-api-key", "{key}"), ("api-key", "{key}")]
+EQUAL: list[Headers] = [[*pair] for pair in combinations_with_replacement(SOURCES, 2)]
 ACCEPTED: list[Headers] = [
     [("Authorization", "Bearer {key}")],
     [("authorization", "bearer {key}")],
@@ -31,6 +33,10 @@ ACCEPTED: list[Headers] = [
     [("Authorization", ""), ("x-api-key", "{key}")],
     [("Authorization", "Bearer "), ("api-key", "{key}")],
     [("Authorization", "Bearer {key}"), ("x-api-key", ""), ("api-key", " ")],
+    # one and the same key in several is one key
+    *EQUAL,
+    [*SOURCES],
+    [("Authorization", "bearer   {key} "), ("x-api-key", " {key}")],
 ]
 
 
@@ -43,10 +49,12 @@ async def test_a_key_is_taken_from_any_of_three_headers(refusing: Bench, headers
     assert refusing.log.written[-1]["account"] == "acme"
 
 
-SOURCES = [("Authorization", "Bearer {key}"), ("x-api-key", "{key}"), ("api-key", "{key}")]
-TWICE: list[Headers] = [[*pair] for pair in combinations_with_replacement(SOURCES, 2)]
-TWICE += [
-    [*SOURCES],
+TWICE: list[Headers] = [
+    [("x-api-key", "{key}"), ("api-key", "sk_another")],
+    [("x-api-key", "sk_another"), ("x-api-key", "{key}")],
+    [("Authorization", "Bearer sk_another"), ("Authorization", "Bearer {key}")],
+    [("Authorization", "Bearer {key}"), ("x-api-key", "{key}"), ("api-key", "{key}x")],
+    [("Authorization", "Bearer {key}"), ("x-api-key", "Bearer {key}")],
     [("Authorization", "Bearer {key}"), ("x-api-key", "sk_another")],
     [("Authorization", "Bearer sk_another"), ("x-api-key", "{key}")],
     [("Authorization", "Basic dXNlcjpwYXNz"), ("x-api-key", "{key}")],
