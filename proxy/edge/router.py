@@ -1,15 +1,17 @@
 """Maps method and path to a handler: a dict, plus routes that end in an id. The path is matched as sent, never decoded first.
 
-`..%2f..%2fadmin` and `/%61dmin` are simply unknown: only the trailing id is unquoted, after the route is found.
+`..%2f..%2fadmin` and `/%61dmin` are simply unknown: only the trailing id is unquoted, after the route is found. A path that is no route
+may be a slip (`slips.py`): of slashes or of the prefix it is served, as the same route with the same credential.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 from proxy.core.errors import MethodNotAllowedError, NotFoundError
 from proxy.edge.context import Context
 from proxy.edge.response import Response
+from proxy.edge.slips import NOTHING, Slips
 
 Handler = Callable[[Context], Awaitable[Response]]
 
@@ -24,6 +26,8 @@ class Route:
     path: str
     handler: Handler
     needs_key: bool = True
+    hint: str = ""
+    """Ends the message of a 405: which route does what this one does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,17 @@ class Match:
 class Router:
     """All routes, under each of the prefixes; an empty prefix is the root."""
 
-    def __init__(self, routes: Iterable[Route], prefixes: tuple[str, ...] = ("",), *, at_root: Iterable[Route] = ()) -> None:
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        prefixes: tuple[str, ...] = ("",),
+        *,
+        at_root: Iterable[Route] = (),
+        elsewhere: Mapping[str, str] | None = None,
+    ) -> None:
+        """Args: elsewhere: what to say of paths that other APIs have; None: slips are not looked for, as for the operator."""
+        routes = list(routes)
+        self._slips = None if elsewhere is None else Slips(((route.method, route.path) for route in routes), prefixes, elsewhere)
         self._prefixes = prefixes
         self._at_root = {route.path: {route.method: route} for route in at_root}
         self._exact: dict[str, dict[str, Route]] = {}
@@ -60,11 +74,12 @@ class Router:
             NotFoundError: no such path.
             MethodNotAllowedError: the path has other methods; they are in ``allow``.
         """
-        methods, tail = self._methods_of(raw_path)
+        methods, tail = self._methods_of(raw_path, method)
         route = methods.get("GET" if method == "HEAD" else method)
         if route is None:
             allowed = self.allowed(methods)
-            raise MethodNotAllowedError(f"{method[:16]} is not allowed here; use {', '.join(allowed)}", allow=allowed)
+            hint = "".join(f"; {one.hint}" for one in methods.values() if one.hint)
+            raise MethodNotAllowedError(f"{method[:16]} is not allowed here; use {', '.join(allowed)}{hint}", allow=allowed)
         return Match(route, tail)
 
     def methods(self, raw_path: str) -> tuple[str, ...]:
@@ -75,19 +90,31 @@ class Router:
     def allowed(methods: dict[str, Route]) -> tuple[str, ...]:
         return (*sorted(methods), *(["HEAD"] if "GET" in methods else []), "OPTIONS")
 
-    def _methods_of(self, raw_path: str) -> tuple[dict[str, Route], str]:
+    def _methods_of(self, raw_path: str, method: str = "") -> tuple[dict[str, Route], str]:
         path = raw_path.partition("?")[0]
+        found = self._at_path(path)
+        if found is None and self._slips is not None:
+            meant = self._slips.meant(path)
+            found = None if meant is None else self._at_path(meant)
+        if found is None:
+            raise NotFoundError(NOTHING if self._slips is None else self._slips.not_found(path, method))
+        return found
+
+    def _at_path(self, path: str) -> tuple[dict[str, Route], str] | None:
+        """Return the routes of a path by their methods, and its trailing id."""
         for prefix in self._prefixes:
             if path.startswith(prefix):
                 return self._under_prefix(path[len(prefix) :])
-        if path in self._at_root:
-            return self._at_root[path], ""
-        raise NotFoundError("There is nothing at this path")
+        methods = self._at_root.get(path)
+        return None if methods is None else (methods, "")
 
-    def _under_prefix(self, path: str) -> tuple[dict[str, Route], str]:
+    def _under_prefix(self, path: str) -> tuple[dict[str, Route], str] | None:
         if (exact := self._exact.get(path)) is not None:
             return exact, ""
         for prefix, methods in self._tailed.items():
             if path.startswith(prefix) and len(path) > len(prefix):
-                return methods, unquote(path[len(prefix) :], errors="replace")
-        raise NotFoundError("There is nothing at this path")
+                tail = path[len(prefix) :]
+                if self._slips is not None and len(tail) > 1 and tail.endswith("/"):  # an id that ends in one is asked for as %2F
+                    tail = tail[:-1]
+                return methods, unquote(tail, errors="replace")
+        return None

@@ -21,7 +21,7 @@ from proxy.exchange.admission import Admission
 from proxy.exchange.flight import Relay
 from proxy.gateway.books import anonymous_grant, require_balanced
 from proxy.gateway.listeners import Listeners
-from proxy.gateway.routes import PREFIXES, admin_routes, metrics_routes, probe_routes, public_routes
+from proxy.gateway.routes import ELSEWHERE, PREFIXES, admin_routes, metrics_routes, probe_routes, public_routes
 from proxy.gateway.shutdown import StopSignal, abort, drain_customers, drain_settlements, drain_submits
 from proxy.gateway.watchdog import Watchdog
 from proxy.handlers.account import AccountHandlers
@@ -200,7 +200,7 @@ class _Construction:
             models=ModelHandlers(self._live),
             account=AccountHandlers(store, store),
         )
-        return Router([*public, *probes], PREFIXES, at_root=probes)
+        return Router([*public, *probes], PREFIXES, at_root=probes, elsewhere=ELSEWHERE)
 
     def _chat(self, billing: Billing, idempotency: Idempotency, admission: Admission) -> ChatHandlers:
         return ChatHandlers(

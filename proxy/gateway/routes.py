@@ -1,5 +1,8 @@
 """The tables of public and operator routes."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from proxy.edge.body import BodyReader
 from proxy.edge.context import Context
 from proxy.edge.response import Response
@@ -14,6 +17,41 @@ from proxy.handlers.videos import VideoHandlers
 
 PREFIXES = ("/api/v1", "/v1")
 
+_CHAT = f"text is answered by POST {PREFIXES[0]}/chat/completions"
+_PICTURES = f"pictures are made by POST {PREFIXES[0]}/images/generations"
+_VIDEOS = f"videos are made by POST {PREFIXES[0]}/videos/generations"
+_READ = f"read by GET {PREFIXES[0]}/videos/tasks/{{id}}"
+_SOLD = f"what there is, GET {PREFIXES[0]}/models/public lists"
+ELSEWHERE: Mapping[str, str] = MappingProxyType(
+    {
+        "/completions": _CHAT,
+        "/responses": _CHAT,
+        "/messages": _CHAT,
+        "/complete": _CHAT,
+        "/assistants": _CHAT,
+        "/threads": _CHAT,
+        "/conversations": _CHAT,
+        "/engines": _SOLD,
+        "/embeddings": _SOLD,
+        "/rerank": _SOLD,
+        "/moderations": _SOLD,
+        "/audio": _SOLD,
+        "/realtime": _SOLD,
+        "/images/edits": _PICTURES,
+        "/images/variations": _PICTURES,
+        "/videos": f"{_VIDEOS} and {_READ}",
+        "/contents/generations/tasks": f"{_VIDEOS} and {_READ}",
+        "/files": f"pictures and files go within the request itself; {_SOLD}",
+        "/uploads": f"pictures and files go within the request itself; {_SOLD}",
+        "/batches": f"each request is sent by itself; {_CHAT}",
+        "/fine_tuning": _SOLD,
+        "/vector_stores": _SOLD,
+        "/dashboard/billing": f"what is left is told by GET {PREFIXES[0]}/account",
+        "/user": f"what is left is told by GET {PREFIXES[0]}/account",
+    }
+)
+"""Paths that clients of other APIs try, and what there is instead."""
+
 
 def public_routes(
     *, chat: ChatHandlers, images: ImageHandlers, videos: VideoHandlers, models: ModelHandlers, account: AccountHandlers
@@ -22,8 +60,8 @@ def public_routes(
     return [
         Route("POST", "/chat/completions", chat.create),
         Route("POST", "/images/generations", images.create),
-        Route("POST", "/videos/generations", videos.create),
-        Route("GET", "/videos/tasks", videos.list),
+        Route("POST", "/videos/generations", videos.create, hint=f"a video is {_READ}"),
+        Route("GET", "/videos/tasks", videos.list, hint=_VIDEOS),
         Route("GET", "/videos/tasks/{id}", videos.retrieve),
         Route("DELETE", "/videos/tasks/{id}", videos.cancel),
         Route("GET", "/models", models.list),

@@ -151,12 +151,12 @@ async def test_a_page_may_read_refusals_too(refusing: Bench, method: str, path: 
 
 UNKNOWN = [
     "/", "/api", "/api/v1", "/api/v1/", "/v1", "/v1/", "/api/v2/models", "/api/v1x/models", "/API/V1/models", "/api/v1/Models",
-    "/api/v1/models/", "/api/v1//models", "//api/v1/models", "/api//v1/models", "/./api/v1/models",
+    "/./api/v1/models", "/api/v1//./models", "/v1/v1/%6dodels", "//%61pi/v1/models", "/api/v1/..//models", "/models/..",
     "/api/v1/./models", "/api/v1/x/../models", "/api/v1/%6dodels", "/api/v1/mod%65ls", "/api%2fv1%2fmodels", "/%61pi/v1/models",
     "/api/v1/models;x=1", "/api/v1/models%00", "/api/v1/models%3f", "/api/v1\\models", "/api/v1/usage/", "/api/v1/usage",
     "/metrics", "/api/v1/metrics", "/operations/verify", "/api/v1/operations/verify", "/admin", "/%61dmin", "/..%2f..%2fadmin",
     "/api/v1/../../admin", "/api/v1/..%2f..%2foperations%2fverify", "/v1/../metrics", "/favicon.ico", "/robots.txt", "/.env",
-    "/api/v1/models#public", "/healthz/", "/healthz/..", "/v1/api/v1/models", "/api/v1/v1/models",
+    "/api/v1/models#public", "/healthz/..", "//metrics", "/v1//operations/verify",
 ]  # fmt: skip
 
 
@@ -170,6 +170,102 @@ async def test_what_is_no_route_is_not_found_with_or_without_a_key(refusing: Ben
                 raise AssertionError("an id swallowed the path")
             assert (answer.status, answer.error["code"], answer.error["type"]) == (404, "NOT_FOUND", "invalid_request_error")
     assert refusing.log.written[0]["route"] == "-"
+
+
+SLIPS: list[tuple[str, str]] = [
+    # (what was typed, the route that is served)
+    ("/api/v1/models/", "/models"), ("/api/v1//models", "/models"), ("//api/v1/models", "/models"), ("/api//v1/models//", "/models"),
+    ("/v1/v1/models", "/models"), ("/api/v1/v1/models", "/models"), ("/api/v1/api/v1/models", "/models"),
+    ("/v1/api/v1/models", "/models"),
+    ("/api/models", "/models"), ("/models", "/models"), ("/models/", "/models"), ("/models?limit=5", "/models"),
+    ("/models/tiered/chat", "/models/{id}"), ("/v1/v1/models/doubao-pro-32k", "/models/{id}"),
+    ("/v1/models/doubao-pro-32k/", "/models/{id}"), ("/account", "/account"), ("/v1/v1/account/", "/account"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("typed", "route"), SLIPS)
+async def test_a_slip_of_slashes_or_prefix_is_the_same_route_with_the_same_key(refusing: Bench, typed: str, route: str) -> None:
+    without, served = [await ask(refusing, "GET", typed, key=key) for key in (False, True)]
+    head, options = await ask(refusing, "HEAD", typed, key=True), await ask(refusing, "OPTIONS", typed)
+
+    assert (without.status, without.error["code"]) == (401, "MISSING_API_KEY")
+    assert (served.status, head.status, options.status) == (200, 200, 204)
+    assert {line["route"] for line in refusing.log.written[-8:] if line["route"] not in ("*", "/healthz")} == {route}
+
+
+@pytest.mark.parametrize("typed", ["/chat/completions", "/v1/v1/chat/completions", "/api/v1//chat/completions/", "//chat//completions"])
+async def test_a_chat_is_answered_at_an_address_with_a_slip(refusing: Bench, typed: str) -> None:
+    got, posted = await ask(refusing, "GET", typed, key=True), await ask(refusing, "POST", typed, key=True)
+
+    assert (got.status, got.headers["allow"]) == (405, POST)
+    assert (posted.status, posted.error["code"]) == (400, "INVALID_JSON")
+
+
+@pytest.mark.parametrize("typed", ["/healthz/", "//healthz", "/v1/v1/readyz"])
+async def test_a_probe_with_a_slip_needs_no_key_either(refusing: Bench, typed: str) -> None:
+    assert (await ask(refusing, "GET", typed)).status == 200
+
+
+HINTS: list[tuple[str, str, str]] = [
+    # (method, what was typed, what the answer names)
+    ("POST", "/api/v3/chat/completions", "did you mean POST /api/v1/chat/completions?"),
+    ("POST", "/openai/deployments/x/chat/completions", "did you mean POST /api/v1/chat/completions?"),
+    ("POST", "/API/V1/Chat/Completions", "did you mean POST /api/v1/chat/completions?"),
+    ("POST", "/v1/chat/completion", "did you mean POST /api/v1/chat/completions?"),
+    ("GET", "/v1/chat/completion", "did you mean POST /api/v1/chat/completions?"),
+    ("POST", "/v1/image/generations", "did you mean POST /api/v1/images/generations?"),
+    ("GET", "/v1/usage", "did you mean GET /api/v1/usage/{id}?"),
+    ("GET", "/v2/videos/tasks/vreq_1", "did you mean GET /api/v1/videos/tasks/{id}?"),
+    ("GET", "/", "it is where the routes begin, such as POST /api/v1/chat/completions"),
+    ("GET", "/v1/", "it is where the routes begin, such as POST /api/v1/chat/completions"),
+    ("POST", "/v1/completions", "no /completions: text is answered by POST /api/v1/chat/completions"),
+    ("POST", "/v1/responses", "no /responses: text is answered by POST /api/v1/chat/completions"),
+    ("POST", "/v1/messages", "no /messages: text is answered by POST /api/v1/chat/completions"),
+    ("POST", "/v1/embeddings", "no /embeddings: what there is, GET /api/v1/models/public lists"),
+    ("POST", "/v1/moderations", "no /moderations: what there is, GET /api/v1/models/public lists"),
+    ("POST", "/v1/audio/speech", "no /audio: what there is, GET /api/v1/models/public lists"),
+    ("POST", "/v1/audio/transcriptions", "no /audio: what there is, GET /api/v1/models/public lists"),
+    ("GET", "/v1/files", "no /files: pictures and files go within the request itself"),
+    ("POST", "/v1/batches", "no /batches: each request is sent by itself"),
+    ("POST", "/v1/images/edits", "no /images/edits: pictures are made by POST /api/v1/images/generations"),
+    (
+        "GET",
+        "/v1/videos/video_1",
+        "no /videos: videos are made by POST /api/v1/videos/generations and read by GET /api/v1/videos/",
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "typed", "named"), HINTS)
+async def test_an_address_that_is_none_is_told_which_there_is(refusing: Bench, method: str, typed: str, named: str) -> None:
+    answer = await ask(refusing, method, typed)
+
+    assert (answer.status, answer.error["code"]) == (404, "NOT_FOUND")
+    assert answer.error["message"].removesuffix(".").find(named) >= 0, answer.error["message"]
+
+
+@pytest.mark.parametrize("typed", ["/v1/{key}", "/{key}/models", "/v1/x/{key}/chat/completions", "/v1/usage2/{key}", "/v1/files/{key}"])
+async def test_what_is_told_of_an_address_quotes_no_key_of_it(refusing: Bench, typed: str) -> None:
+    answer = await ask(refusing, "GET", typed.replace("{key}", refusing.key))
+
+    assert answer.status == 404
+    assert refusing.key not in answer.body.decode()
+    assert refusing.key.lower() not in answer.body.decode().lower()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "named"),
+    [
+        ("GET", "/v1/videos/generations", "a video is read by GET /api/v1/videos/tasks/{id}"),
+        ("POST", "/v1/videos/tasks", "videos are made by POST /api/v1/videos/generations"),
+        ("GET", "/v1/chat/completions", "use POST, OPTIONS"),
+    ],
+)
+async def test_a_wrong_method_is_told_the_right_one(refusing: Bench, method: str, path: str, named: str) -> None:
+    answer = await ask(refusing, method, path)
+
+    assert (answer.status, answer.error["code"]) == (405, "METHOD_NOT_ALLOWED")
+    assert named in answer.error["message"]
 
 
 IDS: list[tuple[str, dict[str, Any]]] = [
