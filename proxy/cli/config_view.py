@@ -31,7 +31,12 @@ def describe(config: Config) -> dict[str, Any]:
         "retention": {"request_days": config.retention.request_days},
         "videos": {"poll_seconds": [config.videos.poll_first_seconds, config.videos.poll_longest_seconds]},
         "upstreams": [
-            {"name": upstream.name, "base_url": upstream.base_url, "api_key": "set" if upstream.api_key else "missing"}
+            {
+                "name": upstream.name,
+                "base_url": upstream.base_url,
+                "api_key": "set" if upstream.api_key else "missing",
+                "proxy": upstream.proxy or "none",
+            }
             for upstream in config.upstreams.values()
         ],
         "models": [_described_model(model) for model in config.catalog.values()],

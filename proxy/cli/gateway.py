@@ -11,7 +11,8 @@ from proxy.cli.config_view import describe
 from proxy.cli.examples import examples
 from proxy.cli.shared import REFUSED, WRONG_USAGE, ConfigOption, JsonOption, ask_gateway, config_path, fail, load_config, show
 from proxy.clock import SystemClock
-from proxy.config import ConfigError, Source
+from proxy.config import Config, ConfigError, Source
+from proxy.config.environment import PROXY_ADVICE, ignored_proxy_variable
 
 BAD_CONFIGURATION = 78
 """EX_CONFIG of sysexits.h: starting `serve` again will not help. systemd is told not to (RestartPreventExitStatus=)."""
@@ -55,12 +56,21 @@ def check_config(
 ) -> None:
     """Check the configuration and print what would run, or what a reload would change. Never prints a secret."""
     if not diff:
-        show(describe(load_config(context, config)), tables.print_config, json)
+        loaded = load_config(context, config)
+        show(describe(loaded), tables.print_config, json)
+        _mention_ignored_proxy(loaded)
         return
     path = config_path(context, config)
     file = {} if path is None else {"file": str(path.absolute())}
     answer = ask_gateway(context, config, "reload", preview=True, **file)
     show(answer, lambda it: tables.print_reload(it, "a reload would change"), json)
+
+
+def _mention_ignored_proxy(config: Config) -> None:
+    """Tell on stderr of a variable that names a proxy to other programs, where an upstream is dialled directly."""
+    variable = ignored_proxy_variable(os.environ)
+    if variable is not None and any(upstream.proxy is None for upstream in config.upstreams.values()):
+        typer.echo(f"${variable} is set, and is not obeyed: {PROXY_ADVICE}", err=True)
 
 
 @app.command(epilog=examples("reload"))

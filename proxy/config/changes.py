@@ -134,7 +134,7 @@ def _parts(table: Any) -> dict[str, object]:
 
 def _shown(key: str, before: object, after: object) -> tuple[object, object]:
     if isinstance(before, Secret):
-        return "set", "changed"
+        return "set" if before else None, "changed" if after else None
     if key.startswith("admin."):  # None: there is no such listener
         return in_words(before) or "off", in_words(after) or "off"
     if key == "server.socket_mode":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from proxy.config.tables import BillingConfig, LogConfig, RetentionConfig
-from proxy.config.values import Address, Secret, TcpAddress, UnixAddress
+from proxy.config.values import NO_SECRET, Address, Secret, TcpAddress, UnixAddress
 from proxy.core.catalog import Catalog
 
 
@@ -61,6 +61,10 @@ class UpstreamConfig:
     requests_per_second: float
     """Limit of the pollers, not of the customers: video tasks are asked for no faster than this."""
     list_requests_per_second: float
+    proxy: str | None = None
+    """``http://HOST:PORT`` that connections go through; None: they are dialled directly."""
+    proxy_auth: Secret = NO_SECRET
+    """``USER:PASSWORD`` for the proxy; empty: it asks for none."""
 
 
 @dataclass(frozen=True, slots=True)

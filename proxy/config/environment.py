@@ -13,6 +13,8 @@ import msgspec
 
 from proxy.config.tables import SECTIONS, VARIABLE_PREFIX, Faults, Table, UpstreamTable, join, suggestion
 
+PROXY_ADVICE = 'if the upstream is reached only through it, name it as proxy = "http://HOST:PORT" of the upstream'
+_PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 _PARTS = "__"
 _NOT_A_KEY = f"{VARIABLE_PREFIX}CONFIG"
 """Variable that names the file."""
@@ -24,6 +26,11 @@ _MODELS = f"{VARIABLE_PREFIX}MODELS"
 def stands_for_keys(env: Mapping[str, str]) -> bool:
     """Return whether the environment holds any part of the configuration."""
     return any(True for _ in _variables(env))
+
+
+def ignored_proxy_variable(env: Mapping[str, str]) -> str | None:
+    """Return the variable by which other programs find a proxy, if one is set: an upstream's proxy is named in its table alone."""
+    return next((name for name in _PROXY_VARIABLES if env.get(name)), None)
 
 
 def overlay(document: dict[str, Any], env: Mapping[str, str], *, is_all: bool) -> tuple[list[str], Faults]:
@@ -91,11 +98,19 @@ def _put(document: dict[str, Any], name: str, text: str) -> str:
 def _put_upstream(document: dict[str, Any], label: str, key: str, name: str, text: str) -> str:
     _check_known(UpstreamTable, key)
     label = _label_in(document, label)
-    if key == "api_key" and isinstance(_parsed_or_none(text), str) and ":" not in text:
-        raise ValueError("is taken as it stands: write the key without quotes")
-    value = f"env:{name}" if key == "api_key" and ":" not in text else _value(text, _type_of(UpstreamTable, key))
+    is_secret = _is_secret(key, text)
+    if is_secret and isinstance(_parsed_or_none(text), str):
+        raise ValueError("is taken as it stands: write it without quotes")
+    value = f"env:{name}" if is_secret else _value(text, _type_of(UpstreamTable, key))
     _put_value(document, ["upstreams", label], key, value)
     return join(join("upstreams", label), key)
+
+
+def _is_secret(key: str, text: str) -> bool:
+    """Return whether a variable's value is the secret itself, and not the name of its place. The credential of a proxy has a colon."""
+    if key == "api_key":
+        return ":" not in text
+    return key == "proxy_auth" and not text.startswith(("env:", "file:", "credential:"))
 
 
 def _label_in(document: Mapping[str, Any], label: str) -> str:

@@ -27,12 +27,14 @@ from proxy.config.tables import (
     read_table,
 )
 from proxy.config.values import (
+    NO_SECRET,
     Address,
     Secret,
     TcpAddress,
     UnixAddress,
     parse_address,
     parse_base_url,
+    parse_proxy,
     parse_store_url,
     parse_tcp_address,
     parse_unix_address,
@@ -244,6 +246,7 @@ def _read_upstream(
         api_key = read_secret(table.api_key, base, env)
     except ValueError as error:
         faults.add(join(key, "api_key"), str(error))
+    proxy, proxy_auth = _read_proxy(table, key, base, env, faults)
     return UpstreamConfig(
         name,
         base_url,
@@ -253,7 +256,27 @@ def _read_upstream(
         table.idle_seconds,
         table.requests_per_second,
         table.list_requests_per_second,
+        proxy,
+        proxy_auth,
     )
+
+
+def _read_proxy(table: UpstreamTable, key: str, base: Path, env: Mapping[str, str] | None, faults: Faults) -> tuple[str | None, Secret]:
+    """Return the proxy of an upstream, and who we are to it."""
+    proxy, auth = None, NO_SECRET
+    try:
+        proxy = None if table.proxy is None else parse_proxy(table.proxy)
+    except ValueError as error:
+        faults.add(join(key, "proxy"), str(error))
+    try:
+        auth = NO_SECRET if table.proxy_auth is None else read_secret(table.proxy_auth, base, env)
+    except ValueError as error:
+        faults.add(join(key, "proxy_auth"), str(error))
+    if table.proxy_auth is not None and table.proxy is None:
+        faults.add(join(key, "proxy_auth"), "is for a proxy, and there is none: name it by proxy")
+    if auth and ":" not in auth.reveal():
+        faults.add(join(key, "proxy_auth"), "leads to something that is not USER:PASSWORD")
+    return proxy, auth
 
 
 def _read_videos(value: object, faults: Faults) -> VideosConfig | None:

@@ -103,6 +103,8 @@ class AdminTable(Table, frozen=True, kw_only=True):
 class UpstreamTable(Table, frozen=True, kw_only=True):
     base_url: Text
     api_key: Text
+    proxy: Text | None = None
+    proxy_auth: Text | None = None
     connect_seconds: Seconds = 10
     first_byte_seconds: Seconds = 600
     idle_seconds: Seconds = 300

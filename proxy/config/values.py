@@ -78,6 +78,9 @@ class Secret:
         return hash((Secret, self._text))
 
 
+NO_SECRET = Secret("")
+
+
 def parse_address(text: str, base: Path) -> Address:
     """Return the address to listen on: ``HOST:PORT``, ``[IPV6]:PORT``, ``unix:PATH`` (relative to ``base``) or ``systemd``."""
     if text == "systemd":
@@ -131,6 +134,22 @@ def parse_base_url(text: str) -> str:
         raise ValueError("must not carry a user or a password: the key belongs to api_key")
     if "?" in text or "#" in text:
         raise ValueError("must have no query and no fragment: paths are appended to it")
+    return text.rstrip("/")
+
+
+def parse_proxy(text: str) -> str:
+    """Return the proxy's URL, ``http://HOST:PORT``. Only such a proxy is known: it is asked for a tunnel by CONNECT."""
+    if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
+        raise ValueError("must be a URL of printable ASCII characters")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"is no URL: {error}") from None
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not carry a user or a password: they belong to proxy_auth")
+    if parts.scheme != "http" or not parts.hostname or not port or parts.path not in ("", "/") or "?" in text or "#" in text:
+        raise ValueError('must be "http://HOST:PORT", and no more')
     return text.rstrip("/")
 
 

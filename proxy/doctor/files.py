@@ -32,24 +32,25 @@ def secrets(config: Config, env: Mapping[str, str]) -> Iterator[Finding]:
     mode = 0 if config.path is None else _mode(config.path)
     if mode & stat.S_IWOTH:
         yield failed("configuration file", f"anybody may write {config.path} ({mode:04o})", f"chmod o-w {config.path}")
-    for name, path in _secret_files(config, env).items():
+    for check, path in _secret_files(config, env).items():
         if others := _mode(path) & (stat.S_IRWXG | stat.S_IRWXO):
             who = "anybody" if others & stat.S_IRWXO else "its group"
-            yield warning(f"key of {name}", f"{who} may read {path} ({_mode(path):04o})", f"chmod 600 {path}")
+            yield warning(check, f"{who} may read {path} ({_mode(path):04o})", f"chmod 600 {path}")
         else:
-            yield ok(f"key of {name}", f"{path} is its owner's alone")
+            yield ok(check, f"{path} is its owner's alone")
 
 
 def _secret_files(config: Config, env: Mapping[str, str]) -> dict[str, Path]:
-    """Return the existing secret files by upstream. A key in the environment has no file."""
+    """Return the existing secret files by what they hold. A key in the environment has no file."""
     document: dict[str, Any] = {} if config.path is None else parse(config.path)
     environment.overlay(document, env, is_all=config.path is None)
     base, found = base_of(config.path), {}
     for name, table in document["upstreams"].items():
-        source, _, place = str(table["api_key"]).partition(":")
-        folder = base if source == "file" else Path(env.get("CREDENTIALS_DIRECTORY", "/nonexistent"))
-        if source in ("file", "credential") and (folder / place).is_file():
-            found[name] = folder / place
+        for check, reference in ((f"key of {name}", table["api_key"]), (f"proxy_auth of {name}", table.get("proxy_auth", ""))):
+            source, _, place = str(reference).partition(":")
+            folder = base if source == "file" else Path(env.get("CREDENTIALS_DIRECTORY", "/nonexistent"))
+            if source in ("file", "credential") and (folder / place).is_file():
+                found[check] = folder / place
     return found
 
 

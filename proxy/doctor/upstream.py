@@ -10,15 +10,16 @@ import aiohttp
 
 from proxy.clock import Clock
 from proxy.config import UpstreamConfig
+from proxy.config.environment import PROXY_ADVICE, ignored_proxy_variable
 from proxy.doctor.finding import Finding, failed, ok, warning
-from proxy.upstream.ark_client import TASKS_PATH
+from proxy.upstream.ark_client import TASKS_PATH, connector_of
+from proxy.upstream.failures import UpstreamUnreachableError
 
 FAKE_TASK = "cgt-20000101000000-doctr"
 """No task has this id. Ark answers 404 to a valid key and 401 to any other; neither costs anything."""
 ANSWER_SECONDS = 20.0
 SKEW_SECONDS_COMFORT = 5.0
 SKEW_SECONDS_MAX = 300.0
-_PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,9 @@ async def upstream(config: UpstreamConfig, clock: Clock, env: Mapping[str, str])
         return [*found, warning(name, "was not asked: there is no key to show", "set the key (see configuration above)")]
     try:
         said = await _ask(config, clock)
+    except UpstreamUnreachableError as error:  # the proxy, which answers before the upstream does
+        reason = str(error).removeprefix("upstream: ")
+        return [*found, failed(name, reason, "look at proxy and proxy_auth, and at what the proxy lets through")]
     except aiohttp.ClientConnectorDNSError as error:
         host = urlsplit(config.base_url).hostname
         return [
@@ -46,24 +50,27 @@ async def upstream(config: UpstreamConfig, clock: Clock, env: Mapping[str, str])
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
         return [*found, _distrusted(name, error)]
     except aiohttp.ConnectionTimeoutError:
-        return [*found, failed(name, f"no connection in {config.connect_seconds:g} s", _FIREWALL)]
+        return [*found, failed(name, f"no connection in {config.connect_seconds:g} s", _firewall(config))]
     except TimeoutError:
-        return [*found, failed(name, f"no answer in {config.connect_seconds + ANSWER_SECONDS:g} s", _FIREWALL)]
+        return [*found, failed(name, f"no answer in {config.connect_seconds + ANSWER_SECONDS:g} s", _firewall(config))]
     except aiohttp.ClientConnectorError as error:
-        return [*found, failed(name, f"cannot be reached: {error.strerror or type(error.os_error).__name__}", _FIREWALL)]
+        return [*found, failed(name, f"cannot be reached: {error.strerror or type(error.os_error).__name__}", _firewall(config))]
     except (aiohttp.ClientError, OSError) as error:
         return [*found, failed(name, f"answers nothing that is HTTP ({type(error).__name__})", "look at base_url: is that Ark?")]
     return [*found, _key(name, said), _time(name, said)]
 
 
-_FIREWALL = "look at base_url and the firewall; the gateway dials the upstream directly, through no proxy"
+def _firewall(config: UpstreamConfig) -> str:
+    if config.proxy is None:
+        return "look at base_url and the firewall; the gateway dials the upstream directly, through no proxy"
+    return "look at base_url, at proxy, and at what the proxy lets through"
 
 
 async def _ask(config: UpstreamConfig, clock: Clock) -> _Said:
     timeout = aiohttp.ClientTimeout(total=config.connect_seconds + ANSWER_SECONDS, sock_connect=config.connect_seconds)
     headers = {"Authorization": f"Bearer {config.api_key.reveal()}", "Accept-Encoding": "identity", "User-Agent": "llm-proxy"}
     async with (
-        aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+        aiohttp.ClientSession(connector=connector_of(config), timeout=timeout, headers=headers) as session,
         session.get(f"{config.base_url}{TASKS_PATH}/{FAKE_TASK}", allow_redirects=False) as response,
     ):
         return _Said(response.status, response.headers.get("Date"), clock.now_ms())
@@ -73,8 +80,8 @@ def _plain(config: UpstreamConfig, name: str, env: Mapping[str, str]) -> Iterato
     parts = urlsplit(config.base_url)
     if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         yield warning(name, f"{config.base_url} is not encrypted: the key can be read on the way", 'begin base_url with "https://"')
-    if variable := next((variable for variable in _PROXY_VARIABLES if env.get(variable)), None):
-        yield warning(name, f"${variable} is set, and is not used", "let this machine reach the upstream directly")
+    if config.proxy is None and (variable := ignored_proxy_variable(env)):
+        yield warning(name, f"${variable} is set, and is not obeyed", PROXY_ADVICE)
 
 
 def _distrusted(name: str, error: aiohttp.ClientError) -> Finding:

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -19,6 +19,7 @@ from yarl import URL
 from proxy.config import UpstreamConfig
 from proxy.tasks import TaskGroup
 from proxy.upstream.failures import UpstreamBrokenError, UpstreamTimeoutError, UpstreamUnreachableError
+from proxy.upstream.tunnel import TunnelConnector, proxy_of, unreached_through
 
 IMAGES_PATH = "/images/generations"
 TASKS_PATH = "/contents/generations/tasks"
@@ -158,7 +159,7 @@ class ArkClient:
             self._closing.spawn(session.http.close(), "close")
 
     def _session(self, config: UpstreamConfig, *, keep: bool, seconds: float) -> "_Session":
-        connector = aiohttp.TCPConnector(limit=self._connections_max, force_close=not keep, ssl=self._ssl_context or True)
+        connector = connector_of(config, limit=self._connections_max, force_close=not keep, ssl=self._ssl_context or True)
         timeout = aiohttp.ClientTimeout(
             total=config.connect_seconds + seconds,  # `sock_read` alone would never end an answer that drips in
             connect=config.connect_seconds,  # including the wait for a free connection and the resolver
@@ -200,6 +201,8 @@ class ArkClient:
                 has_head = True
                 return Reply(response.status, _parsed(await self._read(response)), response.headers.get("Retry-After"))
         except aiohttp.ConnectionTimeoutError as fault:
+            if (through := proxy_of(session.config)) is not None:
+                raise unreached_through(through, session.config.connect_seconds) from fault
             raise UpstreamTimeoutError("connect", session.config.connect_seconds) from fault
         except TimeoutError as fault:
             seconds = session.http.timeout.sock_read or 0.0
@@ -221,6 +224,12 @@ class ArkClient:
                 raise UpstreamBrokenError(f"upstream: the answer is longer than {self._answer_bytes_max} bytes")
             pieces.append(piece)
         return b"".join(pieces)
+
+
+def connector_of(config: UpstreamConfig, **options: Any) -> aiohttp.TCPConnector:
+    """Return aiohttp's connections to an upstream, through its proxy where it has one. Environment variables are not obeyed."""
+    through = proxy_of(config)
+    return aiohttp.TCPConnector(**options) if through is None else TunnelConnector(through, **options)
 
 
 def _task_path(upstream_id: str) -> str:

@@ -15,6 +15,7 @@ from proxy.config import UpstreamConfig
 from proxy.upstream.ark_client import ArkClient
 from proxy.upstream.http1.pool import Limits, Pool, default_ssl_context
 from proxy.upstream.rates import Rate
+from proxy.upstream.tunnel import proxy_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,4 +84,4 @@ class Upstreams:
         if self._tls is None and config.base_url.startswith("https:"):
             self._tls = default_ssl_context()
         headers = {"Authorization": f"Bearer {config.api_key.reveal()}"}
-        return Pool(config.base_url, headers=headers, limits=limits, ssl_context=self._tls)
+        return Pool(config.base_url, headers=headers, limits=limits, ssl_context=self._tls, proxy=proxy_of(config))

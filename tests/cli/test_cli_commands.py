@@ -337,7 +337,7 @@ def test_check_config_shows_what_would_run_and_no_secret(run: Command, tmp_path:
     lines = result.stdout.splitlines()
     assert f"admin.listen                    unix:{tmp_path / 'admin.sock'}" in lines
     assert "admin.metrics_listen            off" in lines
-    assert ["ark", "https://ark.example/api/v3", "set"] in [line.split() for line in lines]
+    assert ["ark", "https://ark.example/api/v3", "set", "none"] in [line.split() for line in lines]
     prices = {model["id"]: (model["price"], model["enabled"]) for model in answer_of(as_json)["models"]}
     assert prices == {
         "doubao-pro-32k": ("≤ 32768: 0.8 in, 2 out, 0.16 cached /M; 1.2 in, 16 out, 1.2 cached /M", True),
@@ -350,6 +350,25 @@ def test_check_config_shows_what_would_run_and_no_secret(run: Command, tmp_path:
         'models "doubao-pro-32k".context_tokens',
         'models "doubao-pro-32k".reasoning_tokens_max',
     ]
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "ALL_PROXY"])
+def test_check_config_mentions_a_proxy_of_the_environment_that_is_not_obeyed(
+    run: Command, config: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    env = {"ARK_API_KEY": "canary-1234", variable: "http://user:canary-5678@proxy:3128"}
+
+    told = run("check-config", **env)
+    config.write_text(CONFIG.replace("[[models]]", 'proxy = "http://proxy:3128"\n[[models]]', 1))
+    named = run("check-config", **env)
+    without = run("check-config", ARK_API_KEY="canary-1234")
+
+    assert (told.exit_code, told.stderr.splitlines()[0].partition(":")[0]) == (0, f"${variable} is set, and is not obeyed")
+    assert "canary" not in told.stdout + told.stderr
+    assert (named.stderr, without.stderr) == ("", "")
+    assert "http://proxy:3128" in named.stdout
 
 
 def test_check_config_names_every_fault_on_a_line_of_stderr(run: Command, config: Path) -> None:

@@ -21,6 +21,7 @@ from proxy.doctor import files, upstream
 from proxy.doctor.examination import examine
 from proxy.doctor.finding import Finding
 from proxy.store.sqlite import open_store
+from tests.support.connect_proxy import Behaviour, connect_proxy, saying, silent
 from tests.support.gateway import CANARY_KEY, CONFIG, DEFAULTS
 from tests.support.origin import Peer, serve
 from tests.support.scraping import SCRAPED
@@ -124,6 +125,38 @@ async def test_an_upstream_that_is_not_reached_is_told_by_where_it_stops(tmp_pat
     finding = of(await found(tmp_path, base_url), "upstream ark")
 
     assert (finding.state, finding.says[: len(says)]) == ("failed", says)
+
+
+PROXIES: dict[str, tuple[Behaviour | None, str, str]] = {
+    # what the proxy does, the state, the message
+    "a tunnel": (None, "ok", "reached, and it takes the key"),
+    "407": (saying(b"HTTP/1.1 407 No\r\n\r\n"), "failed", "wants a credential, and there is no proxy_auth (407)"),
+    "502": (saying(b"HTTP/1.1 502 No\r\n\r\n"), "failed", "refuses to reach the upstream, or cannot (502)"),
+    "closes": (saying(), "failed", "closed the connection"),
+    "silence": (silent, "failed", "no connection in 2 s"),
+}
+
+
+@pytest.mark.parametrize(("behaviour", "state", "says"), PROXIES.values(), ids=PROXIES.keys())
+async def test_an_upstream_is_looked_at_through_its_proxy(tmp_path: Path, behaviour: Behaviour | None, state: str, says: str) -> None:
+    async with StandIn() as ark, connect_proxy(behaviour) as proxy:
+        path = write_config(tmp_path, ark.base_url)
+        path.write_text(path.read_text().replace('api_key = "env:ARK', f'proxy = "{proxy.url}"\napi_key = "env:ARK'))
+        findings = await examine(path, ENV | {"HTTPS_PROXY": "http://elsewhere:1"}, SystemClock())
+
+    finding = of(findings, "upstream ark")
+    assert (finding.state, says in finding.says) == (state, True), finding
+    assert state == "ok" or "proxy" in finding.advice
+    assert len(proxy.heads) == 1
+
+
+async def test_a_proxy_of_the_environment_that_is_not_obeyed_is_mentioned(tmp_path: Path) -> None:
+    async with StandIn() as ark:
+        path = write_config(tmp_path, ark.base_url)
+        findings = await examine(path, ENV | {"HTTPS_PROXY": "http://user:canary@elsewhere:1"}, SystemClock())
+
+    assert of(findings, "upstream ark").says == "$HTTPS_PROXY is set, and is not obeyed"
+    assert "canary" not in repr(findings)
 
 
 async def test_tls_that_is_none_is_told_apart(tmp_path: Path) -> None:

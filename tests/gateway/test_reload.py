@@ -13,6 +13,7 @@ import pytest
 
 from proxy.demo.ark import LAST_CHUNK, TASKS, Hang, Send, Settings, StandIn, Timeline, Wait, answer_json, answer_sse, chunk
 from tests.support.books import assert_books_balance
+from tests.support.connect_proxy import connect_proxy, saying
 from tests.support.gateway import BALANCE, CANARY_KEY, MODEL, Bench, bench
 from tests.support.raw import connect, request
 from tests.support.raw_chat import raw_chat
@@ -184,6 +185,37 @@ async def test_a_key_in_a_file_is_read_again_for_all_that_is_asked(tmp_path: Pat
         assert [reply.status for reply in replies] == [200, 200]
         assert {call.headers["authorization"] for call in gateway.ark.calls} == {"Bearer key-2"}
         assert "key-" not in orjson.dumps(answer).decode().replace("api_key", "")
+
+
+async def test_a_proxy_is_taken_from_the_next_call_on_and_let_go_again(tmp_path: Path) -> None:
+    async with connect_proxy() as proxy, bench(tmp_path) as gateway:
+        base_url = f'base_url = "{gateway.ark.base_url}"'
+        named = f'{base_url}\nproxy = "{proxy.url}"'
+
+        async def asked() -> list[int]:
+            before = len(proxy.heads)
+            replies = [await gateway.chat(), await gateway.ask("/images/generations", {"prompt": "a lighthouse"})]
+            return [*(reply.status for reply in replies), len(proxy.heads) - before]
+
+        direct = await asked()
+        assert await reload(gateway, (base_url, named)) == ["upstreams.ark.proxy"]
+        through = await asked()
+        await reload(gateway, (named, base_url))
+
+        assert (direct, through, await asked()) == ([200, 200, 0], [200, 200, 2], [200, 200, 0])
+        await assert_books_balance(gateway.store)
+
+
+async def test_a_proxy_that_refuses_costs_the_customer_nothing(tmp_path: Path) -> None:
+    async with (
+        connect_proxy(saying(b"HTTP/1.1 407 No\r\n\r\n")) as proxy,
+        bench(tmp_path, upstream=f'proxy = "{proxy.url}"') as gateway,
+    ):
+        replies = [await gateway.chat(), await gateway.ask("/images/generations", {"prompt": "a lighthouse"})]
+
+        assert all(reply.status in (502, 503) for reply in replies)
+        assert "proxy" not in "".join(reply.error["message"] or "" for reply in replies)
+        await gateway.assert_charged(0)
 
 
 async def test_a_picture_under_way_is_finished_and_its_connections_close_then(gateway: Bench) -> None:

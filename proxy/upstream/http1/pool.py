@@ -19,6 +19,7 @@ from proxy.upstream.failures import UpstreamBrokenError, UpstreamFailure, Upstre
 from proxy.upstream.http1.answer import Answer, Shortcut, Sink
 from proxy.upstream.http1.connection import Connection, ConnectionDiedError, Limits
 from proxy.upstream.http1.upload import REPEATABLE_BYTES_MAX, Upload
+from proxy.upstream.tunnel import Proxy, open_tunnel, unreached_through
 
 __all__ = [
     "Answer",
@@ -43,8 +44,18 @@ _AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, s
 class Pool:
     """Connections to one upstream. `close` it at the end."""
 
-    def __init__(self, base_url: str, *, headers: Mapping[str, str], limits: Limits, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        headers: Mapping[str, str],
+        limits: Limits,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: Proxy | None = None,
+    ) -> None:
         """Make a client of `base_url`, such as ``https://host/api/v3``; `headers` go with every request (``Authorization``).
+
+        Args: proxy: what connections go through; None: they lead to the upstream directly.
 
         Raises:
             ValueError: the URL is not an http(s) URL, or a header holds a line break.
@@ -55,6 +66,8 @@ class Pool:
         self._host = url.hostname
         self._port = url.port or (443 if url.scheme == "https" else 80)
         self._ssl = (ssl_context or default_ssl_context()) if url.scheme == "https" else None
+        self._proxy = proxy
+        self._dialled = (self._host, self._port) if proxy is None else (proxy.host, proxy.port)
         self._path = url.path.rstrip("/")
         self._limits = limits
         self._fields = _rendered(
@@ -188,9 +201,12 @@ class Pool:
         try:
             connection = await self._connect(asyncio.get_running_loop())
         except TimeoutError as fault:
-            raise UpstreamTimeoutError("connect", self._limits.connect_seconds) from fault
+            if self._proxy is None:
+                raise UpstreamTimeoutError("connect", self._limits.connect_seconds) from fault
+            raise unreached_through(self._proxy, self._limits.connect_seconds) from fault
         except (OSError, UnicodeError) as fault:
-            raise UpstreamUnreachableError(f"upstream: cannot connect: {fault}") from fault
+            through = "" if self._proxy is None else f" through {self._proxy}"
+            raise UpstreamUnreachableError(f"upstream: cannot connect{through}: {fault}") from fault
         finally:
             self._dialling -= 1
         try:
@@ -211,6 +227,8 @@ class Pool:
             made = await aiohappyeyeballs.start_connection(
                 await self._addresses(loop), happy_eyeballs_delay=_SECOND_ADDRESS_AFTER_SECONDS, interleave=1
             )
+            if self._proxy is not None:
+                await open_tunnel(self._proxy, made, self._host, self._port)
         opening = self._openings.spawn(self._open(loop, made, max(deadline - loop.time(), _HANDSHAKE_SECONDS_MIN)), "open")
         try:
             opened = await asyncio.shield(opening)
@@ -258,17 +276,17 @@ class Pool:
             opened.abort()
 
     async def _addresses(self, loop: asyncio.AbstractEventLoop) -> list[_AddressInfo]:
-        """Resolve the host; a literal address does not go through the resolver's threads.
+        """Resolve the host that is dialled; a literal address does not go through the resolver's threads.
 
         All waiting calls share one lookup. The loop has four threads for lookups: while the resolver does not answer, lookups that no
         call waits for any more would queue up, and be made one after the other long after it answers again.
         """
         try:
-            return list(socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
+            return list(socket.getaddrinfo(*self._dialled, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
         except socket.gaierror:
             pass
         if self._lookup is None or self._lookup.done():
-            self._lookup = self._lookups.spawn(self._resolve(loop), self._host)
+            self._lookup = self._lookups.spawn(self._resolve(loop), self._dialled[0])
         found = await asyncio.shield(self._lookup)
         if isinstance(found, Exception):
             raise found
@@ -276,7 +294,7 @@ class Pool:
 
     async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[_AddressInfo] | OSError | UnicodeError:
         try:
-            return list(await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
+            return list(await loop.getaddrinfo(*self._dialled, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as fault:
             return fault
 

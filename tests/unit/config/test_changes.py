@@ -153,13 +153,15 @@ def test_of_a_secret_only_that_it_changed_is_told(tmp_path: Path) -> None:
 
 def test_every_key_of_an_upstream_is_live(tmp_path: Path) -> None:
     lines = 'base_url = "https://c.example"\napi_key = "env:KEY"\nconnect_seconds = 1\nfirst_byte_seconds = 1\nidle_seconds = 1\n'
-    wanted = config(tmp_path, key="2", ark=lines + "requests_per_second = 1\nlist_requests_per_second = 2")
+    lines += 'proxy = "http://p:1"\nproxy_auth = "env:KEY"\n'
+    wanted = config(tmp_path, key="u:2", ark=lines + "requests_per_second = 1\nlist_requests_per_second = 2")
 
     found = changes(config(tmp_path), wanted)
 
     keys = ("base_url", "api_key", "connect_seconds", "first_byte_seconds", "idle_seconds", "requests_per_second")
-    assert [one.key for one in found] == [f"upstreams.ark.{key}" for key in (*keys, "list_requests_per_second")]
+    assert [one.key for one in found] == [f"upstreams.ark.{key}" for key in (*keys, "list_requests_per_second", "proxy", "proxy_auth")]
     assert all(one.is_live for one in found)
+    assert [(one.before, one.after) for one in found[-2:]] == [(None, "http://p:1"), (None, "changed")]
 
 
 def test_what_needs_a_restart_is_named_each_time_until_it_comes(tmp_path: Path) -> None:

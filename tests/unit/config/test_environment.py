@@ -251,13 +251,25 @@ def test_every_key_of_every_table_has_its_variable(section: str, key: str) -> No
     assert document == {section: {key: default}}
 
 
-@pytest.mark.parametrize("key", [key for key in UpstreamTable.__struct_fields__ if key != "api_key"])
+@pytest.mark.parametrize("key", [key for key in UpstreamTable.__struct_fields__ if key not in ("api_key", "proxy_auth")])
 def test_every_key_of_an_upstream_has_its_variable(key: str) -> None:
     document: dict[str, Any] = {}
 
     overlay(document, {f"LLM_PROXY_UPSTREAMS__ARK__{key.upper()}": "7"}, is_all=True)
 
-    assert document == {"upstreams": {"ark": {key: "7" if key == "base_url" else 7}}}
+    assert document == {"upstreams": {"ark": {key: "7" if key in ("base_url", "proxy") else 7}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [("user:pass:word", "env:LLM_PROXY_UPSTREAMS__ARK__PROXY_AUTH"), ("env:AUTH", "env:AUTH"), ("file:auth", "file:auth")],
+)
+def test_a_variable_holds_the_credential_of_a_proxy_or_names_its_place(text: str, reference: str) -> None:
+    document: dict[str, Any] = {}
+
+    _, faults = overlay(document, {"LLM_PROXY_UPSTREAMS__ARK__PROXY_AUTH": text}, is_all=True)
+
+    assert (document, faults) == ({"upstreams": {"ark": {"proxy_auth": reference}}}, [])
 
 
 NAMES = st.text(string.ascii_letters + string.digits + "_-.", max_size=30).map(lambda text: f"LLM_PROXY_{text}")

@@ -66,6 +66,48 @@ def test_a_short_file_gets_the_documented_defaults(tmp_path: Path) -> None:
     assert (config.videos.poll_first_seconds, config.videos.poll_longest_seconds) == (3, 15)
 
 
+def test_an_upstream_may_name_a_proxy_and_where_its_credential_is(tmp_path: Path) -> None:
+    text = UPSTREAM + 'proxy = "http://proxy.example:3128/"\nproxy_auth = "env:PROXY_AUTH"\n' + CHAT
+
+    ark = load(write(tmp_path, text), ENV | {"PROXY_AUTH": "user:canary"}).upstreams["ark"]
+    without_secrets = load(tmp_path / "config.toml", {}, require_secrets=False).upstreams["ark"]
+
+    assert (ark.proxy, ark.proxy_auth) == ("http://proxy.example:3128", Secret("user:canary"))
+    assert (without_secrets.proxy, bool(without_secrets.proxy_auth)) == ("http://proxy.example:3128", False)
+    assert "canary" not in repr(ark)
+
+
+NO_PROXY = 'upstreams.ark.proxy: must be "http://HOST:PORT", and no more'
+
+
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        ('proxy = "https://proxy:3128"', NO_PROXY),
+        ('proxy = "socks5://proxy:1080"', NO_PROXY),
+        ('proxy = "proxy:3128"', NO_PROXY),
+        ('proxy = "http://proxy"', NO_PROXY),
+        ('proxy = "http://proxy:0"', NO_PROXY),
+        ('proxy = "http://proxy:3128/path"', NO_PROXY),
+        ('proxy = "http://proxy:3128?x"', NO_PROXY),
+        ('proxy = "http://u:canary@proxy:3128"', "upstreams.ark.proxy: must not carry a user or a password: they belong to proxy_auth"),
+        ('proxy = "http://proxy:99999"', "upstreams.ark.proxy: is no URL: Port out of range 0-65535"),
+        ('proxy = "http://pro xy:3128"', "upstreams.ark.proxy: must be a URL of printable ASCII characters"),
+        ("proxy = 3128", "upstreams.ark.proxy: must be a string, not an integer"),
+        ('proxy_auth = "env:PROXY_AUTH"', "upstreams.ark.proxy_auth: is for a proxy, and there is none: name it by proxy"),
+        (
+            'proxy = "http://proxy:3128"\nproxy_auth = "env:NO_COLON"',
+            "upstreams.ark.proxy_auth: leads to something that is not USER:PASSWORD",
+        ),
+    ],
+)
+def test_a_proxy_that_cannot_be_one_is_refused_and_no_password_is_quoted(tmp_path: Path, lines: str, fault: str) -> None:
+    faults = faults_of(tmp_path, UPSTREAM + lines + "\n" + CHAT, ENV | {"PROXY_AUTH": "user:canary", "NO_COLON": "canary"})
+
+    assert faults == (fault,)
+    assert "canary" not in fault
+
+
 def test_a_model_gets_its_upstream_its_own_id_and_a_price_in_nano_yuan_a_token(tmp_path: Path) -> None:
     model = load(write(tmp_path, UPSTREAM + CHAT), ENV).catalog["chat-1"]
 
