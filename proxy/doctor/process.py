@@ -6,11 +6,12 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from proxy.config import Address, Config, StoreConfig, SystemdAddress, TcpAddress, UnixAddress
 from proxy.doctor.finding import Finding, failed, ok, warning
+from proxy.edge.sockets import is_ipv6_only
 from proxy.store import open_store
 from proxy.store.errors import StoreError, StoreRefusedError
 
@@ -99,9 +100,9 @@ def listeners(config: Config, pid: int | None) -> Iterator[Finding]:
         elif pid is not None:
             yield _listens(address)
         else:
-            yield _is_free(address)
+            yield _is_free(address, config.server.listen)
     if (scraped := config.admin.metrics_listen) is not None:
-        yield _listens(scraped) if pid is not None else _is_free(scraped)
+        yield _listens(scraped) if pid is not None else _is_free(scraped, config.server.listen)
         if scraped.host in _EVERYWHERE:
             yield warning(
                 "metrics", f"whoever reaches this machine may read them at {scraped}", "name one address of it, or guard the port"
@@ -126,7 +127,7 @@ def _dial(address: Address) -> str:
     return "live"
 
 
-def _is_free(address: Address) -> Finding:
+def _is_free(address: Address, beside: Collection[Address]) -> Finding:
     if isinstance(address, UnixAddress):
         return _is_free_path(address)
     assert isinstance(address, TcpAddress)
@@ -136,7 +137,7 @@ def _is_free(address: Address) -> Finding:
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, is_ipv6_only(address, beside))
                 probe.bind(place)
                 probe.listen(1)
     except OSError as error:

@@ -1,10 +1,11 @@
 """Listening sockets: TCP, unix and systemd's. A stale socket file is replaced; a live one is never taken over."""
 
 import errno
+import ipaddress
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,17 +20,18 @@ class ListenError(Exception):
     """An address cannot be listened on; the message names it and the reason."""
 
 
-def open_sockets(address: Address, *, mode: int = PRIVATE) -> list[socket.socket]:
-    """Return bound, listening sockets of one address.
+def open_sockets(address: Address, *, mode: int = PRIVATE, beside: Collection[Address] = ()) -> list[socket.socket]:
+    """Return bound, listening sockets of one address. ``[::]`` listens on IPv4 as well as on IPv6.
 
     Args:
+        beside: all addresses of the process: an IPv4 one of the same port leaves ``[::]`` IPv6 alone.
         mode: permissions of a unix socket's file, set when it is created, whatever the umask.
 
     Raises:
         ListenError: the address is taken or not ours, or systemd passed no sockets.
     """
     openers: dict[type, Callable[[], list[socket.socket]]] = {
-        TcpAddress: lambda: _tcp(address) if isinstance(address, TcpAddress) else [],
+        TcpAddress: lambda: _tcp(address, beside) if isinstance(address, TcpAddress) else [],
         UnixAddress: lambda: [_unix(address.path, mode)] if isinstance(address, UnixAddress) else [],
         SystemdAddress: listen_sockets,
     }
@@ -47,7 +49,17 @@ def remove_unix_socket(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _tcp(address: TcpAddress) -> list[socket.socket]:
+def is_ipv6_only(address: TcpAddress, beside: Collection[Address]) -> bool:
+    """Return whether an address leaves IPv4 alone: any but ``[::]``, and that too where another address has IPv4 on its port.
+
+    The system's own default (``net.ipv6.bindv6only``) differs from machine to machine, so it is never left to it.
+    """
+    if ":" not in address.host or not ipaddress.IPv6Address(address.host).is_unspecified:
+        return True
+    return any(isinstance(other, TcpAddress) and 0 < other.port == address.port and ":" not in other.host for other in beside)
+
+
+def _tcp(address: TcpAddress, beside: Collection[Address]) -> list[socket.socket]:
     infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     opened: list[socket.socket] = []
     for family, kind, protocol, _, sockaddr in dict.fromkeys(infos):
@@ -55,7 +67,7 @@ def _tcp(address: TcpAddress) -> list[socket.socket]:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, is_ipv6_only(address, beside))
             listener.bind(sockaddr)
             listener.listen(BACKLOG)
         except OSError:

@@ -44,13 +44,15 @@ class Listeners:
             observer,
             self._clock,
         )
-        server = self._live.now.config.server
+        config = self._live.now.config
+        server = config.server
+        every = [*server.listen, *([] if config.admin.metrics_listen is None else [config.admin.metrics_listen])]
         listener = Listener(entrance, self._clock, keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
         self._opened[name] = listener
         self._stack.push_async_callback(listener.close)
         opened: list[str] = []
         for address in addresses:
-            sockets = open_sockets(address, mode=mode)
+            sockets = open_sockets(address, mode=mode, beside=every)
             if isinstance(address, UnixAddress):
                 self._stack.callback(remove_unix_socket, address.path)
             opened += await listener.open(sockets)

@@ -1,4 +1,4 @@
-"""Unix sockets: their permissions, and files that are already at their path."""
+"""Unix sockets: their permissions, and files that are already at their path. TCP: which of IPv6 and IPv4 an address means."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import UnixAddress
+from proxy.config import TcpAddress, UnixAddress
 from proxy.edge.sockets import ListenError, open_sockets
 
 
@@ -73,3 +73,49 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
         open_sockets(UnixAddress(tmp_path / "api.sock"))
 
     assert (tmp_path / "api.sock").read_text() == "precious"
+
+
+def answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), 5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def port_of(listener: socket.socket) -> int:
+    port: int = listener.getsockname()[1]
+    return port
+
+
+needs_ipv6 = pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+
+
+@needs_ipv6
+@pytest.mark.parametrize(
+    ("host", "by_ipv6", "by_ipv4"),
+    [("::", True, True), ("0:0:0:0:0:0:0:0", True, True), ("::1", True, False), ("0.0.0.0", False, True), ("127.0.0.1", False, True)],
+)
+def test_every_address_of_ipv6_is_every_address_of_ipv4_too(host: str, by_ipv6: bool, by_ipv4: bool) -> None:
+    (listener,) = open_sockets(TcpAddress(host, 0))
+
+    assert (answers("::1", port_of(listener)), answers("127.0.0.1", port_of(listener))) == (by_ipv6, by_ipv4)
+    listener.close()
+
+
+@needs_ipv6
+@pytest.mark.parametrize("other", ["0.0.0.0", "127.0.0.1"])
+@pytest.mark.parametrize("comes_first", [False, True])
+def test_an_ipv4_address_beside_it_keeps_its_port(other: str, comes_first: bool) -> None:
+    (probe,) = open_sockets(TcpAddress("::", 0))
+    port = port_of(probe)
+    probe.close()
+    both = [TcpAddress("::", port), TcpAddress(other, port)]
+    if comes_first:
+        both.reverse()
+
+    opened = [listener for address in both for listener in open_sockets(address, beside=both)]
+
+    assert (answers("::1", port), answers("127.0.0.1", port)) == (True, True)
+    for listener in opened:
+        listener.close()
