@@ -13,7 +13,7 @@ import pytest
 from proxy.config import Secret, UpstreamConfig
 from proxy.upstream.ark_client import ArkClient
 from proxy.upstream.failures import UpstreamBrokenError, UpstreamUnreachableError
-from proxy.upstream.http1.pool import Limits, Pool
+from proxy.upstream.http1.pool import Limits, Pool, Upload
 from proxy.upstream.tunnel import proxy_of
 from tests.support.connect_proxy import Behaviour, connect_proxy, saying, silent
 from tests.support.origin import Origin, answering, serve
@@ -38,7 +38,7 @@ async def by_pool(upstream: UpstreamConfig, tls: ssl.SSLContext | None = None) -
     pool = Pool(upstream.base_url, headers={"Authorization": "Bearer k"}, limits=limits, ssl_context=tls, proxy=proxy_of(upstream))
 
     async def ask() -> bytes:
-        return await (await pool.ask("/x", b"{}")).read(1_000)
+        return await (await pool.ask("/x", Upload(b"{}"))).read(1_000)
 
     try:
         yield ask
