@@ -127,9 +127,6 @@ class Model:
 Catalog = Mapping[str, Model]
 """Public model id → model, in the order of the configuration."""
 
-UNAVAILABLE_RETRY_AFTER_SECONDS = 60.0
-"""Retry delay of a refusal that only the operator can end."""
-
 _ENDPOINTS = {Kind.CHAT: "/chat/completions", Kind.IMAGE: "/images/generations", Kind.VIDEO: "/videos/generations"}
 
 
@@ -147,7 +144,6 @@ def find_model(catalog: Catalog, model_id: str, kind: Kind | None = None) -> Mod
     if kind is not None and model.kind is not kind:
         raise WrongEndpointError(f"The model {model.id!r} is used through {_ENDPOINTS[model.kind]}", param="model")
     if not model.enabled:
-        raise ModelUnavailableError(
-            f"The model {model.id!r} is unavailable just now", param="model", retry_after_seconds=UNAVAILABLE_RETRY_AFTER_SECONDS
-        )
+        # Only the operator can end it: an SDK would sleep through each Retry-After, for nothing.
+        raise ModelUnavailableError(f"The model {model.id!r} is unavailable at present", param="model", should_retry=False)
     return model

@@ -102,10 +102,12 @@ class ApiProtocol(Generic[C]):
     """Return the checked call of a body, measured for its hold."""
     upstream_body: Callable[[C, Model], bytes]
     """Return the body to send upstream."""
-    read_answer: Callable[[bytes, str], SeenAnswer | Refusal]
-    """Return the facts or the refusal of a whole 200 answer, given the model's id upstream."""
-    read_refusal: Callable[[int, bytes | dict[str, Any], str], Refusal]
-    """Return the refusal for the upstream's status, its body or `StreamTap.error`, and the model's id upstream."""
+    chosen_names: Callable[[C], tuple[str, ...]]
+    """Return the names in a call that its customer chose, and that a refusal may repeat; few, whatever the body holds."""
+    read_answer: Callable[[bytes, Model, tuple[str, ...]], SeenAnswer | Refusal]
+    """Return the facts or the refusal of a whole 200 answer, given the model and the `chosen_names`."""
+    read_refusal: Callable[[int, bytes | dict[str, Any], Model, tuple[str, ...]], Refusal]
+    """Return the refusal for the upstream's status, its body or `StreamTap.error`, the model and the `chosen_names`."""
     new_tap: Callable[[C], StreamTap]
     """Return the tap for a call's stream."""
     error_event: Callable[[GatewayError], bytes]

@@ -201,7 +201,7 @@ class Observer:
         if isinstance(fault, OSError) and context.connection.is_lost():
             raise ConnectionResetError("the client left") from None
         logger.error("request %s failed", context.id, exc_info=fault)
-        return InternalError("Internal error")
+        return InternalError("Internal error", should_retry=False)  # the upstream may have been asked
 
     def record(self, context: Context, status: int) -> None:
         """Count a finished request, and write its log line."""

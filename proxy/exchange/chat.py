@@ -80,6 +80,7 @@ class Exchange(Generic[C]):
         "_hold",
         "_is_refused",
         "_model",
+        "_names",
         "_request",
         "_response",
         "_settings",
@@ -89,6 +90,7 @@ class Exchange(Generic[C]):
 
     _flight: Flight
     _hold: Hold
+    _names: tuple[str, ...]
     _upload: Upload
 
     def __init__(
@@ -115,6 +117,7 @@ class Exchange(Generic[C]):
             ConnectionError: the client left before its answer began; the call is settled.
         """
         context, exchanges = self._context, self._exchanges
+        self._names = exchanges.protocol.chosen_names(self._call)
         upload = self._upload = self._written()
         self._hold = await exchanges.billing.hold(self._request, self._advice)
         flight = self._flight = exchanges.relay.depart(context.request.connection, self._request.account_id)
@@ -134,7 +137,7 @@ class Exchange(Generic[C]):
             except TimeoutError:
                 result = self._ended_here()
             except UpstreamFailure as failure:
-                result = self._refused(outage(str(failure)), failure.cause)
+                result = self._refused(outage(str(failure), may_have_run=upload.is_asked), failure.cause)
             if self._response is None:
                 await self._hold.settled()
             else:
@@ -191,12 +194,12 @@ class Exchange(Generic[C]):
         return self._whole(await answer.read(ANSWER_BYTES_MAX))
 
     def _read_refusal(self, status: int, body: bytes | dict[str, Any]) -> Refusal:
-        return self._exchanges.protocol.read_refusal(status, body, self._model.upstream_model)
+        return self._exchanges.protocol.read_refusal(status, body, self._model, self._names)
 
     # one JSON answer
 
     def _whole(self, raw: bytes) -> Response | GatewayError:
-        seen = self._exchanges.protocol.read_answer(raw, self._model.upstream_model)
+        seen = self._exchanges.protocol.read_answer(raw, self._model, self._names)
         if isinstance(seen, Refusal):
             return self._refused(seen)
         claim = self._request.claim
@@ -246,7 +249,7 @@ class Exchange(Generic[C]):
         if tap.error is not None:
             return self._refused(self._read_refusal(200, tap.error))
         if not tap.whole:
-            error = _restarting() if cut is Outcome.INTERRUPTED else ModelUnavailableError("The model's answer broke off")
+            error = _restarting() if cut is Outcome.INTERRUPTED else _broken_off()
             return self._break_off(cut, error, note)
         self._settle(self._outcome(_COMPLETE), tap.seen())
         return self._response or _restarting()  # no answer has begun: the client has left
@@ -276,7 +279,7 @@ class Exchange(Generic[C]):
         outcome, note = self._outcome(self._flight.cause or Outcome.INTERRUPTED), "the upstream was not done"
         if self._tap is not None:
             return self._end_stream(self._tap, outcome, note)
-        return self._break_off(outcome, _restarting(), note)
+        return self._break_off(outcome, _restarting(asked=self._upload.is_asked), note)
 
     def _refused(self, refusal: Refusal, cause: str = "") -> Response | GatewayError:
         if refusal.outcome is not Outcome.REFUSED:
@@ -329,7 +332,14 @@ class Exchange(Generic[C]):
         self._hold.settle(context.settlement, stored)
 
 
-def _restarting() -> GatewayError:
+def _broken_off() -> GatewayError:
+    return ModelUnavailableError("The model's answer broke off", should_retry=False)  # it may have run, and may be charged
+
+
+def _restarting(*, asked: bool = True) -> GatewayError:
+    """Return the error of a call that the process's end cut. Once the upstream was asked it may run, and a retry could pay twice."""
+    if asked:
+        return ModelUnavailableError("The gateway is restarting; it is not known whether the call ran", should_retry=False)
     return ModelUnavailableError("The gateway is restarting", retry_after_seconds=1)
 
 

@@ -11,14 +11,13 @@ from proxy.billing.holds import Billing, Hold
 from proxy.billing.idempotency import kept
 from proxy.clock import Clock
 from proxy.core.ark.creation import creation_refusal
-from proxy.core.ark.refusal import Refusal, outage
+from proxy.core.ark.refusal import TIMEOUTS, Refusal, outage
 from proxy.core.ark.text import ArkError
 from proxy.core.catalog import ImagePrice, Kind, Model
 from proxy.core.errors import GatewayError, ModelUnavailableError
 from proxy.core.images.request import ImageCall, charge_for, hold_advice, hold_for, total_cost
 from proxy.core.images.upstream import (
     FIELD_NAMES,
-    TIMEOUTS,
     ImageResult,
     UpstreamBody,
     parse_image_answer,
@@ -165,7 +164,7 @@ class Generation:
             body = fewer
 
     def _failed(self, failure: UpstreamFailure) -> Refusal:
-        return self._counted(outage(str(failure), should_retry=None if failure.is_unasked else False), failure.cause)
+        return self._counted(outage(str(failure), may_have_run=not failure.is_unasked), failure.cause)
 
     def _counted(self, refusal: Refusal, cause: str = "") -> Refusal:
         if refusal.outcome is not Outcome.REFUSED:
@@ -187,10 +186,9 @@ class Generation:
         if refusals:
             error, outcome, note = refusals[0].error, refusals[0].outcome, refusals[0].note
             if is_cut or any(refusal.error.should_retry is False for refusal in refusals):
-                error.should_retry = False
+                error.should_retry, error.retry_after_seconds = False, None
         else:
-            # The upstream may still make what was asked, and charge us: a retry would be charged as well.
-            error = ModelUnavailableError("The gateway is restarting", retry_after_seconds=1, should_retry=False if is_asked else None)
+            error = _restarting(asked=is_asked)
             outcome, note = self._flight.cause or Outcome.INTERRUPTED, "the upstream was not done"
         self._settle(outcome, status=error.status, note=note, answer=self._kept(error.status, orjson.dumps(error.body())))
         return error
@@ -236,9 +234,16 @@ def _refusal(reply: Reply, end: ArkError | None, upstream_model: str) -> Refusal
     """Return the refusal for an answer without an image."""
     if reply.status in TIMEOUTS or (end is None and (reply.status < 300 or reply.status >= 500)):
         # An image may have been made: a proxy on the way gave up waiting, or a 200 holds neither image nor error.
-        return outage(f"upstream {reply.status} without an answer of Ark's", should_retry=False)
+        return outage(f"upstream {reply.status} without an answer of Ark's", may_have_run=True)
     said = None if end is None else {"error": {"code": end.code, "message": end.message, "param": end.param}}
     return creation_refusal(reply.status, said, FIELD_NAMES, upstream_model=upstream_model)
+
+
+def _restarting(*, asked: bool) -> GatewayError:
+    """Return the error of a call that the process's end cut. Once the upstream was asked it may make the images, and charge them."""
+    if asked:
+        return ModelUnavailableError("The gateway is restarting; it is not known whether images were made", should_retry=False)
+    return ModelUnavailableError("The gateway is restarting", retry_after_seconds=1)
 
 
 def _ms(at: float | None, since: float) -> int | None:

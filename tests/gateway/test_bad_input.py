@@ -266,10 +266,11 @@ async def test_a_model_that_cannot_answer_is_refused(refusing: Bench, model: str
     assert refusing.log.written[-1].get("model", "") in ("", model)
 
 
-async def test_503_tells_when_to_come_back(refusing: Bench) -> None:
+async def test_a_model_that_is_switched_off_is_not_waited_for(refusing: Bench) -> None:
     answer = await refusing.ask(CHAT, chat(model="switched-off"))
 
-    assert (answer.headers["Retry-After"], answer.headers["retry-after-ms"]) == ("60", "60000")
+    assert answer.headers["x-should-retry"] == "false"
+    assert [name for name in answer.headers if name.lower().startswith("retry-after")] == []
 
 
 @pytest.mark.parametrize("coding", ["gzip", "GZIP", "deflate", "br", "zstd", "gzip, gzip", "x-unknown"])

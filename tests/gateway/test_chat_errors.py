@@ -14,12 +14,17 @@ from tests.support.gateway import CANARY_KEY, Bench, bench
 
 SECRETS = (*CANARIES, CANARY_KEY, "doubao-seed-2-0-lite-260428", "ep-20260101-canary", "127.0.0.1")
 
-OPERATOR = (503, "MODEL_UNAVAILABLE", "60", "upstream_error")
+OPERATOR = (503, "MODEL_UNAVAILABLE", None, "upstream_error")
 LIMIT = (503, "MODEL_UNAVAILABLE", "2", "upstream_error")
 OUTAGE = (503, "MODEL_UNAVAILABLE", "5", "upstream_error")
+CONTEXT = (400, "CONTEXT_LENGTH_EXCEEDED", None, "refused")
 MESSAGES = (400, "INVALID_MESSAGES", None, "refused")
 PARAMETER = (400, "INVALID_PARAMETER", None, "refused")
 CONTENT = (400, "CONTENT_REJECTED", None, "refused")
+
+SENSELESS = (500, "INTERNAL_ERROR", None, "upstream_error")
+NO_RETRY_MENDS = (OPERATOR, CONTENT, CONTEXT, SENSELESS)
+"""With `x-should-retry: false`. Of a limit and an outage a retry is right, and SDKs make none of another 400."""
 
 MAPPED = {
     # 400: the customer's
@@ -29,7 +34,7 @@ MAPPED = {
     "InvalidArgumentError.UnknownRole": MESSAGES,
     "InvalidImageURL.EmptyURL": MESSAGES,
     "InvalidImageURL.InvalidFormat": MESSAGES,
-    "OutofContextError": MESSAGES,
+    "OutofContextError": CONTEXT,
     "InputTextSensitiveContentDetected": CONTENT,
     "InputImageSensitiveContentDetected.PrivacyInformation": CONTENT,
     "OutputTextSensitiveContentDetected": CONTENT,
@@ -80,6 +85,7 @@ async def assert_refused(gateway: Bench, expected: tuple[int, str, str | None, s
 
     status, code, retry_after, outcome = expected
     assert (answer.status, answer.error["code"], answer.headers.get("Retry-After")) == (status, code, retry_after)
+    assert answer.headers.get("x-should-retry") == ("false" if expected in NO_RETRY_MENDS else None)
     assert answer.headers["Content-Type"] == "application/json"
     receipt = (await gateway.ask(f"/usage/{answer.headers['x-request-id']}")).json
     assert (receipt["outcome"], receipt["usage_source"], receipt["cost"], receipt["http_status"]) == (outcome, "none", "0.00", status)
@@ -98,7 +104,7 @@ async def test_a_refusal_is_mapped_and_tells_nothing_of_the_operators(
     caplog.set_level(logging.INFO)
     gateway.ark.enqueue(known_error(code, wrapped))
 
-    await assert_refused(gateway, MAPPED[code] if wrapped or MAPPED[code] is not PARAMETER else MESSAGES, stream=wrapped)
+    await assert_refused(gateway, MAPPED[code], stream=wrapped)
 
     assert len(gateway.ark.calls) == 1
     assert [secret for secret in SECRETS[:-1] if secret in caplog.text] == []
@@ -151,14 +157,14 @@ async def test_a_200_without_a_list_of_choices_is_no_answer_and_free(gateway: Be
     usage = {"prompt_tokens": 20, "completion_tokens": 12}
     gateway.ark.enqueue(answer_json(200, {"id": "0217", "note": "account 2100987654", "usage": usage, **choices}))
 
-    await assert_refused(gateway, (500, "INTERNAL_ERROR", None, "upstream_error"), stream=False)
+    await assert_refused(gateway, SENSELESS, stream=False)
 
 
 @pytest.mark.parametrize("status", [300, 304, 402, 405, 418, 451])
 async def test_a_status_that_nobody_expects_is_an_internal_error(gateway: Bench, status: int) -> None:
     gateway.ark.enqueue(answer_json(status, b"" if status == 304 else b"{}"))
 
-    await assert_refused(gateway, (500, "INTERNAL_ERROR", None, "upstream_error"), stream=False)
+    await assert_refused(gateway, SENSELESS, stream=False)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -182,7 +188,7 @@ async def test_the_sdk_raises_its_own_class_and_shows_our_code_and_id(tmp_path: 
 
         ids = [line["request_id"] for line in gateway.log.chats]
         assert raised == [
-            (openai.BadRequestError, "INVALID_MESSAGES", ids[0]),
+            (openai.BadRequestError, "CONTEXT_LENGTH_EXCEEDED", ids[0]),
             (openai.InternalServerError, "MODEL_UNAVAILABLE", ids[1]),
             (openai.InternalServerError, "MODEL_UNAVAILABLE", ids[2]),
         ]

@@ -57,6 +57,9 @@ REFUSALS = {
 }
 
 
+WAITING_HELPS = ("ModelAccountRpmRateLimitExceeded", "ServerOverloaded", "InternalServiceError")
+
+
 @pytest.mark.parametrize("code", REFUSALS)
 async def test_a_refused_submit_is_told_and_free(gateway: Bench, code: str) -> None:
     status, public_code, outcome = REFUSALS[code]
@@ -65,8 +68,9 @@ async def test_a_refused_submit_is_told_and_free(gateway: Bench, code: str) -> N
     refused = await submit(gateway)
 
     assert (refused.status, refused.error["code"]) == (status, public_code)
-    assert "x-should-retry" not in refused.headers  # a retry pays once
-    assert ("Retry-After" in refused.headers) == (status == 503)
+    assert ("Retry-After" in refused.headers) == (code in WAITING_HELPS)  # a retry pays once
+    no_retry_mends = public_code == "CONTENT_REJECTED" or (status == 503 and code not in WAITING_HELPS)
+    assert refused.headers.get("x-should-retry") == ("false" if no_retry_mends else None)
     assert not [canary for canary in CANARIES if canary.encode() in refused.body]
     [failed] = (await gateway.ask("/videos/tasks")).json["data"]
     assert (failed["id"], failed["status"]) == (refused.headers["x-request-id"], "failed")

@@ -1,11 +1,9 @@
 """Refusals of images and videos: as `ark.refusal`, in the customer's field names. Fields of the gateway's are never their fault."""
 
 from proxy.core.ark.field_names import FieldNames, refused_field
-from proxy.core.ark.refusal import Refusal, outage, read_refusal
-from proxy.core.ark.text import read_error
-from proxy.core.catalog import UNAVAILABLE_RETRY_AFTER_SECONDS
-from proxy.core.errors import ModelUnavailableError
-from proxy.core.settlement import Outcome
+from proxy.core.ark.named_field import refused_path
+from proxy.core.ark.refusal import Refusal, operators_fault, outage, read_refusal
+from proxy.core.ark.text import ArkError, read_error
 
 
 def creation_refusal(status: int, answer: object, names: FieldNames, *, upstream_model: str) -> Refusal:
@@ -22,8 +20,11 @@ def creation_refusal(status: int, answer: object, names: FieldNames, *, upstream
         # From a proxy in front of Ark, or a conflict between two calls of the gateway: nobody has judged what the customer sent.
         return outage(f"upstream {status} that judges no request")
     if said is not None and names.is_ours(said) and status in (200, 400, 422):
-        error = ModelUnavailableError("The model is unavailable just now", retry_after_seconds=UNAVAILABLE_RETRY_AFTER_SECONDS)
-        note = f"upstream {status} refused our field {refused_field(said)}"
-        return Refusal(error, Outcome.UPSTREAM_ERROR, note, operator=True)
-    told = {} if said is None else {"code": said.code, "message": names.told(said.message), "param": names.published_name(said.param)}
+        return operators_fault(f"upstream {status} refused our field {refused_field(said)}")
+    told = {} if said is None else _told(said, names)
     return read_refusal(status, {"error": told}, upstream_model=upstream_model, messages=False)
+
+
+def _told(said: ArkError, names: FieldNames) -> dict[str, str | None]:
+    """Return Ark's error in the customer's field names; the field is the one that its message names, if it has no `param`."""
+    return {"code": said.code, "message": names.told(said.message), "param": names.published_name(refused_path(said))}

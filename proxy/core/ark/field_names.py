@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from proxy.core.ark.named_field import refused_path
 from proxy.core.ark.text import ArkError
 
 _UNSUPPORTED = "InvalidParameter.UnsupportedParameter"
-_NAMED = re.compile(r"\bparameter [`'\"]?([A-Za-z_][\w.\[\]]*)", re.IGNORECASE)
 _WRITTEN = re.compile(r"\b[A-Za-z_]+\[\d+\](?:\.?[A-Za-z_]+(?:\[\d+\])?)*|(?<=[`'\"])[A-Za-z_]+(?=[`'\"])")
 """A field in a message: a path, or a quoted word."""
 
@@ -44,9 +44,7 @@ class FieldNames:
 
 def refused_field(error: ArkError) -> str:
     """Return the last step of the field that a refusal names, as Ark calls it; "" if it names none."""
-    named = _NAMED.search(error.message)
-    path = error.param or (named[1] if named else "")
-    return path.rpartition(".")[2]
+    return refused_path(error).rpartition(".")[2]
 
 
 def without_unsupported(body: Mapping[str, object], error: ArkError | None, optional: frozenset[str]) -> dict[str, object] | None:

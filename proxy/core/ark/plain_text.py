@@ -5,13 +5,15 @@ word of it is: letters, short numbers, sizes, the names of request fields. A tex
 """
 
 import re
+from collections.abc import Collection
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """Return the words of a text, as a constant is written."""
     return frozenset(text.split())
 
 
-_FIELDS = _words(
+_FIELDS = words(
     """
     audio audio_url bit_depth callback_url camera_fixed choices content data_url detail dimensions draft duration encoding_format
     execution_expires_after file format frames frequency_penalty function functions generate_audio guidance_scale height image image_url
@@ -47,14 +49,14 @@ _NUMBERS = re.compile(
 _MEASURE = re.compile(r"[0-9]{1,5}(?:[x×*:][0-9]{1,5}|p|K)")
 """Sizes, which come in lists (480p, 720p; 16:9, 4:3): their digits do not count towards `_DIGITS_MAX`."""
 _WORD = re.compile(r"(?:[A-Za-z]?[a-z]{1,15}|[A-Z]{1,10}s?)(?:['’][a-z]{1,2}|\(e?s\))?|[A-Za-z0-9]{1,4}|[-–—=+*~&/|%<>≤≥×#]{1,2}|")
-_JOINED = _words(
+_JOINED = words(
     """
     and/or base64 base64-encoded e.g first-frame i.e image-to-image image-to-video image/* image/bmp image/gif image/jpeg image/png
     image/webp input/output jpg/png jpeg/png keep-alive last-frame non-empty non-negative re-submit re-upload text-to-image
     text-to-video utf-8 video/mp4
     """
 )
-_TELLING = _words(
+_TELLING = words(
     """
     alibaba anthropic baidu bytedance byteplus claude deepseek dola doubao dreamina errno exception gemini glm goroutine
     kimi minimax mistral moonshot openai panic qwen seedance seededit seedream skylark sql stacktrace tiktok traceback volcano
@@ -62,14 +64,27 @@ _TELLING = _words(
     """
 )
 """Words that reveal the real model, or the place of a failure."""
+_NAME = re.compile(
+    r"(?P<before>\b(?:(?:functions?|tools?)(?:[ _]names?)?|(?:tool_)?call_id)(?:[:=] ?| |(?=[\"'`])))"
+    r"(?P<quote>[\"'`]?)(?P<name>[A-Za-z0-9_.:-]{1,128})",
+    re.IGNORECASE,
+)
+"""A function's or a call's name: the customer chose it, since an upstream calls no functions of its own."""
+_NAME_OF_WORDS = re.compile(r"[A-Za-z]{1,15}(?:_(?:[a-z]{1,15}|[0-9]{1,2}))+")
+_LEFT_OUT = "…"
 _DIGITS_MAX = 8
 """Digits of numbers in a row: the largest harmless one, a pixel count, has eight; an account number has ten, also with spaces in it."""
 
 
-def is_plain_text(text: str) -> bool:
-    """Return whether every word of a text may be shown. The empty text is plain."""
+def is_plain_text(text: str, known: Collection[str] = ()) -> bool:
+    """Return whether every word of a text may be shown. The empty text is plain.
+
+    Args: known: words that are shown whatever they are: names that the customer sent himself.
+    """
     digits = 0
     for word in _EAST_ASIAN.sub(" ", text).split():
+        if known and word.strip(_OPENS_AND_CLOSES + _BRACKETS) in known:
+            continue
         if not _is_plain_word(word):
             return False
         found = 0 if _MEASURE.fullmatch(word.strip(_OPENS_AND_CLOSES + _BRACKETS)) else sum(map(str.isdigit, word))
@@ -77,6 +92,30 @@ def is_plain_text(text: str) -> bool:
         if digits > _DIGITS_MAX:
             return False
     return True
+
+
+def named_plainly(text: str, known: Collection[str] = ()) -> tuple[str, frozenset[str]]:
+    """Return a text in which names of functions and calls are shown or left out, and those that are shown.
+
+    Shown are `known` names, plain words, and a quoted name of plain words (``'get_weather'``). Of any other only "…" is left, so that
+    the rest of the sentence can be judged without it.
+    """
+    shown: set[str] = set()
+
+    def judged(found: re.Match[str]) -> str:
+        name = found["name"].rstrip(".:-")
+        if name in known or (found["quote"] and _NAME_OF_WORDS.fullmatch(name) and not is_telling(name)):
+            shown.add(name)
+        elif not _is_plain_word(name):
+            return found["before"] + found["quote"] + _LEFT_OUT + found["name"][len(name) :]
+        return found[0]
+
+    return _NAME.sub(judged, text), frozenset(shown)
+
+
+def is_telling(text: str) -> bool:
+    """Return whether a word holds one that reveals the real model, or the place of a failure."""
+    return any(name in text.lower() for name in _TELLING)
 
 
 def public_param(param: str) -> str | None:
@@ -88,7 +127,7 @@ def public_param(param: str) -> str | None:
 def _is_plain_word(word: str) -> bool:
     word = word.strip(_OPENS_AND_CLOSES)
     bare = word.strip(_OPENS_AND_CLOSES + _BRACKETS)
-    if any(name in bare.lower() for name in _TELLING):
+    if is_telling(bare):
         return False
     if _is_field(word) or _is_field(bare) or bare.lower() in _JOINED:
         return True

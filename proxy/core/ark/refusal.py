@@ -6,14 +6,17 @@ the customer's own request, and only if all its words are plain; else the gatewa
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from proxy.core.ark.plain_text import public_param
-from proxy.core.ark.text import ArkError, is_moderation, public_message, read_error
-from proxy.core.catalog import UNAVAILABLE_RETRY_AFTER_SECONDS
+from proxy.core.ark.context_length import overflow_error, read_overflow
+from proxy.core.ark.identifiers import own_names
+from proxy.core.ark.named_field import refused_chat_field
+from proxy.core.ark.plain_text import is_plain_text, public_param
+from proxy.core.ark.text import ArkError, is_moderation, public_message, read_chat_error, read_error
 from proxy.core.errors import (
     ContentRejectedError,
     GatewayError,
@@ -40,7 +43,21 @@ _LIMIT_CODES = re.compile(r".*RateLimitExceeded|QuotaExceeded|ServerOverloaded|R
 _INPUT_CODES = re.compile(
     r"(?:Missing|Invalid)Parameter|InvalidArgumentError|InvalidImageURL|OutofContextError|.*(?:Sensitive|RiskDetection)"
 )
-_MESSAGE_CODES = ("OutofContext", "InvalidImageURL", "InvalidArgument")
+_FAULTS = frozenset({400, 409, 413, 422})
+"""Statuses of faults in the request."""
+TIMEOUTS = frozenset({408, 504, 524})
+"""Statuses that prove nothing, whatever their body says: a proxy on the way stopped waiting, and the call may run."""
+_NOT_BEGUN = re.compile(r"unavailable|overloaded", re.IGNORECASE)
+"""Types of other servers' errors that say that a call was not begun: llama.cpp's ``unavailable_error`` while it loads its model."""
+_FIGURE = r"-?[0-9]{1,8}(?![0-9])(?:\.[0-9]{1,4})?"
+_BOUND = re.compile(
+    r"(?:[<>]=|[≤≥<>]|\b(?:at (?:most|least)|(?:less|greater|more) than(?: or equal to)?|up to|between|in"
+    r"|(?:maximum|minimum)(?: value)?(?: of| is)?))"
+    rf" ?[\[(]?{_FIGURE}(?:(?: and |, ?){_FIGURE}[\])]?)?(?![\w.-]?[0-9])",
+    re.IGNORECASE,
+)
+"""A bound in a message: "<= 32768", "at most 10", "in [0, 2]"."""
+_MESSAGE_CODES = ("InvalidImageURL", "InvalidArgument")
 _SAFE_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,79}")
 _SENTENCES = (
     ("OutofContext", "The input is longer than the context of the model"),
@@ -63,55 +80,78 @@ class Refusal:
     """The operator must act: key, balance, quota, access."""
 
 
-def read_refusal(status: int, body: bytes | dict[str, Any], upstream_model: str, *, messages: bool = True) -> Refusal:
+def read_refusal(
+    status: int,
+    body: bytes | dict[str, Any],
+    upstream_model: str,
+    *,
+    messages: bool = True,
+    context_tokens: int = 0,
+    names: Collection[str] = (),
+) -> Refusal:
     """Return the refusal for an answer that is an error.
 
     Args:
         status: the upstream's status; 200 for an error inside a stream.
         upstream_model: the model's id upstream, which is cut from messages.
         messages: faults in the input are `INVALID_MESSAGES` (chat), else `INVALID_PARAMETER` (images, videos).
+        context_tokens: the model's context, told if it is full; 0: not known.
+        names: names of functions and calls that the customer sent: the message may repeat them.
     """
-    said = read_error(status, _parsed(body) if isinstance(body, bytes) else body)
-    if said is None and status == 200:
+    answer = _parsed(body) if isinstance(body, bytes) else body
+    coded = read_error(status, answer)
+    found = read_chat_error(status, answer) if messages else coded
+    if found is None and status == 200:
         return _senseless("upstream 200 without an answer")
-    said = said or ArkError(status, "", "")
+    said = found or ArkError(status, "", "")
     code = said.code if _SAFE_CODE.fullmatch(said.code) else ""
     note = f"upstream {status} {code}".rstrip()
     if status == 200:
-        status = _status_of(code)
-    shown = public_message(said.message.replace(f"model {upstream_model}", "model").replace(upstream_model, "the model"))
+        status = _status_of(code) if said.status == 200 else said.status
     if status == 401 or _OPERATOR_CODES.match(code) or (code == "QuotaExceeded" and not _QUEUED.search(said.message)):
-        return _for_the_operator(note)
+        return operators_fault(note)
     if status in (403, 404):
-        return _for_the_operator(note)
+        return operators_fault(note)
     if status == 429:
         error: GatewayError = ModelUnavailableError("The model is at its limit just now", retry_after_seconds=RETRY_AFTER_SECONDS)
         return Refusal(error, Outcome.UPSTREAM_ERROR, note)
+    if messages and (status in _FAULTS or status >= 500) and (overflow := read_overflow(said)) is not None:
+        return Refusal(overflow_error(overflow, context_tokens), Outcome.REFUSED, note)
     if code == "ContentSecurityDetectionError" or status >= 500 or code == "InternalServiceError":
-        return outage(note)
+        # Ark's error with a code says that nothing was made (ark-api.md §7.6). A proxy's page says nothing, nor does a proxy's timeout.
+        is_told = bool(coded and coded.code) or _NOT_BEGUN.search(code) is not None
+        return outage(note, may_have_run=not is_told or status in TIMEOUTS)
+    shown = public_message(_without_model(said.message, upstream_model), own_names(names, upstream_model))
     if is_moderation(code):
-        return Refusal(ContentRejectedError(shown or "The content was rejected by moderation"), Outcome.REFUSED, note)
-    if status in (400, 409, 413, 422):
+        rejected = ContentRejectedError(shown or "The content was rejected by moderation", should_retry=False)
+        return Refusal(rejected, Outcome.REFUSED, note)
+    if status in _FAULTS:
         return Refusal(_customers_fault(code, said, shown, messages=messages), Outcome.REFUSED, note)
     return _senseless(note)
 
 
-def outage(note: str, *, should_retry: bool | None = None) -> Refusal:
-    """Return the refusal for a failure that is nobody's fault: an unavailable model, to be tried again in a while."""
-    error = ModelUnavailableError(
-        "The model is unavailable just now", retry_after_seconds=OUTAGE_RETRY_AFTER_SECONDS, should_retry=should_retry
-    )
+def outage(note: str, *, may_have_run: bool = False) -> Refusal:
+    """Return the refusal for a failure that is nobody's fault: an unavailable model.
+
+    Args: may_have_run: the upstream may have got the call, and may run and charge it: a retry could pay twice. Else the customer is
+        asked to try again in a while.
+    """
+    if may_have_run:
+        error = ModelUnavailableError("The model gave no proper answer; it is not known whether the call ran", should_retry=False)
+    else:
+        error = ModelUnavailableError("The model is unavailable just now", retry_after_seconds=OUTAGE_RETRY_AFTER_SECONDS)
     return Refusal(error, Outcome.UPSTREAM_ERROR, note)
+
+
+def operators_fault(note: str) -> Refusal:
+    """Return the refusal for what the operator has to mend: no retry does."""
+    error = ModelUnavailableError("The model is unavailable at present", should_retry=False)
+    return Refusal(error, Outcome.UPSTREAM_ERROR, note, operator=True)
 
 
 def _senseless(note: str) -> Refusal:
     """Return the refusal for a meaningless answer: the upstream may have worked, and a retry might charge the operator twice."""
     return Refusal(InternalError("The model gave an unexpected answer", should_retry=False), Outcome.UPSTREAM_ERROR, note)
-
-
-def _for_the_operator(note: str) -> Refusal:
-    error = ModelUnavailableError("The model is unavailable just now", retry_after_seconds=UNAVAILABLE_RETRY_AFTER_SECONDS)
-    return Refusal(error, Outcome.UPSTREAM_ERROR, note, operator=True)
 
 
 def _status_of(code: str) -> int:
@@ -121,21 +161,31 @@ def _status_of(code: str) -> int:
     return 400 if _INPUT_CODES.match(code) else 500
 
 
+def _without_model(message: str, upstream_model: str) -> str:
+    """Return a message that calls the model "the model", wherever its id upstream stands as a word."""
+    told = re.compile(
+        rf"(?P<kind>\bmodel\s+)?[\"'`]?(?<![A-Za-z0-9_.-]){re.escape(upstream_model)}(?![A-Za-z0-9_-])[\"'`]?", re.IGNORECASE
+    )
+    return told.sub(lambda found: "model" if found["kind"] else "the model", message)
+
+
 def _customers_fault(code: str, said: ArkError, shown: str, *, messages: bool) -> GatewayError:
-    param = public_param(said.param)
+    param = refused_chat_field(said) if messages else public_param(said.param)
     if _WRONG_ENDPOINT.search(said.message):
         return WrongEndpointError("The model does not support this endpoint", param="model")
     if code.startswith("MissingParameter") and (param in ("prompt", "text") or "prompt" in said.message):
         return MissingPromptError(shown or "The prompt is missing", param="prompt")
     if messages and (not param or param.startswith("messages") or code.startswith(_MESSAGE_CODES)):
-        return InvalidMessagesError(shown or _sentence(code, param, "The messages were refused"), param=param or "messages")
-    return InvalidParameterError(shown or _sentence(code, param, "The request was refused"), param=param)
+        return InvalidMessagesError(shown or _sentence(code, param, said, "The messages were refused"), param=param or "messages")
+    return InvalidParameterError(shown or _sentence(code, param, said, "The request was refused"), param=param)
 
 
-def _sentence(code: str, param: str | None, otherwise: str) -> str:
-    """Return a sentence of the gateway's for a refusal whose message may not be shown."""
+def _sentence(code: str, param: str | None, said: ArkError, otherwise: str) -> str:
+    """Return a sentence of the gateway's for a refusal whose message may not be shown, with the bound that it names."""
     if param is not None:
-        return f"The parameter {param} {'is missing' if code.startswith('MissingParameter') else 'was refused'}"
+        bound = _BOUND.search(said.message)
+        told = f" (expected: {bound[0]})" if bound and is_plain_text(bound[0]) else ""
+        return f"The parameter {param} {'is missing' if code.startswith('MissingParameter') else f'was refused{told}'}"
     return next((sentence for start, sentence in _SENTENCES if code.startswith(start)), otherwise)
 
 

@@ -4,15 +4,18 @@ Of a plain answer only what a settlement needs is decoded. Others are read in fu
 JSON that some clients read and orjson does not.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import orjson
 
 from proxy.core.ark.lenient_json import read_mended
-from proxy.core.ark.refusal import Refusal, read_refusal
+from proxy.core.ark.refusal import Refusal
 from proxy.core.ark.text import read_error
+from proxy.core.catalog import Model
 from proxy.core.chat.events import FILTERED
 from proxy.core.chat.measure import utf8_bytes
+from proxy.core.chat.refusal import chat_refusal
 from proxy.core.chat.usage import parse_usage, plain_usage, read_plain_answer
 from proxy.core.pricing import PROMPT_BYTES_PER_TOKEN_MAX
 from proxy.core.protocol import SeenAnswer
@@ -21,10 +24,10 @@ _UPSTREAM_ID_CHARACTERS_MAX = 128
 _SAYINGS = ("content", "reasoning_content", "tool_calls", "function_call", "refusal", "audio")
 
 
-def read_answer(raw: bytes, upstream_model: str) -> SeenAnswer | Refusal:
+def read_answer(raw: bytes, model: Model, names: Collection[str] = ()) -> SeenAnswer | Refusal:
     """Return the facts of an answer of status 200, or its refusal.
 
-    Args: upstream_model: the model's id upstream, which is cut from refusals' messages.
+    Args: names: the call's `chosen_names`, for a refusal.
     """
     plain = read_plain_answer(raw)
     if plain is not None:
@@ -35,10 +38,10 @@ def read_answer(raw: bytes, upstream_model: str) -> SeenAnswer | Refusal:
         parsed = read_mended(raw)
     choices = parsed.get("choices") if isinstance(parsed, dict) else None
     if not isinstance(choices, list) or not choices or parsed.get("error") or read_error(200, parsed) is not None:
-        return read_refusal(200, parsed or {}, upstream_model)
+        return chat_refusal(200, parsed or {}, model, names)
     usage = parse_usage(parsed.get("usage"))
     if usage is None and not any(map(_says_something, choices)):
-        return read_refusal(200, {}, upstream_model)
+        return chat_refusal(200, {}, model)
     tokens_min = _text_bytes(parsed) // PROMPT_BYTES_PER_TOKEN_MAX if usage is None else 0
     return SeenAnswer(usage, completion_tokens_min=tokens_min, upstream_id=_upstream_id(parsed.get("id")))
 

@@ -2,9 +2,9 @@
 
 import orjson
 
-from proxy.core.ark.refusal import read_refusal
 from proxy.core.catalog import Kind
 from proxy.core.chat.answer import read_answer
+from proxy.core.chat.refusal import chat_refusal, chosen_names
 from proxy.core.chat.request import ChatCall, parse_chat_call, requested_model, upstream_body
 from proxy.core.chat.tap import Tap
 from proxy.core.errors import GatewayError
@@ -28,7 +28,8 @@ CHAT = ApiProtocol(
     parse_call=parse_chat_call,
     upstream_body=upstream_body,
     read_answer=read_answer,
-    read_refusal=read_refusal,
+    chosen_names=chosen_names,
+    read_refusal=chat_refusal,
     new_tap=new_tap,
     error_event=error_event,
 )

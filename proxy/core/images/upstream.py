@@ -27,10 +27,6 @@ STYLES: Mapping[str, str] = {
 """The published styles as words of a prompt; any other is sent as ``<style> style``."""
 
 
-TIMEOUTS = frozenset({408, 504, 524})
-"""Statuses that prove nothing, whatever their body says: a proxy on the way stopped waiting, and the image may be made."""
-
-
 _FORMAT_REFUSED = "the parameter `output_format` is not supported by the current model"
 
 

@@ -6,6 +6,7 @@ Statuses are those of HTTP; answers are parsed JSON, None if the body was not JS
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+from proxy.core.ark.refusal import TIMEOUTS
 from proxy.core.ark.text import read_error
 from proxy.core.video.record import VideoTask
 from proxy.core.video.report import Found, NotFound, Polled, PollFailed, PollFailure, SubmitRefused, Submitted, SubmitUnknown
@@ -21,8 +22,6 @@ SUBMIT_MS_MAX = 600_000
 
 _PLAIN_ID = re.compile(r"(?!\.+\Z)[!-~]{1,128}")
 """An id that can be part of a URL's path: not ``..``, no control characters."""
-_TIMEOUTS = frozenset({408, 504, 524})
-"""A proxy on the way stopped waiting: Ark may have the task whatever the body says."""
 
 
 def read_submit(status: int, answer: object) -> Submitted | SubmitRefused | SubmitUnknown:
@@ -36,7 +35,7 @@ def read_submit(status: int, answer: object) -> Submitted | SubmitRefused | Subm
             return Submitted(upstream_id)
         if error is None or not error.code:
             return SubmitUnknown(f"{status} without an id that can be asked for")
-    if status in _TIMEOUTS or (status >= 500 and error is None):
+    if status in TIMEOUTS or (status >= 500 and error is None):
         return SubmitUnknown(f"{status} without an answer of the upstream's")
     return SubmitRefused(error, why=f"status {status}")
 

@@ -76,6 +76,7 @@ async def test_a_bug_is_a_500_that_tells_nothing_and_is_logged(bug: Exception, c
         again = await client.ask(request("OPTIONS", "/"))
 
     assert (answer.status, answer.error["code"], answer.error["type"]) == (500, "INTERNAL_ERROR", "api_error")
+    assert answer.headers["x-should-retry"] == "false"  # what the bug cut may have been asked upstream
     assert SECRET.encode() not in answer.body
     assert again.status == 204
     assert [(line["status"], line.get("code")) for line in log.written] == [(500, "INTERNAL_ERROR"), (204, None)]

@@ -6,11 +6,20 @@ import orjson
 import pytest
 
 from proxy.core.ark.refusal import Refusal
+from proxy.core.catalog import ChatPrice, ChatTier, Kind, Model
 from proxy.core.chat.answer import read_answer
+from proxy.core.money import Nanos
 from proxy.core.protocol import SeenAnswer
 from proxy.core.settlement import Outcome, TokenUsage
 
-MODEL = "ep-canary"
+UPSTREAM_MODEL = "ep-canary"
+MODEL = Model(
+    id="m",
+    kind=Kind.CHAT,
+    upstream="ark",
+    upstream_model=UPSTREAM_MODEL,
+    price=ChatPrice((ChatTier(None, Nanos(800), Nanos(2_000), Nanos(800)),)),
+)
 USAGE = {"prompt_tokens": 20, "completion_tokens": 12, "prompt_tokens_details": {"cached_tokens": 5}}
 
 
@@ -76,7 +85,7 @@ def test_what_is_no_answer_is_a_refusal_that_tells_nothing_of_the_upstream(raw: 
 
     assert isinstance(found, Refusal)
     assert found.outcome in (Outcome.UPSTREAM_ERROR, Outcome.REFUSED)
-    assert MODEL not in found.error.message
+    assert UPSTREAM_MODEL not in found.error.message
 
 
 @pytest.mark.parametrize(
