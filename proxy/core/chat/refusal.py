@@ -32,7 +32,7 @@ def chosen_names(call: ChatCall) -> tuple[str, ...]:
     Functions come first, then the latest calls. A short call without tools pays for two look-ups.
     """
     fields = call.fields
-    if call.messages <= _SHORT_MAX and "tools" not in fields and "functions" not in fields:
+    if len(fields["messages"]) <= _SHORT_MAX and "tools" not in fields and "functions" not in fields:
         return _NONE
     names: dict[str, None] = {}
     for name in _names(fields):

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from proxy.core.chat.bounds import OutputBound, PromptBound
 from proxy.core.chat.refusal import MESSAGES_READ_MAX, chosen_names
 from proxy.core.chat.request import ChatCall
 
@@ -19,11 +20,9 @@ def names(messages: list[dict[str, Any]], **fields: Any) -> tuple[str, ...]:
             fields={"model": "m", "messages": messages, **fields},
             stream=False,
             include_usage=False,
-            choices=1,
             text_bytes=0,
-            messages=len(messages),
-            media_tokens=0,
-            output_tokens_max=1,
+            prompt=PromptBound(tokens=0, text_tokens=0, picture_tokens=0, uncounted=0),
+            output=OutputBound(tokens=1, answer_tokens=1, thinking_tokens=0, choices=1, limit=""),
         )
     )
 
