@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from proxy.clock import Clock
 from proxy.edge.entrance import Entrance
 from proxy.edge.server import Server
+from proxy.edge.sockets import BACKLOG
 
 CLOSE_SECONDS = 2.0
 """Time for connections to flush their last bytes."""
@@ -23,13 +24,17 @@ class Listener:
         self._listening: list[asyncio.AbstractServer] = []
 
     async def open(self, sockets: Sequence[socket.socket]) -> tuple[str, ...]:
-        """Accept connections, and return the addresses: ``http://HOST:PORT`` or ``unix:PATH``."""
+        """Accept connections, and return the addresses: ``http://HOST:PORT`` or ``unix:PATH``.
+
+        A loop calls listen() once more on a socket that listens already, systemd's too. Its own backlog would be 100: of clients that come
+        at once, the rest would be dropped, and try again after 1, 3, 7, … seconds.
+        """
         loop = asyncio.get_running_loop()
         for listener in sockets:
             if listener.family == socket.AF_UNIX:
-                self._listening.append(await loop.create_unix_server(self._server, sock=listener))
+                self._listening.append(await loop.create_unix_server(self._server, sock=listener, backlog=BACKLOG))
             else:
-                self._listening.append(await loop.create_server(self._server, sock=listener))
+                self._listening.append(await loop.create_server(self._server, sock=listener, backlog=BACKLOG))
         return tuple(_shown(listener) for listener in sockets)
 
     @property

@@ -13,6 +13,7 @@ from proxy.config import Address, SystemdAddress, TcpAddress, UnixAddress
 from proxy.systemd import SocketActivationError, listen_sockets
 
 BACKLOG = 2048
+"""Connections that may wait for an accept. The kernel takes net.core.somaxconn where that is less."""
 PRIVATE = 0o600
 
 

@@ -1,0 +1,25 @@
+"""Clients that come all at once, and a process that has no descriptor left for them."""
+
+import socket
+from pathlib import Path
+
+from tests.support.backlogs import CROWD, expected_backlog, listening_sockets, tcp_backlog, unix_clients_that_wait
+from tests.support.gateway import bench
+from tests.support.process import free_port
+
+
+async def test_whatever_the_gateway_listens_on_has_room_for_a_crowd(tmp_path: Path) -> None:
+    """Found among this process's descriptors, so that a listener that comes later is held to it too."""
+    options = {"listen": f'127.0.0.1:0", "unix:{tmp_path}/api.sock', "admin": f'metrics_listen = "127.0.0.1:{free_port()}"'}
+    with listening_sockets() as others:
+        already = set(others)
+
+    async with bench(tmp_path, **options) as gateway:
+        with listening_sockets() as found:
+            ours = [listener for address, listener in found.items() if address not in already]
+            tcp = [tcp_backlog(listener) for listener in ours if listener.family == socket.AF_INET]
+            waiting = [unix_clients_that_wait(listener.getsockname()) for listener in ours if listener.family == socket.AF_UNIX]
+        await gateway.assert_charged(0)
+
+    assert (len(tcp), min(tcp)) == (3, expected_backlog()), "public, metrics, and the stand-in"
+    assert waiting == [CROWD, CROWD], "public and admin"
