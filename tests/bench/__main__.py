@@ -21,6 +21,7 @@ from tests.bench.processes import SpoiltError
 from tests.bench.rows import Row
 from tests.bench.scale import accounts_part, ledger_part, streams_part
 from tests.bench.soak import soak_part
+from tests.bench.storm import storm_part
 from tests.bench.tables import show, write_json
 from tests.bench.throughput import json_part, stream_part, ttfb_part
 
@@ -37,7 +38,13 @@ DESIGN: Mapping[str, Part] = {
 TABLE_COLUMNS = 136
 TERMINATED = 128 + signal.SIGTERM
 SCALE: Mapping[str, Part] = {"scale-streams": streams_part, "scale-accounts": accounts_part, "scale-ledger": ledger_part}
-CLIFFS: Mapping[str, Part] = {"stalled": stalled_part, "large": large_part, "disk": disk_part, "leaving": leaving_part}
+CLIFFS: Mapping[str, Part] = {
+    "stalled": stalled_part,
+    "large": large_part,
+    "disk": disk_part,
+    "leaving": leaving_part,
+    "storm": storm_part,
+}
 PARTS: Mapping[str, Part] = {**DESIGN, **SCALE, **CLIFFS, "soak": soak_part, "folding": folding_part, "instructions": instructions_part}
 GROUPS: Mapping[str, Sequence[str]] = {"design": [*DESIGN], "scale": [*SCALE], "cliffs": [*CLIFFS]}
 

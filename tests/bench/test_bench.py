@@ -24,6 +24,7 @@ ROWS = {
     "memory": {"idle, backed by no file", "open stream"},
     "folding": {"beside retention: log, at most", "beside retention: requests folded", "beside verify: request, p99"},
     "leaving": {"left unsettled", "held in the end"},
+    "storm": {"last first byte", "last first byte : as many JSON requests", "dropped from the accept queue", "failed"},
     "stream": {"CPU a chunk", "reads of several chunks", "chunk under way, p99"},
     "ttfb": {"first chunk, p50", "added to the first chunk, p99"},
     "json": {"CPU a request", "requests a second"},

@@ -10,11 +10,11 @@ from tests.support.process import free_port
 
 async def test_whatever_the_gateway_listens_on_has_room_for_a_crowd(tmp_path: Path) -> None:
     """Found among this process's descriptors, so that a listener that comes later is held to it too."""
-    options = {"listen": f'127.0.0.1:0", "unix:{tmp_path}/api.sock', "admin": f'metrics_listen = "127.0.0.1:{free_port()}"'}
+    listen, admin = f'127.0.0.1:0", "unix:{tmp_path}/api.sock', f'metrics_listen = "127.0.0.1:{free_port()}"'
     with listening_sockets() as others:
         already = set(others)
 
-    async with bench(tmp_path, **options) as gateway:
+    async with bench(tmp_path, listen=listen, admin=admin) as gateway:
         with listening_sockets() as found:
             ours = [listener for address, listener in found.items() if address not in already]
             tcp = [tcp_backlog(listener) for listener in ours if listener.family == socket.AF_INET]

@@ -11,9 +11,9 @@ from pathlib import Path
 from proxy.edge.sockets import BACKLOG
 
 CROWD = 500
-"""Clients of a unix socket that come at once: more than asyncio's own backlog of 100 lets wait, and within every limit of descriptors."""
+"""Clients of a unix socket that come at once: more than a loop's own backlog of 100, and within every limit of descriptors."""
 _UNACKED_AND_SACKED = 24
-"""Their place in struct tcp_info; of a listening socket they are the length of its queue and the most that it may have (tcp(7), `ss`)."""
+"""Their place in struct tcp_info. Of a listening socket they are the length of its queue and its limit (as in `ss`)."""
 
 
 def somaxconn() -> int:
@@ -49,11 +49,11 @@ def listening_sockets() -> Iterator[dict[object, socket.socket]]:
     """Yield a copy of each listening stream socket of this process, by its address."""
     found: dict[object, socket.socket] = {}
     with ExitStack() as copies:
-        for name in os.listdir("/proc/self/fd"):
+        for descriptor in map(int, (path.name for path in Path("/proc/self/fd").iterdir())):
             try:
-                if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                     continue
-                copy = copies.enter_context(socket.socket(fileno=os.dup(int(name))))
+                copy = copies.enter_context(socket.socket(fileno=os.dup(descriptor)))
             except OSError:  # the descriptor of the listing itself, closed by now
                 continue
             if copy.type == socket.SOCK_STREAM and copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
