@@ -28,7 +28,7 @@ async def examine(path: Path | None, env: Mapping[str, str], clock: Clock, url: 
         found += await _looked("store file", lambda: files.store_file(store))
         found += await _looked("disk space", lambda: files.disk(_real(store.path).parent))
         found += [await process.store(store), await process.gateway(config, pid)]
-        found += await _looked("descriptors", lambda: [process.descriptors(pid)])
+        found += await _looked("descriptors", lambda: [process.descriptors(pid), process.accept_queue()])
         found += await _looked("address", lambda: process.listeners(config, pid))
         for looks in await asyncio.gather(*(upstream(one, clock, env) for one in config.upstreams.values())):
             found += looks

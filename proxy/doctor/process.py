@@ -11,7 +11,7 @@ from pathlib import Path
 
 from proxy.config import Address, Config, StoreConfig, SystemdAddress, TcpAddress, UnixAddress
 from proxy.doctor.finding import Finding, failed, ok, warning
-from proxy.edge.sockets import is_ipv6_only
+from proxy.edge.sockets import BACKLOG, is_ipv6_only
 from proxy.store import open_store
 from proxy.store.errors import StoreError, StoreRefusedError
 
@@ -19,14 +19,15 @@ DESCRIPTORS_MIN = 256
 DESCRIPTORS_COMFORT = 4096
 """A stream takes two: the customer's connection and the upstream's."""
 CONNECT_SECONDS = 2.0
+_SOMAXCONN = Path("/proc/sys/net/core/somaxconn")
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where to connect to a listener on all addresses
 
 
 def descriptors(pid: int | None) -> Finding:
-    """Check the limit of file descriptors, of the running gateway or else of this shell, in which `serve` would run."""
+    """Check the limit of file descriptors, of the running gateway or else of what `serve` would have in this shell."""
     limit, whose = _limit_of(pid)
     says = f"{limit} file descriptors for {whose}, two a stream"
-    advice = "raise it: LimitNOFILE=65536 in the unit, or `ulimit -n 65536`"
+    advice = "raise it: LimitNOFILE=65536 in the unit, or `ulimit -Hn 65536` as root"
     if limit < DESCRIPTORS_MIN:
         return failed("descriptors", says, advice)
     return warning("descriptors", says, advice) if limit < DESCRIPTORS_COMFORT else ok("descriptors", says)
@@ -40,8 +41,20 @@ def _limit_of(pid: int | None) -> tuple[int, str]:
             return (int(said) if said.isdigit() else 2**31), "the gateway that runs"
         except (OSError, StopIteration, IndexError):
             pass  # another user's process, or no /proc: the shell's own limit is better than nothing
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return (2**31 if soft == resource.RLIM_INFINITY else soft), "this shell"
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # `serve` raises its soft limit to it
+    return (2**31 if hard == resource.RLIM_INFINITY else hard), "this shell"
+
+
+def accept_queue() -> Finding:
+    """Check that the kernel lets as many connections wait for an accept as the gateway asks for."""
+    try:
+        most = int(_SOMAXCONN.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return ok("accept queue", "the kernel does not tell its limit")
+    if most < BACKLOG:
+        says = f"of clients that connect at once, {most} may wait to be accepted; others try again after 1 s or more"
+        return warning("accept queue", says, f"sysctl -w net.core.somaxconn={2 * BACKLOG}, then restart the gateway")
+    return ok("accept queue", f"of clients that connect at once, {min(most, BACKLOG)} may wait to be accepted")
 
 
 async def store(config: StoreConfig) -> Finding:

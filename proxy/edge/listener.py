@@ -26,8 +26,8 @@ class Listener:
     async def open(self, sockets: Sequence[socket.socket]) -> tuple[str, ...]:
         """Accept connections, and return the addresses: ``http://HOST:PORT`` or ``unix:PATH``.
 
-        A loop calls listen() once more on a socket that listens already, systemd's too. Its own backlog would be 100: of clients that come
-        at once, the rest would be dropped, and try again after 1, 3, 7, … seconds.
+        A loop calls listen() once more on a socket that listens already, systemd's too. Its own backlog would be 100: of clients that
+        connect at once, the kernel would drop the rest, and they would try again after 1, 3, 7, … seconds.
         """
         loop = asyncio.get_running_loop()
         for listener in sockets:

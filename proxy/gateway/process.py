@@ -5,6 +5,7 @@ import faulthandler
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -37,6 +38,7 @@ def serve(config: Config, source: Source) -> int:
     Args: source: the origin of ``config``, which a reload reads again.
     """
     _open_standard_descriptors()
+    _raise_descriptors_limit()
     faulthandler.enable(logs.STANDARD_ERROR)  # systemd ends a hung process by SIGABRT: the log then shows each thread's stack
     clock = SystemClock()
     access_log = logs.configure(clock, level=config.log.level)
@@ -77,6 +79,13 @@ def _open_standard_descriptors() -> None:
             os.fstat(descriptor)
         except OSError:  # it gets the lowest free number; if all three are open, as nearly always, no /dev is needed
             os.open(os.devnull, os.O_RDWR)
+
+
+def _raise_descriptors_limit() -> None:
+    """Raise the soft limit of file descriptors to the hard one. Shells set 1024, for programs that call select(): 500 streams."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # some systems have a limit of their own below an unlimited hard one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _reload_at(hangup: asyncio.Event, reloader: Reloader) -> None:

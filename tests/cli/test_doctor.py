@@ -17,7 +17,7 @@ from proxy.clock import SystemClock
 from proxy.config import StoreConfig
 from proxy.core.money import Nanos
 from proxy.demo.ark import TASKS, Hang, Reset, Send, StandIn, Step, answer_json, error, known_error
-from proxy.doctor import files, upstream
+from proxy.doctor import files, process, upstream
 from proxy.doctor.examination import examine
 from proxy.doctor.finding import Finding
 from proxy.store.sqlite import open_store
@@ -289,6 +289,19 @@ async def test_too_few_file_descriptors_are_told(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
 
     assert of(await found(tmp_path), "descriptors").state == state
+
+
+@pytest.mark.parametrize(("kernels", "state", "says"), [("128", "warning", "128 may wait"), ("4096", "ok", "2048 may wait")])
+async def test_a_kernel_that_lets_fewer_clients_wait_than_the_gateway_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: str, state: str, says: str
+) -> None:
+    (tmp_path / "somaxconn").write_text(kernels + "\n")
+    monkeypatch.setattr(process, "_SOMAXCONN", tmp_path / "somaxconn")
+
+    finding = of(await found(tmp_path), "accept queue")
+
+    assert (finding.state, "net.core.somaxconn" in finding.advice) == (state, state == "warning")
+    assert says in finding.says
 
 
 async def test_the_address_of_the_metrics_is_looked_at_too(tmp_path: Path) -> None:
