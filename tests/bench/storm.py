@@ -1,7 +1,7 @@
 """Clients that connect all at once, to a gateway that runs and to one that has just been started again, with nginx beside it.
 
 What a crowd may take follows from what the same gateway answers in the same run: n clients are n requests, so the last first byte is to
-come within twice the time that n requests take on open connections. The other half is for accepting, dialling and heads not seen before.
+come within twice the time that n requests take on open connections. The other half is for accepting, dialling and first heads.
 """
 
 import shutil
