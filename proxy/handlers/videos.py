@@ -27,6 +27,7 @@ from proxy.core.video.record import VideoTask, new_task
 from proxy.core.video.request import DEFAULT_MODEL, PUBLISHED_KEYS, VideoCall, parse_video_call
 from proxy.core.video.upstream import upstream_body
 from proxy.core.video.view import created_task, public_status, public_task, task_list
+from proxy.core.waiting import answered_within, wait_seconds
 from proxy.edge.body import Posted
 from proxy.edge.context import Context
 from proxy.edge.response import Response
@@ -40,10 +41,8 @@ from proxy.videos.tasks import SUBMIT_MARGIN_SECONDS, SUBMIT_SECONDS_MAX, VideoJ
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 100
 OFFSET_MAX = 10**9
-WAIT_SECONDS_MAX = 60
 
 _WHOLE = re.compile("[0-9]{1,10}")
-_SECONDS = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,3})?")
 
 
 class VideoHandlers:
@@ -139,11 +138,11 @@ class VideoHandlers:
     # look
 
     async def retrieve(self, context: Context) -> Response:
-        """Answer with a task; with ``?wait=SECONDS``, once its status has changed or the time is up."""
-        seconds = _wait_seconds(context)
+        """Answer with a task; with ``?wait=SECONDS``, once its status has changed or the time since the request arrived is up."""
+        until = context.received_at + answered_within(wait_seconds(context.request.query_values("wait")))
         task = await self._owned(context)
-        if seconds and not task.ended:
-            task = await self._changed(context, seconds, since=task)
+        if not task.ended and (left := until - self._clock.monotonic()) > 0:
+            task = await self._changed(context, left, since=task)
         return context.json(public_task(task))
 
     async def _changed(self, context: Context, seconds: float, *, since: VideoTask) -> VideoTask:
@@ -200,15 +199,6 @@ def _whole(context: Context, name: str, default: int, low: int, high: int) -> in
     if not _WHOLE.fullmatch(text) or not low <= int(text) <= high:
         raise InvalidParameterError(f"'{name}' must be an integer from {low} to {high}", param=name)
     return int(text)
-
-
-def _wait_seconds(context: Context) -> float:
-    text = _single(context, "wait")
-    if text is None:
-        return 0.0
-    if not _SECONDS.fullmatch(text) or float(text) > WAIT_SECONDS_MAX:
-        raise InvalidParameterError(f"'wait' must be a number of seconds from 0 to {WAIT_SECONDS_MAX}", param="wait")
-    return float(text)
 
 
 def _single(context: Context, name: str) -> str | None:
