@@ -118,7 +118,7 @@ class _Construction:
         videos.start()
         self._keep_house(store)
         self._watch(store)
-        ops = OpsHandlers(store, self._metrics, OpenBusiness(self._metrics, store, self._clock), self._stop.requested.is_set)
+        ops = OpsHandlers(store, self._metrics, OpenBusiness(self._metrics, store, self._clock), self._stop.requested)
         reloader = self._reloader(source, videos)
         # The public listener opens last, so it stops first, and the operator sees the drain on the other two.
         await self._open_admin_listener(store, live_keys, ops, reloader)
