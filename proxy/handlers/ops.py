@@ -36,8 +36,8 @@ class OpsHandlers:
     async def healthz(self, context: Context) -> Response:
         """Answer that the process is alive.
 
-        For `doctor`, which looks at a proxy in front and has no key: ``?wait=SECONDS`` answers so much later, and with ``&stream=true`` as
-        a stream that begins at once.
+        For `doctor`, which looks at a proxy in front and has no key: ``?wait=SECONDS`` answers so much later, and with ``&stream=true``
+        as a stream that begins at once.
         """
         seconds = min(wait_seconds(context.request.query_values("wait")), SLOW_SECONDS_MAX)
         if not seconds or self._slow >= SLOW_MAX:
