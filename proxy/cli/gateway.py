@@ -94,6 +94,8 @@ def doctor(
 
     if url is not None and not url.startswith(("http://", "https://")):
         fail("--url must begin with https:// or http://", WRONG_USAGE)
+    if url is not None:
+        typer.echo(f"looking through {url} takes a minute: one answer is slow on purpose", err=True)
     findings = asyncio.run(examine(config_path(context, config), os.environ, SystemClock(), url))
     holds = all(finding.state != "failed" for finding in findings)
     show({"holds": holds, "checks": [finding.view() for finding in findings]}, tables.print_findings, json)

@@ -1,6 +1,6 @@
 """Checks of the public address: what a proxy in front of the gateway does to requests and answers. They need no valid key.
 
-Only a paid stream would show whether the proxy buffers streams. This module checks related behaviour and says how to check the rest.
+Slow answers and streams are ``/healthz?wait=``, which costs nothing.
 """
 
 import asyncio
@@ -18,6 +18,11 @@ HELD_SECONDS = 3.0
 """The proxy waits for the body if an answer that does not need the body takes longer than this."""
 LARGE_BODY_BYTES = 16 * 2**20
 """The size of a few pictures. It is announced in a header, but no body is sent."""
+SLOW_SECONDS = 65.0
+"""Longer than a proxy waits that was told nothing: nginx and most load balancers give up after 60 s."""
+STREAM_SECONDS = 2.0
+"""Between the first piece of a stream and its last: pieces that come together were held back."""
+GUIDE = "proxy/docs/behind-a-proxy.md has blocks for nginx, Caddy and Cloudflare"
 _NO_KEY = "sk_doctor-asks-with-a-key-that-nobody-has"
 _OURS = re.compile(r"req_[0-9a-z]{26,28}")
 _HEALTH = "/healthz"
@@ -36,17 +41,17 @@ async def front(url: str) -> AsyncIterator[Finding]:
             yield reached
             if reached.advice:
                 return
-            for look in (_credentials, _compression, _large_bodies, _held_bodies):
-                yield await look(session, base)
+            for findings in await asyncio.gather(_quick(session, base), _slow_answers(session, base)):
+                for one in findings:
+                    yield one
         except TimeoutError:
             yield failed("front", f"{base} does not answer in {SECONDS_MAX:g} s", "look at the proxy's log: does it reach the gateway?")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             yield failed("front", f"{base} cannot be asked: {str(error) or type(error).__name__}", "look at --url, DNS, and the proxy")
-    yield warning(
-        "front: streams",
-        "whether they are held back shows only on a paid stream",
-        f"look at one: curl -N {base}{_CHAT} …, the pieces must come one by one; nginx: proxy_buffering off",
-    )
+
+
+async def _quick(session: aiohttp.ClientSession, base: str) -> list[Finding]:
+    return [await look(session, base) for look in (_credentials, _compression, _large_bodies, _held_bodies, _streams)]
 
 
 async def _reached(session: aiohttp.ClientSession, base: str) -> Finding:
@@ -56,7 +61,7 @@ async def _reached(session: aiohttp.ClientSession, base: str) -> Finding:
         async with session.get(base + _HEALTH) as answer:
             body = await answer.read()
             ids.append(answer.headers.get("x-request-id", ""))
-            if answer.status != 200 or not _OURS.fullmatch(ids[-1]):
+            if answer.status != 200 or not _is_ours(answer):
                 said = f"{answer.status} without the gateway's x-request-id ({len(body)} bytes)"
                 return failed(
                     "front", f"{base}{_HEALTH} answers {said}", "does the proxy pass this path to the gateway, and headers back?"
@@ -99,7 +104,9 @@ async def _large_bodies(session: aiohttp.ClientSession, base: str) -> Finding:
     status, code = await _announce(session, base, LARGE_BODY_BYTES)
     size = f"{LARGE_BODY_BYTES // 2**20} MiB"
     if status == 413 and code != "REQUEST_TOO_LARGE":
-        return failed("front: large requests", f"the proxy refuses {size}: pictures would be", "nginx: client_max_body_size 64m")
+        return failed(
+            "front: large requests", f"the proxy refuses {size}: pictures would be", f"nginx: client_max_body_size 64m; {GUIDE}"
+        )
     if status == 413:
         return warning("front: large requests", f"the gateway refuses {size}", "that is server.body_bytes_max; are pictures sent?")
     return ok("front: large requests", f"of {size} may pass")
@@ -112,6 +119,48 @@ async def _held_bodies(session: aiohttp.ClientSession, base: str) -> Finding:
         advice = "nginx: proxy_request_buffering off; it costs time and disk with large pictures"
         return warning("front: requests", "the proxy holds them back until they are whole", advice)
     return ok("front: requests", "are passed on as they come")
+
+
+async def _streams(session: aiohttp.ClientSession, base: str) -> Finding:
+    """Read a stream whose second piece comes later: both at once were held back."""
+    loop = asyncio.get_running_loop()
+    async with session.get(base + _HEALTH, params={"wait": f"{STREAM_SECONDS:g}", "stream": "true"}) as answer:
+        pieces = [loop.time() async for _ in answer.content.iter_any()]
+        is_stream = answer.content_type == "text/event-stream"
+    if not is_stream or not pieces:
+        return warning(
+            "front: streams",
+            "whether they are held back was not seen: the gateway sent no stream",
+            f"look at a paid one: curl -N {base}{_CHAT} …, the pieces must come one by one",
+        )
+    if pieces[-1] - pieces[0] < STREAM_SECONDS / 2:
+        return failed("front: streams", "the proxy holds them back until they are whole", f"nginx: proxy_buffering off; {GUIDE}")
+    return ok("front: streams", "pass piece by piece")
+
+
+async def _slow_answers(session: aiohttp.ClientSession, base: str) -> list[Finding]:
+    """Ask for an answer that takes as long as a picture."""
+    loop = asyncio.get_running_loop()
+    timeout = aiohttp.ClientTimeout(total=SLOW_SECONDS + SECONDS_MAX)
+    began = loop.time()
+    try:
+        async with session.get(base + _HEALTH, params={"wait": f"{SLOW_SECONDS:g}"}, timeout=timeout) as answer:
+            await answer.read()
+            ending = "" if answer.status == 200 and _is_ours(answer) else f"with {answer.status}"
+    except (aiohttp.ClientError, TimeoutError):
+        ending = "without an answer"
+    seconds = loop.time() - began
+    if ending:
+        says = f"the proxy gives up after {seconds:.0f} s, {ending}: a picture that takes longer is paid for and never arrives"
+        return [failed("front: slow answers", says, f"nginx: proxy_read_timeout 660s, above first_byte_seconds; {GUIDE}")]
+    if seconds < SLOW_SECONDS - 1:
+        says = "how long the proxy waits was not seen: the gateway answered at once"
+        return [warning("front: slow answers", says, "does it stop, or does another look at it? look again later")]
+    return [ok("front: slow answers", f"are waited for, for {SLOW_SECONDS:g} s at least; longer was not tried")]
+
+
+def _is_ours(answer: aiohttp.ClientResponse) -> bool:
+    return bool(_OURS.fullmatch(answer.headers.get("x-request-id", "")))
 
 
 async def _announce(session: aiohttp.ClientSession, base: str, size: int) -> tuple[int | None, str]:
