@@ -57,7 +57,7 @@ class OpsHandlers:
             response = None
             if streams:
                 context.headers.update(_STREAM_HEADERS)
-                response = context.begin_stream()
+                response = context.begin_stream(b"")
                 _write(context, b": alive\n\n")
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
