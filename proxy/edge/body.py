@@ -13,6 +13,7 @@ from proxy.core.errors import (
     RequestTooLargeError,
     UnsupportedMediaTypeError,
 )
+from proxy.core.json_text import BOM, has_surrogate_escape, is_utf8, without_lone_surrogates
 from proxy.edge.context import Context
 from proxy.edge.intake import LARGE_BYTES, Intake, Reservation
 from proxy.edge.request import Body, Request
@@ -24,6 +25,9 @@ VALUES_MAX = 1_000_000
 """Limits for one body. Honest large bodies are large because of their pictures. Two million small objects would block all requests for
 seconds, and take 2 GB, before the sender's balance is checked; of keys each costs 0.5 us. Characters inside strings count too: it is a
 bound, not a count. But a colon after a quote that is escaped is no key's: a text that is JSON itself may be long."""
+
+REPAIRED_BYTES_MAX = 8 * 1024 * 1024
+"""A longer body is not repaired: it would take more than 50 ms of the event loop."""
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -144,7 +148,7 @@ def _restarting() -> GatewayError:
 
 
 def parsed(raw: bytes | bytearray) -> Any:
-    """Return the JSON value of a body.
+    """Return the JSON value of a body. A byte order mark is skipped, and half a surrogate pair becomes U+FFFD.
 
     Raises:
         InvalidJsonError: not JSON, invalid UTF-8, NaN, or nested too deeply.
@@ -152,7 +156,28 @@ def parsed(raw: bytes | bytearray) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as fault:
-        raise InvalidJsonError(f"The request body is not valid JSON: {fault}") from None
+        repaired = _repaired(raw)
+        if repaired is None:
+            raise _invalid(fault) from None
+    try:
+        return orjson.loads(repaired)
+    except orjson.JSONDecodeError as fault:
+        raise _invalid(fault) from None
+
+
+def _repaired(raw: bytes | bytearray) -> bytes | bytearray | None:
+    """Return a body without what SDKs write by mistake; None if that is not what is wrong with it, or it is too large to look.
+
+    JavaScript and Python write half a pair where they cut text within an emoji; editors and PowerShell begin files with the mark.
+    """
+    text = raw.removeprefix(BOM)
+    if len(text) <= REPAIRED_BYTES_MAX and has_surrogate_escape(text) and is_utf8(text):
+        return without_lone_surrogates(text)
+    return text if len(text) < len(raw) else None
+
+
+def _invalid(fault: orjson.JSONDecodeError) -> InvalidJsonError:
+    return InvalidJsonError(f"The request body is not valid JSON: {fault}")
 
 
 def _parsed_bytes_max(raw: bytes | bytearray) -> int:

@@ -17,6 +17,7 @@ from proxy.core.chat.events import FILTERED
 from proxy.core.chat.measure import utf8_bytes
 from proxy.core.chat.refusal import chat_refusal
 from proxy.core.chat.usage import parse_usage, plain_usage, read_plain_answer
+from proxy.core.json_text import is_crowded
 from proxy.core.pricing import PROMPT_BYTES_PER_TOKEN_MAX
 from proxy.core.protocol import SeenAnswer
 
@@ -32,10 +33,7 @@ def read_answer(raw: bytes, model: Model, names: Collection[str] = ()) -> SeenAn
     plain = read_plain_answer(raw)
     if plain is not None:
         return SeenAnswer(plain_usage(plain), upstream_id=_upstream_id(plain.id))
-    try:
-        parsed = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        parsed = read_mended(raw)
+    parsed = _parse(raw)
     choices = parsed.get("choices") if isinstance(parsed, dict) else None
     if not isinstance(choices, list) or not choices or parsed.get("error") or read_error(200, parsed) is not None:
         return chat_refusal(200, parsed or {}, model, names)
@@ -44,6 +42,16 @@ def read_answer(raw: bytes, model: Model, names: Collection[str] = ()) -> SeenAn
         return chat_refusal(200, {}, model)
     tokens_min = _text_bytes(parsed) // PROMPT_BYTES_PER_TOKEN_MAX if usage is None else 0
     return SeenAnswer(usage, completion_tokens_min=tokens_min, upstream_id=_upstream_id(parsed.get("id")))
+
+
+def _parse(raw: bytes) -> Any:
+    """Return the JSON value of an answer; None if it is none, or too much to parse on the event loop."""
+    if is_crowded(raw):
+        return None
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return read_mended(raw)
 
 
 def _upstream_id(value: object) -> str:

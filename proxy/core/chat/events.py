@@ -8,9 +8,10 @@ from typing import Any
 
 import orjson
 
-from proxy.core.ark.lenient_json import read_mended
+from proxy.core.ark.lenient_json import MENDED_BYTES_MAX, read_mended
 from proxy.core.ark.plain_text import is_plain_text
 from proxy.core.ark.text import read_error
+from proxy.core.json_text import is_crowded
 
 FILTERED = "content_filter"
 """A `finish_reason` that is an answer without text."""
@@ -69,12 +70,19 @@ def is_chunk(event: bytes) -> bool:
     return told_error(b"", text, value, b"") is None and is_sense(text, value, b"")
 
 
-def parsed(text: bytes) -> object:
-    """Return the JSON value, or None. SDKs decode a stream even if it is not valid UTF-8."""
+def parsed(text: bytes, *, mend: bool = True) -> object:
+    """Return the JSON value; None if it is none, or too much to parse on the event loop.
+
+    SDKs decode a stream even if it is not valid UTF-8.
+
+    Args: mend: False for text that may be cut.
+    """
+    if is_crowded(text):
+        return None
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return read_mended(text.decode("utf-8", "replace").encode())
+        return read_mended(text.decode("utf-8", "replace").encode()) if mend and len(text) <= MENDED_BYTES_MAX else None
 
 
 def is_plain_comment(line: bytes) -> bool:

@@ -136,7 +136,7 @@ class Tap:
             return b""
         tail, self._held = bytes(self._held), bytearray()
         was_done = self.done
-        withheld = not tail or self._is_withheld(tail, is_whole=False)
+        withheld = not tail or self._is_withheld(tail, is_whole=False, mend=clean)
         if not clean:
             self.done = was_done
             return b""
@@ -235,7 +235,7 @@ class Tap:
         self._held.clear()
         raise EventTooLargeError(f"an event of more than {self._event_bytes_max} bytes")
 
-    def _is_withheld(self, event: bytes, *, is_whole: bool = True) -> bool:
+    def _is_withheld(self, event: bytes, *, is_whole: bool = True, mend: bool = True) -> bool:
         """Record one event, and return whether it is withheld. Most are recognised by their bytes and not parsed.
 
         Nonsense in an event that was cut (`is_whole` false) proves nothing.
@@ -249,7 +249,7 @@ class Tap:
         name, text, strays = fields_of(event)
         if text.strip() == b"[DONE]" and not strays:
             return self._is_end_withheld(is_whole=is_whole)
-        value = parsed(text)
+        value = parsed(text, mend=mend)
         self._look_at_id(text, value)
         usage = value.get("usage") if isinstance(value, dict) else None
         self.usage = parse_usage(usage) or self.usage

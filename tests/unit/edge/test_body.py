@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from proxy.core.errors import InvalidJsonError, ModelUnavailableError, RateLimitedError
-from proxy.edge.body import KEYS_MAX, BodyReader
+from proxy.edge.body import KEYS_MAX, BodyReader, parsed
 from proxy.edge.context import Context
 from proxy.edge.intake import LARGE_BODIES, LARGE_BYTES
 from proxy.edge.request import Request
@@ -166,3 +166,27 @@ def whole(raw: bytes) -> Content:
     ended = asyncio.Event()
     ended.set()
     return Unfinished(raw, ended)
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        (b'["cut \\ud83d"]', ["cut �"]),
+        (b'["\\ude00 cut"]', ["� cut"]),
+        (b'["\\ud83d\\ude00"]', ["😀"]),
+        (b'["\\\\ud83d \\ud83d"]', ["\\ud83d �"]),
+        (b'\xef\xbb\xbf["x"]', ["x"]),
+        (b'\xef\xbb\xbf["\\udc00"]', ["�"]),
+    ],
+)
+def test_what_sdks_write_by_mistake_is_repaired(raw: bytes, value: object) -> None:
+    assert parsed(raw) == value
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"[NaN]", b'["\xff"]', b'["\\ud83d", NaN]', b'["\\ud83d\xff"]', b"\xef\xbb\xbf", b"\xef\xbb\xbf\xef\xbb\xbf[]", b'["\\ud83"]'],
+)
+def test_all_else_that_is_no_json_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidJsonError):
+        parsed(raw)
