@@ -132,6 +132,8 @@ def write_config(upstream: int, directory: Path, media: str = "") -> int:
     for old, new in (
         ("127.0.0.1:8080", f"127.0.0.1:{port}"),
         ("https://ark.cn-beijing.volces.com/api/v3", f"http://127.0.0.1:{upstream}/api/v3"),
+        ("\ncontext_tokens = 32768\n", "\ncontext_tokens = 100_000_000\n"),  # 20 MB of text are a prompt, too
+        ("\nupstream_context_tokens = 262144\n", "\nupstream_context_tokens = 100_000_000\n"),
     ):
         assert old in text
         text = text.replace(old, new)
