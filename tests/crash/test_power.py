@@ -48,7 +48,7 @@ async def run(directory: Path, *, synchronous: str = "FULL") -> Run:
     disk.events.append(FolderSync())  # as `open_store` does next
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     open_holds, waiting, number = OpenHolds(OWNER), list[str](), 0
-    opening = operation(admin.create_account, "alice", 10**12, NOW_MS)
+    opening = operation(admin.create_account, "alice", 10**12, NOW_MS, None)
     assert transact(connection, [opening], open_holds) is None
     account = opening.result
     for batch in range(BATCHES):

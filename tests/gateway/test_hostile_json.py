@@ -15,8 +15,16 @@ PAID = {
 """The endpoints that take a body, each with a valid body without its closing brace."""
 
 
+REPAIRED = {
+    *("a byte order mark", "a high surrogate alone", "a low surrogate alone", "a high surrogate and a letter"),
+    *("a high surrogate and a short escape", "two high surrogates", "surrogates the wrong way"),
+}
+"""What SDKs write by mistake, and is read all the same."""
+REFUSED = {name: document for name, document in BROKEN.items() if name not in REPAIRED}
+
+
 @pytest.mark.parametrize("path", PAID)
-@pytest.mark.parametrize("document", BROKEN.values(), ids=BROKEN.keys())
+@pytest.mark.parametrize("document", REFUSED.values(), ids=REFUSED.keys())
 async def test_what_is_no_json_is_refused_as_a_body_and_as_a_value(refusing: Bench, path: str, document: bytes) -> None:
     as_body = await refusing.ask(path, document)
     as_value = await refusing.ask(path, PAID[path] + b',"metadata":' + document + b"}")

@@ -120,9 +120,10 @@ def book(connection: sqlite3.Connection, account_id: int, amount_nanos: Nanos, n
             needed_nanos=Nanos(-amount_nanos),
         )
     if amount_nanos > 0:
-        transfer_id = _transfer(connection, "credit", CASH_ID, account_id, amount_nanos, None, note, now_ms)
+        _transfer(connection, "credit", CASH_ID, account_id, amount_nanos, None, note, now_ms)
     else:
-        transfer_id = _transfer(connection, "refund", account_id, CASH_ID, -amount_nanos, None, note, now_ms)
+        _transfer(connection, "refund", account_id, CASH_ID, -amount_nanos, None, note, now_ms)
+    (transfer_id,) = connection.execute("SELECT last_insert_rowid()").fetchone()
     payments.record(connection, reference, account_id, amount_nanos, transfer_id, now_ms)
     connection.execute("UPDATE accounts SET balance_nanos = balance_nanos + ? WHERE id = ?", (amount_nanos, account_id))
 
@@ -157,10 +158,8 @@ def _transfer(
     request_id: str | None,
     note: str,
     now_ms: int,
-) -> int:
-    """Record a movement and return its id."""
-    inserted = connection.execute(_INSERT_TRANSFER, (kind, debit_id, credit_id, amount_nanos, request_id, note, now_ms))
-    return inserted.lastrowid or 0
+) -> None:
+    connection.execute(_INSERT_TRANSFER, (kind, debit_id, credit_id, amount_nanos, request_id, note, now_ms))
 
 
 def _settled_before(connection: sqlite3.Connection, request_id: str, settlement: Settlement) -> Settled:
