@@ -302,7 +302,7 @@ async def test_a_model_is_found_by_its_whole_id(refusing: Bench, tail: str, expe
     assert answer.status == expected["status"]
     assert len(answer.body) < 2_000
     assert set(answer.headers) <= {
-        "content-type", "content-length", "date", "server", "x-request-id", "retry-after", "retry-after-ms",
+        "content-type", "content-length", "date", "server", "x-request-id", "retry-after", "retry-after-ms", "x-should-retry",
     }  # fmt: skip
     if answer.status == 404:
         assert (answer.error["code"], answer.error["param"]) == ("MODEL_NOT_FOUND", "model")
