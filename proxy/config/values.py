@@ -6,16 +6,19 @@ No reason ever quotes a secret, or the text in place of a secret.
 import errno
 import ipaddress
 import os
+import re
 import select
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 PIPE_SECONDS = 10.0
 """Seconds allowed to read a pipe to its end. Its writer may be gone, and a reload that waits delays the end of the process."""
 _SECRET_BYTES_MAX = 65_536
+_PLAIN_NAME = re.compile(r"[/~.]*(?:[A-Z]{1,16}|[A-Za-z][a-z]{0,15})(?:[/_.-]+(?:[A-Z]{1,16}|[A-Za-z][a-z]{0,15}|[0-9]{1,2})){0,16}")
+"""``ARK_API_KEY``, ``ark-key``, ``/etc/llm-proxy/ark.key``: words of one case, no digits but a short number at the end of one."""
 _UNIX_PATH_BYTES_MAX = 107
 """`sun_path` of Linux has 108 bytes, including the closing zero."""
 
@@ -121,13 +124,7 @@ def parse_store_url(text: str, base: Path) -> str:
 
 def parse_base_url(text: str) -> str:
     """Return the URL that paths are appended to, without a trailing slash."""
-    if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
-        raise ValueError("must be a URL of printable ASCII characters")
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(f"is no URL: {error}") from None
+    parts, port = _split_url(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ValueError('must begin with "https://" or "http://" and name a host')
     if parts.username is not None or parts.password is not None:
@@ -139,13 +136,7 @@ def parse_base_url(text: str) -> str:
 
 def parse_proxy(text: str) -> str:
     """Return the proxy's URL, ``http://HOST:PORT``. Only such a proxy is known: it is asked for a tunnel by CONNECT."""
-    if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
-        raise ValueError("must be a URL of printable ASCII characters")
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(f"is no URL: {error}") from None
+    parts, port = _split_url(text)
     if parts.username is not None or parts.password is not None:
         raise ValueError("must not carry a user or a password: they belong to proxy_auth")
     if parts.scheme != "http" or not parts.hostname or not port or parts.path not in ("", "/") or "?" in text or "#" in text:
@@ -153,10 +144,22 @@ def parse_proxy(text: str) -> str:
     return text.rstrip("/")
 
 
+def _split_url(text: str) -> tuple[SplitResult, int | None]:
+    if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
+        raise ValueError("must be a URL of printable ASCII characters")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"is no URL: {error}") from None
+    return parts, port
+
+
 def read_secret(reference: str, base: Path, env: Mapping[str, str] | None) -> Secret:
     """Return the secret that ``env:NAME``, ``file:PATH`` (relative to ``base``) or ``credential:NAME`` (systemd) leads to.
 
-    Without an environment only the reference is checked, and the secret is empty.
+    Without an environment only the reference is checked, and the secret is empty. A name that leads nowhere may be the secret itself,
+    pasted in its place: it is quoted only if it reads like a name.
     """
     source, colon, name = reference.partition(":")
     if not colon or not name or source not in ("env", "file", "credential"):
@@ -167,8 +170,12 @@ def read_secret(reference: str, base: Path, env: Mapping[str, str] | None) -> Se
         return _checked(_from_env(name, env), f"the environment variable {name}")
     if source == "file":
         path = base / name
-        return _checked(_from_file(path), f"the file {path}")
-    return _checked(_from_file(_credential_path(name, env)), f"the systemd credential {name}")
+        return _checked(
+            _from_file(path, f"the file {path}" if _is_quotable(name, path) else "the file that is named here"), f"the file {path}"
+        )
+    path = _credential_path(name, env)
+    told = f"the systemd credential {name}"
+    return _checked(_from_file(path, told if _is_quotable(name, path) else "the systemd credential that is named here"), told)
 
 
 def read_beginning(path: Path, bytes_max: int, *, pipe_seconds: float = PIPE_SECONDS) -> bytes:
@@ -209,24 +216,31 @@ def _is_loopback_ip(host: str) -> bool:
 
 def _from_env(name: str, env: Mapping[str, str]) -> str:
     if name not in env:
-        raise ValueError(f'the environment variable {name} is not set: export it, or name a "file:PATH" or "credential:NAME"')
+        told = f"the environment variable {name}" if _is_quotable(name) else "the environment variable that is named here"
+        raise ValueError(f'{told} is not set: export it, or name a "file:PATH" or "credential:NAME"')
     return env[name]
+
+
+def _is_quotable(name: str, path: Path | None = None) -> bool:
+    """Return whether a name can be shown: it exists, or it is made of short words, which no key is."""
+    return _PLAIN_NAME.fullmatch(name) is not None or (path is not None and len(name) < _UNIX_PATH_BYTES_MAX and os.path.lexists(path))
 
 
 def _credential_path(name: str, env: Mapping[str, str]) -> Path:
     directory = env.get("CREDENTIALS_DIRECTORY")
     if not directory:
-        raise ValueError(f"the systemd credential {name} is not there: CREDENTIALS_DIRECTORY is not set (LoadCredential= in the unit)")
+        told = f"the systemd credential {name}" if _is_quotable(name) else "the systemd credential that is named here"
+        raise ValueError(f"{told} is not there: CREDENTIALS_DIRECTORY is not set (LoadCredential= in the unit)")
     if "/" in name or name in (".", ".."):
         raise ValueError("the name of a credential has no slashes")
     return Path(directory) / name
 
 
-def _from_file(path: Path) -> str:
+def _from_file(path: Path, told: str) -> str:
     try:
         content = read_beginning(path, _SECRET_BYTES_MAX + 1)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+        raise ValueError(f"{told} cannot be read: {error.strerror}") from None
     return content.decode("utf-8", "replace").rstrip("\r\n")
 
 

@@ -396,6 +396,15 @@ def test_a_base_url_that_requests_cannot_be_appended_to_is_refused(tmp_path: Pat
         ("env:ODD", {"ODD": "canary\nX: y"}, "the environment variable ODD holds something that is no key"),
         ("file:none", {}, "none cannot be read: No such file or directory"),
         ("credential:ark", {}, "CREDENTIALS_DIRECTORY is not set"),
+        *(
+            (f"{source}:{pasted}", {"CREDENTIALS_DIRECTORY": "/nowhere"}, reason)
+            for pasted in ("0f3c9e1a-canary-4d2b", "sk_canaryCANARY123", "canary/+Zm9v=", "canary" + "x" * 11, "canary1234", "AKcanary")
+            for source, reason in (
+                ("env", "the environment variable that is named here is not set"),
+                ("file", "the file that is named here cannot be read"),
+                ("credential", "credential"),
+            )
+        ),
         ("credential:../x", {"CREDENTIALS_DIRECTORY": "/"}, "the name of a credential has no slashes"),
     ],
 )
