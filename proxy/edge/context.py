@@ -54,6 +54,16 @@ class Context:
         assert self.grant is not None
         return self.grant.account_id
 
+    @property
+    def key_id(self) -> str:
+        """The key that was sent. Only for routes that ask for one."""
+        assert self.grant is not None
+        return self.grant.key_id
+
+    def has_left(self) -> bool:
+        """Return True once the client's connection is lost."""
+        return self.connection.is_lost()
+
     def identify(self, request_id: str) -> None:
         """Change the id in the answer and the log: to one in the route's published form, or to that of the request it repeats."""
         self.id = request_id

@@ -9,6 +9,7 @@ import orjson
 
 from proxy.billing.holds import Billing, Hold
 from proxy.billing.idempotency import kept
+from proxy.billing.retries import UndeliveredError
 from proxy.clock import Clock
 from proxy.core.ark.creation import creation_refusal
 from proxy.core.ark.refusal import TIMEOUTS, Refusal, outage
@@ -117,6 +118,7 @@ class Generation:
 
         Raises:
             GatewayError: no image came; it is the first one's error.
+            UndeliveredError: the client left; the call is settled, and its images are there.
             ConnectionError: the client left; the call is settled.
         """
         is_asked = not self._flight.is_over()
@@ -126,6 +128,8 @@ class Generation:
         result = self._concluded(is_asked=is_asked)
         await self._hold.settled()
         if self._flight.has_client_left():
+            if isinstance(result, Response) and result.body is not None:
+                raise UndeliveredError(self._context.id, StoredAnswer(result.status, result.body))
             raise ConnectionResetError("the client left")
         if isinstance(result, GatewayError):
             raise result

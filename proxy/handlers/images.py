@@ -5,6 +5,7 @@ from functools import partial
 from proxy import ids
 from proxy.billing.holds import Billing
 from proxy.billing.idempotency import Idempotency
+from proxy.billing.retries import Retries
 from proxy.clock import Clock
 from proxy.core import fields
 from proxy.core.catalog import Kind, find_model
@@ -39,12 +40,18 @@ class ImageHandlers:
         self._idempotency = idempotency
         self._admission = admission
         self._clock = clock
+        self._retries = Retries(clock)
 
     async def create(self, context: Context) -> Response:
         """Answer with the images that could be made, and settle the call however it ends."""
         context.identify(ids.image_request_id(self._clock.now_ms()))
         body = Posted(await self._admission.body(context))
-        return await self._idempotency.once(context, body.value, partial(self._make, context, body))
+        return await self._idempotency.once(context, body.value, partial(self._once, context, body))
+
+    async def _once(self, context: Context, body: Posted, claim: IdempotencyClaim | None) -> Response:
+        """Make the images, unless an SDK's retry finds those that it did not get."""
+        make = partial(self._make, context, body, claim)
+        return await (make() if claim is not None else self._retries.once(context, body.value, make))
 
     async def _make(self, context: Context, body: Posted, claim: IdempotencyClaim | None) -> Response:
         checked = fields.checked_body(body.take(), PUBLISHED_KEYS)
