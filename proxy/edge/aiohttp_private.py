@@ -11,9 +11,20 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aiohttp import base_protocol
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
+
+
+def _leave_nodelay(_transport: asyncio.Transport, _value: bool) -> None:
+    """Do nothing, in the place of aiohttp's `tcp_nodelay`: both loops set the option themselves.
+
+    To set it once more, uvloop duplicates the socket's descriptor. With SO_KEEPALIVE that was a seventh of what a new connection costs.
+    """
+
+
+base_protocol.tcp_nodelay = _leave_nodelay  # type: ignore[assignment,attr-defined]  # imported there, not exported
 
 _Aiohttp: Any = RequestHandler
 """Untyped: mypy does not know the type of a slot that is read from its class. The types below are from aiohttp's `__init__`."""

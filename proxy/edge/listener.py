@@ -34,6 +34,7 @@ class Listener:
             if listener.family == socket.AF_UNIX:
                 self._listening.append(await loop.create_unix_server(self._server, sock=listener, backlog=BACKLOG))
             else:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted connections inherit it (Linux, BSD)
                 self._listening.append(await loop.create_server(self._server, sock=listener, backlog=BACKLOG))
         return tuple(_shown(listener) for listener in sockets)
 

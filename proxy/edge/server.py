@@ -22,6 +22,7 @@ class Server(web.Server):
             "access_log": None,
             "auto_decompress": False,  # 2 MB of gzip would cost seconds of CPU
             "keepalive_timeout": keepalive_seconds,  # also the deadline of a request's head
+            "tcp_keepalive": False,  # the listening socket hands it down (`Listener.open`)
             "lingering_time": LINGER_SECONDS,
             "max_line_size": HEADER_LINE_BYTES_MAX,
             "max_field_size": HEADER_LINE_BYTES_MAX,

@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from aiohttp import base_protocol
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import HttpRequestParser
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
@@ -39,6 +41,13 @@ def test_aiohttp_still_asks_the_request_and_answers_by_its_parser_as_we_rely_on(
     assert hasattr(BaseRequest, "_cancel"), "aiohttp's own request has no _cancel any more"
     for name in ("message_consumed", "set_upgraded"):
         assert hasattr(HttpRequestParser, name), f"aiohttp's parser has no {name} any more"
+
+
+def test_aiohttp_still_sets_nodelay_by_the_function_that_is_replaced() -> None:
+    made = inspect.getsource(BaseProtocol.connection_made)
+
+    assert "tcp_nodelay(tr, True)" in made, "aiohttp sets TCP_NODELAY in another way: without uvloop's copy of the descriptor?"
+    assert base_protocol.tcp_nodelay.__module__ == "proxy.edge.aiohttp_private"  # type: ignore[attr-defined]
 
 
 def test_the_installed_aiohttp_is_the_pinned_patch() -> None:

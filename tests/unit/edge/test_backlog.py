@@ -1,5 +1,6 @@
-"""The accept queue of each kind of listening socket, once the loop has taken it over: a crowd that comes at once finds room in it."""
+"""Each kind of listening socket once the loop has taken it over: a crowd that comes at once finds room, and what it hands down."""
 
+import asyncio
 import os
 import re
 import socket
@@ -63,6 +64,24 @@ async def test_a_tcp_socket_keeps_its_queue_when_the_loop_listens(listener: List
         await listener.close()
 
     assert (before, after) == (expected_backlog(), expected_backlog())
+
+
+@pytest.mark.parametrize("kind", TCP)
+async def test_an_accepted_connection_waits_for_no_more_bytes_and_notices_a_dead_client(listener: Listener, kind: str) -> None:
+    (opened,) = TCP[kind]()
+
+    with closing(opened):
+        await listener.open([opened])
+        with socket.create_connection(opened.getsockname()[:2]):
+            while not (connections := listener._server.connections):  # noqa: ASYNC110  the loop tells nobody that it has accepted
+                await asyncio.sleep(0)
+            assert connections[0].transport is not None
+            accepted = connections[0].transport.get_extra_info("socket")
+            options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.SOL_SOCKET, socket.SO_KEEPALIVE)]
+            found = [accepted.getsockopt(*option) for option in options]
+        await listener.close()
+
+    assert found == [1, 1]
 
 
 def unix_sockets(path: Path) -> Iterator[tuple[str, list[socket.socket]]]:
