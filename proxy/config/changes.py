@@ -31,8 +31,8 @@ _LIVE_KEYS: Mapping[str, frozenset[str]] = {
 }
 """Live keys of tables that are live in part."""
 _NOT_KEYS = ("path", "variables")
-_NOT_TOLD = ("id", "name", "context_tokens_assumed")
-"""Fields of a value that are no keys of its table; the last is `billing.context_tokens_unknown` in each model."""
+_NOT_TOLD = ("id", "name", "context_tokens_assumed", "prompt_limit_tokens")
+"""Fields of a value that are no keys of its table: `billing.context_tokens_unknown` in each model, and what follows from other keys."""
 _IN_FILE = {
     "catalog": "models",
     "videos.poll_first_seconds": "videos.poll_seconds[0]",

@@ -118,10 +118,11 @@ class Model:
     resolutions: tuple[str, ...] = ()
     """Video: resolutions that the upstream model renders; empty: no restriction."""
 
-    @property
-    def prompt_limit_tokens(self) -> int:
-        """Return the tokens that no prompt of this model can exceed upstream; 0 where nobody said."""
-        return self.upstream_context_tokens or self.context_tokens
+    prompt_limit_tokens: int = field(init=False)
+    """Tokens that no prompt of this model can exceed upstream; 0 where nobody said. Looked at in each call, so no property."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt_limit_tokens", self.upstream_context_tokens or self.context_tokens)
 
 
 Catalog = Mapping[str, Model]

@@ -21,6 +21,9 @@ from proxy.core.settlement import TokenUsage
 class Call(Protocol):
     """A checked call, with the figures that bound its price."""
 
+    fields: dict[str, Any]
+    """The client's fields; empty once they are written for the upstream, so that an open call keeps figures only."""
+
     @property
     def stream(self) -> bool: ...
 
@@ -30,9 +33,6 @@ class Call(Protocol):
 
     def hold_nanos(self, price: ChatPrice) -> Nanos:
         """Return the worst case of what this call may cost."""
-
-    def forget_body(self) -> None:
-        """Let go of the client's fields, once they are written for the upstream. The figures stay."""
 
     def hold_advice(self, price: ChatPrice) -> str:
         """Return what makes the hold as large as it is, and how to lower it, in a sentence without its full stop."""

@@ -20,7 +20,7 @@ from aiohttp.web_protocol import RequestHandler
 def _leave_nodelay(_transport: asyncio.Transport, _value: bool) -> None:
     """Do nothing, in the place of aiohttp's `tcp_nodelay`: both loops set the option themselves.
 
-    To set it once more, uvloop duplicates the socket's descriptor. With SO_KEEPALIVE that was a seventh of what a new connection costs.
+    To set it once more, uvloop duplicates the socket's descriptor.
     """
 
 

@@ -27,6 +27,7 @@ from proxy.upstream.http1.pool import Answer, Upload, UpstreamBrokenError, Upstr
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 ERROR_BYTES_MAX = 256 * 1024
 EVENT_STREAM = "text/event-stream"
+_LET_GO: dict[str, Any] = {}
 _COMPLETE, _CLIENT_GONE = Outcome.COMPLETE, Outcome.CLIENT_GONE
 
 
@@ -104,7 +105,7 @@ class Exchange(Generic[C]):
         self._request = request
         self._asked_at: float | None = None
         self._is_refused = False
-        """True once the upstream has answered with an error status, whatever of its body came."""
+        """True once the upstream has told an error, by a status, whatever of its body came, or within a stream."""
         self._tap: StreamTap | None = None
         self._response: Response | None = None
         """The streamed answer, once its head has been sent."""
@@ -118,7 +119,12 @@ class Exchange(Generic[C]):
         """
         context, exchanges = self._context, self._exchanges
         self._names = exchanges.protocol.chosen_names(self._call)
-        upload = self._upload = self._written()
+        upload = self._upload = Upload(exchanges.protocol.upstream_body(self._call, self._model))
+        self._call.fields = _LET_GO
+        intake = context.intake
+        if intake is not None:
+            intake.set(len(upload.body))
+            upload.sent = intake.release
         self._hold = await exchanges.billing.hold(self._request, self._advice)
         flight = self._flight = exchanges.relay.depart(context.request.connection, self._request.account_id)
         try:
@@ -130,7 +136,8 @@ class Exchange(Generic[C]):
                     if self._call.stream and self._settings.early_head_seconds:
                         self._watch_for_head(self._settings.early_head_seconds)
                     answer = await self._settings.upstreams[self._model.upstream].pool.ask(exchanges.protocol.path, upload)
-                    upload.let_go()
+                    if intake is not None:
+                        intake.release()
                     context.first_byte_at = exchanges.clock.monotonic()
                     raw = self._at_hand(answer)
                     result = await self._take(answer) if raw is None else self._whole(raw)
@@ -150,16 +157,6 @@ class Exchange(Generic[C]):
         if isinstance(result, GatewayError):
             raise result
         return result
-
-    def _written(self) -> Upload:
-        """Write the body for the upstream, and let go of the client's. Raises: InvalidJsonError."""
-        upward = self._exchanges.protocol.upstream_body(self._call, self._model)
-        self._call.forget_body()
-        intake = self._context.intake
-        if intake is None:
-            return Upload(upward)
-        intake.set(len(upward))
-        return Upload(upward, intake.release)
 
     def _advice(self) -> str:
         """Return how to lower the hold, for a customer who cannot pay it."""
@@ -231,6 +228,7 @@ class Exchange(Generic[C]):
         headers["Content-Type"] = EVENT_STREAM
         headers["Cache-Control"] = "no-cache"
         headers["X-Accel-Buffering"] = "no"  # an nginx in front would hold the stream back
+        self._context.first_byte_at = self._exchanges.clock.monotonic()
         self._response = self._context.begin_stream(first)
         return self._context.request.connection.transport
 
@@ -247,6 +245,7 @@ class Exchange(Generic[C]):
     def _end_stream(self, tap: StreamTap, cut: Outcome, note: str) -> Response | GatewayError:
         """Settle a stream that has ended. If it was not whole, ``cut`` and ``note`` say why."""
         if tap.error is not None:
+            self._is_refused = True
             return self._refused(self._read_refusal(200, tap.error))
         if not tap.whole:
             error = _restarting() if cut is Outcome.INTERRUPTED else _broken_off()
@@ -303,9 +302,9 @@ class Exchange(Generic[C]):
             return False
         return outcome is _CLIENT_GONE or self._flight.has_client_left()
 
-    def _is_abandoned(self, outcome: Outcome, answer: SeenAnswer) -> bool:
-        """Return whether the client left a call that the upstream may have worked on, and did not tell its usage. Count those."""
-        if outcome is not _CLIENT_GONE or answer.usage is not None or not self._upload.is_asked or self._is_refused:
+    def _is_abandoned(self, answer: SeenAnswer) -> bool:
+        """Return whether a call whose client left may have been worked on, and neither a usage nor an error was told. Count those."""
+        if answer.usage is not None or not self._upload.is_asked or self._is_refused:
             return False
         if not answer.began:
             self._exchanges.relay.abandonment.count(self._request.account_id)
@@ -322,7 +321,7 @@ class Exchange(Generic[C]):
         seen = Seen(
             outcome=outcome,
             answer=answer,
-            abandoned=self._is_abandoned(outcome, answer),
+            abandoned=outcome is _CLIENT_GONE and self._is_abandoned(answer),
             http_status=0 if self._is_unheard(outcome) else status,
             first_byte_ms=_ms(context.first_byte_at, context.received_at),
             total_ms=_ms(now, context.received_at),

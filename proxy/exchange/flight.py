@@ -57,7 +57,8 @@ class Relay:
         """Forget a call that has ended."""
         self._flights.discard(flight)
         flight.connection.watcher = None
-        flight.close()
+        if flight.stream is not None or flight.timer is not None:
+            flight.close()
         if flight.drains:
             flight.drains = False
             self._count_drains(flight, -1)
@@ -99,7 +100,6 @@ class Flight:
     __slots__ = (
         "_answer",
         "_relay",
-        "_timer",
         "account_id",
         "cause",
         "connection",
@@ -107,6 +107,7 @@ class Flight:
         "drains",
         "stoppable",
         "stream",
+        "timer",
     )
 
     def __init__(self, relay: Relay, connection: Client, account_id: int, *, stoppable: bool = True) -> None:
@@ -114,7 +115,7 @@ class Flight:
         self.stoppable = stoppable
         self.account_id = account_id
         self._answer: Answer | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.TimerHandle | None = None
         self.stream: Stream | None = None
         """The stream to the client, once it is open."""
         self.connection = connection
@@ -186,13 +187,13 @@ class Flight:
 
     def call_later(self, seconds: float, action: Callable[[], None]) -> None:
         """Run ``action`` after so many seconds, unless the call lands first."""
-        self._timer = self._relay.loop.call_later(seconds, action)
+        self.timer = self._relay.loop.call_later(seconds, action)
 
     def close(self) -> None:
         """Stop what runs by time: nothing is sent of itself any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
         if self.stream is not None:
             self._relay.heartbeats.forget(self.stream)
 

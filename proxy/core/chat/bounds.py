@@ -15,7 +15,7 @@ _SHARE_TOLD = 10
 """What makes less than a tenth of a hold is not worth a customer's while."""
 
 
-class PromptBound(Struct, frozen=True):
+class PromptBound(Struct, frozen=True, gc=False):
     """Upper bounds of a prompt, in tokens."""
 
     tokens: int
@@ -26,7 +26,7 @@ class PromptBound(Struct, frozen=True):
     """Number of videos, audio, files and other parts that only the context bounds."""
 
 
-class OutputBound(Struct, frozen=True):
+class OutputBound(Struct, frozen=True, gc=False):
     """Upper bounds of the output, in tokens."""
 
     tokens: int

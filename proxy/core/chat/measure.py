@@ -47,7 +47,7 @@ _DATA_URL = re.compile(r"data:[a-z0-9.+-]{1,64}/[a-z0-9.+-]{1,64}[;,]", re.IGNOR
 Body = dict[str, Any]
 
 
-class Measure(Struct):
+class Measure(Struct, gc=False):
     """What the messages come to."""
 
     content_bytes: int = 0

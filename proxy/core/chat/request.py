@@ -14,7 +14,7 @@ from proxy.core.chat.measure import FIELDS_MAX, MESSAGES_MAX, measured
 from proxy.core.errors import InvalidJsonError, InvalidMessagesError, InvalidParameterError, MissingModelError
 from proxy.core.fields import encode, refuse_other_case
 from proxy.core.money import Nanos
-from proxy.core.pricing import hold_for_chat
+from proxy.core.pricing import PROMPT_BYTES_PER_TOKEN_MAX, hold_for_chat
 
 OUTPUT_TOKENS_MAX = 10_000_000
 CHOICES_MAX = 128
@@ -63,7 +63,7 @@ _STRUCTURED = (dict, list)
 
 
 class ChatCall(Struct):
-    """A checked request, with the figures that bound its price. Only `forget_body` changes it."""
+    """A checked request, with the figures that bound its price. Only `fields` changes: they are let go once they are written."""
 
     fields: Body
     """The client's fields, and those that the model's `request_defaults` add."""
@@ -82,9 +82,6 @@ class ChatCall(Struct):
     def hold_advice(self, price: ChatPrice) -> str:
         """Return what makes the hold as large as it is, and how to lower it; for a customer who cannot pay it."""
         return advice(self.prompt, self.output, price)
-
-    def forget_body(self) -> None:
-        self.fields = {}
 
 
 def requested_model(body: object) -> str:
@@ -132,7 +129,8 @@ def parse_chat_call(body: Body, model: Model) -> ChatCall:
     stream = _flag(body, "stream", "stream")
     include_usage = "stream_options" in body and _include_usage(body) and stream
     measure = measured(messages, model)
-    refuse_longer(measure.content_bytes, model)
+    if 0 < model.context_tokens * PROMPT_BYTES_PER_TOKEN_MAX < measure.content_bytes:
+        refuse_longer(measure.content_bytes, model)
     text_bytes = measure.content_bytes + measure.other_bytes + _other_text_bytes(body)
     return ChatCall(
         fields=body,
@@ -157,8 +155,8 @@ def upstream_body(call: ChatCall, model: Model) -> bytes:
             break
     if call.stream:
         fields["stream_options"] = {**(call.fields.get("stream_options") or {}), "include_usage": True}
-    else:
-        fields.pop("stream_options", None)  # OpenAI and Ark refuse them beside a call that does not stream
+    elif "stream_options" in fields:
+        del fields["stream_options"]  # OpenAI and Ark refuse them beside a call that does not stream
     return encode(fields)
 
 
@@ -214,7 +212,8 @@ def _may_think(body: Body) -> bool:
     thinking = body.get("thinking")
     if not isinstance(thinking, dict):
         return True
-    _refuse_other_case_within(thinking, "thinking", THINKING_KEYS)
+    if not THINKING_KEYS.issuperset(thinking):
+        _refuse_other_case_within(thinking, "thinking", THINKING_KEYS)
     return thinking.get("type") != "disabled" or body.get("reasoning_effort") is not None
 
 

@@ -110,7 +110,7 @@ class Pool:
         begin = self._begins.get(path)
         if begin is None:
             begin = self._begins[path] = b"POST %b HTTP/1.1\r\n%b" % (_line_part(self._path + path), self._fields)
-        body = upload.take()
+        body, upload.body = upload.body, b""
         head = b"%b%bContent-Length: %d\r\n\r\n" % (begin, _rendered(headers) if headers else b"", len(body))
         if len(body) > REPEATABLE_BYTES_MAX:
             asking = self._ask_once(head, body, upload)
@@ -137,7 +137,7 @@ class Pool:
         """Send a large body over a new connection, which cannot have died while idle, and keep nothing of it."""
         connection = await self._dial()
         upload.is_asked = True
-        expected = connection.ask(head, body, upload.let_go)
+        expected = connection.ask(head, body, upload.sent)
         del body
         try:
             return await expected
