@@ -6,9 +6,9 @@ At Ark the context holds question, chain of thought and answer (Ark, deep thinki
 
 from msgspec import Struct
 
+from proxy.core.ark.context_length import Overflow, overflow_error
 from proxy.core.catalog import ChatPrice, ChatTier, Model
 from proxy.core.chat.measure import Measure
-from proxy.core.errors import ContextLengthError
 from proxy.core.pricing import prompt_tokens_max, prompt_tokens_min
 
 _SHARE_TOLD = 10
@@ -63,11 +63,8 @@ def refuse_longer(content_bytes: int, model: Model) -> None:
     Raises:
         ContextLengthError: by the lower bound of its tokens.
     """
-    if model.context_tokens and (least := prompt_tokens_min(content_bytes)) > model.context_tokens:
-        raise ContextLengthError(
-            f"This model's maximum context length is {model.context_tokens} tokens, and the messages have at least {least}",
-            param="messages",
-        )
+    if model.context_tokens and prompt_tokens_min(content_bytes) > model.context_tokens:
+        raise overflow_error(Overflow(), model.context_tokens)
 
 
 def thinking_tokens_max(model: Model, content_bytes: int) -> int:
