@@ -13,6 +13,9 @@ NANOS_PER_YUAN = 1_000_000_000
 NANOS_MAX = 2**62
 """Largest amount accepted anywhere: far above any balance, and a sum of two still fits SQLite's signed 64 bits."""
 
+DISCOUNT_WHOLE = 10_000
+"""The discount of an account that pays the whole price: a factor in ten-thousandths."""
+
 _PRICE_DECIMALS_MAX = 3
 _PLAIN_DECIMAL = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 """`Decimal` also accepts "1e3", "NaN", "1_000", blanks and the digits of every script, none of which is meant as an amount."""
@@ -46,6 +49,15 @@ def parse_token_price(text: str | int) -> Nanos:
         ValueError: as in ``parse_price``.
     """
     return Nanos(parse_price(text) // 1_000_000)
+
+
+def discounted(cost_nanos: int, discount: int) -> Nanos:
+    """Return a cost times a factor in ten-thousandths, rounded up to a whole nano-yuan.
+
+    The one place where money is rounded. It is done once, on the sum of a whole request, so a hold and its charge are rounded alike and
+    a charge that is within its hold stays within it.
+    """
+    return Nanos(cost_nanos if discount == DISCOUNT_WHOLE else -(-cost_nanos * discount // DISCOUNT_WHOLE))
 
 
 def format_yuan(nanos: int, decimals_min: int = 2) -> str:

@@ -9,7 +9,8 @@ from typing import Literal
 from msgspec import Struct
 
 from proxy.core.catalog import Kind
-from proxy.core.money import Nanos
+from proxy.core.limits import Limits
+from proxy.core.money import DISCOUNT_WHOLE, Nanos
 from proxy.core.settlement import Settlement
 from proxy.core.video.record import TaskState
 
@@ -75,6 +76,16 @@ class Grant:
     key_id: str
     account_id: int
     account_name: str
+    identity: str = ""
+    """What a rolled key's secrets have in common: limits, rates and spend. Empty where no keys are used."""
+    ends_at_ms: int | None = None
+    """From when on this secret is refused, whatever the limits say: it was rolled."""
+    limits: Limits | None = None
+    """The key's; None: none."""
+    account_limits: Limits | None = None
+    """The account's; None: none."""
+    discount: int = DISCOUNT_WHOLE
+    """What the account pays of each price, in ten-thousandths."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.core.money import NANOS_MAX, format_yuan, parse_price, parse_token_price, parse_yuan
+from proxy.core.money import DISCOUNT_WHOLE, NANOS_MAX, discounted, format_yuan, parse_price, parse_token_price, parse_yuan
 
 
 @pytest.mark.parametrize(
@@ -100,3 +100,16 @@ def test_an_amount_is_written_exactly(nanos: int, decimals: int, text: str) -> N
     assert format_yuan(nanos, decimals) == text
     if decimals == 2:
         assert format_yuan(nanos) == text
+
+
+@pytest.mark.parametrize(
+    ("cost", "discount", "paid"), [(100, 8500, 85), (1, 8500, 1), (101, 8500, 86), (0, 1, 0), (7, DISCOUNT_WHOLE, 7)]
+)
+def test_a_discount_rounds_up_to_a_whole_nano_yuan(cost: int, discount: int, paid: int) -> None:
+    assert discounted(cost, discount) == paid
+
+
+def test_what_is_within_its_hold_stays_within_it_discounted() -> None:
+    for cost in range(300):
+        for discount in (1, 3333, 8500, 9999):
+            assert discounted(cost, discount) <= discounted(cost + 1, discount) <= cost + 1
