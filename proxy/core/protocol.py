@@ -47,6 +47,8 @@ class SeenAnswer(Struct, frozen=True):
     """True if part of an answer came, not only an error: the prompt was read, and an estimate is due if no usage came."""
     completion_tokens_min: int = 0
     """A lower bound: content events of a stream, or the text of an answer by its bytes."""
+    text_bytes: int = 0
+    """UTF-8 bytes of the answer's text, where they were counted."""
     upstream_id: str = ""
 
 
@@ -68,6 +70,9 @@ class StreamTap(Protocol):
     """The upstream's own error object, or a substitute; from that event on nothing is passed on."""
     content_events: int
     """Events passed on that carry text, reasoning or tool arguments, for estimates. `Stream` adds those it passes by shape."""
+    counts_text: bool
+    """True if the bytes of that text are counted too: an upstream that tells no usage is charged by them."""
+    text_bytes: int
 
     def feed(self, piece: bytes) -> bytes:
         """Return what may be passed on now; ``piece`` itself, the same object, if nothing has to change.

@@ -89,6 +89,14 @@ class Stream:
         self._transport.write(received)
         return True
 
+    def _repeat_counted(self, received: bytes) -> bool:
+        """Do as `repeat`, and count the bytes of the text."""
+        sent_before = self.sent_bytes
+        if not self.repeat(received):
+            return False
+        self._tap.text_bytes += self.sent_bytes - sent_before - self._around_bytes
+        return True
+
     def end(self, failure: UpstreamFailure | None) -> None:
         self._pass(self._tap.finish(clean=failure is None))
         self._finish(failure)
@@ -136,7 +144,7 @@ class Stream:
         before, after = shape
         self._before, self._after = before, after + _CRLF
         self._around_bytes = len(before) + len(after)
-        return self.repeat
+        return self._repeat_counted if self._tap.counts_text else self.repeat
 
     def _finish(self, failure: UpstreamFailure | None) -> None:
         if not self.done.done():

@@ -13,8 +13,7 @@ from proxy.core.ark.lenient_json import read_mended
 from proxy.core.ark.refusal import Refusal
 from proxy.core.ark.text import read_error
 from proxy.core.catalog import Model
-from proxy.core.chat.events import FILTERED
-from proxy.core.chat.measure import utf8_bytes
+from proxy.core.chat.events import FILTERED, said_bytes
 from proxy.core.chat.refusal import chat_refusal
 from proxy.core.chat.usage import parse_usage, plain_usage, read_plain_answer
 from proxy.core.json_text import is_crowded
@@ -40,8 +39,9 @@ def read_answer(raw: bytes, model: Model, names: Collection[str] = ()) -> SeenAn
     usage = parse_usage(parsed.get("usage"))
     if usage is None and not any(map(_says_something, choices)):
         return chat_refusal(200, {}, model)
-    tokens_min = _text_bytes(parsed) // PROMPT_BYTES_PER_TOKEN_MAX if usage is None else 0
-    return SeenAnswer(usage, completion_tokens_min=tokens_min, upstream_id=_upstream_id(parsed.get("id")))
+    size = _text_bytes(parsed) if usage is None else 0
+    tokens_min = size // PROMPT_BYTES_PER_TOKEN_MAX
+    return SeenAnswer(usage, completion_tokens_min=tokens_min, text_bytes=size, upstream_id=_upstream_id(parsed.get("id")))
 
 
 def _parse(raw: bytes) -> Any:
@@ -68,6 +68,4 @@ def _says_something(choice: object) -> bool:
 
 def _text_bytes(answer: dict[str, Any]) -> int:
     """Return the UTF-8 bytes of all text in the choices."""
-    messages = [choice.get("message") for choice in answer["choices"] if isinstance(choice, dict)]
-    texts = [message.get(key) for message in messages if isinstance(message, dict) for key in ("content", "reasoning_content")]
-    return sum(utf8_bytes(text) for text in texts if isinstance(text, str))
+    return sum(said_bytes(choice.get("message")) for choice in answer["choices"] if isinstance(choice, dict))

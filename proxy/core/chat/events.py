@@ -11,11 +11,14 @@ import orjson
 from proxy.core.ark.lenient_json import MENDED_BYTES_MAX, read_mended
 from proxy.core.ark.plain_text import is_plain_text
 from proxy.core.ark.text import read_error
+from proxy.core.chat.measure import utf8_bytes
 from proxy.core.json_text import is_crowded
 
 FILTERED = "content_filter"
 """A `finish_reason` that is an answer without text."""
 
+_TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
+_CALL_TEXTS = ("name", "arguments")
 _COMMENT_BYTES_MAX, _ERROR_CHARACTERS_MAX = 256, 2000
 _FIELD = re.compile(rb"data(?::.*)?|id(?:: ?[\w.:-]{0,128})?|event(?:: ?[A-Za-z_.-]{0,64})?|retry(?:: ?[0-9]{0,9})?", re.DOTALL)
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.]\d{1,6})?(?:Z|[+-]\d\d:\d\d)?")
@@ -55,6 +58,32 @@ def is_sense(text: bytes, value: object, strays: bytes) -> bool:
         return isinstance(value.get("choices"), list) or (isinstance(value.get("usage"), dict) and "message" not in value)
     # SDKs read what orjson rejects (NaN, Infinity).
     return not text or (value is None and text.startswith(b"{") and b'"choices"' in text and b'"error"' not in text)
+
+
+def text_bytes_of(event: bytes) -> int:
+    """Return the UTF-8 bytes of the text in an event's choices: content, chain of thought, refusals, names and arguments of calls."""
+    value = parsed(fields_of(event)[1])
+    choices = value.get("choices") if isinstance(value, dict) else None
+    return sum(said_bytes(choice.get("delta")) for choice in _list(choices) if isinstance(choice, dict))
+
+
+def said_bytes(message: object) -> int:
+    """Return the UTF-8 bytes of the text in a choice's message, or in its delta."""
+    if not isinstance(message, dict):
+        return 0
+    size = _bytes_in(message, _TEXTS) + _bytes_in(message.get("function_call"), _CALL_TEXTS)
+    for call in _list(message.get("tool_calls")):
+        if isinstance(call, dict):
+            size += _bytes_in(call.get("function"), _CALL_TEXTS)
+    return size
+
+
+def _bytes_in(value: object, keys: tuple[str, ...]) -> int:
+    return sum(utf8_bytes(text) for key in keys if isinstance(text := value.get(key), str)) if isinstance(value, dict) else 0
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def is_chunk(event: bytes) -> bool:

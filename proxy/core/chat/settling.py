@@ -1,9 +1,12 @@
 """The settlement of a chat call, from what was seen of it. Pure.
 
 The upstream's own usage is charged whatever else went wrong. If none came, but part of an answer did, the estimate counts what was
-relayed: content events as completion tokens, a lower bound of the prompt. An answer that failed before it began costs nothing. A client
-that left after the upstream was asked pays the lower bound of its prompt even where estimates are off: it may have been worked on.
+relayed: content events as completion tokens, a lower bound of the prompt; or both by their bytes, where an upstream may tell no usage
+at all (``bytes_per_token``). An answer that failed before it began costs nothing. A client that left after the upstream was asked pays
+the lower bound of its prompt even where estimates are off: it may have been worked on.
 """
+
+from math import ceil
 
 from msgspec import Struct
 
@@ -29,14 +32,21 @@ class Seen(Struct, frozen=True):
     note: str = ""
 
 
-def conclude(text_bytes: int, price: ChatPrice, hold_nanos: Nanos, seen: Seen, *, estimate: bool) -> Settlement:
+BytesPerToken = tuple[float, float]
+"""UTF-8 bytes of a token of the prompt, and of the answer."""
+
+
+def conclude(
+    text_bytes: int, price: ChatPrice, hold_nanos: Nanos, seen: Seen, *, estimate: bool, bytes_per_token: BytesPerToken | None = None
+) -> Settlement:
     """Return the settlement of a chat call.
 
     Args:
         text_bytes: the UTF-8 bytes of all text sent upstream.
         estimate: whether a call whose usage never came is charged by estimate (``billing.unknown_usage``), or is free.
+        bytes_per_token: what an estimate divides by; None: it is a lower bound, never above the upstream's own bill.
     """
-    usage, source = _usage_of(text_bytes, seen, estimate=estimate)
+    usage, source = _usage_of(text_bytes, seen, estimate, bytes_per_token)
     charge, shortfall = capped(charge_for_chat(price, usage), hold_nanos)
     return Settlement(
         outcome=seen.outcome,
@@ -52,10 +62,13 @@ def conclude(text_bytes: int, price: ChatPrice, hold_nanos: Nanos, seen: Seen, *
     )
 
 
-def _usage_of(text_bytes: int, seen: Seen, *, estimate: bool) -> tuple[TokenUsage, UsageSource]:
+def _usage_of(text_bytes: int, seen: Seen, estimate: bool, bytes_per_token: BytesPerToken | None) -> tuple[TokenUsage, UsageSource]:
     answer = seen.answer
     if answer.usage is not None:
         return answer.usage, _REPORTED
+    if bytes_per_token is not None and estimate and answer.began:
+        prompt, completion = (ceil(size / each) for size, each in zip((text_bytes, answer.text_bytes), bytes_per_token, strict=True))
+        return TokenUsage(prompt, completion), UsageSource.ESTIMATED
     if (estimate and answer.began) or seen.abandoned:
         written = answer.completion_tokens_min if estimate else 0
         return TokenUsage(prompt_tokens_min(text_bytes), written), UsageSource.ESTIMATED

@@ -17,7 +17,17 @@ around that text; a caller that finds a piece of this shape need not feed it to 
 import re
 from typing import Any, NoReturn
 
-from proxy.core.chat.events import FILTERED, error_of, fields_of, is_chunk, is_plain_comment, is_sense, parsed, told_error
+from proxy.core.chat.events import (
+    FILTERED,
+    error_of,
+    fields_of,
+    is_chunk,
+    is_plain_comment,
+    is_sense,
+    parsed,
+    text_bytes_of,
+    told_error,
+)
 from proxy.core.chat.usage import parse_usage
 from proxy.core.protocol import EventTooLargeError, SeenAnswer
 from proxy.core.repetition import LESSONS_MAX, SHAPE_BYTES_MAX
@@ -66,20 +76,26 @@ class Tap:
         "_withhold_usage",
         "begun",
         "content_events",
+        "counts_text",
         "done",
         "error",
+        "text_bytes",
         "upstream_id",
         "usage",
         "whole",
     )
 
-    def __init__(self, *, withhold_usage: bool, choices: int = 1, event_bytes_max: int = EVENT_BYTES_MAX) -> None:
+    def __init__(
+        self, *, withhold_usage: bool, choices: int = 1, event_bytes_max: int = EVENT_BYTES_MAX, counts_text: bool = False
+    ) -> None:
         self.usage: TokenUsage | None = None
         self.begun = False
         self.done = False
         self.whole = False
         self.error: dict[str, Any] | None = None
         self.content_events = 0
+        self.counts_text = counts_text
+        self.text_bytes = 0
         self.upstream_id = ""
         self._withhold_usage = withhold_usage
         self._event_bytes_max = event_bytes_max
@@ -101,10 +117,15 @@ class Tap:
         """Return the bytes that may be passed on now; `piece` itself if nothing has to be changed. Raises: EventTooLargeError."""
         if self._ordinary and len(piece) <= self._event_bytes_max and _is_plain(piece):
             if _has_content(piece):
-                self.content_events += 1
+                self._count_content(piece)
             self._learn_shape(piece)
             return piece
         return self._walk(piece)
+
+    def _count_content(self, event: bytes) -> None:
+        self.content_events += 1
+        if self.counts_text:
+            self.text_bytes += text_bytes_of(event)
 
     def shape(self) -> tuple[bytes, bytes] | None:
         """Return the bytes before and after the text of the last plain event; None: the next piece must be fed, whatever it is.
@@ -142,14 +163,15 @@ class Tap:
             return b""
         if self.error is None:
             told = not withheld and _has_content(tail)
-            self.content_events += told
+            if told:
+                self._count_content(tail)
             self._conclude()
             self.content_events -= told and not self.whole
         return tail if self.whole and not withheld else b""
 
     def seen(self) -> SeenAnswer:
         """Return what a settlement needs of what has come so far. Without text or tool call no answer has begun."""
-        return SeenAnswer(self.usage, self.content_events > 0, self.content_events, self.upstream_id)
+        return SeenAnswer(self.usage, self.content_events > 0, self.content_events, self.text_bytes, self.upstream_id)
 
     def _conclude(self) -> None:
         """Judge the stream at its end: it is whole, or cut, or no answer at all."""
@@ -193,7 +215,8 @@ class Tap:
             event = piece[position:end]
             self._last_withheld = self._is_withheld(event)
             if not self._last_withheld:
-                self.content_events += _has_content(event)
+                if _has_content(event):
+                    self._count_content(event)
             else:
                 kept.append(piece[kept_from:position])
                 kept_from = end

@@ -31,6 +31,8 @@ class _PlainUsage(Struct):
     prompt_tokens: _Count
     completion_tokens: _Count
     prompt_tokens_details: _PromptDetails | None = None
+    prompt_cache_hit_tokens: _Count = 0
+    cached_tokens: _Count = 0
     completion_tokens_details: _CompletionDetails | None = None
 
 
@@ -68,7 +70,7 @@ def plain_usage(answer: PlainAnswer) -> TokenUsage:
     """Return the same as `parse_usage`, for a usage that is already decoded."""
     told = answer.usage
     prompt, completion = told.prompt_tokens_details, told.completion_tokens_details
-    cached = 0 if prompt is None else prompt.cached_tokens
+    cached = (0 if prompt is None else prompt.cached_tokens) or told.prompt_cache_hit_tokens or told.cached_tokens
     reasoning = 0 if completion is None else completion.reasoning_tokens
     return TokenUsage(
         told.prompt_tokens,
@@ -79,8 +81,10 @@ def plain_usage(answer: PlainAnswer) -> TokenUsage:
 
 
 def parse_usage(value: object) -> TokenUsage | None:
-    """Return the token counts of an Ark or OpenAI ``usage`` object, or None if it is not usable. Zero is a valid count.
+    """Return the token counts of a ``usage`` object, or None if it is not usable. Zero is a valid count.
 
+    What of the prompt came from a cache is told in ``prompt_tokens_details.cached_tokens`` (Ark, OpenAI), in
+    ``prompt_cache_hit_tokens`` (DeepSeek's API reference) or in ``cached_tokens`` of the object itself (Moonshot's).
     ``prompt_tokens`` and ``completion_tokens`` are both required; if either is not a count (true and 1.0 are not), nothing of the
     object is trusted. The two details are optional: one that is not a count is 0, and one above its total is cut to the total. A part
     cannot exceed the whole, and the totals are what was asked and answered.
@@ -90,7 +94,8 @@ def parse_usage(value: object) -> TokenUsage | None:
     prompt, completion = value.get("prompt_tokens"), value.get("completion_tokens")
     if type(prompt) is not int or type(completion) is not int or not (0 <= prompt <= TOKENS_MAX and 0 <= completion <= TOKENS_MAX):
         return None
-    cached = _part(value.get("prompt_tokens_details"), "cached_tokens", prompt)
+    places = ((value.get("prompt_tokens_details"), "cached_tokens"), (value, "prompt_cache_hit_tokens"), (value, "cached_tokens"))
+    cached = next((count for place, name in places if (count := _part(place, name, prompt))), 0)
     return TokenUsage(prompt, completion, cached, _part(value.get("completion_tokens_details"), "reasoning_tokens", completion))
 
 

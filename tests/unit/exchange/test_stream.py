@@ -174,6 +174,17 @@ async def test_a_piece_that_repeats_the_last_is_not_judged_and_passes_as_it_came
     assert relayed.facts()[-2] == len(pieces)
 
 
+@pytest.mark.parametrize("joined", [False, True])
+async def test_the_bytes_of_the_text_are_counted_for_an_upstream_that_may_tell_no_usage(joined: bool) -> None:
+    texts = [b"", b"first", "你好".encode(), b"other", b"\\u4f60", b"!"]
+    pieces = [chunk(EVENT), *(chunk(LEFT + text + RIGHT) for text in texts)]
+    counting = Relayed(tap=Tap(withhold_usage=True, counts_text=True)).feed(*([b"".join(pieces)] if joined else pieces))
+
+    assert counting.tap.text_bytes == len("Hello") + 5 + 6 + 5 + 3 + 1
+    assert counting.tap.seen().text_bytes == counting.tap.text_bytes
+    assert Relayed().feed(*pieces).tap.text_bytes == 0
+
+
 async def test_a_client_that_left_is_written_nothing_more_and_all_is_counted() -> None:
     relayed = Relayed().feed(*[chunk(EVENT)] * 3)
 

@@ -49,7 +49,7 @@ def test_without_a_usage_the_text_bounds_what_was_written() -> None:
     """16 bytes of reasoning and 24 of content are 40 bytes: at 8 a token at most, 5 tokens at least."""
     choices = [{"message": {"content": "你好你好你好你好", "reasoning_content": "sixteen letters!"}}, {"message": None}, "no choice"]
 
-    assert seen(answer(usage=None, choices=choices)) == SeenAnswer(None, completion_tokens_min=5, upstream_id="0217")
+    assert seen(answer(usage=None, choices=choices)) == SeenAnswer(None, completion_tokens_min=5, text_bytes=40, upstream_id="0217")
 
 
 @pytest.mark.parametrize(("told", "kept"), [("x" * 500, "x" * 128), (7, ""), (None, ""), ({}, "")])
@@ -89,17 +89,18 @@ def test_what_is_no_answer_is_a_refusal_that_tells_nothing_of_the_upstream(raw: 
 
 
 @pytest.mark.parametrize(
-    "choice",
+    ("choice", "text_bytes"),
     [
-        {"message": {"tool_calls": [{"id": "call_a"}], "content": None}},
-        {"message": {"function_call": {"name": "now"}}},
-        {"message": {"refusal": "No."}},
-        {"message": {"audio": {"data": "UklG"}}},
-        {"message": {"content": ""}, "finish_reason": "content_filter"},
+        ({"message": {"tool_calls": [{"id": "call_a"}], "content": None}}, 0),
+        ({"message": {"tool_calls": [{"function": {"name": "now", "arguments": "{}"}}, 5], "content": None}}, 5),
+        ({"message": {"function_call": {"name": "now"}}}, 3),
+        ({"message": {"refusal": "No."}}, 3),
+        ({"message": {"audio": {"data": "UklG"}}}, 0),
+        ({"message": {"content": ""}, "finish_reason": "content_filter"}, 0),
     ],
 )
-def test_an_answer_may_have_no_text_and_no_usage(choice: object) -> None:
-    assert seen(answer(choices=[{"message": {}}, choice], usage=None)) == SeenAnswer(None, upstream_id="0217")
+def test_an_answer_may_have_no_text_and_no_usage(choice: object, text_bytes: int) -> None:
+    assert seen(answer(choices=[{"message": {}}, choice], usage=None)) == SeenAnswer(None, text_bytes=text_bytes, upstream_id="0217")
 
 
 def test_with_a_usage_an_empty_text_is_an_answer() -> None:

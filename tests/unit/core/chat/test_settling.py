@@ -77,3 +77,25 @@ def test_a_settlement_says_nothing_that_it_was_not_told() -> None:
 def test_outcomes_are_written_as_the_store_and_receipts_have_them() -> None:
     assert set(Outcome) == {"complete", "client_gone", "upstream_cut", "upstream_error", "refused", "interrupted"}
     assert set(UsageSource) == {"reported", "estimated", "none"}
+
+
+@pytest.mark.parametrize(("text_bytes", "each", "tokens"), [(0, (4, 4), (200, 0)), (33, (4, 4), (200, 9)), (33, (2.5, 1.5), (320, 22))])
+def test_where_bytes_stand_for_tokens_both_are_estimated_by_them(
+    text_bytes: int, each: tuple[float, float], tokens: tuple[int, int]
+) -> None:
+    seen = Seen(Outcome.COMPLETE, SeenAnswer(completion_tokens_min=7, text_bytes=text_bytes))
+    settled = conclude(TEXT_BYTES, PRICE, Nanos(10**9), seen, estimate=True, bytes_per_token=each)
+
+    assert settled.usage == TokenUsage(*tokens)
+    assert settled.usage_source is UsageSource.ESTIMATED
+
+
+def test_bytes_stand_for_nothing_where_a_usage_came_or_no_estimate_is_wanted_or_the_answer_never_began() -> None:
+    def settled(answer: SeenAnswer, *, estimate: bool = True, abandoned: bool = False) -> Settlement:
+        seen = Seen(Outcome.COMPLETE, answer, abandoned=abandoned)
+        return conclude(TEXT_BYTES, PRICE, Nanos(10**9), seen, estimate=estimate, bytes_per_token=(4, 4))
+
+    assert settled(SeenAnswer(TokenUsage(20, 12), text_bytes=99)).usage == TokenUsage(20, 12)
+    assert settled(SeenAnswer(text_bytes=99), estimate=False).usage_source is UsageSource.NONE
+    assert settled(SeenAnswer(began=False)).usage_source is UsageSource.NONE
+    assert settled(SeenAnswer(began=False), abandoned=True).usage == TokenUsage(100, 0)  # the prompt's lower bound, as everywhere

@@ -1,5 +1,6 @@
 """Usage objects: which are charged, and which are not trusted."""
 
+import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -153,3 +154,23 @@ def test_what_arks_answers_say_is_read_plainly(details: str, cached: int, reason
 )
 def test_an_answer_with_anything_odd_is_not_read_plainly(raw: bytes) -> None:
     assert read_plain_answer(raw) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "cached"),
+    [
+        ({"prompt_cache_hit_tokens": 6, "prompt_cache_miss_tokens": 3}, 6),  # DeepSeek
+        ({"cached_tokens": 6}, 6),  # Moonshot
+        ({"prompt_tokens_details": {"cached_tokens": 6}, "cached_tokens": 7}, 6),
+        ({"prompt_tokens_details": {"cached_tokens": 0}, "prompt_cache_hit_tokens": 5}, 5),
+        ({"prompt_tokens_details": None, "prompt_cache_hit_tokens": 10}, 9),
+        ({"prompt_cache_hit_tokens": None, "cached_tokens": "6"}, 0),
+        ({"prompt_cache_hit_tokens": -1}, 0),
+    ],
+)
+def test_a_cache_hit_is_read_wherever_a_service_tells_it(told: dict[str, object], cached: int) -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 4} | told
+    plain = read_plain_answer(orjson.dumps({"choices": [{}], "usage": usage}))
+
+    assert parse_usage(usage) == TokenUsage(9, 4, cached)
+    assert plain is None or plain_usage(plain) == TokenUsage(9, 4, cached)
