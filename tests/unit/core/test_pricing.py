@@ -6,7 +6,16 @@ import pytest
 from proxy.core.catalog import ChatPrice, ChatTier, ImagePrice, Kind, Model, VideoPrice, VideoRate
 from proxy.core.chat.request import ChatCall, parse_chat_call, requested_model
 from proxy.core.money import Nanos, parse_token_price
-from proxy.core.pricing import charge_for_chat, explain, freeze, hold_for_chat, prompt_tokens_max, prompt_tokens_min, thaw_chat
+from proxy.core.pricing import (
+    charge_for_chat,
+    explain,
+    freeze,
+    hold_for_chat,
+    is_free,
+    prompt_tokens_max,
+    prompt_tokens_min,
+    thaw_chat,
+)
 from proxy.core.settlement import TokenUsage, capped
 
 
@@ -162,3 +171,28 @@ def call(**fields: object) -> ChatCall:
 )
 def test_a_request_holds_its_worst_case(fields: dict[str, object], prompt_tokens: int, output_tokens: int) -> None:
     assert call(**fields).hold_nanos(FLAT) == prompt_tokens * 800 + output_tokens * 2_000
+
+
+_FREE_RATE = VideoRate(silent=Nanos(0), audio=Nanos(0))
+_FREE_TIER = tier(None, "0", "0", "0")
+
+
+@pytest.mark.parametrize(
+    ("price", "free"),
+    [
+        (ChatPrice((_FREE_TIER,)), True),
+        (ChatPrice((tier(10, "0", "0", "0"), _FREE_TIER)), True),
+        (ChatPrice((tier(None, "0.8", "0", "0"),)), False),
+        (ChatPrice((tier(None, "0", "0.8", "0"),)), False),
+        (ChatPrice((tier(None, "0", "0", "0.8"),)), False),
+        (ChatPrice((tier(10, "0", "0", "0"), tier(None, "0", "1", "0"))), False),
+        (ImagePrice(Nanos(0)), True),
+        (ImagePrice(Nanos(1)), False),
+        (VideoPrice(_FREE_RATE), True),
+        (VideoPrice(VideoRate(silent=Nanos(1), audio=Nanos(0))), False),
+        (VideoPrice(VideoRate(silent=Nanos(0), audio=Nanos(1))), False),
+        (VideoPrice(_FREE_RATE, {"1080p": VideoRate(silent=Nanos(0), audio=Nanos(1))}), False),
+    ],
+)
+def test_a_price_is_free_only_if_nothing_that_it_sells_costs_anything(price: ChatPrice | ImagePrice | VideoPrice, free: bool) -> None:
+    assert is_free(price) is free

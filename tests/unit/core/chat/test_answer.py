@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.core.ark.refusal import Refusal
+from proxy.core.ark.refusal import OUTAGE_RETRY_AFTER_SECONDS, RETRY_AFTER_SECONDS, Refusal
 from proxy.core.catalog import ChatPrice, ChatTier, Kind, Model
 from proxy.core.chat.answer import read_answer
 from proxy.core.money import Nanos
@@ -95,6 +95,7 @@ def test_what_is_no_answer_is_a_refusal_that_tells_nothing_of_the_upstream(raw: 
         ({"message": {"tool_calls": [{"function": {"name": "now", "arguments": "{}"}}, 5], "content": None}}, 5),
         ({"message": {"function_call": {"name": "now"}}}, 3),
         ({"message": {"refusal": "No."}}, 3),
+        ({"message": {"reasoning_content": "Hm."}}, 3),
         ({"message": {"audio": {"data": "UklG"}}}, 0),
         ({"message": {"content": ""}, "finish_reason": "content_filter"}, 0),
     ],
@@ -105,3 +106,20 @@ def test_an_answer_may_have_no_text_and_no_usage(choice: object, text_bytes: int
 
 def test_with_a_usage_an_empty_text_is_an_answer() -> None:
     assert seen(answer(choices=[{"message": {"content": ""}}])).usage == TokenUsage(20, 12, 5)
+
+
+@pytest.mark.parametrize(
+    ("raw", "retry_after"),
+    [
+        (answer(error={"code": "RateLimitExceeded", "message": "slow down"}), RETRY_AFTER_SECONDS),
+        (orjson.dumps({"error": {"code": "RateLimitExceeded", "message": "slow down"}}), RETRY_AFTER_SECONDS),
+        (orjson.dumps({"error": {"code": "InternalServiceError", "message": "later"}}), OUTAGE_RETRY_AFTER_SECONDS),
+        (answer(choices=None), None),
+    ],
+)
+def test_an_error_behind_a_200_is_mapped_as_one_with_its_own_status(raw: bytes, retry_after: float | None) -> None:
+    found = read_answer(raw, MODEL)
+
+    assert isinstance(found, Refusal)
+    assert found.error.retry_after_seconds == retry_after
+    assert found.note.startswith("upstream 200")
