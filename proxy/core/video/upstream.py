@@ -3,6 +3,7 @@
 import re
 
 from proxy.core.ark.field_names import FieldNames
+from proxy.core.shown_text import INVISIBLE
 from proxy.core.video.request import PUBLISHED_KEYS, VideoCall
 
 FIELD_NAMES = FieldNames(
@@ -26,14 +27,7 @@ FLEX_EXPIRY_SECONDS = 86_400
 DEFAULT_EXPIRY_SECONDS = 172_800
 
 
-_INVISIBLE = (
-    r"\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
-    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
-)
-"""Control characters, Unicode's Default_Ignorable_Code_Point, and the marks of annotations: a parser may skip any of them."""
-
-
-_HYPHENS = re.compile(rf"[-\uff0d\ufe63](?:[{_INVISIBLE}]*[-\uff0d\ufe63])+")
+_HYPHENS = re.compile(rf"[-\uff0d\ufe63](?:[{INVISIBLE}]*[-\uff0d\ufe63])+")
 """Two or more hyphens, also full-width and small ones, which Unicode normalisation makes plain; invisible characters may be between."""
 
 
