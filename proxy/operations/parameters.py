@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from proxy.core.money import Nanos, parse_yuan
 from proxy.core.retention import REQUEST_DAYS_MAX, REQUEST_DAYS_MIN
+from proxy.core.shown_text import first_unseen
 from proxy.operations.dates import parse_moment
 
 AccountName = Annotated[str, Meta(min_length=1, max_length=100)]
@@ -56,6 +57,7 @@ def check_reference(parameter: str, text: str) -> None:
 
 
 def check_label(parameter: str, text: str) -> None:
-    """Refuse control characters, which would be printed on a terminal. Raises: ValueError."""
-    if not all(char.isprintable() for char in text):
-        raise ValueError(f"{parameter}: must have no control characters")
+    """Refuse characters that are not seen: a terminal would obey them, and two names would look alike. Raises: ValueError."""
+    at = first_unseen(text)
+    if at is not None:
+        raise ValueError(f"{parameter}: must have no control characters or invisible ones: character {at + 1} is U+{ord(text[at]):04X}")

@@ -40,10 +40,18 @@ def prepare(name: str, parameters: object) -> Operation:
     operation = OPERATIONS.get(name)
     if operation is None:
         raise UnknownOperationError(f"there is no operation {name!r}: there are {', '.join(OPERATIONS)}")
+    _refuse_half_pairs(parameters)
     try:
         return msgspec.convert(parameters, type=operation)
     except msgspec.ValidationError as error:
         raise ParameterError(str(error).replace(" - at `$.", " - at `")) from None
+
+
+def _refuse_half_pairs(parameters: object) -> None:
+    """Refuse text that is no UTF-8: neither JSON nor the store takes it. A command line's bytes may be any. Raises: ParameterError."""
+    for name, text in parameters.items() if isinstance(parameters, Mapping) else ():
+        if isinstance(text, str) and not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+            raise ParameterError(f"{name}: is no UTF-8 text")
 
 
 async def run(operator: Operator, name: str, parameters: object) -> Answer:

@@ -36,7 +36,7 @@ async def test_a_name_is_taken_once(store: Store, alice: Account) -> None:
     await assert_books_balance(store)
 
 
-@pytest.mark.parametrize("name", ["", " alice", "alice\n", "a\x00b", "x" * 101])
+@pytest.mark.parametrize("name", ["", " alice", "alice\n", "a\x00b", "moc\u202egpj", "alice\u3164", "x" * 101])
 async def test_a_name_that_cannot_be_typed_is_refused(store: Store, name: str) -> None:
     with pytest.raises(StoreRefusedError, match="name"):
         await store.create_account(name, Nanos(0), NOW_MS)

@@ -3,6 +3,7 @@
 import sqlite3
 
 from proxy.core.money import Nanos
+from proxy.core.shown_text import first_unseen
 from proxy.store.errors import AccountExistsError, KeyNotFoundError, StoreRefusedError
 from proxy.store.sqlite import ledger, payments
 from proxy.store.values import Account, Booking, Grant, Key, NewKey, Reference
@@ -23,7 +24,7 @@ def create_account(
 
     Raises: AccountExistsError, ReferenceTakenError; StoreRefusedError: no fit name, or a negative credit.
     """
-    if not name or len(name) > NAME_CHARACTERS_MAX or not name.isprintable() or name != name.strip():
+    if not name or len(name) > NAME_CHARACTERS_MAX or first_unseen(name) is not None or name != name.strip():
         raise StoreRefusedError(f"an account's name is 1 to {NAME_CHARACTERS_MAX} printable characters: {name!r}")
     if credit_nanos < 0:
         raise StoreRefusedError("a new account cannot begin in debt")
