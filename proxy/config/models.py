@@ -7,6 +7,7 @@ from math import isfinite
 from types import MappingProxyType
 from typing import TypeVar
 
+from proxy.config.quoting import masked, told_key
 from proxy.config.tables import (
     Amount,
     ChatPriceTable,
@@ -127,7 +128,7 @@ def _upstream_of(table: ModelTable, key: str, upstreams: Collection[str], faults
     if table.upstream is None:
         faults.add(join(key, "upstream"), "missing: it can be left out only where there is one upstream")
     elif table.upstream not in upstreams:
-        faults.add(join(key, "upstream"), f"no [upstreams.{table.upstream}] in this file")
+        faults.add(join(key, "upstream"), f"no [upstreams.{masked(table.upstream)}] in this file")
     return table.upstream or ""
 
 
@@ -136,7 +137,7 @@ def _check_defaults(defaults: Mapping[str, object], key: str, faults: Faults) ->
         if name.lower() in _NEVER_DEFAULTS:
             faults.add(join(key, name), "is never a default: it is the client's or the gateway's own")
         elif not _is_json(value):
-            faults.add(join(key, name), "cannot stand in JSON (a date, a time, or a number that is not finite)")
+            faults.add(join(key, told_key(name, ())), "cannot stand in JSON (a date, a time, or a number that is not finite)")
 
 
 def _is_json(value: object) -> bool:
@@ -166,7 +167,7 @@ def _read_chat_price(price: Mapping[str, object], key: str, faults: Faults) -> C
         tier = flat and _tier(flat, None, key, faults)
         return ChatPrice((tier,)) if tier else None
     for name in price.keys() - {"tiers"}:
-        faults.add(join(key, name), "stands inside the tiers, or there are none")
+        faults.add(join(key, told_key(name, ChatTierTable.__struct_fields__)), "stands inside the tiers, or there are none")
     tables = price["tiers"]
     if not isinstance(tables, list) or not tables:
         faults.add(join(key, "tiers"), "must be an array of at least one tier")
@@ -216,7 +217,7 @@ def _read_video_price(model: ModelTable, key: str, faults: Faults) -> VideoPrice
     rate = _rate(table, key, faults)
     by_resolution: dict[str, VideoRate] = {}
     for resolution, value in table.by_resolution.items():
-        at = f'{key}.by_resolution."{resolution}"'
+        at = f'{key}.by_resolution."{told_key(resolution, model.resolutions)}"'
         if model.resolutions and resolution not in model.resolutions:
             faults.add(at, f"is not among the model's resolutions: {', '.join(model.resolutions)}")
         rates = read_table(VideoRateTable, value, at, faults)
@@ -244,5 +245,5 @@ def _amount(parse: Callable[[Amount], V], amount: Amount, key: str, faults: Faul
     try:
         return parse(amount)
     except ValueError as error:
-        faults.add(key, str(error))
+        faults.add(key, masked(str(error)))
         return None

@@ -11,6 +11,7 @@ import msgspec
 from proxy.config import environment
 from proxy.config.config import AdminConfig, Config, ServerConfig, StoreConfig, UpstreamConfig, VideosConfig
 from proxy.config.models import read_catalog
+from proxy.config.quoting import masked, told_key
 from proxy.config.tables import (
     SECTIONS,
     AdminTable,
@@ -78,7 +79,7 @@ def load(path: Path | None, env: Mapping[str, str], *, require_secrets: bool = T
     document = {} if path is None else parse(path)
     variables, faults = environment.overlay(document, env, is_all=path is None)
     for name in document.keys() - set(_SECTIONS):
-        faults.add(name, f"unknown key (known here: {', '.join(_SECTIONS)})")
+        faults.add(told_key(name, _SECTIONS), f"unknown key (known here: {', '.join(_SECTIONS)})")
     base = base or base_of(path)
     server = _read_server(document.get("server", {}), base, faults)
     store = _read_store(document.get("store", {}), base, faults)
@@ -107,7 +108,7 @@ def parse(path: Path) -> dict[str, object]:
     try:
         return msgspec.toml.decode(content, type=dict[str, object])
     except ValueError as error:  # DecodeError; UnicodeDecodeError; Python's own for a number with thousands of digits
-        raise ConfigError(path, [f"is no valid TOML: {error}"]) from None
+        raise ConfigError(path, [f"is no valid TOML: {masked(str(error))}"]) from None
     except RecursionError:
         raise ConfigError(path, ["is no valid TOML: it is nested too deeply"]) from None
 
@@ -224,7 +225,7 @@ def _read_upstreams(value: object, base: Path, env: Mapping[str, str] | None, fa
         return {}
     upstreams: dict[str, UpstreamConfig | None] = {}
     for name, table in value.items():
-        key = join("upstreams", name)
+        key = join("upstreams", name if isinstance(table, Mapping) else told_key(name, ()))
         if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
             faults.add(key, "the name of an upstream is made of letters, digits, - and _")
         upstreams[name] = _read_upstream(name, table, key, base, env, faults)

@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from proxy.config.quoting import told_key
 from proxy.core.catalog import CONTEXT_TOKENS_UNKNOWN
 from proxy.core.retention import REQUEST_DAYS_MAX
+from proxy.core.shown_text import shown
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -58,7 +60,8 @@ class ConfigError(Exception):
     def __init__(self, path: Path | None, faults: Sequence[str]) -> None:
         """Args: path: None if the whole configuration is in the environment, and each fault names its variable."""
         named = path is None
-        super().__init__("\n".join(fault if named or fault.startswith(VARIABLE_PREFIX) else f"{path}: {fault}" for fault in faults))
+        told = (fault if named or fault.startswith(VARIABLE_PREFIX) else f"{path}: {fault}" for fault in faults)
+        super().__init__("\n".join(map(shown, told)))
         self.path = path
         self.faults = tuple(faults)
 
@@ -213,7 +216,7 @@ def read_table(table_type: type[T], value: object, key: str, faults: Faults) -> 
     known = len(faults)
     for name in value:
         if name not in fields:
-            faults.add(join(key, name), f"unknown key{suggestion(name, fields)}")
+            faults.add(join(key, told_key(name, fields)), f"unknown key{suggestion(name, fields)}")
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in value:

@@ -6,7 +6,6 @@ No reason ever quotes a secret, or the text in place of a secret.
 import errno
 import ipaddress
 import os
-import re
 import select
 import time
 from collections.abc import Mapping
@@ -14,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from proxy.config.quoting import masked, reads_like_a_name
+
 PIPE_SECONDS = 10.0
 """Seconds allowed to read a pipe to its end. Its writer may be gone, and a reload that waits delays the end of the process."""
 _SECRET_BYTES_MAX = 65_536
-_PLAIN_NAME = re.compile(r"[/~.]*(?:[A-Z]{1,16}|[A-Za-z][a-z]{0,15})(?:[/_.-]+(?:[A-Z]{1,16}|[A-Za-z][a-z]{0,15}|[0-9]{1,2})){0,16}")
-"""``ARK_API_KEY``, ``ark-key``, ``/etc/llm-proxy/ark.key``: words of one case, no digits but a short number at the end of one."""
 _UNIX_PATH_BYTES_MAX = 107
 """`sun_path` of Linux has 108 bytes, including the closing zero."""
 
@@ -96,17 +95,19 @@ def parse_address(text: str, base: Path) -> Address:
 def parse_tcp_address(text: str, wanted: str = 'must be "HOST:PORT" or "[IPV6]:PORT"') -> TcpAddress:
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise ValueError(f"{wanted}, not {text!r}")
+        raise ValueError(f"{wanted}, not {masked(repr(text))}")
     return TcpAddress(_parse_host(host, text), int(port))
 
 
 def parse_unix_address(text: str, base: Path) -> UnixAddress:
     path = text.removeprefix("unix:")
     if path == text or not path or "\0" in path:
-        raise ValueError(f'must be "unix:PATH", not {text!r}')
+        raise ValueError(f'must be "unix:PATH", not {masked(repr(text))}')
     absolute = base / path
     if len(bytes(absolute)) > _UNIX_PATH_BYTES_MAX:
-        raise ValueError(f"the socket's path is longer than {_UNIX_PATH_BYTES_MAX} bytes, which the system does not take: {absolute}")
+        raise ValueError(
+            f"the socket's path is longer than {_UNIX_PATH_BYTES_MAX} bytes, which the system does not take: {masked(str(absolute))}"
+        )
     return UnixAddress(absolute)
 
 
@@ -114,9 +115,9 @@ def parse_store_url(text: str, base: Path) -> str:
     """Return ``sqlite:PATH`` with an absolute path; a relative one starts from ``base``."""
     scheme, colon, path = text.partition(":")
     if not colon:
-        raise ValueError(f'must be "sqlite:PATH", not {text!r}')
+        raise ValueError(f'must be "sqlite:PATH", not {masked(repr(text))}')
     if scheme != "sqlite":
-        raise ValueError(f'the store {scheme!r} is not known: only "sqlite:PATH" is')
+        raise ValueError(f'the store {masked(repr(scheme))} is not known: only "sqlite:PATH" is')
     if path.startswith("//") or "?" in path or "\0" in path or path in ("", ":memory:"):
         raise ValueError('must be "sqlite:PATH" with the path of a file, relative to this file or absolute')
     return f"{scheme}:{base / path}"
@@ -127,7 +128,7 @@ def parse_base_url(text: str) -> str:
     parts, port = _split_url(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ValueError('must begin with "https://" or "http://" and name a host')
-    if parts.username is not None or parts.password is not None:
+    if "@" in text:
         raise ValueError("must not carry a user or a password: the key belongs to api_key")
     if "?" in text or "#" in text:
         raise ValueError("must have no query and no fragment: paths are appended to it")
@@ -137,7 +138,7 @@ def parse_base_url(text: str) -> str:
 def parse_proxy(text: str) -> str:
     """Return the proxy's URL, ``http://HOST:PORT``. Only such a proxy is known: it is asked for a tunnel by CONNECT."""
     parts, port = _split_url(text)
-    if parts.username is not None or parts.password is not None:
+    if "@" in text:
         raise ValueError("must not carry a user or a password: they belong to proxy_auth")
     if parts.scheme != "http" or not parts.hostname or not port or parts.path not in ("", "/") or "?" in text or "#" in text:
         raise ValueError('must be "http://HOST:PORT", and no more')
@@ -150,8 +151,8 @@ def _split_url(text: str) -> tuple[SplitResult, int | None]:
     try:
         parts = urlsplit(text)
         port = parts.port
-    except ValueError as error:
-        raise ValueError(f"is no URL: {error}") from None
+    except ValueError:  # its text quotes a part, which is of a password if that has a slash
+        raise ValueError("is no URL: its port must be a number up to 65535, and brackets are for an IPv6 address") from None
     return parts, port
 
 
@@ -198,13 +199,22 @@ def read_beginning(path: Path, bytes_max: int, *, pipe_seconds: float = PIPE_SEC
 
 def _parse_host(host: str, text: str) -> str:
     if host.startswith("[") and host.endswith("]"):
-        ipaddress.IPv6Address(host[1:-1])
+        if not _is_ipv6(host[1:-1]):
+            raise ValueError(f"{masked(repr(host[1:-1]))} is no IPv6 address")
         return host[1:-1]
     if not host:
         raise ValueError(f'names no host: write "0.0.0.0{text}" or "[::]{text}" to listen on every address')
     if ":" in host or not host.isascii() or not host.replace("-", "").replace(".", "").replace("_", "").isalnum():
-        raise ValueError(f'must be "HOST:PORT", an IPv6 address in square brackets, not {text!r}')
+        raise ValueError(f'must be "HOST:PORT", an IPv6 address in square brackets, not {masked(repr(text))}')
     return host
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_loopback_ip(host: str) -> bool:
@@ -223,7 +233,7 @@ def _from_env(name: str, env: Mapping[str, str]) -> str:
 
 def _is_quotable(name: str, path: Path | None = None) -> bool:
     """Return whether a name can be shown: it exists, or it is made of short words, which no key is."""
-    return _PLAIN_NAME.fullmatch(name) is not None or (path is not None and len(name) < _UNIX_PATH_BYTES_MAX and os.path.lexists(path))
+    return reads_like_a_name(name) or (path is not None and len(name) < _UNIX_PATH_BYTES_MAX and os.path.lexists(path))
 
 
 def _credential_path(name: str, env: Mapping[str, str]) -> Path:

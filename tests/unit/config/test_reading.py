@@ -91,7 +91,10 @@ NO_PROXY = 'upstreams.ark.proxy: must be "http://HOST:PORT", and no more'
         ('proxy = "http://proxy:3128/path"', NO_PROXY),
         ('proxy = "http://proxy:3128?x"', NO_PROXY),
         ('proxy = "http://u:canary@proxy:3128"', "upstreams.ark.proxy: must not carry a user or a password: they belong to proxy_auth"),
-        ('proxy = "http://proxy:99999"', "upstreams.ark.proxy: is no URL: Port out of range 0-65535"),
+        (
+            'proxy = "http://proxy:99999"',
+            "upstreams.ark.proxy: is no URL: its port must be a number up to 65535, and brackets are for an IPv6 address",
+        ),
         ('proxy = "http://pro xy:3128"', "upstreams.ark.proxy: must be a URL of printable ASCII characters"),
         ("proxy = 3128", "upstreams.ark.proxy: must be a string, not an integer"),
         ('proxy_auth = "env:PROXY_AUTH"', "upstreams.ark.proxy_auth: is for a proxy, and there is none: name it by proxy"),
