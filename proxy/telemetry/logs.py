@@ -1,5 +1,7 @@
 """The log: one line a request, and everything that an operator should know. Never a prompt, never a secret.
 
+A line may quote what an upstream or a customer wrote: no control character of theirs is written, on a terminal or in JSON.
+
 On a terminal lines are for people to read; otherwise each is one JSON object, ready for a log shipper. For the journal its priority
 stands in front, as in ``<4>{"time":…``, which systemd removes (man 3 sd-daemon), so that `journalctl -p warning` finds what matters.
 """
@@ -19,6 +21,7 @@ from msgspec import Struct
 from msgspec.json import Encoder
 
 from proxy.clock import Clock, iso
+from proxy.core.shown_text import shown, shown_json, shown_lines
 from proxy.telemetry.log_output import Write, never_waiting
 
 STANDARD_ERROR = 2
@@ -116,7 +119,7 @@ class JsonAccessLog:
         second, ms = divmod(self._clock.now_ms(), 1000)
         if second != self._second:
             self._second, self._second_text = second, self._prefix + b'{"time":"' + iso(second * 1000)[:-4].encode()
-        self._lines.add(b'%b%03dZ","level":"info","event":"request",%b\n' % (self._second_text, ms, _encode(line)[1:]))
+        self._lines.add(b'%b%03dZ","level":"info","event":"request",%b\n' % (self._second_text, ms, shown_json(_encode(line))[1:]))
 
 
 class TerminalAccessLog:
@@ -134,7 +137,7 @@ class TerminalAccessLog:
         if line.cost:
             words.append(f"¥{line.cost}")
         words += [f"first {line.first_byte_ms} ms", f"total {line.total_ms} ms", line.request_id]
-        self._lines.add(("  ".join(words) + "\n").encode())
+        self._lines.add(f"{shown('  '.join(words))}\n".encode())
 
 
 class JsonFormatter(logging.Formatter):
@@ -149,7 +152,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info and record.exc_info[0] is not None:
             entry["exception"] = _told("".join(traceback.format_exception(*record.exc_info)))
-        return orjson.dumps(entry, default=str).decode()
+        return shown_json(orjson.dumps(entry, default=str)).decode()
 
 
 class JournalFormatter(JsonFormatter):
@@ -162,9 +165,9 @@ class JournalFormatter(JsonFormatter):
 class TerminalFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
-        line = f"{time} {record.levelname.lower():<7} {record.getMessage()}"
+        line = f"{time} {record.levelname.lower():<7} {shown(record.getMessage())}"
         if record.exc_info and record.exc_info[0] is not None:
-            line += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
+            line += "\n" + shown_lines("".join(traceback.format_exception(*record.exc_info)).rstrip())
         return line
 
 

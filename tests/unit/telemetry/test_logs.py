@@ -12,7 +12,16 @@ import orjson
 import pytest
 
 from proxy.clock import SystemClock
-from proxy.telemetry.logs import JournalFormatter, JsonAccessLog, JsonFormatter, Lines, RequestLine, TerminalAccessLog, is_journal
+from proxy.telemetry.logs import (
+    JournalFormatter,
+    JsonAccessLog,
+    JsonFormatter,
+    Lines,
+    RequestLine,
+    TerminalAccessLog,
+    TerminalFormatter,
+    is_journal,
+)
 
 PAID: dict[str, Any] = {
     "request_id": "req_1",
@@ -174,3 +183,41 @@ def test_what_is_no_utf8_is_written_all_the_same() -> None:
     record = logging.LogRecord("proxy", logging.ERROR, "", 0, "half a pair: %s", ("\ud83d",), None)
 
     assert orjson.loads(JsonFormatter().format(record))["message"] == "half a pair: \\ud83d"
+
+
+HOSTILE = "\x1b[2J\x9b31m\u202e\x7f\u2028\r"
+
+
+def unprintable(text: str) -> list[str]:
+    return [char for char in text if not char.isprintable() and char != "\n"]
+
+
+@pytest.mark.parametrize("kind", [JsonAccessLog, TerminalAccessLog])
+async def test_no_line_of_a_request_acts_on_a_terminal(pipe: tuple[int, int], kind: type[JsonAccessLog | TerminalAccessLog]) -> None:
+    log = kind(SystemClock(), Lines(partial(os.write, pipe[1])))
+
+    log.write(RequestLine(**{**PAID, "account": f"王\n{HOSTILE}", "upstream_id": HOSTILE}))
+    await asyncio.sleep(0)
+
+    line = os.read(pipe[0], 4096).decode()
+    assert unprintable(line) == []
+    assert line.count("\n") == 1
+    assert "王" in line
+    if kind is JsonAccessLog:
+        assert orjson.loads(line)["upstream_id"] == HOSTILE
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), JournalFormatter(), TerminalFormatter()])
+def test_no_message_and_no_traceback_acts_on_a_terminal(formatter: logging.Formatter) -> None:
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError as error:
+        record = logging.LogRecord(
+            "proxy", logging.ERROR, "", 0, "said %s\nand more", (HOSTILE,), (ValueError, error, error.__traceback__)
+        )
+
+    line = formatter.format(record)
+
+    assert unprintable(line) == []
+    assert "Traceback" in line
+    assert "and more\n" not in line.partition("Traceback")[0].removesuffix("\n")
