@@ -1,6 +1,7 @@
 """The command line: each command is one operation, printed. Exit 0 done, 1 refused or failed, 2 wrong usage."""
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ from proxy import __version__
 from proxy.cli import books, customers, gateway, top
 from proxy.cli.examples import examples
 from proxy.cli.shared import ConfigOption
+from proxy.core.shown_text import shown_lines
 
 app = typer.Typer(
     help="An OpenAI-compatible gateway in front of Volcengine Ark that bills every token exactly once.",
@@ -29,7 +31,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without ¥ shows a ? instead of a traceback
-    app(prog_name="llm-proxy")
+    try:
+        app(prog_name="llm-proxy")
+    except Exception:  # noqa: BLE001 - a bug: its traceback may quote anything, and is printed as Python does
+        sys.stderr.write(shown_lines(traceback.format_exc()))
+        sys.exit(1)
 
 
 def _print_version(asked: bool) -> None:

@@ -11,7 +11,7 @@ from proxy.cli.examples import examples
 from proxy.cli.progress import bar
 from proxy.cli.retention import NOTHING_SET, fold
 from proxy.cli.rotation import Rotation, RotationError, compact
-from proxy.cli.shared import WRONG_USAGE, ConfigOption, JsonOption, fail, load_config, perform, refusals, show, show_checks
+from proxy.cli.shared import WRONG_USAGE, ConfigOption, JsonOption, fail, load_config, perform, refusals, say, show, show_checks
 from proxy.clock import SystemClock, iso
 from proxy.core.retention import REQUEST_DAYS_MIN
 from proxy.operations import views
@@ -48,9 +48,9 @@ def backup(
 
         answer = write(destination) if keep is None else _rotate(destination, keep, write)
     if not json:
-        typer.echo(f"wrote {answer['destination']}")
+        say(f"wrote {answer['destination']}")
         for name in answer.get("removed", ()):
-            typer.echo(f"removed {name}")
+            say(f"removed {name}")
     show_checks(answer, json)
 
 

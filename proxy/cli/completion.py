@@ -15,6 +15,7 @@ from proxy.cli.client import perform
 from proxy.clock import SystemClock
 from proxy.config import ConfigError, load
 from proxy.config.environment import stands_for_keys
+from proxy.core.shown_text import is_plain, shown
 from proxy.store.errors import StoreError
 
 DEFAULT_CONFIGS = (Path("config.toml"), Path("/etc/llm-proxy/config.toml"))
@@ -28,16 +29,17 @@ def existing_config(env: Mapping[str, str]) -> Path | None:
 
 
 def account_names(context: typer.Context, incomplete: str) -> list[str]:
-    return [name for name in read_account_names(_config_of(context)) if name.startswith(incomplete)]
+    """Return the names that can be typed: a shell prints what it is given as it is."""
+    return [name for name in read_account_names(_config_of(context)) if name.startswith(incomplete) and is_plain(name)]
 
 
 def key_ids(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Return the ids of live keys, each with its account and name."""
     keys = _read(_config_of(context), "key.list").get("keys", ())
     return [
-        (key["id"], f"{key['account']} {key['name']}".strip())
+        (key["id"], shown(f"{key['account']} {key['name']}".strip()))
         for key in keys
-        if not key["revoked_at"] and key["id"].startswith(incomplete)
+        if not key["revoked_at"] and key["id"].startswith(incomplete) and is_plain(key["id"])
     ]
 
 

@@ -9,7 +9,7 @@ import typer
 from proxy.cli import tables
 from proxy.cli.config_view import describe
 from proxy.cli.examples import examples
-from proxy.cli.shared import REFUSED, WRONG_USAGE, ConfigOption, JsonOption, ask_gateway, config_path, fail, load_config, show
+from proxy.cli.shared import REFUSED, WRONG_USAGE, ConfigOption, JsonOption, ask_gateway, config_path, fail, load_config, say, show
 from proxy.clock import SystemClock
 from proxy.config import Config, ConfigError, Source
 from proxy.config.environment import PROXY_ADVICE, ignored_proxy_variable
@@ -70,7 +70,7 @@ def _mention_ignored_proxy(config: Config) -> None:
     """Tell on stderr of a variable that names a proxy to other programs, where an upstream is dialled directly."""
     variable = ignored_proxy_variable(os.environ)
     if variable is not None and any(upstream.proxy is None for upstream in config.upstreams.values()):
-        typer.echo(f"${variable} is set, and is not obeyed: {PROXY_ADVICE}", err=True)
+        say(f"${variable} is set, and is not obeyed: {PROXY_ADVICE}", err=True)
 
 
 @app.command(epilog=examples("reload"))
@@ -94,8 +94,10 @@ def doctor(
 
     if url is not None and not url.startswith(("http://", "https://")):
         fail("--url must begin with https:// or http://", WRONG_USAGE)
+    if url is not None and "@" in url:
+        fail("--url must carry no user and no password: they would be printed, and a call's key takes their header", WRONG_USAGE)
     if url is not None:
-        typer.echo(f"looking through {url} takes a minute: one answer is slow on purpose", err=True)
+        say(f"looking through {url} takes a minute: one answer is slow on purpose", err=True)
     findings = asyncio.run(examine(config_path(context, config), os.environ, SystemClock(), url))
     holds = all(finding.state != "failed" for finding in findings)
     show({"holds": holds, "checks": [finding.view() for finding in findings]}, tables.print_findings, json)

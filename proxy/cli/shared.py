@@ -16,6 +16,7 @@ from proxy.cli.hints import hint
 from proxy.clock import SystemClock
 from proxy.config import Config, ConfigError, load
 from proxy.config.environment import stands_for_keys
+from proxy.core.shown_text import shown, shown_lines
 from proxy.operations.parameters import ParameterError
 from proxy.operations.table import prepare
 from proxy.store.errors import StoreError
@@ -72,12 +73,13 @@ def perform(
 
 @contextlib.contextmanager
 def refusals(config: Path | None) -> Iterator[None]:
-    """Exit if an operation is refused, with the reason on one line of stderr and a hint on the next."""
+    """Exit if an operation is refused, with the reason on one line of stderr and a hint on the next. It may quote anything."""
     try:
         yield
     except (ParameterError, StoreError, OSError) as error:
         advice = hint(str(error), lambda: read_account_names(config))
-        fail(f"{error}\n→ {advice}" if advice else str(error), WRONG_USAGE if isinstance(error, ParameterError) else REFUSED)
+        reason = shown(str(error))
+        fail(f"{reason}\n→ {shown(advice)}" if advice else reason, WRONG_USAGE if isinstance(error, ParameterError) else REFUSED)
 
 
 def ask_gateway(context: typer.Context, config: Path | None, operation: str, **parameters: Any) -> dict[str, Any]:
@@ -108,5 +110,11 @@ def show_checks(answer: dict[str, Any], json: bool) -> None:
 
 
 def fail(reason: str, code: int = REFUSED) -> NoReturn:
-    typer.echo(reason, err=True)
+    """Exit with a reason on stderr, of one line or more."""
+    typer.echo(shown_lines(reason), err=True)
     raise typer.Exit(code)
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Print a line beside an answer."""
+    typer.echo(shown(line), err=err)

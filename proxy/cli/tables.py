@@ -1,11 +1,15 @@
-"""Answers of operations as text: tables for rows, lines for a single thing. Nothing is cut off in a pipe."""
+"""Answers of operations as text: tables for rows, lines for a single thing. Nothing is cut off in a pipe.
 
-import csv
+Every cell and line passes through `core/shown_text.py`: names, findings and figures may hold what a customer or an upstream wrote.
+"""
+
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
+
+from proxy.core.shown_text import csv_cell, shown, shown_json
 
 Answer = Mapping[str, Any]
 
@@ -17,7 +21,16 @@ _KEY_COLUMNS = ("id", "name", "prefix", "account", "created_at", "revoked_at")
 
 
 def print_json(answer: object) -> None:
-    sys.stdout.write(orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode() + "\n")
+    sys.stdout.write(shown_json(orjson.dumps(_writable(answer), option=orjson.OPT_INDENT_2)).decode() + "\n")
+
+
+def _writable(value: object) -> object:
+    """Return an answer without the halves of surrogate pairs that a path's bytes become where they are no UTF-8: JSON has none."""
+    if isinstance(value, Mapping):
+        return {name: _writable(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_writable(part) for part in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def print_accounts(answer: Answer) -> None:
@@ -34,7 +47,7 @@ def print_booking(answer: Answer) -> None:
     """Print the account and the payment's reference. Where it had been booked before, stderr says so."""
     print_account(answer, "reference")
     if not answer["booked"]:
-        sys.stderr.write(f"Nothing was booked now: this reference was booked on {_shown('_at', answer['booked_at'])}.\n")
+        _note(f"Nothing was booked now: this reference was booked on {_cell('_at', answer['booked_at'])}.")
 
 
 def print_keys(answer: Answer) -> None:
@@ -43,7 +56,7 @@ def print_keys(answer: Answer) -> None:
 
 def print_new_key(answer: Answer) -> None:
     _print_lines({"key": answer["key"], "id": answer["id"], "account": answer["account"], "name": answer["name"]})
-    sys.stderr.write("The key is shown this once and stored nowhere: keep it now.\n")
+    _note("The key is shown this once and stored nowhere: keep it now.")
 
 
 def print_usage(answer: Answer) -> None:
@@ -54,17 +67,18 @@ def print_usage(answer: Answer) -> None:
 
 
 def print_usage_csv(answer: Answer) -> None:
-    """Write a header line and the rows, without their total."""
-    columns = ["account", answer["by"], *_USAGE_COLUMNS]
-    writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(answer["rows"])
+    """Write a header line and the rows, without their total. A name that a spreadsheet would compute has an apostrophe in front."""
+    names, numbers = ("account", answer["by"]), _USAGE_COLUMNS
+    sys.stdout.write(",".join((*names, *numbers)) + "\n")
+    for row in answer["rows"]:
+        cells = (*(csv_cell(_text(row[name])) for name in names), *(_text(row[name]) for name in numbers))
+        sys.stdout.write(",".join(cells) + "\n")
     _note_days_not_cut(answer)
 
 
 def _note_days_not_cut(answer: Answer) -> None:
     for day in answer.get("days_not_cut", ()):
-        sys.stderr.write(f"Of {day} there are daily sums: they count whole if the period includes its 00:00 UTC, else not at all.\n")
+        _note(f"Of {day} there are daily sums: they count whole if the period includes its 00:00 UTC, else not at all.")
 
 
 def print_receipt(answer: Answer) -> None:
@@ -97,10 +111,8 @@ def print_retention(answer: Answer) -> None:
 def print_restored(answer: Answer) -> None:
     print_checks(answer)
     _print_lines({name: answer[name] for name in ("store", "source", "newest_booking_at", "kept") if answer[name] is not None})
-    sys.stderr.write(
-        "What was booked after the newest booking above is not in the store any more, and keys revoked since then work again.\n"
-        "Next: look at `llm-proxy key list` and `llm-proxy account list`, then start the gateway.\n"
-    )
+    _note("What was booked after the newest booking above is not in the store any more, and keys revoked since then work again.")
+    _note("Next: look at `llm-proxy key list` and `llm-proxy account list`, then start the gateway.")
 
 
 def print_reload(answer: Answer, heading: str) -> None:
@@ -152,7 +164,7 @@ def _print_table(columns: Sequence[str], rows: Iterable[Answer], right: Sequence
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=not to_terminal, overflow="fold")
     for row in rows:
-        table.add_row(*(_shown(column, row[column]) for column in columns))
+        table.add_row(*(shown(_cell(column, row[column])) for column in columns))
     if to_terminal:
         Console(markup=False, highlight=False, emoji=False).print(table)
         return
@@ -164,14 +176,18 @@ def _print_table(columns: Sequence[str], rows: Iterable[Answer], right: Sequence
 def _print_lines(values: Answer) -> None:
     width = max(len(name) for name in values)
     for name, value in values.items():
-        _line(f"{name:<{width}} ", _shown(name, value))
+        _line(f"{name:<{width}} ", _cell(name, value))
 
 
 def _line(*words: str) -> None:
-    sys.stdout.write(" ".join(words).rstrip() + "\n")
+    sys.stdout.write(shown(" ".join(words).rstrip()) + "\n")
 
 
-def _shown(name: str, value: object) -> str:
+def _note(text: str) -> None:
+    sys.stderr.write(shown(text) + "\n")
+
+
+def _cell(name: str, value: object) -> str:
     if name.endswith("_at") and isinstance(value, str):  # as in 2026-11-23T08:00:00.000Z
         return f"{value[:10]} {value[11:23]} UTC"
     return _text(value)

@@ -7,9 +7,11 @@ from typing import Any
 import aiohttp
 import uvloop
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from proxy.clock import SystemClock
+from proxy.core.shown_text import shown
 from proxy.demo.paste import paste
 from proxy.demo.setting import CHAT_MODEL, IMAGE_MODEL, VIDEO_MODEL, Setting, setting
 from proxy.edge.sockets import ListenError
@@ -41,7 +43,7 @@ def run(*, once: bool, port: int = 0, real: bool = False) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_tour(console, port, real=real) if once else _serve(console, port, real=real))
     except (TourError, ListenError) as fault:
-        Console(stderr=True, highlight=False).print(f"[red]failed:[/red] {fault}")
+        Console(stderr=True, highlight=False).print(f"[red]failed:[/red] {escape(shown(str(fault)))}")
         return 1
 
 
@@ -133,7 +135,8 @@ class Tour:
             receipt = await self._call("GET", f"/usage/{request}")
             if receipt["status"] != "settled":
                 raise TourError(f"request {request} is not settled")
-            table.add_row(request, receipt["model"], receipt["outcome"], f"¥{receipt['hold']}", f"¥{receipt['cost']}")
+            cells = (request, receipt["model"], receipt["outcome"], f"¥{receipt['hold']}", f"¥{receipt['cost']}")
+            table.add_row(*(escape(shown(cell)) for cell in cells))
         account = await self._call("GET", "/account")
         self._say("GET /usage/{request_id}", "one receipt a request:")
         self.console.print(table)
@@ -156,7 +159,7 @@ class Tour:
     def _say(self, what: str, *words: str) -> None:
         self.steps += 1
         self.console.print(f"[bold cyan]{self.steps}[/bold cyan] [bold]{what}[/bold]")
-        self.console.print("  " + "  ·  ".join(words), markup=False)
+        self.console.print(shown("  " + "  ·  ".join(words)), markup=False)
 
 
 async def _read(response: aiohttp.ClientResponse) -> dict[str, Any]:

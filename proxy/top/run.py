@@ -14,6 +14,7 @@ from rich.live import Live
 
 from proxy.clock import Clock, iso
 from proxy.config import UnixAddress
+from proxy.core.shown_text import shown_json
 from proxy.top.exposition import Scrape, parse
 from proxy.top.figures import Figures, figures
 from proxy.top.screen import Heading, frame
@@ -108,14 +109,14 @@ class _Top:
         """Print a line of JSON after each scrape. Raises: NoAnswerError."""
         while True:
             await self.look()
-            sys.stdout.write(orjson.dumps(self._answer()).decode() + "\n")
+            sys.stdout.write(shown_json(orjson.dumps(self._answer())).decode() + "\n")
             sys.stdout.flush()
             await asyncio.sleep(self._asked.every_seconds)
 
     def print(self) -> None:
         """Print one frame."""
         if self._asked.json:
-            sys.stdout.write(orjson.dumps(self._answer(), option=orjson.OPT_INDENT_2).decode() + "\n")
+            sys.stdout.write(shown_json(orjson.dumps(self._answer(), option=orjson.OPT_INDENT_2)).decode() + "\n")
             return
         is_terminal = sys.stdout.isatty()
         console = Console(highlight=False, markup=False, emoji=False, width=None if is_terminal else PIPE_COLUMNS)

@@ -1,4 +1,7 @@
-"""A frame of `top`: lines of figures, then tables that are cut to the height of the terminal. Nothing wraps."""
+"""A frame of `top`: lines of figures, then tables that are cut to the height of the terminal. Nothing wraps.
+
+Names come from what answers at the socket: whatever is not ours is a `_text`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from proxy.core.shown_text import shown
 from proxy.top.figures import Figures, ModelRow, Number, Spread, UpstreamRow
 
 UNKNOWN = "–"
@@ -30,7 +34,7 @@ def frame(heading: Heading, shown: Figures | None, columns: int, lines: int) -> 
     """Return the frame for a terminal of this size. ``shown`` None: the gateway has not answered yet."""
     top = [_heading(heading, columns)]
     if heading.silence:
-        top.append(Text(heading.silence, "bold red", overflow="ellipsis", no_wrap=True))
+        top.append(_text(heading.silence, "bold red"))
     if shown is None:
         return Group(*top)
     facts = [_fact(name, words) for name, words in _facts(shown)]
@@ -39,7 +43,7 @@ def frame(heading: Heading, shown: Figures | None, columns: int, lines: int) -> 
 
 
 def _heading(heading: Heading, columns: int) -> Text:
-    line = Text(f"llm-proxy top  {heading.where}", "bold", overflow="ellipsis", no_wrap=True)
+    line = _text(f"llm-proxy top  {heading.where}", "bold")
     right = f"{heading.when}  {heading.keys}".rstrip()
     line.truncate(max(0, columns - len(right) - 2), overflow="ellipsis")
     line.append(" " * max(2, columns - line.cell_len - len(right)))
@@ -48,10 +52,14 @@ def _heading(heading: Heading, columns: int) -> Text:
 
 
 def _fact(name: str, words: Sequence[str]) -> Text:
-    line = Text(overflow="ellipsis", no_wrap=True)
+    line = _text("")
     line.append(f"{name:<{LABEL_COLUMNS}}", "dim")
-    line.append("   ".join(word for word in words if word))
+    line.append(shown("   ".join(word for word in words if word)))
     return line
+
+
+def _text(words: str, style: str = "") -> Text:
+    return Text(shown(words), style, overflow="ellipsis", no_wrap=True)
 
 
 def _facts(shown: Figures) -> list[tuple[str, Sequence[str]]]:
@@ -124,7 +132,7 @@ def _upstreams(rows: Sequence[UpstreamRow], columns: int) -> Table:
     for row in rows:
         causes = ", ".join(f"{cause} {rate(count)}" for cause, count in sorted(row.causes.items(), key=lambda one: -one[1]))
         style = "red" if row.errors else ""
-        table.add_row(row.upstream, whole(row.busy), whole(row.idle), rate(row.errors), causes, style=style)
+        table.add_row(_text(row.upstream), whole(row.busy), whole(row.idle), rate(row.errors), _text(causes), style=style)
     return table
 
 
@@ -132,7 +140,7 @@ def _models(rows: Sequence[ModelRow]) -> Table:
     table = _table("model", "req/s", "5xx/s", "in/s", "out/s", "¥/min", "¥")
     for row in rows:
         table.add_row(
-            row.model,
+            _text(row.model),
             rate(row.requests),
             Text(rate(row.failed), "red" if row.failed else ""),
             rate(row.input_tokens),

@@ -155,3 +155,19 @@ def test_numbers_are_as_long_as_they_need_to_be() -> None:
         "–", "0", "0.00", "0.3", "12.3", "99.9", "100", "1,204", "3.4M",
     ]  # fmt: skip
     assert [money(n) for n in (None, 0, 0.0004, 1204.5)] == ["–", "0.00", "0.0004", "1,204.50"]
+
+
+def test_names_from_the_socket_do_not_act_on_the_terminal() -> None:
+    hostile = "\x1b]0;owned\x07\x9b31m\u202e"
+    first, second = (
+        parse(text.replace('"pro"', f'"p{hostile}"').replace('"ark"', f'"a{hostile}"'), at) for text, at in ((FIRST, 0), (SECOND, 2))
+    )
+    screen = StringIO()
+    console = Console(file=screen, width=200, highlight=False, markup=False, emoji=False)
+
+    console.print(frame(Heading(f"unix:{hostile}", "now", silence=f"silent {hostile}"), figures(second, first), 200, 50))
+
+    drawn = screen.getvalue()
+    assert [char for char in drawn if not char.isprintable() and char != "\n"] == []
+    told = "\\x1b]0;owned\\x07\\x9b31m\\u202e"
+    assert [f"{name}{told}" in drawn for name in ("p", "a", "unix:", "silent ")] == [True] * 4
