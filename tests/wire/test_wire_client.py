@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.upstream.http1 import pool as pool_module
 from proxy.upstream.http1.pool import (
     Answer,
     Limits,
@@ -327,6 +328,24 @@ async def test_a_kept_connection_that_dies_unanswered_is_dialled_again_once(by_r
         assert second == b"ok"
         assert [one.body for one in asked] == [b"2"]
         assert len(origin.peers) == 2
+
+
+@pytest.mark.promise(UPSTREAM_AWAY)
+async def test_a_kept_connection_that_dies_late_may_have_worked_and_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy on the way that gives up looks like that: what it was asked for may run on, and may be charged."""
+    monkeypatch.setattr(pool_module, "DIED_IDLE_SECONDS", -1.0)  # any time is late
+
+    async def dies_on_the_second(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(SMALL)
+        await peer.request()
+
+    async with serve(dies_on_the_second, answering(SMALL)) as origin, client(origin) as pool:
+        await (await pool.ask("/x", Upload(b"1"))).read(2)
+
+        with pytest.raises(UpstreamBrokenError, match="before an answer"):
+            await pool.ask("/x", Upload(b"2"))
+        assert len(origin.peers) == 1
 
 
 @pytest.mark.promise(UPSTREAM_AWAY)

@@ -105,6 +105,10 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         return transport is not None and not transport.is_closing() and self._loop.time() - self._since < self._limits.keepalive_seconds
 
+    def asked_seconds(self) -> float:
+        """Return how long ago it was asked, for one that has not answered."""
+        return self._loop.time() - self._since
+
     def ask(self, head: bytes, body: bytes, sent: Callable[[], None] | None = None) -> "asyncio.Future[Answer]":
         """Send a request; the future holds the answer once its head is here. A caller that stops waiting must `give_up`.
 

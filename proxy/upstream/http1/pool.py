@@ -1,7 +1,7 @@
 """The HTTP/1.1 client for the hot path: POST to one upstream, over a pool of kept connections.
 
-Rule: no request is sent twice, with one exception. A kept connection that dies before one byte of the answer was most likely closed by
-the upstream while idle, so the request is sent once more, over a new one.
+Rule: no request is sent twice, with one exception. A kept connection that dies at once, before one byte of the answer, was most likely
+closed by the upstream while idle, so the request is sent once more, over a new one. One that dies later was working on the request.
 """
 
 import asyncio
@@ -38,6 +38,9 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _SECOND_ADDRESS_AFTER_SECONDS = 0.25
 _HANDSHAKE_SECONDS_MIN = 0.001
 _OPENINGS_DRAIN_SECONDS = 1.0
+DIED_IDLE_SECONDS = 1.0
+"""A connection that was closed while idle shows it within a round trip, which takes less than this. What dies later may have been asked,
+and may be charged: a proxy on the way that gave up after a minute of thinking looks the same otherwise."""
 _AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple]  # type: ignore[type-arg]
 
 
@@ -126,7 +129,7 @@ class Pool:
             try:
                 return await expected
             except ConnectionDiedError:
-                if not may_have_died:
+                if not may_have_died or connection.asked_seconds() > DIED_IDLE_SECONDS:
                     raise
                 connection = None
             except BaseException:
