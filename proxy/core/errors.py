@@ -5,8 +5,10 @@ An error carries only what may be shown. Details from the upstream or the system
 
 from typing import ClassVar
 
-RETRY_AFTER_SECONDS_MAX = 60.0
-"""SDKs obey ``Retry-After`` only up to a minute (openai-python: ``0 < retry_after <= 60``), else they use their own back-off."""
+RETRY_AFTER_OBEYED_SECONDS = 60.0
+"""SDKs obey ``Retry-After`` only up to a minute (openai-python: ``0 < retry_after <= 60``), else they use their own back-off, of a
+second: a longer one is for people, and SDKs are told not to retry."""
+RETRY_AFTER_SECONDS_MAX = 86_400.0
 
 
 class GatewayError(Exception):

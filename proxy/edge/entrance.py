@@ -16,6 +16,7 @@ from proxy import ids
 from proxy.clock import Clock
 from proxy.core.credential import refuse_foreign_page, secret_of
 from proxy.core.errors import (
+    RETRY_AFTER_OBEYED_SECONDS,
     RETRY_AFTER_SECONDS_MAX,
     BadRequestError,
     GatewayError,
@@ -220,6 +221,8 @@ def error_response(context: Context, error: GatewayError) -> Response:
         seconds = min(max(error.retry_after_seconds, 0.001), RETRY_AFTER_SECONDS_MAX)
         headers["Retry-After"] = str(math.ceil(seconds))
         headers["retry-after-ms"] = str(round(seconds * 1000))
+        if seconds > RETRY_AFTER_OBEYED_SECONDS:
+            headers["x-should-retry"] = "false"
     if error.should_retry is not None:
         headers["x-should-retry"] = "true" if error.should_retry else "false"
     if error.allow:

@@ -9,7 +9,7 @@ import orjson
 from proxy.billing.holds import Billing, Hold
 from proxy.billing.idempotency import kept
 from proxy.clock import Clock
-from proxy.core.ark.refusal import Refusal, outage
+from proxy.core.ark.refusal import Refusal, outage, with_delay
 from proxy.core.catalog import ChatPrice, Model, find_model
 from proxy.core.chat.settling import Seen, conclude
 from proxy.core.errors import GatewayError, InternalError, ModelUnavailableError
@@ -179,7 +179,9 @@ class Exchange(Generic[C]):
         """Relay a stream, or wait for a whole body and read it."""
         if answer.status != 200:
             self._is_refused = True
-            return self._refused(self._read_refusal(answer.status, await answer.read(ERROR_BYTES_MAX)))
+            delay = answer.header(b"retry-after")
+            refusal = self._read_refusal(answer.status, await answer.read(ERROR_BYTES_MAX))
+            return self._refused(with_delay(refusal, None if delay is None else delay.decode("latin-1")))
         if (answer.header(b"content-encoding") or b"identity").lower() != b"identity":
             answer.abort()
             raise UpstreamBrokenError("upstream: a compressed answer, though none was asked for")

@@ -12,7 +12,7 @@ from proxy.billing.idempotency import kept
 from proxy.billing.retries import UndeliveredError
 from proxy.clock import Clock
 from proxy.core.ark.creation import creation_refusal
-from proxy.core.ark.refusal import TIMEOUTS, Refusal, outage
+from proxy.core.ark.refusal import TIMEOUTS, Refusal, outage, with_delay
 from proxy.core.ark.text import ArkError
 from proxy.core.catalog import ImagePrice, Kind, Model
 from proxy.core.errors import GatewayError, ModelUnavailableError
@@ -164,7 +164,7 @@ class Generation:
                 return end
             fewer = None if end is None else without_refused(body, end)
             if fewer is None:
-                return self._counted(_refusal(reply, end, self._model.upstream_model))
+                return self._counted(with_delay(_refusal(reply, end, self._model.upstream_model), reply.retry_after))
             body = fewer
 
     def _failed(self, failure: UpstreamFailure) -> Refusal:

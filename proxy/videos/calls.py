@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from proxy.core.ark.creation import creation_refusal
 from proxy.core.ark.field_names import without_unsupported
-from proxy.core.ark.refusal import outage
+from proxy.core.ark.refusal import outage, with_delay
 from proxy.core.ark.text import read_error
 from proxy.core.errors import GatewayError, ModelUnavailableError
 from proxy.core.settlement import Outcome
@@ -155,7 +155,7 @@ class VideoCalls:
 
     def _refused(self, task: VideoTask, report: SubmitRefused, reply: Reply) -> Submission:
         names, error = FIELD_NAMES, report.error
-        refusal = creation_refusal(reply.status, reply.answer, names, upstream_model=task.upstream_model)
+        refusal = with_delay(creation_refusal(reply.status, reply.answer, names, upstream_model=task.upstream_model), reply.retry_after)
         if refusal.outcome is not Outcome.REFUSED:
             self._metrics.upstream_failed(task.upstream, "operator" if refusal.operator else "error")
             logger.warning("video %s: %s", task.id, refusal.note)

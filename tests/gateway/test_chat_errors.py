@@ -160,9 +160,16 @@ async def test_a_200_without_a_list_of_choices_is_no_answer_and_free(gateway: Be
     await assert_refused(gateway, SENSELESS, stream=False)
 
 
-@pytest.mark.parametrize("status", [300, 304, 402, 405, 418, 451])
-async def test_a_status_that_nobody_expects_is_an_internal_error(gateway: Bench, status: int) -> None:
+@pytest.mark.parametrize("status", [300, 304, 402, 405, 410])
+async def test_a_status_of_a_wrong_address_or_an_unpaid_account_is_the_operators(gateway: Bench, status: int) -> None:
     gateway.ark.enqueue(answer_json(status, b"" if status == 304 else b"{}"))
+
+    await assert_refused(gateway, OPERATOR, stream=False)
+
+
+@pytest.mark.parametrize("status", [418, 451])
+async def test_a_status_that_nobody_expects_is_an_internal_error(gateway: Bench, status: int) -> None:
+    gateway.ark.enqueue(answer_json(status, b"{}"))
 
     await assert_refused(gateway, SENSELESS, stream=False)
 

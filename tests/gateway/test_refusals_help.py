@@ -92,6 +92,35 @@ async def test_where_waiting_helps_it_is_said_how_long(gateway: Bench, code: str
     await gateway.assert_charged(0)
 
 
+DELAYS = [("1", "1", None), ("20", "20", None), ("3600", "3600", "false"), ("Wed, 21 Oct 2026 07:28:00 GMT", "2", None)]
+
+
+@pytest.mark.parametrize(("told", "shown", "should_retry"), DELAYS)
+@pytest.mark.parametrize("path", [CHAT, "/images/generations", "/videos/generations"])
+async def test_the_upstreams_own_delay_is_passed_on(gateway: Bench, path: str, told: str, shown: str, should_retry: str | None) -> None:
+    route = "/contents/generations/tasks" if path.startswith("/videos") else path
+    limit = {"error": {"code": "RateLimitExceeded", "message": "slowly"}}
+    gateway.ark.enqueue(answer_json(429, limit, {"Retry-After": told}), route)
+    body = {"model": MODEL, "messages": HELLO} if path == CHAT else {"prompt": "a cat"}
+
+    answer = await gateway.ask(path, body)
+
+    assert (answer.status, answer.error["code"]) == (503, "MODEL_UNAVAILABLE")
+    assert (answer.headers["Retry-After"], answer.headers.get("x-should-retry")) == (shown, should_retry)
+    await gateway.assert_charged(0)
+
+
+async def test_openais_sdk_waits_as_long_as_the_upstream_asks_and_pays_once(gateway: Bench) -> None:
+    gateway.ark.enqueue(answer_json(429, {"error": {"code": "RateLimitExceeded", "message": "slowly"}}, {"Retry-After": "1"}))
+
+    async with openai.AsyncOpenAI(base_url=gateway.base_url, api_key=gateway.key) as client:
+        await client.chat.completions.create(model=MODEL, messages=HELLO)
+
+    first, second = gateway.ark.calls
+    assert second.at - first.at >= 1
+    assert gateway.log.chats[0]["cost"] == "0.00"
+
+
 async def test_a_call_that_the_processs_end_cuts_is_not_to_be_made_again(tmp_path: Path) -> None:
     async with StandIn() as ark, aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
         ark.enqueue([Hang()], CHAT)

@@ -25,18 +25,35 @@ from proxy.core.errors import (
     InvalidParameterError,
     MissingPromptError,
     ModelUnavailableError,
+    RequestTooLargeError,
     WrongEndpointError,
 )
 from proxy.core.settlement import Outcome
 
 RETRY_AFTER_SECONDS = 2.0
-"""Retry delay for a customer whose call hit a rate limit; Ark itself names no time."""
+"""Retry delay for a customer whose call hit a rate limit and whose upstream names no time; Ark does not."""
 OUTAGE_RETRY_AFTER_SECONDS = 5.0
+RETRY_AFTER_SECONDS_MIN = 1.0
+_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?")
+"""A ``Retry-After``; OpenRouter and others write fractions."""
 
 _OPERATOR_CODES = re.compile(
     r"AccountOverdue|OperationDenied|AccessDenied|AuthenticationError|InvalidAccountStatus|ModelNotOpen|InvalidEndpointOrModel"
     r"|UnsupportedModel|InvalidEndpoint\.|InvalidSubscription|SetLimitExceeded"
+    # of other servers: OpenAI, Moonshot, DashScope, Zhipu (1113: in arrears), Groq
+    r"|insufficient_(?:quota|balance|credit|funds)|exceeded_current_quota|billing_|account_deactivated|Arrearage|1113$"
+    r"|invalid_api_key|model_(?:not_found|not_supported|decommissioned)"
 )
+_OPERATOR_WORDS = re.compile(
+    r"credit balance is too low"  # Anthropic, 400
+    r"|api key (?:not valid|is invalid)|(?:incorrect|invalid) api key"  # Gemini, 400, and others
+    r"|model not exist|insufficient balance"  # DeepSeek
+    r"|账户已?欠费|余额不足",
+    re.IGNORECASE,
+)
+"""What servers that give every fault the same code or type say of the operator's account."""
+_OPERATOR_STATUSES = frozenset({401, 402, 403, 404, 405, 410})
+"""Key, balance, access, and a route or model that is not there; so are redirects, which a wrong address earns."""
 _WRONG_ENDPOINT = re.compile(r"does not support (?:this api|content generation|image generation)", re.IGNORECASE)
 _QUEUED = re.compile(r"queue", re.IGNORECASE)
 _LIMIT_CODES = re.compile(r".*RateLimitExceeded|QuotaExceeded|ServerOverloaded|RequestBurstTooFast|InflightBatchsizeExceeded")
@@ -45,10 +62,17 @@ _INPUT_CODES = re.compile(
 )
 _FAULTS = frozenset({400, 409, 413, 422})
 """Statuses of faults in the request."""
+_TOO_LARGE = 413
 TIMEOUTS = frozenset({408, 504, 524})
 """Statuses that prove nothing, whatever their body says: a proxy on the way stopped waiting, and the call may run."""
+_ARKS_CODE = re.compile(r"[A-Z][A-Za-z]+(?:\.[A-Za-z]+)*")
+"""Other servers' codes say less: ``do_request_failed`` of a gateway may be an answer that it lost."""
 _NOT_BEGUN = re.compile(r"unavailable|overloaded", re.IGNORECASE)
 """Types of other servers' errors that say that a call was not begun: llama.cpp's ``unavailable_error`` while it loads its model."""
+_OVERLOADED = re.compile(r"overloaded", re.IGNORECASE)
+"""The same in a message: OpenAI's and Moonshot's "The engine is currently overloaded"."""
+_TIMED_OUT = re.compile(r"time[-_ ]?d?[-_ ]?out|deadline", re.IGNORECASE)
+"""An error that is about waiting, with whatever code, says that the call had begun: DashScope's ``RequestTimeOut``, a 500."""
 _FIGURE = r"-?[0-9]{1,8}(?![0-9])(?:\.[0-9]{1,4})?"
 _BOUND = re.compile(
     r"(?:[<>]=|[≤≥<>]|\b(?:at (?:most|least)|(?:less|greater|more) than(?: or equal to)?|up to|between|in"
@@ -108,19 +132,15 @@ def read_refusal(
     note = f"upstream {status} {code}".rstrip()
     if status == 200:
         status = _status_of(code) if said.status == 200 else said.status
-    if status == 401 or _OPERATOR_CODES.match(code) or (code == "QuotaExceeded" and not _QUEUED.search(said.message)):
-        return operators_fault(note)
-    if status in (403, 404):
+    if status in _OPERATOR_STATUSES or 300 <= status < 400 or _is_operators(said.code, said.message):
         return operators_fault(note)
     if status == 429:
         error: GatewayError = ModelUnavailableError("The model is at its limit just now", retry_after_seconds=RETRY_AFTER_SECONDS)
         return Refusal(error, Outcome.UPSTREAM_ERROR, note)
     if messages and (status in _FAULTS or status >= 500) and (overflow := read_overflow(said)) is not None:
         return Refusal(overflow_error(overflow, context_tokens), Outcome.REFUSED, note)
-    if code == "ContentSecurityDetectionError" or status >= 500 or code == "InternalServiceError":
-        # Ark's error with a code says that nothing was made (ark-api.md §7.6). A proxy's page says nothing, nor does a proxy's timeout.
-        is_told = bool(coded and coded.code) or _NOT_BEGUN.search(code) is not None
-        return outage(note, may_have_run=not is_told or status in TIMEOUTS)
+    if code == "ContentSecurityDetectionError" or status >= 500 or status in TIMEOUTS or code == "InternalServiceError":
+        return outage(note, may_have_run=status in TIMEOUTS or not _is_proof(code, said.message, coded=bool(coded and coded.code)))
     shown = public_message(_without_model(said.message, upstream_model), own_names(names, upstream_model))
     if is_moderation(code):
         rejected = ContentRejectedError(shown or "The content was rejected by moderation", should_retry=False)
@@ -128,6 +148,23 @@ def read_refusal(
     if status in _FAULTS:
         return Refusal(_customers_fault(code, said, shown, messages=messages), Outcome.REFUSED, note)
     return _senseless(note)
+
+
+def _is_operators(code: str, message: str) -> bool:
+    if code == "QuotaExceeded":
+        return not _QUEUED.search(message)
+    return bool(_OPERATOR_CODES.match(code) or _OPERATOR_WORDS.search(message))
+
+
+def _is_proof(code: str, message: str, *, coded: bool) -> bool:
+    """Return whether an error proves that nothing was made.
+
+    One with a code of Ark's does (ark-api.md §7.6), and one that says that the server is too busy to begin. A proxy's page does not.
+    """
+    if _TIMED_OUT.search(code) or _TIMED_OUT.search(message):
+        return False
+    is_arks = coded and _ARKS_CODE.fullmatch(code) is not None
+    return is_arks or bool(_NOT_BEGUN.search(code) or _OVERLOADED.search(message))
 
 
 def outage(note: str, *, may_have_run: bool = False) -> Refusal:
@@ -141,6 +178,13 @@ def outage(note: str, *, may_have_run: bool = False) -> Refusal:
     else:
         error = ModelUnavailableError("The model is unavailable just now", retry_after_seconds=OUTAGE_RETRY_AFTER_SECONDS)
     return Refusal(error, Outcome.UPSTREAM_ERROR, note)
+
+
+def with_delay(refusal: Refusal, told: str | None) -> Refusal:
+    """Return the refusal with the upstream's own ``Retry-After`` in seconds, where waiting helps; a date is not read."""
+    if told is not None and refusal.error.retry_after_seconds is not None and _SECONDS.fullmatch(told := told.strip()):
+        refusal.error.retry_after_seconds = max(float(told), RETRY_AFTER_SECONDS_MIN)
+    return refusal
 
 
 def operators_fault(note: str) -> Refusal:
@@ -170,6 +214,8 @@ def _without_model(message: str, upstream_model: str) -> str:
 
 
 def _customers_fault(code: str, said: ArkError, shown: str, *, messages: bool) -> GatewayError:
+    if said.status == _TOO_LARGE:
+        return RequestTooLargeError("The request is larger than the model's server takes: send fewer or smaller messages and pictures")
     param = refused_chat_field(said) if messages else public_param(said.param)
     if _WRONG_ENDPOINT.search(said.message):
         return WrongEndpointError("The model does not support this endpoint", param="model")

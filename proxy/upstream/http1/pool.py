@@ -39,8 +39,8 @@ _SECOND_ADDRESS_AFTER_SECONDS = 0.25
 _HANDSHAKE_SECONDS_MIN = 0.001
 _OPENINGS_DRAIN_SECONDS = 1.0
 DIED_IDLE_SECONDS = 1.0
-"""A connection that was closed while idle shows it within a round trip, which takes less than this. What dies later may have been asked,
-and may be charged: a proxy on the way that gave up after a minute of thinking looks the same otherwise."""
+"""A connection that was closed while idle shows it within a round trip, which takes less than this. What dies later may have
+worked, and may be charged: a proxy on the way that gave up after a minute of thinking looks the same otherwise."""
 _AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple]  # type: ignore[type-arg]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.core.ark.refusal import Refusal, read_refusal
+from proxy.core.ark.refusal import Refusal, read_refusal, with_delay
 from proxy.core.settlement import Outcome
 
 MODEL = "doubao-seed-2-0-lite-260428"
@@ -33,6 +33,13 @@ def refused(status: int, code: str = "", message: str = "", param: str = "", *, 
         (504, "InternalServiceError", "", False, None),  # a proxy on the way stopped waiting
         (503, "SomethingNew", "", False, 5),
         (400, "ContentSecurityDetectionError", "", False, 5),
+        # about waiting, so it had begun, whatever the code proves otherwise
+        (500, "RequestTimeOut", "Request timed out, please try again later.", False, None),
+        (500, "InternalServiceError", "The service timed out.", False, None),
+        (503, "DeadlineExceeded", "", False, None),
+        (408, "RequestTimeout", "", False, None),
+        # another server's code: a gateway's may be of an answer that it lost
+        (500, "do_request_failed", "", False, None),
     ],
 )
 def test_what_is_not_the_customers_is_an_unavailable_model(
@@ -46,8 +53,79 @@ def test_what_is_not_the_customers_is_an_unavailable_model(
     assert refusal.note == f"upstream {status} {code}".rstrip()
 
 
+OF_THE_OPERATOR = [
+    # (status, the error as other servers tell it)
+    (402, {"message": "Insufficient Balance", "type": "unknown_error", "param": None, "code": "invalid_request_error"}),  # DeepSeek
+    (402, {}),
+    (405, {}),
+    (410, {}),
+    (301, {}),
+    (429, {"message": "You exceeded your current quota", "type": "insufficient_quota", "code": "insufficient_quota"}),  # OpenAI
+    (429, {"message": "Your account is suspended, please check your plan", "type": "exceeded_current_quota_error"}),  # Moonshot
+    (429, {"message": "您的账户已欠费，请充值后重试", "code": ""}),  # Zhipu
+    (429, {"message": "x", "code": "1113"}),  # the same by its code
+    (400, {"message": "Access denied, please make sure your account is in good standing.", "code": "Arrearage"}),  # DashScope
+    (400, {"message": "Your credit balance is too low to access the API.", "type": "invalid_request_error"}),  # Anthropic
+    (400, {"message": "API key not valid. Please pass a valid API key.", "code": 400}),  # Gemini
+    (400, {"message": "Model Not Exist", "type": "invalid_request_error", "code": "invalid_request_error"}),  # DeepSeek
+    (400, {"message": "The model has been decommissioned", "code": "model_decommissioned"}),  # Groq
+]
+
+
+@pytest.mark.parametrize(("status", "said"), OF_THE_OPERATOR)
+def test_another_servers_word_for_the_operators_fault_is_no_limit_that_passes(status: int, said: dict[str, Any]) -> None:
+    refusal = read_refusal(status, orjson.dumps({"error": said}), upstream_model=MODEL)
+
+    assert (refusal.error.code, refusal.operator, refusal.error.message) == (
+        "MODEL_UNAVAILABLE",
+        True,
+        "The model is unavailable at present",
+    )
+    assert (refusal.error.should_retry, refusal.error.retry_after_seconds) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (
+            503,
+            {"message": "The engine is currently overloaded, please try again later", "type": "server_error", "code": None},
+        ),  # OpenAI
+        (529, {"message": "Overloaded", "type": "overloaded_error"}),  # Anthropic
+        (503, {"message": "Loading model", "type": "unavailable_error", "code": 503}),  # llama.cpp
+        (429, {"message": "The engine is currently overloaded", "type": "engine_overloaded_error"}),  # Moonshot
+        (429, {"message": "您当前使用该API的并发数过高", "code": "1302"}),  # Zhipu
+    ],
+)
+def test_a_server_that_is_too_busy_to_begin_may_be_asked_again(status: int, said: dict[str, Any]) -> None:
+    error = read_refusal(status, orjson.dumps({"error": said}), upstream_model=MODEL).error
+
+    assert (error.code, error.should_retry, error.retry_after_seconds is not None) == ("MODEL_UNAVAILABLE", None, True)
+
+
+@pytest.mark.parametrize("messages", [True, False])
+@pytest.mark.parametrize("body", [b"<html>413</html>", b'{"error":{"code":"rate_limit_exceeded","message":"Request too large"}}'])
+def test_what_is_too_large_upstream_is_told_as_that(body: bytes, messages: bool) -> None:
+    refusal = read_refusal(413, body, upstream_model=MODEL, messages=messages)
+
+    assert (refusal.error.status, refusal.error.code, refusal.outcome) == (413, "REQUEST_TOO_LARGE", Outcome.REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        (None, 2), ("7", 7), (" 20 ", 20), ("1.5", 1.5), ("0", 1), ("3600", 3_600), ("-1", 2), ("soon", 2),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", 2), ("9" * 10, 2), ("٣", 2),
+    ],
+)  # fmt: skip
+def test_the_upstreams_own_delay_is_told_where_waiting_helps(told: str | None, seconds: float) -> None:
+    assert with_delay(refused(429), told).error.retry_after_seconds == seconds
+    assert with_delay(refused(401), told).error.retry_after_seconds is None
+    assert with_delay(refused(502), told).error.retry_after_seconds is None
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b'"text"', b"{}", b'{"error":{}}', b'{"error":null}'])
-@pytest.mark.parametrize(("status", "code"), [(200, "INTERNAL_ERROR"), (302, "INTERNAL_ERROR"), (502, "MODEL_UNAVAILABLE")])
+@pytest.mark.parametrize(("status", "code"), [(200, "INTERNAL_ERROR"), (302, "MODEL_UNAVAILABLE"), (502, "MODEL_UNAVAILABLE")])
 def test_a_body_that_says_nothing_leaves_the_status_to_decide(body: bytes, status: int, code: str) -> None:
     refusal = read_refusal(status, body, upstream_model=MODEL)
 
