@@ -23,7 +23,7 @@ class PromptBound(Struct, frozen=True, gc=False):
     """Not capped by the context; so are pictures."""
     picture_tokens: int
     uncounted: int
-    """Number of videos, audio, files and other parts that only the context bounds."""
+    """Number of videos, audio, files, searches and other things that only the context bounds."""
 
 
 class OutputBound(Struct, frozen=True, gc=False):
@@ -45,7 +45,7 @@ def prompt_bound(measure: Measure, text_bytes: int, messages: int, model: Model)
 
     Where no context is known, what can be counted is, and what cannot together costs `context_tokens_assumed`.
     """
-    text = prompt_tokens_max(text_bytes, messages, 0)
+    text = prompt_tokens_max(text_bytes, messages, measure.added_tokens)
     counted = text + measure.picture_tokens
     limit = model.prompt_limit_tokens
     if not limit:
@@ -107,7 +107,9 @@ def _ways(prompt: PromptBound, output: OutputBound, tier: ChatTier) -> list[tupl
     if output.choices > 1:
         ways.append((output.tokens * tier.output, f"lower 'n' ({output.choices})"))
     if prompt.uncounted:
-        ways.append((prompt.tokens * per_prompt_token, "leave out videos, audio and files, whose tokens nobody can count beforehand"))
+        ways.append(
+            (prompt.tokens * per_prompt_token, "leave out videos, audio, files and searches, whose tokens nobody can count beforehand")
+        )
     if prompt.picture_tokens:
         pictures = min(prompt.picture_tokens, prompt.tokens)
         ways.append((pictures * per_prompt_token, f"send fewer pictures (up to {pictures} tokens), or with 'detail': 'low'"))

@@ -44,6 +44,11 @@ _WORD_CHARACTERS = 64
 _MESSAGE_MEDIA = frozenset({"audio", "image", "images", "video", "videos", "file", "files"})
 _DATA_URL = re.compile(r"data:[a-z0-9.+-]{1,64}/[a-z0-9.+-]{1,64}[;,]", re.IGNORECASE)
 
+_BLANK_BESIDE = b",:{}[]"
+"""A blank, or a line break with its indentation, may stand beside each of these, and be a token of its own."""
+_MARKS_OF_A_PICTURE = 4
+"""Tokens around a picture: Qwen-VL's and GLM-V's templates put one before and one behind it."""
+
 Body = dict[str, Any]
 
 
@@ -57,8 +62,19 @@ class Measure(Struct, gc=False):
     picture_tokens: int = 0
     """Upper bound of all pictures together."""
     uncounted: int = 0
-    """Videos, audio, files and whatever is not known: only the model's context bounds their tokens."""
+    """Videos, audio, files, what the upstream fetches itself, and what is not known: only the context bounds their tokens."""
+    added_tokens: int = 0
+    """Upper bound of the tokens that come to what is written as the upstream writes it into its prompt: blanks, marks, instructions."""
     fields: int = 0
+
+    def add_other(self, value: object) -> None:
+        """Count a field that may be part of the prompt, where JSON may have blanks, or be indented, as ours does not."""
+        if isinstance(value, str):
+            self.other_bytes += utf8_bytes(value)
+        elif isinstance(value, (dict, list)):
+            written = encode(value)
+            self.other_bytes += len(written)
+            self.added_tokens += len(written) - len(written.translate(None, _BLANK_BESIDE))
 
 
 def measured(messages: list[Any], model: Model) -> Measure:
@@ -108,7 +124,7 @@ def _add_message(measure: Measure, message: object, where: str, model: Model) ->
         _refuse_other_case(message, MESSAGE_KEYS, where)
     for key, value in message.items():
         if key not in ("role", "content"):
-            measure.other_bytes += _text_of(value)
+            measure.add_other(value)
     if not _MESSAGE_MEDIA.isdisjoint(message):
         measure.uncounted += sum(
             bool(message[key]) for key in _MESSAGE_MEDIA & message.keys() if isinstance(message[key], (dict, list))
@@ -150,7 +166,7 @@ def _add_part(measure: Measure, part: object, place: str, model: Model) -> None:
         if key == "text" and kind in PLAIN_TEXT_TYPES and isinstance(value, str):
             measure.content_bytes += utf8_bytes(value)
         elif key != "type" and key not in MEDIA_KEYS:
-            measure.other_bytes += _text_of(value)
+            measure.add_other(value)
 
 
 def _add_media(measure: Measure, part: Body, kind: str, place: str, model: Model) -> bool:
@@ -160,6 +176,7 @@ def _add_media(measure: Measure, part: Body, kind: str, place: str, model: Model
     is_text = _is_text(part, kind)
     if kind == "image_url":
         measure.picture_tokens += picture_tokens_max(part, _checked_image(part, place), model)
+        measure.added_tokens += _MARKS_OF_A_PICTURE
     elif not is_text:
         measure.uncounted += 1
     # What the type does not name counts too: an upstream might read it all the same.
@@ -221,9 +238,3 @@ def _refuse_other_case(keys: Mapping[str, object], known: frozenset[str], where:
         refuse_other_case(keys, known)
     except InvalidParameterError as fault:
         raise InvalidMessagesError(fault.message, param=f"{where}.{fault.param}") from None
-
-
-def _text_of(value: object) -> int:
-    if isinstance(value, str):
-        return utf8_bytes(value)
-    return len(encode(value)) if isinstance(value, (dict, list)) else 0

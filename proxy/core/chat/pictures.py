@@ -12,6 +12,8 @@ from proxy.core.catalog import Model
 PIXELS_PER_TOKEN = 784
 PIXELS_MAX = 36_000_000
 """Ark refuses a picture with more."""
+PIXELS_LIMIT_MIN = 3_136
+"""No limit in pixels may be less, says Ark: whoever takes a smaller one does not obey it."""
 WHOLE_TOKENS = -(-PIXELS_MAX // PIXELS_PER_TOKEN)
 """Of the largest picture, not scaled at all: 45,919. Nothing is published for ``xhigh``, nor for what a later `detail` may be."""
 
@@ -47,4 +49,4 @@ def _limited(limit: object, otherwise: int) -> int:
 
 
 def _tokens(pixels: object) -> int:
-    return -(-pixels // PIXELS_PER_TOKEN) if type(pixels) is int and pixels > 0 else WHOLE_TOKENS
+    return -(-pixels // PIXELS_PER_TOKEN) if type(pixels) is int and pixels >= PIXELS_LIMIT_MIN else WHOLE_TOKENS

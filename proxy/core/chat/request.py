@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from proxy.core.catalog import ChatPrice, Model
 from proxy.core.chat.bounds import OutputBound, PromptBound, advice, prompt_bound, refuse_longer, thinking_tokens_max
-from proxy.core.chat.measure import FIELDS_MAX, MESSAGES_MAX, measured
+from proxy.core.chat.measure import FIELDS_MAX, MESSAGES_MAX, Measure, measured, utf8_bytes
 from proxy.core.errors import InvalidJsonError, InvalidMessagesError, InvalidParameterError, MissingModelError
 from proxy.core.fields import encode, refuse_other_case
 from proxy.core.money import Nanos
@@ -48,10 +48,26 @@ KNOWN_KEYS = PRICED_KEYS | {
 }
 """With the other most common keys: a body without any others needs no look at each key."""
 
-NO_TEXT_KEYS = frozenset({"messages", "thinking", "stream_options"})
-"""Structured fields that put no text of their own into the prompt, or are measured elsewhere."""
+NO_TEXT_KEYS = KNOWN_KEYS - {"tools", "tool_choice", "functions", "response_format", "stop"}
+"""Fields that put no text of their own into the prompt, or are measured elsewhere."""
+
+INSTRUCTED_KEYS = frozenset({"tools", "functions", "response_format"})
+TOKENS_OF_INSTRUCTIONS = 1_024
+"""Upper bound of what an upstream writes into the prompt to explain tools or a format: Anthropic's is the longest published, 530."""
+TOOL_KEYS = frozenset({"tools", "functions"})
+TOKENS_PER_TOOL = 64
+"""Around one tool, beside its own JSON: ``{"name":"f"}`` alone may be written with all that is missing."""
+CLIENT_TOOLS = frozenset({"function", "custom"})
+FETCHING_KEYS = frozenset(
+    # Ark's context and OpenAI's and Ark's stored responses; searches of OpenAI, xAI, DashScope, Hunyuan, Qianfan, OpenRouter and Azure
+    {"context_id", "previous_response_id", "conversation", "web_search", "web_search_options", "search_parameters", "enable_search"}
+    | {"enable_enhancement", "plugins", "data_sources", "mcp_servers", "chat_template"}
+)
+"""Fields by which an upstream puts text into the prompt that we do not see. Ark ignores most of them just now."""
 
 THINKING_KEYS = frozenset({"type"})
+THOUGHT_KEYS = frozenset({"reasoning_effort", "reasoning", "enable_thinking", "thinking_budget", "chat_template_kwargs"})
+"""Fields that ask for thinking, of Ark and others, whatever `thinking` says: which of the two counts is the upstream's to say."""
 
 SERVICE_TIERS = (None, "auto", "default")
 
@@ -131,7 +147,9 @@ def parse_chat_call(body: Body, model: Model) -> ChatCall:
     measure = measured(messages, model)
     if 0 < model.context_tokens * PROMPT_BYTES_PER_TOKEN_MAX < measure.content_bytes:
         refuse_longer(measure.content_bytes, model)
-    text_bytes = measure.content_bytes + measure.other_bytes + _other_text_bytes(body)
+    if not NO_TEXT_KEYS.issuperset(body):
+        _add_fields(measure, body)
+    text_bytes = measure.content_bytes + measure.other_bytes
     return ChatCall(
         fields=body,
         stream=stream,
@@ -208,19 +226,38 @@ def _output_bound(body: Body, model: Model, content_bytes: int) -> OutputBound:
 
 
 def _may_think(body: Body) -> bool:
-    """Return whether a model that can think may do so: not if `thinking` is disabled and no effort is asked for."""
+    """Return whether a model that can think may do so: not if `thinking` is disabled and nothing else asks for it."""
     thinking = body.get("thinking")
     if not isinstance(thinking, dict):
         return True
     if not THINKING_KEYS.issuperset(thinking):
         _refuse_other_case_within(thinking, "thinking", THINKING_KEYS)
-    return thinking.get("type") != "disabled" or body.get("reasoning_effort") is not None
+    if thinking.get("type") != "disabled":
+        return True
+    return not THOUGHT_KEYS.isdisjoint(body) and any(body.get(key) is not None for key in THOUGHT_KEYS)
 
 
-def _other_text_bytes(body: Body) -> int:
-    """Count what else may end up in the prompt: tools, functions, formats, and any structured field that we do not know."""
-    size = 0
+def _add_fields(measure: Measure, body: Body) -> None:
+    """Count what else may end up in the prompt: tools, functions, formats, any field that we do not know, and what they lead to."""
+    instructed = False
     for key, value in body.items():
-        if type(value) in _STRUCTURED and key not in NO_TEXT_KEYS:
-            size += len(encode(value))
-    return size
+        if key in NO_TEXT_KEYS:
+            continue
+        if type(value) in _STRUCTURED:
+            measure.add_other(value)
+            instructed = instructed or key in INSTRUCTED_KEYS
+            if key in TOOL_KEYS and isinstance(value, list):
+                measure.added_tokens += len(value) * TOKENS_PER_TOOL
+                measure.uncounted += sum(_runs_upstream(tool) for tool in value)
+        elif type(value) is str:
+            measure.added_tokens += utf8_bytes(value)
+        if key in FETCHING_KEYS and value is not None and value is not False and value != []:
+            measure.uncounted += 1
+    if instructed:
+        measure.added_tokens += TOKENS_OF_INSTRUCTIONS
+
+
+def _runs_upstream(tool: object) -> bool:
+    """Return whether a tool is none of the client's: what the upstream finds with it becomes part of the prompt."""
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    return kind is not None and (not isinstance(kind, str) or kind not in CLIENT_TOOLS)

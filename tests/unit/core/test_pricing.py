@@ -158,14 +158,15 @@ def call(**fields: object) -> ChatCall:
         ({"max_tokens": 100, "n": 3}, 293, 3300),
         ({"messages": [{"role": "user", "content": "你好"}]}, 294, 5096),  # 6 bytes
         ({"messages": [{"role": "system", "content": "ab"}, {"role": "user", "content": "cde"}]}, 325, 5096),  # 5 + 2 × 32 + 256
-        # a picture counts by its fixed token count, not by its base64: 2 + 2,048 + 32 + 256
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "ab"}, PICTURE]}]}, 2338, 5096),
+        # a picture counts by its fixed token count, not by its base64: 2 + 2,048 + 4 around it + 32 + 256
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "ab"}, PICTURE]}]}, 2342, 5096),
         # only the context bounds a video, and no prompt is longer
         ({"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": {"url": "https://x"}}]}]}, 10_000, 5096),
         ({"messages": [{"role": "user", "content": "x" * 20_000}]}, 10_000, 5096),
-        ({"tools": [{"type": "function"}]}, 293 + len('[{"type":"function"}]'), 5096),
-        ({"response_format": {"type": "json_object"}}, 293 + len('{"type":"json_object"}'), 5096),
-        ({"unheard_of": {"prompt": "x" * 100}}, 293 + 113, 5096),  # {"prompt":"…"}: 100 + 13
+        # up to 1,024 tokens explain tools and formats, 64 stand around a tool, and one beside each of JSON's marks
+        ({"tools": [{"type": "function"}]}, 293 + len('[{"type":"function"}]') + 5 + 64 + 1024, 5096),
+        ({"response_format": {"type": "json_object"}}, 293 + len('{"type":"json_object"}') + 3 + 1024, 5096),
+        ({"unheard_of": {"prompt": "x" * 100}}, 293 + 113 + 3, 5096),  # {"prompt":"…"}: 100 + 13
         ({"messages": [{"role": "user", "content": "Hello", "name": "Bob"}]}, 296, 5096),
     ],
 )

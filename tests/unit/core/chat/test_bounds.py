@@ -52,6 +52,10 @@ PICTURES = [
     ({"image_pixel_limit": {"max_pixels": 10**12}}, {}, 45_919),
     ({"image_pixel_limit": {"max_pixels": "1000000"}}, {}, 45_919),
     ({"image_pixel_limit": {"max_pixels": -1}}, {}, 45_919),
+    # less than Ark takes: whoever takes it does not obey it
+    ({"image_pixel_limit": {"max_pixels": 3_136}}, {}, 4),
+    ({"image_pixel_limit": {"max_pixels": 3_135}}, {}, 45_919),
+    ({"image_pixel_limit": {"max_pixels": 1}}, {}, 45_919),
     ({"image_pixel_limit": []}, {}, 45_919),
     # where a page or an SDK of Ark's has it elsewhere it does not lower the bound
     ({"detail": "high"}, {"image_pixel_limit": {"max_pixels": 1_000_000}}, 5_120),
@@ -77,16 +81,16 @@ PROMPTS = [
     # (content, model, tokens)
     ("x" * 300_000, MODEL, 262_144),
     ([PICTURE] * 100, MODEL, 262_144),
-    ([PICTURE] * 2, MODEL, 10_240 + AROUND),
+    ([PICTURE] * 2, MODEL, 10_240 + 2 * 4 + AROUND),
     ([VIDEO], MODEL, 262_144),
     ([VIDEO, VIDEO, PICTURE, {"type": "text", "text": "x" * 9_000}], MODEL, 262_144),
     # more is taken upstream than is sold: what passes is held in full
     ("x" * 100_000, ALIAS, 100_000 + AROUND),
-    ([PICTURE] * 20, ALIAS, 102_400 + AROUND),
+    ([PICTURE] * 20, ALIAS, 102_400 + 20 * 4 + AROUND),
     ([VIDEO], ALIAS, 262_144),
     # without a context what can be counted is not capped
     ("x" * 300_000, UNKNOWN, 300_000 + AROUND),
-    ([PICTURE] * 100, UNKNOWN, 512_000 + AROUND),
+    ([PICTURE] * 100, UNKNOWN, 512_000 + 100 * 4 + AROUND),
     ([VIDEO, VIDEO], UNKNOWN, 100_000 + AROUND),
 ]
 
@@ -145,7 +149,7 @@ def test_only_the_first_of_a_crowd_of_fields_are_looked_at() -> None:
 THINKER = replace(MODEL, reasoning_tokens_max=32_768)
 THINKING_OFF = "turn thinking off (up to 32768 tokens) by 'thinking': {'type': 'disabled'}, or bound it by 'max_completion_tokens'"
 NO_LIMIT = "set 'max_tokens' (without it the model's own limit of 4096 counts)"
-MEDIA = "leave out videos, audio and files, whose tokens nobody can count beforehand"
+MEDIA = "leave out videos, audio, files and searches, whose tokens nobody can count beforehand"
 ADVICE: list[tuple[dict[str, Any], int, int, list[str]]] = [
     # (body, prompt tokens, output tokens, ways to need less)
     (say("Hello"), 293, 36_864, [THINKING_OFF, NO_LIMIT]),
@@ -153,7 +157,7 @@ ADVICE: list[tuple[dict[str, Any], int, int, list[str]]] = [
     (say("Hello", max_completion_tokens=5_000, n=4), 293, 20_000, ["lower 'n' (4)", "lower 'max_completion_tokens' (5000)"]),
     (
         say([PICTURE] * 20, max_completion_tokens=10),
-        102_688,
+        102_768,
         10,
         ["send fewer pictures (up to 102400 tokens), or with 'detail': 'low'"],
     ),

@@ -39,7 +39,7 @@ def say(content: Any, **more: Any) -> dict[str, Any]:
 
 
 TEXT = [
-    # (body, bytes of text, tokens of media; the context where only that bounds them)
+    # (body, bytes of text, tokens of media and of what a template adds; the context where only that bounds them)
     ({"messages": HELLO}, 5, 0),
     ({"messages": HELLO * 3}, 15, 0),
     (say("你好"), 6, 0),  # three bytes each in UTF-8
@@ -47,8 +47,8 @@ TEXT = [
     (say(""), 0, 0),
     (say("Hello", name="bob"), 8, 0),
     (say([{"type": "text", "text": "ab"}, {"type": "text", "text": "c"}]), 3, 0),
-    (say([PICTURE, {"type": "text", "text": "ab"}]), 2, 2_048),  # a picture's base64 does not count as text
-    (say([PICTURE] * 3), 0, 6_144),
+    (say([PICTURE, {"type": "text", "text": "ab"}]), 2, 2_048 + 4),  # a picture's base64 does not count as text
+    (say([PICTURE] * 3), 0, 6_144 + 3 * 4),
     # media without a published limit are bounded by the context
     (say([{"type": "video_url", "video_url": {"url": "https://example.com/"}}]), 0, 32_768),
     (say([{"type": "input_audio", "input_audio": {"data": "AAAA"}}]), 0, 32_768),
@@ -64,16 +64,26 @@ TEXT = [
     (say("Hello", audio=None, file="a.txt"), 5 + 5, 0),
     # text of any type is text
     (say([{"type": "refusal", "refusal": "no"}, {"type": "thinking", "thinking": "hm"}]), 4, 0),
-    (say([{"type": "input_text", "text": "ab"}, {"type": "output_text", "text": "c", "annotations": []}]), 3 + 2, 0),
+    (say([{"type": "input_text", "text": "ab"}, {"type": "output_text", "text": "c", "annotations": []}]), 3 + 2, 2),
     (say([{"type": "unheard_of", "text": "ab"}]), 2, 0),
     (say([{"type": "unheard_of"}]), 0, 32_768),
-    # [{"id":"1"}] has 12 bytes
-    ({"messages": [*HELLO, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]}, 17, 0),
-    ({"messages": [*HELLO, {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, 17, 0),
-    # {"type":"json_object"} has 22 bytes, [{"a":1}] has 9
-    ({"messages": HELLO, "response_format": {"type": "json_object"}}, 27, 0),
-    ({"messages": HELLO, "tools": [{"a": 1}], "functions": [{"a": 1}]}, 23, 0),
-    ({"messages": HELLO, "unheard_of": {"type": "json_object"}}, 27, 0),
+    # [{"id":"1"}] has 12 bytes, and 5 marks with a blank beside them
+    ({"messages": [*HELLO, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]}, 17, 5),
+    ({"messages": [*HELLO, {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, 17, 5),
+    # {"type":"json_object"} has 22 bytes, [{"a":1}] has 9; tools and formats are explained in up to 1,024 tokens, 64 more for each tool
+    ({"messages": HELLO, "response_format": {"type": "json_object"}}, 27, 3 + 1_024),
+    ({"messages": HELLO, "tools": [{"a": 1}], "functions": [{"a": 1}]}, 23, 2 * (5 + 64) + 1_024),
+    ({"messages": HELLO, "unheard_of": {"type": "json_object"}}, 27, 3),
+    ({"messages": HELLO, "unheard_of": "你好"}, 5, 6),
+    ({"messages": HELLO, "tools": []}, 7, 2 + 1_024),
+    # what the upstream finds or fetches itself only the context bounds
+    ({"messages": HELLO, "tools": [{"type": "web_search"}]}, 5 + 23, 32_768),
+    ({"messages": HELLO, "tools": [{"type": ["function"]}]}, 5 + 23, 32_768),
+    ({"messages": HELLO, "tools": [{"type": "custom"}, {"type": None}]}, 5 + 33, 9 + 2 * 64 + 1_024),
+    ({"messages": HELLO, "enable_search": True}, 5, 32_768),
+    ({"messages": HELLO, "enable_search": False, "plugins": [], "web_search_options": None}, 5 + 2, 2),
+    ({"messages": HELLO, "web_search_options": {}}, 5 + 2, 32_768),
+    ({"messages": HELLO, "previous_response_id": "resp_1"}, 5, 32_768),
     ({"messages": HELLO, "temperature": 0.7, "user": "somebody"}, 5, 0),
 ]
 
@@ -109,6 +119,9 @@ OUTPUT: list[tuple[Model, dict[str, Any], int]] = [
     (QUIET, {"max_tokens": 100, "thinking": {"type": "enabled"}}, 1_100),
     (QUIET, {"max_tokens": 100, "thinking": None}, 1_100),
     (QUIET, {"max_tokens": 100, "reasoning_effort": "minimal"}, 1_100),
+    (QUIET, {"max_tokens": 100, "reasoning_effort": None}, 100),
+    (QUIET, {"max_tokens": 100, "reasoning": {"effort": "high"}}, 1_100),
+    (QUIET, {"max_tokens": 100, "thinking": {"type": "disabled"}, "enable_thinking": True}, 1_100),
     # fields from the operator's defaults are bounded like the client's own
     (replace(MODEL, request_defaults={"max_tokens": 9_000, "n": 2}), {}, 18_000),
     (replace(MODEL, request_defaults={"max_tokens": 9_000}), {"max_tokens": 10}, 10),
