@@ -30,15 +30,24 @@ _ARKS_CODE = "OutofContextError"
 _N = r"[0-9][0-9,]{0,11}"
 _LIMIT = rf"(?P<limit>{_N})"
 _PROMPT = rf"(?P<prompt>{_N})"
+_LARGE_LIMIT = r"(?P<limit>[0-9][0-9,]{2,11})"
+"""Of three digits at least: a name's or a list's limit is shorter."""
+_EXCEEDS = r"(?:exceeds?|is (?:greater|longer) than)"
 _OF_THE_MODEL = r"(?:the |this |your )?(?:model'?s? )?(?:max(?:imum)? |configured |available )?"
+_A_LENGTH = (
+    rf"{_OF_THE_MODEL}(?:allowed )?(?:input |context )?(?:length|tokens|limit|max_seq_len|session_len)(?: of)? \(?{_LARGE_LIMIT}"
+)
 _WORDINGS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         # Ark, error codes, also under InvalidParameter: "Total tokens of image and text exceed max message tokens."
         rf"exceeds? (?:the )?max(?:imum)? message tokens(?:: ?{_LIMIT})?",
         # Ark says "Input length 265330 exceeds the maximum length 229376.", OpenRouter "… the maximum allowed input length of N
-        # tokens", proxies in front of OpenAI "Input length (265330) exceeds model's maximum context length (262144)."
-        rf"input length \(?{_PROMPT}\)? exceeds {_OF_THE_MODEL}(?:allowed )?(?:input |context )?length(?: of)? \(?{_LIMIT}",
+        # tokens", SGLang "Input length (N tokens) exceeds the maximum allowed length (M tokens).", TensorRT-LLM "Prompt length (N)
+        # exceeds maximum input length (M).", ExLlama "Prompt length N is greater than max_seq_len M", LMDeploy "… session_len M"
+        rf"(?:prompt|input|context|total)(?: tokens?)?(?: length| count)? ?\(?{_PROMPT}(?: tokens)?\)? {_EXCEEDS} {_A_LENGTH}",
+        # Baichuan and others: "Input tokens exceed limit"; DashScope: "Total message token length exceed model limit."
+        rf"(?:input|prompt|message) tokens?(?: length| count)? {_EXCEEDS} {_OF_THE_MODEL}(?:input |context )?(?:maximum|limit|length)",
         # OpenAI, DeepSeek, OpenRouter and vLLM: "This model's maximum context length is N tokens. However, …"; SGLang: "Requested token
         # count exceeds the model's maximum context length of N tokens."
         rf"maximum context length(?: is| of|:) {_LIMIT}",
@@ -49,7 +58,10 @@ _WORDINGS = tuple(
         rf"exceed(?:s|ed|ing)? (?:{_OF_THE_MODEL})?context (?:length|window|size|limit)",
         r"context[ _](?:length|window|size|limit) (?:has been |was |is )?exceeded",  # llama.cpp: "Context size has been exceeded."
         # vLLM, renderers/params.py: "You passed N input tokens … the model's context length is only M tokens"
-        rf"context length is only {_LIMIT}",
+        # LM Studio: "the model is loaded with context length of only 4096 tokens"
+        rf"context length (?:is|of) only {_LIMIT}",
+        # vLLM, where the client asks for no limit: what is left of the context, which is less than nothing
+        r"max_tokens must be at least 1, got -[0-9]",
         # vLLM, engine: "The decoder prompt (length N) is longer than the maximum model length of M.", and an older sentence
         rf"prompt \(length {_PROMPT}\) is longer than the maximum model length of {_LIMIT}",
         rf"prompt \(total length {_PROMPT}\) is too long to fit into the model \(context length {_LIMIT}",
@@ -57,6 +69,9 @@ _WORDINGS = tuple(
         rf"input \({_PROMPT} tokens\) is longer than the model'?s context length \({_LIMIT}",
         # llama.cpp, tools/server: "request (N tokens) exceeds the available context size (M tokens), try increasing it"
         rf"request(?: \({_PROMPT} tokens\))? exceeds the available context size(?: \({_LIMIT})?",
+        r"input is larger than the max context size",  # llama.cpp, of old
+        rf"requested tokens \({_PROMPT}\) exceed context window of {_LIMIT}",  # llama-cpp-python
+        r"sum of prompt length .{0,64}should not exceed max_num_tokens",  # TensorRT-LLM
         r"greater than the context length",  # LM Studio
         rf"exceeded model token limit(?:: ?{_LIMIT})?",  # Moonshot: "Your request exceeded model token limit: N (requested: M)"
         r"prompt exceeds (?:the )?max(?:imum)? length|prompt ?超长",  # Zhipu, with its code 1261
@@ -65,9 +80,22 @@ _WORDINGS = tuple(
         rf"`inputs` must have less than {_LIMIT} tokens(?:\. given: {_PROMPT})?",
         rf"range of input length should be \[[0-9]{{1,3}}, ?{_LIMIT}\]",  # DashScope (Qwen), error codes
         r"context window exceeds limit",  # MiniMax
+        r"prompt tokens? too long|the max input characters is",  # Qianfan
+        r"token ?数量超过上限",  # Spark, 10907
+        rf"too many tokens: (?:total number of tokens in the prompt cannot exceed {_LIMIT}|size limit exceeded by)",  # Cohere
+        rf"current length is {_PROMPT} while limit is {_LIMIT}",  # Cerebras
+        rf"context window limit \({_LIMIT}\)",  # Cloudflare
+        rf"max input length is {_LIMIT} tokens",  # Replicate
+        r"prompt has [0-9]{1,9} too many tokens",  # AI21
+        # OpenAI, of a text beyond what it looks at at all; the figures are characters
+        r"invalid 'messages\[[0-9]{1,6}\]\.content(?:\[[0-9]{1,6}\]\.text)?': string too long",
         rf"prompt is too long(?:: {_PROMPT}(?: tokens > {_LIMIT})?)?",  # Anthropic
+        rf"exceed context limit: {_PROMPT} \+ [0-9,]{{1,12}} > {_LIMIT}",  # Anthropic, with a budget for the answer
         r"input is too long for (?:the |this )?(?:requested )?model",  # Bedrock
+        rf"input too long: {_PROMPT} input tokens, limit is {_LIMIT}",
+        rf"too many input tokens(?:\. max input tokens: {_LIMIT}(?:,? request input token count: {_PROMPT})?)?",  # Titan
         rf"input token count(?: \({_PROMPT}\))? exceeds the maximum number of tokens allowed(?: \({_LIMIT}\))?",  # Gemini
+        rf"input token count is {_PROMPT} but (?:the )?model only supports up to {_LIMIT}",  # Vertex
         rf"maximum prompt length is {_LIMIT}(?: but the request contains {_PROMPT})?",  # xAI
         r"reduce the length of the messages",  # Groq, and the end of OpenAI's own sentence
         rf"too large for model with {_LIMIT} maximum context length",  # Mistral
@@ -76,7 +104,8 @@ _WORDINGS = tuple(
         # Chinese, of several: "输入超出模型上下文长度", "上下文超长", "输入长度超过限制"
         r"(?:超出|超过|大于)[^，。；]{0,16}上下文",
         r"上下文(?:长度|窗口|大小)?[^，。；]{0,4}(?:超长|过长|超限|超出|超过)",
-        r"输入长度[^，。；]{0,6}(?:超出|超过)",
+        r"输入(?:内容|文本|消息)?的?长度[^，。；]{0,6}(?:超出|超过)",
+        r"输入 ?tokens? ?(?:数|总数)?(?:超出|超过)",
     )
 )
 _PROMPT_ELSEWHERE = re.compile(rf"{_PROMPT} (?:input tokens|tokens from the input messages|in the messages)", re.IGNORECASE)
