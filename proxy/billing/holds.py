@@ -94,10 +94,10 @@ class Billing:
         self._clock = clock
         self._metrics = metrics
 
-    async def hold(self, request: NewRequest, advise: Callable[[], str] | None = None) -> Hold:
+    async def hold(self, request: NewRequest, advise: Callable[[int], str] | None = None) -> Hold:
         """Record the request and hold its worst case, durably.
 
-        Args: advise: called where too little is available, for `hold_refused`.
+        Args: advise: called where too little is available, with the nano-yuan that are, for `hold_refused`.
 
         Raises:
             InsufficientBalanceError: too little is available.
@@ -111,7 +111,8 @@ class Billing:
             self._tasks.spawn(self._abandon(request), f"abandon {request.id}")
             raise
         except HOLD_REFUSALS as fault:
-            raise hold_refused(fault, advise() if advise else "") from None
+            told = advise(fault.available_nanos) if advise and isinstance(fault, InsufficientFundsError) else ""
+            raise hold_refused(fault, told) from None
         return Hold(self, request)
 
     def commit(self, request: NewRequest, settlement: Settlement, answer: StoredAnswer | None = None) -> "asyncio.Future[None]":

@@ -34,7 +34,7 @@ class Call(Protocol):
     def hold_nanos(self, price: ChatPrice) -> Nanos:
         """Return the worst case of what this call may cost."""
 
-    def hold_advice(self, price: ChatPrice) -> str:
+    def hold_advice(self, price: ChatPrice, available_nanos: int) -> str:
         """Return what makes the hold as large as it is, and how to lower it, in a sentence without its full stop."""
 
 

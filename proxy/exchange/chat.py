@@ -158,10 +158,10 @@ class Exchange(Generic[C]):
             raise result
         return result
 
-    def _advice(self) -> str:
-        """Return how to lower the hold, for a customer who cannot pay it."""
+    def _advice(self, available_nanos: int) -> str:
+        """Return how to lower the hold, for a customer who has no more than this available."""
         assert isinstance(self._model.price, ChatPrice)
-        return self._call.hold_advice(self._model.price)
+        return self._call.hold_advice(self._model.price, available_nanos)
 
     def _close(self) -> None:
         """Leave no hold behind, whatever ended the call."""

@@ -57,7 +57,9 @@ class Generations:
             GatewayError: no hold could be placed, or no image came.
             ConnectionError: the client left; the call is settled.
         """
-        hold = await self._billing.hold(self._request(context, settings, model, call, claim), partial(hold_advice, call.n))
+        assert isinstance(model.price, ImagePrice)
+        request, advise = self._request(context, settings, model, call, claim), partial(hold_advice, call.n, model.price)
+        hold = await self._billing.hold(request, advise)
         generation = Generation(self, context, model, call.n, hold)
         try:
             bodies = upstream_bodies(call, model.upstream_model)

@@ -46,12 +46,43 @@ async def test_402_of_pictures_and_videos_says_so_too(tmp_path: Path) -> None:
         assert [answer.status for answer in (pictures, film)] == [402, 402]
         has = "The account has ¥0.10 available, and this request needs"
         most = "the most that it can cost"
-        assert pictures.error["message"] == (f"{has} ¥0.72, {most}. It is the price of 4 pictures. To need less: lower 'n'; or top up")
+        assert pictures.error["message"] == f"{has} ¥0.72, {most}. It is the price of 4 pictures; or top up"
         assert film.error["message"] == (
             f"{has} ¥0.864, {most}. It is the price of 5 seconds at 720p without sound. "
             "To need less: lower 'duration' or 'resolution'; or top up"
         )
         assert gateway.ark.calls == []
+        assert await gateway.balance() == (100_000_000, 0)
+        await assert_books_balance(gateway.store)
+
+
+async def test_what_a_402_says_is_enough_is_paid(tmp_path: Path) -> None:
+    async with bench(tmp_path, balance=parse_yuan("0.5")) as gateway:
+        chat = await gateway.chat(max_tokens=1_000_000)
+        pictures = await gateway.ask("/images/generations", {"prompt": "a lighthouse", "n": 4})
+        # (500,000,000 - 293 × 800) ÷ 2,000; 0.5 ÷ 0.18
+        assert "To need less: set 'max_tokens' to 249882 at most, which is enough; " in chat.error["message"]
+        assert "To need less: lower 'n' to 2, which is enough; " in pictures.error["message"]
+
+        assert [(await gateway.chat(max_tokens=tokens)).status for tokens in (249_883, 249_882)] == [402, 200]
+        assert (await gateway.ask("/images/generations", {"prompt": "a lighthouse", "n": 2})).status == 200
+        assert await gateway.balance() == (500_000_000 - CHARGE - 360_000_000, 0)
+        await assert_books_balance(gateway.store)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"resolution": "480p"}, "To need less: lower 'duration'; "),
+        ({"duration": 4, "generate_audio": True}, "To need less: lower 'resolution'; "),
+        ({"duration": 4, "resolution": "480p"}, "It is the price of 4 seconds at 480p without sound; or top up"),
+    ],
+)
+async def test_402_of_a_video_advises_only_what_helps(tmp_path: Path, fields: dict[str, Any], told: str) -> None:
+    async with bench(tmp_path, balance=parse_yuan("0.1")) as gateway:
+        answer = await gateway.ask("/videos/generations", {"prompt": "waves", **fields})
+
+        assert told in answer.error["message"]
         assert await gateway.balance() == (100_000_000, 0)
         await assert_books_balance(gateway.store)
 

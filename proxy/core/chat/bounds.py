@@ -11,6 +11,8 @@ from proxy.core.catalog import ChatPrice, ChatTier, Model
 from proxy.core.chat.measure import Measure
 from proxy.core.pricing import prompt_tokens_max, prompt_tokens_min
 
+OUTPUT_TOKENS_MAX = 10_000_000
+"""The most that a client may ask for."""
 _SHARE_TOLD = 10
 """What makes less than a tenth of a hold is not worth a customer's while."""
 
@@ -37,7 +39,9 @@ class OutputBound(Struct, frozen=True, gc=False):
     """Of one choice, beside its answer."""
     choices: int
     limit: str
-    """Field by which the client limits it; empty: the model's own limit counts."""
+    """Field by which the client limits it, both with what stands between their quotes; empty: the model's own limit counts."""
+    asked_by: str = ""
+    """Field that asks for thinking whatever `thinking` says, several likewise; empty: none does."""
 
 
 def prompt_bound(measure: Measure, text_bytes: int, messages: int, model: Model) -> PromptBound:
@@ -74,8 +78,8 @@ def thinking_tokens_max(model: Model, content_bytes: int) -> int:
     return max(0, (model.prompt_limit_tokens or model.context_tokens_assumed) - prompt_tokens_min(content_bytes))
 
 
-def advice(prompt: PromptBound, output: OutputBound, price: ChatPrice) -> str:
-    """Return what a hold consists of and how to lower it, the dearest first.
+def advice(prompt: PromptBound, output: OutputBound, price: ChatPrice, available_nanos: int) -> str:
+    """Return what a hold consists of and how to lower it: a limit that would be enough, if one is, then the dearest first.
 
     ``It holds up to 294 prompt tokens and 36864 output tokens. To need less: turn thinking off (…); set 'max_tokens' (…)``
     """
@@ -83,6 +87,8 @@ def advice(prompt: PromptBound, output: OutputBound, price: ChatPrice) -> str:
     told = [
         how for nanos, how in sorted(_ways(prompt, output, tier), reverse=True) if nanos * _SHARE_TOLD >= _cost(tier, prompt, output)
     ]
+    if enough := _payable_tokens(prompt, price, available_nanos) // output.choices:
+        told.insert(0, f"set {_whole_limit(output)} to {min(enough, OUTPUT_TOKENS_MAX)} at most, which is enough")
     held = f"It holds up to {prompt.tokens} prompt tokens and {output.tokens} output tokens"
     return f"{held}. To need less: {'; '.join(told)}" if told else held
 
@@ -91,13 +97,29 @@ def _cost(tier: ChatTier, prompt: PromptBound, output: OutputBound) -> int:
     return prompt.tokens * max(tier.input, tier.cached_input) + output.tokens * tier.output
 
 
+def _payable_tokens(prompt: PromptBound, price: ChatPrice, available_nanos: int) -> int:
+    """Return how many output tokens can be paid beside the prompt, in the dearest tier that it can reach; 0 if not one can."""
+    return min(
+        max(0, available_nanos - prompt.tokens * max(tier.input, tier.cached_input)) // max(1, tier.output)
+        for tier in price.reachable(prompt.tokens)
+    )
+
+
+def _whole_limit(output: OutputBound) -> str:
+    """Return the field that limits all output of a choice, as this request can have it. Ark refuses both limits beside each other."""
+    if output.thinking_tokens:
+        return "'max_completion_tokens' (in place of 'max_tokens')" if output.limit else "'max_completion_tokens'"
+    return f"'{output.limit or 'max_tokens'}'"
+
+
 def _ways(prompt: PromptBound, output: OutputBound, tier: ChatTier) -> list[tuple[int, str]]:
     """Return for each way to lower the hold what it is about, in nano-yuan."""
     per_prompt_token = max(tier.input, tier.cached_input)
     answer = output.answer_tokens * output.choices * tier.output
     ways: list[tuple[int, str]] = []
     if output.thinking_tokens:
-        off = "by 'thinking': {'type': 'disabled'}, or bound it by 'max_completion_tokens'"
+        without = f" and no '{output.asked_by}'" if output.asked_by else ""
+        off = f"by 'thinking': {{'type': 'disabled'}}{without}, or bound it by {_whole_limit(output)}"
         thinking = output.thinking_tokens * output.choices * tier.output
         ways.append((thinking, f"turn thinking off (up to {output.thinking_tokens} tokens) {off}"))
     if output.limit:

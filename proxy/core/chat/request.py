@@ -9,14 +9,13 @@ from typing import Any
 from msgspec import Struct
 
 from proxy.core.catalog import ChatPrice, Model
-from proxy.core.chat.bounds import OutputBound, PromptBound, advice, prompt_bound, refuse_longer, thinking_tokens_max
+from proxy.core.chat.bounds import OUTPUT_TOKENS_MAX, OutputBound, PromptBound, advice, prompt_bound, refuse_longer, thinking_tokens_max
 from proxy.core.chat.measure import FIELDS_MAX, MESSAGES_MAX, Measure, measured, utf8_bytes
 from proxy.core.errors import InvalidJsonError, InvalidMessagesError, InvalidParameterError, MissingModelError
 from proxy.core.fields import encode, refuse_other_case
 from proxy.core.money import Nanos
 from proxy.core.pricing import PROMPT_BYTES_PER_TOKEN_MAX, hold_for_chat
 
-OUTPUT_TOKENS_MAX = 10_000_000
 CHOICES_MAX = 128
 
 PRICED_KEYS = frozenset(
@@ -95,9 +94,9 @@ class ChatCall(Struct):
         """Return the worst case of what this call may cost."""
         return hold_for_chat(price, self.prompt.tokens, self.output.tokens)
 
-    def hold_advice(self, price: ChatPrice) -> str:
+    def hold_advice(self, price: ChatPrice, available_nanos: int) -> str:
         """Return what makes the hold as large as it is, and how to lower it; for a customer who cannot pay it."""
-        return advice(self.prompt, self.output, price)
+        return advice(self.prompt, self.output, price, available_nanos)
 
 
 def requested_model(body: object) -> str:
@@ -218,11 +217,15 @@ def _output_bound(body: Body, model: Model, content_bytes: int) -> OutputBound:
     everything = _whole(body, "max_completion_tokens", OUTPUT_TOKENS_MAX) if "max_completion_tokens" in body else None
     if everything is not None:
         both = max(everything, answer or 0)
-        return OutputBound(both * choices, both, 0, choices, "max_completion_tokens")
+        limit = "max_completion_tokens" if answer is None else "max_tokens' and 'max_completion_tokens"
+        return OutputBound(both * choices, both, 0, choices, limit)
     limit = "" if answer is None else "max_tokens"
     answer = answer or model.output_tokens_max
     thinking = thinking_tokens_max(model, content_bytes) if _may_think(body) else 0
-    return OutputBound((answer + thinking) * choices, answer, thinking, choices, limit)
+    asked_by = ""
+    if thinking and not THOUGHT_KEYS.isdisjoint(body):
+        asked_by = "' and no '".join(sorted(key for key in THOUGHT_KEYS if body.get(key) is not None))
+    return OutputBound((answer + thinking) * choices, answer, thinking, choices, limit, asked_by)
 
 
 def _may_think(body: Body) -> bool:

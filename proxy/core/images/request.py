@@ -113,9 +113,12 @@ def hold_for(call: ImageCall, price: ImagePrice) -> Nanos:
     return charge_for(call.n, price)
 
 
-def hold_advice(n: int) -> str:
-    """Return what makes the hold as large as it is, and how to lower it."""
-    return f"It is the price of {n} pictures. To need less: lower 'n'" if n > 1 else "It is the price of one picture"
+def hold_advice(n: int, price: ImagePrice, available_nanos: int) -> str:
+    """Return what makes the hold as large as it is, and how to lower it so far that it can be paid, if that is possible."""
+    enough = available_nanos // max(1, price.image)
+    if n == 1 or enough < 1:
+        return f"It is the price of {n} pictures" if n > 1 else "It is the price of one picture"
+    return f"It is the price of {n} pictures. To need less: lower 'n' to {enough}, which is enough"
 
 
 def charge_for(made: int, price: ImagePrice) -> Nanos:

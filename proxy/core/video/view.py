@@ -5,6 +5,7 @@ import hashlib
 from proxy.core.timestamps import iso
 from proxy.core.video.price import total_cost
 from proxy.core.video.record import TaskState, VideoTask
+from proxy.core.video.request import DURATION_SECONDS_MIN, RESOLUTIONS
 
 _PUBLIC_STATUS = {
     TaskState.SUBMITTING: "pending",
@@ -24,7 +25,10 @@ def hold_advice(task: VideoTask) -> str:
     """Return what makes the hold as large as it is, and how to lower it."""
     sound = "with" if task.generate_audio else "without"
     made = f"{task.duration_seconds} seconds at {task.resolution} {sound} sound"
-    return f"It is the price of {made}. To need less: lower 'duration' or 'resolution'"
+    lower = ["'duration'"] if task.duration_seconds > DURATION_SECONDS_MIN else []
+    lower += ["'resolution'"] if task.resolution != RESOLUTIONS[0] else []
+    less = f". To need less: lower {' or '.join(lower)}" if lower else ""
+    return f"It is the price of {made}{less}"
 
 
 def created_task(task: VideoTask) -> dict[str, object]:

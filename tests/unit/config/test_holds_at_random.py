@@ -1,5 +1,6 @@
 """Any chat request against a plain model of what Ark, or a server like it, may bill it at: no hold is less."""
 
+import re
 from typing import Any
 
 import orjson
@@ -139,3 +140,29 @@ def test_no_request_may_be_billed_above_its_hold(drawn: tuple[Model, dict[str, A
     _, shortfall = capped(charge_for_chat(model.price, usage), call.hold_nanos(model.price))
 
     assert shortfall == 0, (call.prompt, call.output, usage)
+
+
+ENOUGH = re.compile(r"set (?P<limits>'.*?) to (?P<tokens>[0-9]+) at most, which is enough")
+
+
+@settings(max_examples=200, deadline=None)
+@given(calls(), st.integers(1, 1_000))
+def test_what_a_402_says_is_enough_is(drawn: tuple[Model, dict[str, Any], TokenUsage], permille: int) -> None:
+    """And where it says nothing, not one token of output could be paid beside the prompt."""
+    model, body, _ = drawn
+    assert isinstance(model.price, ChatPrice)
+    try:
+        call = parse_chat_call(body, model)
+    except ContextLengthError:
+        return
+    available = call.hold_nanos(model.price) * permille // 1_000 - 1
+
+    if (told := ENOUGH.search(call.hold_advice(model.price, available))) is not None:
+        limits, tokens = told["limits"].split(" (in place of ")[0], int(told["tokens"])
+        fields = dict.fromkeys(re.findall(r"'([a-z_]+)'", limits), tokens)
+    else:
+        fields = {"max_completion_tokens": 1}
+    asked = {key: value for key, value in body.items() if key not in ("max_tokens", "max_completion_tokens")} | fields
+    held = parse_chat_call(asked, model).hold_nanos(model.price)
+
+    assert (held <= available) == (told is not None), told

@@ -155,6 +155,14 @@ ADVICE: list[tuple[dict[str, Any], int, int, list[str]]] = [
     (say("Hello"), 293, 36_864, [THINKING_OFF, NO_LIMIT]),
     (say("Hello", max_tokens=100_000, thinking={"type": "disabled"}), 293, 100_000, ["lower 'max_tokens' (100000)"]),
     (say("Hello", max_completion_tokens=5_000, n=4), 293, 20_000, ["lower 'n' (4)", "lower 'max_completion_tokens' (5000)"]),
+    (say("Hello", max_completion_tokens=7, max_tokens=50_000), 293, 50_000, ["lower 'max_tokens' and 'max_completion_tokens' (50000)"]),
+    # what asks for thinking must go too, and Ark refuses one limit beside the other
+    (
+        say("Hello", max_tokens=100, reasoning_effort="high"),
+        293,
+        32_868,
+        [THINKING_OFF.replace(", or", " and no 'reasoning_effort', or") + " (in place of 'max_tokens')"],
+    ),
     (
         say([PICTURE] * 20, max_completion_tokens=10),
         102_768,
@@ -171,6 +179,6 @@ ADVICE: list[tuple[dict[str, Any], int, int, list[str]]] = [
 def test_a_customer_is_told_what_makes_the_hold_and_how_to_lower_it(
     body: dict[str, Any], prompt: int, output: int, ways: list[str], price: ChatPrice
 ) -> None:
-    told = parse_chat_call(body, THINKER).hold_advice(price)
+    told = parse_chat_call(body, THINKER).hold_advice(price, 0)
 
     assert told == f"It holds up to {prompt} prompt tokens and {output} output tokens. To need less: {'; '.join(ways)}"
