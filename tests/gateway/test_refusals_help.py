@@ -30,6 +30,12 @@ ASKED_ONCE: dict[str, Sequence[Step]] = {
     "the operator's balance": known_error("AccountOverdueError"),
     "a model unknown upstream": known_error("InvalidEndpointOrModel.NotFound"),
     "a route unknown upstream": answer_json(404, b"<html>not found</html>"),
+    "the operator's balance elsewhere": answer_json(
+        402, {"error": {"message": "Insufficient Balance", "code": "invalid_request_error"}}
+    ),
+    "the operator's quota elsewhere": answer_json(429, {"error": {"message": "Quota exceeded", "code": "insufficient_quota"}}),
+    "an answer that was lost behind the upstream": answer_json(500, {"error": {"message": "Timed out", "code": "RequestTimeOut"}}),
+    "too large upstream": answer_json(413, b"<html>request entity too large</html>"),
     "moderation": known_error("InputTextSensitiveContentDetected"),
     "a full context": known_error("OutofContextError"),
 }

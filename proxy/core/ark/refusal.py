@@ -215,7 +215,8 @@ def _without_model(message: str, upstream_model: str) -> str:
 
 def _customers_fault(code: str, said: ArkError, shown: str, *, messages: bool) -> GatewayError:
     if said.status == _TOO_LARGE:
-        return RequestTooLargeError("The request is larger than the model's server takes: send fewer or smaller messages and pictures")
+        why = "The request is larger than the model's server takes: send fewer or smaller messages and pictures"
+        return RequestTooLargeError(why, should_retry=False)
     param = refused_chat_field(said) if messages else public_param(said.param)
     if _WRONG_ENDPOINT.search(said.message):
         return WrongEndpointError("The model does not support this endpoint", param="model")

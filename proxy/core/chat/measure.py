@@ -196,6 +196,8 @@ def _is_text(part: Body, kind: str) -> bool:
 
 def _checked_image(part: Body, place: str) -> Body:
     image = part.get("image_url")
+    if isinstance(image, str):  # as LangChain's older pages and Mistral have it; OpenAI and Ark refuse it
+        raise InvalidMessagesError(f'\'{place}.image_url\' must be an object, {{"url": "…"}}', param=f"{place}.image_url.url")
     url = image.get("url") if isinstance(image, dict) else None
     if not isinstance(image, dict) or not isinstance(url, str) or not url:
         raise InvalidMessagesError(f"'{place}.image_url.url' must be a URL", param=f"{place}.image_url.url")

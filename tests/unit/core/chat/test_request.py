@@ -263,3 +263,8 @@ def test_no_body_is_more_than_a_refusal(body: Any) -> None:
         assert orjson.dumps(result.body())
     else:
         assert result["model"] == "ep-1"
+
+
+def test_a_picture_that_is_a_bare_url_is_told_the_object_it_should_be() -> None:
+    with pytest.raises(InvalidMessagesError, match=r"image_url' must be an object, \{\"url\": \"…\"\}$"):
+        parse_chat_call(say([{"type": "image_url", "image_url": "https://example.com/i.png"}]), MODEL)
