@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiohttp import base_protocol
+from aiohttp import base_protocol, web_protocol
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
@@ -25,6 +25,9 @@ def _leave_nodelay(_transport: asyncio.Transport, _value: bool) -> None:
 
 
 base_protocol.tcp_nodelay = _leave_nodelay  # type: ignore[assignment,attr-defined]  # imported there, not exported
+
+web_protocol.MAX_MSG_QUEUE_SIZE = 2
+"""Requests that may wait behind the one in progress. Of aiohttp's 32, each with a large head, a connection took 53 MB."""
 
 _Aiohttp: Any = RequestHandler
 """Untyped: mypy does not know the type of a slot that is read from its class. The types below are from aiohttp's `__init__`."""

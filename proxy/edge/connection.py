@@ -17,7 +17,7 @@ from proxy import ids
 from proxy.clock import Clock
 from proxy.core.errors import BadRequestError, GatewayError, HeadersTooLargeError
 from proxy.edge.peer import Watcher
-from proxy.edge.receiver import Receiver
+from proxy.edge.receiver import HEAD_BYTES_MAX, HeadTooLargeError, Receiver
 from proxy.edge.request import Body, Request
 from proxy.edge.response import HeadWriter, Response
 
@@ -311,6 +311,8 @@ class Connection(Receiver):
 
 
 def _error_for(fault: BaseException | None) -> GatewayError:
+    if isinstance(fault, HeadTooLargeError):
+        return HeadersTooLargeError(f"The request's line and headers are together longer than {HEAD_BYTES_MAX} bytes")
     if isinstance(fault, LineTooLong):
         return HeadersTooLargeError(f"A request line or header is longer than {HEADER_LINE_BYTES_MAX} bytes")
     if isinstance(fault, HttpProcessingError) and fault.message == "Too many headers received":  # aiohttp has no class for it

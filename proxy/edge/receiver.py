@@ -4,9 +4,10 @@ The parser has state of its own, so it is bypassed only while it is known to hol
 counted to its last byte.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
@@ -18,12 +19,36 @@ from proxy.edge.request import Request, RequestHead, Whole
 
 _FILLED_BYTES_MAX = 65_536
 """A body up to this size never needs to pause its sender, however slowly it is read."""
+HEAD_BYTES_MAX = 65_536
+"""Limit on a request line and all headers together. The parser limits each and their number, and so would keep 3 MB a connection, without
+a key, and for as long as the call lasts."""
+
+
+class HeadTooLargeError(BadHttpMessage):
+    """A head is longer than `HEAD_BYTES_MAX`."""
+
+
+class _Malformed(NamedTuple):
+    """Stands in the place of a request that cannot be read, as the parser's own message does."""
+
+    exc: HeadTooLargeError
+
 
 
 class Receiver(ServerProtocol):
     """The receiving half of a connection. To wait for a request, set `waiter`, as aiohttp's protocol does; then take it."""
 
-    __slots__ = ("_arriving", "_filling", "_lessons", "_missing", "_recognised", "_repetition")
+    __slots__ = (
+        "_arriving",
+        "_filling",
+        "_has_overflowed",
+        "_head_bytes",
+        "_lessons",
+        "_measures_heads",
+        "_missing",
+        "_recognised",
+        "_repetition",
+    )
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -38,6 +63,12 @@ class Receiver(ServerProtocol):
         """Bytes of the last request that are still to come; None, for good, once the count is lost."""
         self._filling: StreamReader | None = None
         """The body that receives them, if the parser was bypassed."""
+        self._head_bytes = 0
+        """Bytes that the parser holds of a head that has not come whole; those that came with the end of a request do not count."""
+        self._measures_heads = False
+        """True, for good, once so much came together that a head in it may be too long."""
+        self._has_overflowed = False
+        """True once a head was too long: nothing more is parsed."""
 
     def _take_request(self) -> Any:
         """Return the next request, or the parser's message of malformed HTTP."""
@@ -47,6 +78,9 @@ class Receiver(ServerProtocol):
         message, content = self._take_message()
         if not isinstance(message, RawRequestMessage):
             return message
+        if self._measures_heads and _head_bytes(message) > HEAD_BYTES_MAX:
+            self._has_overflowed = True
+            return _Malformed(HeadTooLargeError("head"))
         length = int(message.headers.get("Content-Length", 0))  # the parser accepts digits only
         head = None if self._repetition is None else self._repetition.take_head(message)
         return self._begun(head or RequestHead(message), length, content)
@@ -111,9 +145,13 @@ class Receiver(ServerProtocol):
 
     def _parse(self, data: bytes) -> None:
         """Parse, and tell a waiting handler if its body is malformed: aiohttp lets it wait until its deadline."""
+        if self._has_overflowed:
+            return
         requests_before = self.request_count
         super().data_received(data)
-        self._follow(data, self.request_count - requests_before)
+        requests = self.request_count - requests_before
+        self._follow(data, requests)
+        self._count_head(data, requests)
         if not self.messages:
             return
         message, payload = self.messages[-1]
@@ -123,6 +161,20 @@ class Receiver(ServerProtocol):
             self._arriving = None
         elif payload is not EMPTY_PAYLOAD:
             self._arriving = payload
+
+    def _count_head(self, data: bytes, requests: int) -> None:
+        """Refuse a head that is too long before it is whole; one that is whole is measured when it is its turn."""
+        if self._head_bytes + len(data) > HEAD_BYTES_MAX:
+            self._measures_heads = True
+        if requests or not (self._arriving is None or self._arriving.is_eof()):
+            self._head_bytes = 0
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_BYTES_MAX and not self.upgraded and not self.is_closing:
+            self._has_overflowed = True
+            self.messages.append((_Malformed(HeadTooLargeError("head")), EMPTY_PAYLOAD))
+            if self.waiter is not None and not self.waiter.done():
+                self.waiter.set_result(None)
 
     def _follow(self, data: bytes, requests: int) -> None:
         """Count the missing bytes of a request that the parser was given, and remember its head."""
@@ -154,3 +206,7 @@ class Receiver(ServerProtocol):
         super().connection_lost(exc)
         if self._arriving is not None and not self._arriving.is_eof():
             self._arriving.set_exception(ConnectionResetError("the client left"))  # or a discarding reader would wait on
+
+
+def _head_bytes(message: RawRequestMessage) -> int:
+    return len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers)

@@ -177,3 +177,36 @@ async def test_headers_as_large_as_they_may_be_change_nothing(refusing: Bench, h
 
     assert answer.status in (400, 401, 431)
     assert len(answer.body) < 1_000
+
+
+LONG_HEADERS = [(f"x-{number}", "y" * 15_000) for number in range(5)]
+"""Each is shorter than a header may be; together they are longer than a head."""
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_a_head_too_long_as_a_whole_is_refused_whether_or_not_it_ends(refusing: Bench, is_whole: bool) -> None:
+    sent = request("GET", "/api/v1/models", ("x-api-key", refusing.key), *LONG_HEADERS)
+    async with connect(refusing.origin) as client:
+        answer = await client.ask(sent if is_whole else sent[:-2])
+        rest = await client.closed()
+
+    assert (answer.status, answer.error["code"], answer.headers["connection"]) == (431, "HEADERS_TOO_LARGE", "close")
+    assert rest == b""
+
+
+async def test_a_head_as_long_as_it_may_be_is_served(refusing: Bench) -> None:
+    async with connect(refusing.origin) as client:
+        answer = await client.ask(request("GET", "/api/v1/models", ("x-api-key", refusing.key), *LONG_HEADERS[:4]))
+
+    assert answer.status == 200
+
+
+async def test_of_requests_that_are_sent_ahead_each_is_answered_and_one_too_long_ends_them(refusing: Bench) -> None:
+    ask = request("GET", "/api/v1/models", ("x-api-key", refusing.key))
+    async with connect(refusing.origin) as client:
+        await client.send(ask * 40 + request("GET", "/api/v1/models", *LONG_HEADERS) + ask)
+        answers = [await client.answer() for _ in range(41)]
+        rest = await client.closed()
+
+    assert [answer.status for answer in answers] == [200] * 40 + [431]
+    assert rest == b""
