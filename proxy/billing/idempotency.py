@@ -49,6 +49,20 @@ class Caller(Protocol[R_co]):
     def replay(self, request_id: str, status: int, body: bytes) -> R_co:
         """Return an earlier request's answer again, under that request's id."""
 
+    async def wait_for(self, event: asyncio.Event) -> None:
+        """Wait for an event while the client is there. Raises: ConnectionError: it has left."""
+
+
+class Body(Protocol):
+    """A request's body, which may have to wait."""
+
+    @property
+    def value(self) -> object:
+        """The parsed body."""
+
+    def pack(self) -> None:
+        """Keep it in less memory from now on. `value` is not asked for any more."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _UnderWay:
@@ -64,27 +78,28 @@ class Idempotency:
         self._clock = clock
         self._under_way: dict[tuple[int, str], _UnderWay] = {}
 
-    async def once(self, caller: Caller[R], body: object, work: Callable[[IdempotencyClaim | None], Awaitable[R]]) -> R:
+    async def once(self, caller: Caller[R], body: Body, work: Callable[[IdempotencyClaim | None], Awaitable[R]]) -> R:
         """Return the answer of ``work``, or its answer to an earlier call with the same key and body.
 
         Args:
-            body: the parsed body; the route and the body, serialised with sorted keys, are compared.
+            body: the route and the body, serialised with sorted keys, are compared.
             work: called at most once, with None if no key was sent. It ends only when its request is settled.
 
         Raises:
             InvalidJsonError: the body is nested too deeply to be compared.
             InvalidParameterError: the key is malformed: it must be 1 to 255 visible ASCII characters, sent once.
             IdempotencyConflictError: the key came with another body, or its first request is neither settled nor in progress here.
+            ConnectionError: the client left while another call had the key.
         """
         key = _key_of(caller.header_values(HEADER))
-        claim = None if key is None else IdempotencyClaim(key, digest(caller.route, body))
-        del body  # it may be large, and the work long
+        claim = None if key is None else IdempotencyClaim(key, digest(caller.route, body.value))
         if key is None or claim is None:
             return await work(None)
         place = (caller.account_id, key)
         while (first := self._under_way.get(place)) is not None:
             _check_same(first.claim, claim)
-            await first.ended.wait()
+            body.pack()
+            await caller.wait_for(first.ended)
         mine = self._under_way[place] = _UnderWay(claim, asyncio.Event())
         try:
             known = await self._ledger.claimed_key(caller.account_id, key, self._clock.now_ms())

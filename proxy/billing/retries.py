@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 
-from proxy.billing.idempotency import KEPT_BYTES_MAX, digest
+from proxy.billing.idempotency import KEPT_BYTES_MAX, Body, digest
 from proxy.clock import Clock
 from proxy.store.values import StoredAnswer
 
@@ -55,11 +55,21 @@ class Caller(Protocol[R_co]):
     def replay(self, request_id: str, status: int, body: bytes) -> R_co:
         """Return an earlier request's answer again, under that request's id."""
 
+    async def wait_for(self, event: asyncio.Event) -> None:
+        """Wait for an event while the client is there. Raises: ConnectionError: it has left."""
+
 
 class _Place(NamedTuple):
     account_id: int
     key_id: str
     sha256: bytes
+
+
+class _Answered(NamedTuple):
+    """What is kept of an `UndeliveredError`. The traceback would keep the call with it, and pictures of 40 MB."""
+
+    request_id: str
+    answer: StoredAnswer
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +78,7 @@ class _Call:
 
     has_left: Callable[[], bool]
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    undelivered: UndeliveredError | None = None
+    answered: _Answered | None = None
     until: float = 0.0
     """Monotonic seconds at which its answer is dropped."""
 
@@ -82,12 +92,12 @@ class Retries:
         self._kept: dict[_Call, _Place] = {}
         self._kept_bytes = 0
 
-    async def once(self, caller: Caller[R], body: object, work: Callable[[], Awaitable[R]]) -> R:
+    async def once(self, caller: Caller[R], body: Body, work: Callable[[], Awaitable[R]]) -> R:
         """Return the answer of ``work``, or the answer that the retried call's client did not get.
 
         Args:
             caller: one that sent no `Idempotency-Key`.
-            body: the parsed body, before ``work`` may change it.
+            body: as it is before ``work`` may change it.
             work: called at most once. It raises `UndeliveredError` if its answer is ready and its client has left.
 
         Raises:
@@ -96,9 +106,8 @@ class Retries:
         count = _retry_count(caller)
         if count is None:
             return await work()
-        place = _Place(caller.account_id, caller.key_id, digest(caller.route, body))
-        del body  # it may be large, and the work long
-        if count and (first := await self._undelivered(caller, place)) is not None:
+        place = _Place(caller.account_id, caller.key_id, digest(caller.route, body.value))
+        if count and (first := await self._undelivered(caller, place, body)) is not None:
             return caller.replay(first.request_id, first.answer.status, first.answer.body)
         return await self._watched(_Call(caller.has_left), place, work)
 
@@ -106,7 +115,7 @@ class Retries:
         """Return how many calls are under way or kept."""
         return sum(map(len, self._under_way.values())) + len(self._kept)
 
-    async def _undelivered(self, caller: Caller[R], place: _Place) -> UndeliveredError | None:
+    async def _undelivered(self, caller: Caller[R], place: _Place, body: Body) -> _Answered | None:
         """Take the answer that is kept for a retry, once there is one; None: no such call, or it had no success."""
         while True:
             if (kept := self._take(place)) is not None:
@@ -114,7 +123,8 @@ class Retries:
             left = [call for call in self._under_way.get(place, ()) if call.has_left()]
             if not left:
                 return None
-            await left[0].ended.wait()
+            body.pack()
+            await caller.wait_for(left[0].ended)
             if caller.has_left():  # the next retry gets it
                 raise ConnectionResetError("the client left")
 
@@ -134,12 +144,14 @@ class Retries:
     def _keep(self, call: _Call, place: _Place, undelivered: UndeliveredError) -> None:
         if len(undelivered.answer.body) > KEPT_BYTES_MAX:
             return
-        call.undelivered, call.until = undelivered, self._clock.monotonic() + KEPT_SECONDS
+        call.has_left = _is_gone  # the other was a part of the request, which would be kept with it
+        call.answered = _Answered(undelivered.request_id, undelivered.answer)
+        call.until = self._clock.monotonic() + KEPT_SECONDS
         self._kept[call] = place
         self._kept_bytes += len(undelivered.answer.body)
         self._drop_old()
 
-    def _take(self, place: _Place) -> UndeliveredError | None:
+    def _take(self, place: _Place) -> _Answered | None:
         self._drop_old()
         call = next((call for call, kept in self._kept.items() if kept == place), None)
         return None if call is None else self._drop(call)
@@ -152,11 +164,15 @@ class Retries:
                 return
             self._drop(oldest)
 
-    def _drop(self, call: _Call) -> UndeliveredError:
+    def _drop(self, call: _Call) -> _Answered:
         del self._kept[call]
-        assert call.undelivered is not None
-        self._kept_bytes -= len(call.undelivered.answer.body)
-        return call.undelivered
+        assert call.answered is not None
+        self._kept_bytes -= len(call.answered.answer.body)
+        return call.answered
+
+
+def _is_gone() -> bool:
+    return True
 
 
 def _retry_count(caller: Caller[R]) -> int | None:

@@ -1,5 +1,6 @@
 """The state of one request, which the layers pass to each other."""
 
+import asyncio
 from dataclasses import dataclass
 
 import orjson
@@ -64,6 +65,24 @@ class Context:
         """Return True once the client's connection is lost."""
         return self.connection.is_lost()
 
+    async def wait_for(self, event: asyncio.Event) -> None:
+        """Wait for an event while the client is there: requests whose clients left would wait on unseen, in any number.
+
+        Raises:
+            ConnectionResetError: the client has left.
+        """
+        if not self.has_left():
+            try:
+                async with asyncio.timeout(None) as limit:
+                    self.connection.watcher = _UntilLost(limit)
+                    await event.wait()
+                    return
+            except TimeoutError:
+                pass
+            finally:
+                self.connection.watcher = None
+        raise ConnectionResetError("the client left")
+
     def identify(self, request_id: str) -> None:
         """Change the id in the answer and the log: to one in the route's published form, or to that of the request it repeats."""
         self.id = request_id
@@ -93,3 +112,19 @@ class Context:
         self.begun = True
         self.request.connection.send_head(self.request, 200, self.headers, first)
         return Response(200, self.headers, None)
+
+
+class _UntilLost:
+    """The watcher of a connection on which a request only waits."""
+
+    def __init__(self, limit: asyncio.Timeout) -> None:
+        self._limit = limit
+
+    def client_paused(self) -> None:
+        """Do nothing: nothing is sent."""
+
+    def client_resumed(self) -> None:
+        """Do nothing, as above."""
+
+    def client_lost(self) -> None:
+        self._limit.reschedule(asyncio.get_running_loop().time())

@@ -20,8 +20,8 @@ from proxy.edge.request import Request, RequestHead, Whole
 _FILLED_BYTES_MAX = 65_536
 """A body up to this size never needs to pause its sender, however slowly it is read."""
 HEAD_BYTES_MAX = 65_536
-"""Limit on a request line and all headers together. The parser limits each and their number, and so would keep 3 MB a connection, without
-a key, and for as long as the call lasts."""
+"""Limit on a request line and all headers together. The parser limits each and their number: it would keep 3 MB a connection, also of
+clients without a key, for as long as the call lasts."""
 
 
 class HeadTooLargeError(BadHttpMessage):
@@ -32,7 +32,6 @@ class _Malformed(NamedTuple):
     """Stands in the place of a request that cannot be read, as the parser's own message does."""
 
     exc: HeadTooLargeError
-
 
 
 class Receiver(ServerProtocol):

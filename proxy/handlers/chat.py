@@ -57,7 +57,7 @@ class ChatHandlers:
         body = Posted(await self._admission.body(context, here))
         del here
         if KEY_HEADER in context.request.headers and not _asks_for_stream(body.value):
-            return await self._idempotency.once(context, body.value, partial(self._keyed, context, body))
+            return await self._idempotency.once(context, body, partial(self._keyed, context, body))
         return await self._keyed(context, body, None)
 
     async def _keyed(self, context: Context, body: Posted, claim: IdempotencyClaim | None) -> Response:

@@ -46,12 +46,12 @@ class ImageHandlers:
         """Answer with the images that could be made, and settle the call however it ends."""
         context.identify(ids.image_request_id(self._clock.now_ms()))
         body = Posted(await self._admission.body(context))
-        return await self._idempotency.once(context, body.value, partial(self._once, context, body))
+        return await self._idempotency.once(context, body, partial(self._once, context, body))
 
     async def _once(self, context: Context, body: Posted, claim: IdempotencyClaim | None) -> Response:
         """Make the images, unless an SDK's retry finds those that it did not get."""
         make = partial(self._make, context, body, claim)
-        return await (make() if claim is not None else self._retries.once(context, body.value, make))
+        return await (make() if claim is not None else self._retries.once(context, body, make))
 
     async def _make(self, context: Context, body: Posted, claim: IdempotencyClaim | None) -> Response:
         checked = fields.checked_body(body.take(), PUBLISHED_KEYS)

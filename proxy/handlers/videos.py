@@ -76,7 +76,7 @@ class VideoHandlers:
         """Record a task, submit it, and answer with it, even if it is not yet known whether the upstream has it."""
         context.identify(ids.video_request_id())
         body = Posted(await self._admission.body(context))
-        return await self._idempotency.once(context, body.value, partial(self._submit, context, body))
+        return await self._idempotency.once(context, body, partial(self._submit, context, body))
 
     async def _submit(self, context: Context, body: Posted, claim: IdempotencyClaim | None) -> Response:
         checked = fields.checked_body(body.take(), PUBLISHED_KEYS)
@@ -152,7 +152,7 @@ class VideoHandlers:
                 return task
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await change.wait()
+                    await context.wait_for(change)
         return await self._owned(context)
 
     async def list(self, context: Context) -> Response:

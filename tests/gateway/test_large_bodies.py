@@ -10,7 +10,7 @@ from proxy.demo.ark import Hang, StandIn
 from proxy.store.values import Reference
 from tests.support.books import assert_books_balance
 from tests.support.gateway import MODEL, bench
-from tests.support.process import gateway_process
+from tests.support.process import gateway_process, resident_bytes
 from tests.support.raw_chat import raw_chat
 
 LARGE_BYTES = 70_000
@@ -67,10 +67,6 @@ async def test_a_repeated_call_needs_no_money(tmp_path: Path) -> None:
 
 def has_calls(ark: StandIn, count: int) -> bool:
     return len(ark.calls) == count
-
-
-def resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
 @pytest.mark.parametrize("letter", ["A", "é", "😀"])

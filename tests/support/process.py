@@ -115,6 +115,11 @@ async def gateway_process(directory: Path, base_url: str, *, balance: Nanos, **o
             await gateway.kill()
 
 
+def resident_bytes(pid: int) -> int:
+    """Return the memory that a process takes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
 def free_port() -> int:
     with socket.socket() as asked:
         asked.bind(("127.0.0.1", 0))

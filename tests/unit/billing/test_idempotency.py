@@ -13,6 +13,7 @@ from proxy.core.catalog import Kind
 from proxy.core.errors import IdempotencyConflictError, InvalidParameterError
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, UsageSource
+from proxy.edge.body import Posted
 from proxy.store.contract import Store
 from proxy.store.errors import StoreUnavailableError
 from proxy.store.sqlite import open_store
@@ -36,6 +37,9 @@ class Caller:
     def header_values(self, name: str) -> list[str]:
         assert name == "Idempotency-Key"
         return list(self.keys)
+
+    async def wait_for(self, event: asyncio.Event) -> None:
+        await event.wait()
 
     def replay(self, request_id: str, status: int, body: bytes) -> str:
         self.replayed.append(request_id)
@@ -90,14 +94,17 @@ async def test_without_a_key_the_work_is_simply_done(store: Store) -> None:
         claims.append(claim)
         return "done"
 
-    assert [await keys.once(Caller(keys=()), {}, work) for _ in range(2)] == ["done", "done"]
+    assert [await keys.once(Caller(keys=()), Posted({}), work) for _ in range(2)] == ["done", "done"]
     assert claims == [None, None]
 
 
 async def test_the_second_call_is_answered_as_the_first_was_and_by_its_id(store: Store) -> None:
     keys, second = Idempotency(store, CLOCK), Caller()
 
-    answers = [await keys.once(Caller(), {"n": 1}, working(store)), await keys.once(second, {"n": 1}, working(store, "again"))]
+    answers = [
+        await keys.once(Caller(), Posted({"n": 1}), working(store)),
+        await keys.once(second, Posted({"n": 1}), working(store, "again")),
+    ]
 
     assert answers == ["200 made", "200 made"]
     assert second.replayed == ["req_made_0"]
@@ -112,7 +119,7 @@ async def test_the_claim_is_of_route_and_body_whatever_the_order_of_its_keys(sto
 @pytest.mark.parametrize("keys", [("",), (" ",), ("a b",), ("é",), ("x" * 256,), ("a", "a"), ("a", "b")])
 async def test_what_is_no_key_is_refused_before_any_work(store: Store, keys: tuple[str, ...]) -> None:
     with pytest.raises(InvalidParameterError) as raised:
-        await Idempotency(store, CLOCK).once(Caller(keys=keys), {}, working(store))
+        await Idempotency(store, CLOCK).once(Caller(keys=keys), Posted({}), working(store))
 
     assert raised.value.param == "Idempotency-Key"
 
@@ -130,10 +137,10 @@ async def test_a_call_that_fails_or_is_cancelled_lets_the_next_in_line_go_on(sto
         raise RuntimeError("a bug")
 
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(keys.once(Caller(), {}, stuck))
+        first = group.create_task(keys.once(Caller(), Posted({}), stuck))
         await begun.wait()
-        second = group.create_task(ended(keys.once(Caller(), {}, failing)))
-        third = group.create_task(keys.once(Caller(), {}, working(store)))
+        second = group.create_task(ended(keys.once(Caller(), Posted({}), failing)))
+        third = group.create_task(keys.once(Caller(), Posted({}), working(store)))
         await asyncio.sleep(0)
         first.cancel()
 
@@ -158,10 +165,10 @@ async def test_one_who_stops_waiting_disturbs_neither_the_first_nor_the_others(s
         return await work(claim)
 
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(keys.once(Caller(), {}, slow))
+        first = group.create_task(keys.once(Caller(), Posted({}), slow))
         await begun.wait()
-        impatient = group.create_task(keys.once(Caller(), {}, work))
-        patient = group.create_task(keys.once(Caller(), {}, work))
+        impatient = group.create_task(keys.once(Caller(), Posted({}), work))
+        patient = group.create_task(keys.once(Caller(), Posted({}), work))
         await asyncio.sleep(0)
         impatient.cancel()
         await asyncio.wait([impatient])
@@ -180,9 +187,9 @@ async def test_a_store_that_cannot_be_read_leaves_the_key_free(store: Store, mon
     with monkeypatch.context() as patched:
         patched.setattr(store, "claimed_key", broken)
         with pytest.raises(StoreUnavailableError):
-            await keys.once(Caller(), {}, working(store))
+            await keys.once(Caller(), Posted({}), working(store))
 
-    assert await keys.once(Caller(), {}, working(store)) == "200 made"
+    assert await keys.once(Caller(), Posted({}), working(store)) == "200 made"
 
 
 async def test_a_request_that_is_still_open_in_the_store_is_a_conflict_to_be_retried(store: Store) -> None:
@@ -190,12 +197,12 @@ async def test_a_request_that_is_still_open_in_the_store_is_a_conflict_to_be_ret
     await store.place_hold(request("req_1", claim))
 
     with pytest.raises(IdempotencyConflictError) as raised:
-        await Idempotency(store, CLOCK).once(Caller(), {}, working(store))
+        await Idempotency(store, CLOCK).once(Caller(), Posted({}), working(store))
 
     assert raised.value.should_retry is True
     assert raised.value.retry_after_seconds
     await store.settle("req_1", RELEASE, CLOCK.now_ms())
-    assert await Idempotency(store, CLOCK).once(Caller(), {}, working(store)) == "200 made"
+    assert await Idempotency(store, CLOCK).once(Caller(), Posted({}), working(store)) == "200 made"
 
 
 async def test_keys_of_different_accounts_do_not_wait_for_one_another(store: Store) -> None:
@@ -207,7 +214,7 @@ async def test_keys_of_different_accounts_do_not_wait_for_one_another(store: Sto
         return "done"
 
     async with asyncio.timeout(5):
-        answers = await asyncio.gather(*(keys.once(Caller(account_id=account), {}, together) for account in (3, 4)))
+        answers = await asyncio.gather(*(keys.once(Caller(account_id=account), Posted({}), together) for account in (3, 4)))
 
     assert answers == ["done", "done"]
 
