@@ -1,4 +1,7 @@
-"""Calls that a client abandoned before the upstream told what they cost. They are charged by a lower bound, so they are limited."""
+"""Calls that a client abandoned before the upstream told what they cost. They are charged by a lower bound, so they are limited.
+
+So are pictures of which nobody knows whether they were made: they cost nothing.
+"""
 
 from proxy.clock import Clock
 from proxy.core.errors import RateLimitedError
@@ -16,11 +19,11 @@ class Abandonment:
         self.levels: dict[int, tuple[float, float]] = {}
         """Account → calls that count at a time, and that time; accounts without any are not in it."""
 
-    def count(self, account_id: int) -> None:
-        if not self._live.now.billing.abandoned_per_minute:
+    def count(self, account_id: int, calls: int = 1) -> None:
+        if not calls or not self._live.now.billing.abandoned_per_minute:
             return
         now = self._clock.monotonic()
-        self.levels[account_id] = self._level(account_id, now) + 1, now
+        self.levels[account_id] = self._level(account_id, now) + calls, now
 
     def refuse(self, account_id: int) -> None:
         """Refuse a further call of an account that abandons too many. Raises: RateLimitedError."""

@@ -305,10 +305,13 @@ class Exchange(Generic[C]):
         return outcome is _CLIENT_GONE or self._flight.has_client_left()
 
     def _is_abandoned(self, answer: SeenAnswer) -> bool:
-        """Return whether a call whose client left may have been worked on, and neither a usage nor an error was told. Count those."""
+        """Return whether a call whose client left may have been worked on, and neither a usage nor an error was told.
+
+        Count those of which nothing was answered, and those that there was no room to drain: their pictures, for one, were free.
+        """
         if answer.usage is not None or not self._upload.is_asked or self._is_refused:
             return False
-        if not answer.began:
+        if not answer.began or self._flight.is_crowded_out:
             self._exchanges.relay.abandonment.count(self._request.account_id)
         return True
 

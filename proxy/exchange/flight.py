@@ -76,6 +76,7 @@ class Relay:
             flight.expire(Outcome.CLIENT_GONE, policy.drain_after_seconds)
             return
         if policy.disconnect == "cancel" or not self._has_room(flight):
+            flight.is_crowded_out = policy.disconnect != "cancel"
             flight.expire(Outcome.CLIENT_GONE, 0)
             return
         flight.drains = True
@@ -105,6 +106,7 @@ class Flight:
         "connection",
         "deadline",
         "drains",
+        "is_crowded_out",
         "stoppable",
         "stream",
         "timer",
@@ -123,6 +125,8 @@ class Flight:
         self.cause: Outcome | None = None
         """The reason why this side ended, or will end, the call."""
         self.drains = False
+        self.is_crowded_out = False
+        """True if it would have been drained, but too many were."""
 
     def __enter__(self) -> None:
         self.deadline.__enter__()

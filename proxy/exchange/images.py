@@ -54,9 +54,10 @@ class Generations:
         """Hold, ask for each image, settle for those that came; return them once the settlement is durable.
 
         Raises:
-            GatewayError: no hold could be placed, or no image came.
+            GatewayError: the account gives up too many calls, no hold could be placed, or no image came.
             ConnectionError: the client left; the call is settled.
         """
+        self.relay.abandonment.refuse(context.account_id)
         assert isinstance(model.price, ImagePrice)
         request, advise = self._request(context, settings, model, call, claim), partial(hold_advice, call.n, model.price)
         hold = await self._billing.hold(request, advise)
@@ -92,7 +93,7 @@ class Generations:
 class Generation:
     """One request from its hold to its settlement: one upstream call for each image, each with its own end."""
 
-    __slots__ = ("_clock", "_context", "_ends", "_flight", "_hold", "_metrics", "_model", "_n", "_price", "_relay")
+    __slots__ = ("_clock", "_context", "_ends", "_flight", "_hold", "_metrics", "_model", "_n", "_price", "_relay", "_unknown")
 
     def __init__(self, generations: Generations, context: Context, model: Model, n: int, hold: Hold) -> None:
         assert isinstance(model.price, ImagePrice)
@@ -107,6 +108,8 @@ class Generation:
         self._flight = generations.relay.depart(context.connection, context.account_id, stoppable=False)
         self._ends: list[ImageResult | Refusal | None] = [None] * n
         """The end of each image's call, in order; None: cut before its end."""
+        self._unknown = 0
+        """Calls that failed, and may have made an image."""
 
     def close(self) -> None:
         """Leave no hold and no watcher behind, whatever ended the call."""
@@ -130,6 +133,8 @@ class Generation:
         result = self._concluded(is_asked=is_asked)
         await self._hold.settled()
         if self._flight.has_client_left():
+            if is_asked:
+                self._relay.abandonment.count(self._context.account_id, self._unknown + self._ends.count(None))
             if isinstance(result, Response) and result.body is not None:
                 raise UndeliveredError(self._context.id, StoredAnswer(result.status, result.body))
             raise ConnectionResetError("the client left")
@@ -170,6 +175,7 @@ class Generation:
             body = fewer
 
     def _failed(self, failure: UpstreamFailure) -> Refusal:
+        self._unknown += not failure.is_unasked
         return self._counted(outage(str(failure), may_have_run=not failure.is_unasked), failure.cause)
 
     def _counted(self, refusal: Refusal, cause: str = "") -> Refusal:
