@@ -147,10 +147,11 @@ class Receiver(ServerProtocol):
         if self._has_overflowed:
             return
         requests_before = self.request_count
+        is_body = self._arriving is not None and not self._arriving.is_eof()
         super().data_received(data)
         requests = self.request_count - requests_before
         self._follow(data, requests)
-        self._count_head(data, requests)
+        self._count_head(data, is_head=not (requests or is_body))
         if not self.messages:
             return
         message, payload = self.messages[-1]
@@ -161,11 +162,14 @@ class Receiver(ServerProtocol):
         elif payload is not EMPTY_PAYLOAD:
             self._arriving = payload
 
-    def _count_head(self, data: bytes, requests: int) -> None:
-        """Refuse a head that is too long before it is whole; one that is whole is measured when it is its turn."""
+    def _count_head(self, data: bytes, *, is_head: bool) -> None:
+        """Refuse a head that is too long before it is whole; one that is whole is measured when it is its turn.
+
+        Args: is_head: whether all of it is part of a head that is not whole yet.
+        """
         if self._head_bytes + len(data) > HEAD_BYTES_MAX:
             self._measures_heads = True
-        if requests or not (self._arriving is None or self._arriving.is_eof()):
+        if not is_head:
             self._head_bytes = 0
             return
         self._head_bytes += len(data)

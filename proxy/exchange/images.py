@@ -1,7 +1,7 @@
 """One image call from its hold to its settlement."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -19,6 +19,7 @@ from proxy.core.errors import GatewayError, ModelUnavailableError
 from proxy.core.images.request import ImageCall, charge_for, hold_advice, hold_for, total_cost
 from proxy.core.images.upstream import (
     FIELD_NAMES,
+    OPTIONAL,
     ImageResult,
     UpstreamBody,
     parse_image_answer,
@@ -34,6 +35,7 @@ from proxy.store.values import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.ark_client import ArkClient, Reply
 from proxy.upstream.failures import UpstreamFailure
+from proxy.upstream.http1.upload import REPEATABLE_BYTES_MAX
 
 _OURS = frozenset({Outcome.COMPLETE, Outcome.INTERRUPTED})
 """Outcomes that are no failure of the upstream. If the client has left, CLIENT_GONE replaces them."""
@@ -47,6 +49,9 @@ class Generations:
         self.relay = relay
         self.clock = clock
         self.metrics = metrics
+        self.accepted: set[tuple[str, str, str]] = set()
+        """Upstreams, models and optional fields that they were seen to take. A large body whose fields are all among them is not kept
+        for another try. Of any other that try comes at once, after a refusal, and not after an image."""
 
     async def make(
         self, context: Context, settings: Settings, model: Model, call: ImageCall, claim: IdempotencyClaim | None
@@ -63,7 +68,7 @@ class Generations:
         hold = await self._billing.hold(request, advise)
         generation = Generation(self, context, model, call.n, hold)
         try:
-            bodies = upstream_bodies(call, model.upstream_model)
+            bodies = dict(enumerate(upstream_bodies(call, model.upstream_model)))
             del call  # its input pictures can be tens of megabytes, and images take long
             return await generation.run(settings.upstreams[model.upstream].client, bodies)
         finally:
@@ -93,15 +98,30 @@ class Generations:
 class Generation:
     """One request from its hold to its settlement: one upstream call for each image, each with its own end."""
 
-    __slots__ = ("_clock", "_context", "_ends", "_flight", "_hold", "_metrics", "_model", "_n", "_price", "_relay", "_unknown")
+    __slots__ = (
+        "_accepted",
+        "_clock",
+        "_context",
+        "_ends",
+        "_flight",
+        "_hold",
+        "_metrics",
+        "_model",
+        "_n",
+        "_price",
+        "_relay",
+        "_unknown",
+        "_unsent",
+    )
 
     def __init__(self, generations: Generations, context: Context, model: Model, n: int, hold: Hold) -> None:
         assert isinstance(model.price, ImagePrice)
         self._context = context
         self._model = model
         self._price = model.price
-        self._n = n
+        self._n = self._unsent = n
         self._hold = hold
+        self._accepted = generations.accepted
         self._relay = generations.relay
         self._clock = generations.clock
         self._metrics = generations.metrics
@@ -118,8 +138,10 @@ class Generation:
             # The customer got none of the images that may have been made: whoever ended the call bears its cost.
             self._settle(Outcome.INTERRUPTED, status=0, note="the handler was cancelled")
 
-    async def run(self, client: ArkClient, bodies: Sequence[UpstreamBody]) -> Response:
+    async def run(self, client: ArkClient, bodies: dict[int, UpstreamBody]) -> Response:
         """Ask for all images at once, settle for those that came, and return them once the settlement is durable.
+
+        Args: bodies: by the image's index. They are taken out, so that no caller keeps them alive.
 
         Raises:
             GatewayError: no image came; it is the first one's error.
@@ -144,35 +166,56 @@ class Generation:
 
     # upstream
 
-    async def _ask_for_all(self, client: ArkClient, bodies: Sequence[UpstreamBody]) -> None:
+    async def _ask_for_all(self, client: ArkClient, bodies: dict[int, UpstreamBody]) -> None:
         """Fill in `_ends`, until all are there or the flight's deadline expires."""
         asked_at = self._clock.monotonic()
         try:
-            calls = [self._ask(client, index, body) for index, body in enumerate(bodies)]
+            calls = [self._ask(client, index, bodies) for index in range(self._n)]
             bugs = [fault for fault in await asyncio.gather(*calls, return_exceptions=True) if fault is not None]
         finally:
             self._context.upstream_seconds = self._clock.monotonic() - asked_at
         if bugs:
             raise bugs[0]
 
-    async def _ask(self, client: ArkClient, index: int, body: UpstreamBody) -> None:
+    async def _ask(self, client: ArkClient, index: int, bodies: dict[int, UpstreamBody]) -> None:
         try:
-            self._ends[index] = await self._end_of(client, body)
+            self._ends[index] = await self._end_of(client, bodies.pop(index))
         except UpstreamFailure as failure:
             self._ends[index] = self._failed(failure)
 
     async def _end_of(self, client: ArkClient, body: UpstreamBody) -> ImageResult | Refusal:
         """Ask for one image; ask again without each optional field that the model refuses."""
         while True:
-            reply = await client.create_image(body.pieces())
+            own, kept = body.own, body if self._may_be_repeated(body) else None
+            pieces = body.pieces()
+            del body
+            reply = await client.create_image(pieces, None if kept else self._let_go)
             self._context.first_byte_at = self._context.first_byte_at or self._clock.monotonic()
             end = parse_image_answer(reply.status, reply.answer)
             if isinstance(end, ImageResult):
+                self._accepted.update(self._optional(own))
                 return end
-            fewer = None if end is None else without_refused(body, end)
+            fewer = None if end is None else without_refused(kept or UpstreamBody(own, b""), end)
             if fewer is None:
                 return self._counted(with_delay(_refusal(reply, end, self._model.upstream_model), reply.retry_after))
+            if kept is None:
+                self._accepted.difference_update(self._optional(own))
+                return self._counted(outage("the model refuses a field that it took before"), "error")
             body = fewer
+            del kept, fewer
+
+    def _may_be_repeated(self, body: UpstreamBody) -> bool:
+        """Return whether a body is kept until it is answered: a short one, or one with a field that the model may refuse."""
+        return len(body.shared) <= REPEATABLE_BYTES_MAX or not self._accepted.issuperset(self._optional(body.own))
+
+    def _optional(self, own: Mapping[str, object]) -> set[tuple[str, str, str]]:
+        return {(self._model.upstream, self._model.upstream_model, name) for name in OPTIONAL & own.keys()}
+
+    def _let_go(self) -> None:
+        """Count a body as sent, and nothing any more once all are: they share their pictures."""
+        self._unsent -= 1
+        if not self._unsent and self._context.intake is not None:
+            self._context.intake.release()
 
     def _failed(self, failure: UpstreamFailure) -> Refusal:
         self._unknown += not failure.is_unasked

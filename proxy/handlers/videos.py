@@ -84,6 +84,7 @@ class VideoHandlers:
         model = find_model(settings.catalog, fields.model_id(checked, DEFAULT_MODEL), Kind.VIDEO)
         context.model = model.id
         call = self._told_apart(parse_video_call(checked, model))
+        del checked  # what is ignored of it can be tens of megabytes
         request, task = self._drawn_up(context, call, model, settings, claim)
         submit = self._jobs.submit(request, task, upstream_body(call, task.upstream_model, task.safety_identifier))
         try:

@@ -6,7 +6,7 @@ lost after the work was done and charged.
 """
 
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +19,7 @@ from yarl import URL
 from proxy.config import UpstreamConfig
 from proxy.tasks import TaskGroup
 from proxy.upstream.failures import UpstreamBrokenError, UpstreamTimeoutError, UpstreamUnreachableError
+from proxy.upstream.http1.upload import REPEATABLE_BYTES_MAX
 from proxy.upstream.tunnel import TunnelConnector, proxy_of, unreached_through
 
 IMAGES_PATH = "/images/generations"
@@ -32,8 +33,8 @@ QUESTION_SECONDS_MAX = 60.0
 """Questions about a task are answered in moments; one that hangs must not hold its poller as long as an image may take."""
 PAGE_SIZE_MAX = 500
 
-_LARGE_BODY_BYTES = 1024 * 1024
-"""From this size on aiohttp warns, because it writes a body of bytes in one piece; an iterated body is written as it is taken."""
+_LARGE_BODY_BYTES = REPEATABLE_BYTES_MAX
+"""A longer body is iterated: aiohttp writes it as it is taken, and keeps nothing of it. Bytes it would write in one piece, and keep."""
 _SLICE_BYTES = 65_536
 
 Piece = bytes | memoryview
@@ -126,9 +127,15 @@ class ArkClient:
         pools = (("create", self._creating), ("ask", self._asking))
         return {pool: session.connections for pool, session in pools if session is not None}
 
-    async def create_image(self, body: Sequence[Piece]) -> Reply:
-        """Ask for an image. The body is JSON in pieces; large pieces may be shared by several calls, and are not copied."""
-        return await self._ask(self._creating, "POST", IMAGES_PATH, body=body)
+    async def create_image(self, body: list[Piece], sent: Callable[[], None] | None = None) -> Reply:
+        """Ask for an image.
+
+        Args:
+            body: JSON in pieces; large ones may be shared by several calls, and are not copied. If they are large in all, the list is
+                emptied as they are sent, so that nobody keeps them alive for as long as the image takes.
+            sent: called once all but what a write buffer may hold of a large body has been sent.
+        """
+        return await self._ask(self._creating, "POST", IMAGES_PATH, body=body, sent=sent)
 
     async def create_task(self, body: Mapping[str, object]) -> Reply:
         return await self._ask(self._creating, "POST", TASKS_PATH, body=[orjson.dumps(body)])
@@ -184,16 +191,18 @@ class ArkClient:
         method: str,
         path: str,
         *,
-        body: Sequence[Piece] = (),
+        body: list[Piece] | None = None,
         query: Mapping[str, str] | None = None,
+        sent: Callable[[], None] | None = None,
     ) -> Reply:
         if session is None:
             raise UpstreamUnreachableError("upstream: the client is closed")
         url = URL(session.config.base_url + path, encoded=True).update_query(query or {})
         has_head = False
-        size_bytes = sum(map(len, body))
-        is_large = size_bytes >= _LARGE_BODY_BYTES
-        data = _slices(body) if is_large else b"".join(body) or None
+        pieces = [] if body is None else body
+        size_bytes = sum(map(len, pieces))
+        is_large = size_bytes > _LARGE_BODY_BYTES
+        data = _slices(pieces, sent) if is_large else b"".join(pieces) or None
         headers = {"Content-Length": str(size_bytes)} if is_large else {}
         session.calls += 1
         try:
@@ -243,11 +252,14 @@ def _task_path(upstream_id: str) -> str:
     return f"{TASKS_PATH}/{quote(upstream_id, safe='')}"
 
 
-async def _slices(body: Sequence[Piece]) -> AsyncIterator[memoryview]:
-    for piece in body:
-        view = memoryview(piece)
+async def _slices(body: list[Piece], sent: Callable[[], None] | None) -> AsyncIterator[memoryview]:
+    while body:
+        view = memoryview(body.pop(0))
         for start in range(0, len(view), _SLICE_BYTES):
             yield view[start : start + _SLICE_BYTES]
+        del view
+    if sent is not None:
+        sent()
 
 
 def _parsed(body: bytes) -> object:

@@ -210,3 +210,11 @@ async def test_of_requests_that_are_sent_ahead_each_is_answered_and_one_too_long
 
     assert [answer.status for answer in answers] == [200] * 40 + [431]
     assert rest == b""
+
+
+async def test_long_bodies_one_after_the_other_are_no_head(refusing: Bench) -> None:
+    sent = request("POST", CHAT, ("x-api-key", refusing.key), body=b"[" + b" " * 1_000_000 + b"]")
+    async with connect(refusing.origin) as client:
+        answers = [await client.ask(sent) for _ in range(5)]
+
+    assert [answer.status for answer in answers] == [400] * 5

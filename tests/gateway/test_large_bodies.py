@@ -1,16 +1,20 @@
 """Large bodies: who may send them, and what is kept of them once the upstream has them."""
 
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
+import orjson
 import pytest
 
 from proxy.core.money import Nanos
-from proxy.demo.ark import Hang, StandIn
+from proxy.demo.ark import Hang, StandIn, answer_json
 from proxy.store.values import Reference
 from tests.support.books import assert_books_balance
-from tests.support.gateway import MODEL, bench
-from tests.support.process import gateway_process, resident_bytes
+from tests.support.gateway import MODEL, Bench, bench
+from tests.support.images import PRICE, PROMPT, ROUTE
+from tests.support.process import GatewayProcess, gateway_process, resident_bytes
+from tests.support.raw import connect, request
 from tests.support.raw_chat import raw_chat
 
 LARGE_BYTES = 70_000
@@ -74,7 +78,6 @@ async def test_nothing_of_a_large_prompt_is_kept_once_the_upstream_has_it(tmp_pa
     text = "A" * 8_000_000 + letter
     async with StandIn() as ark, gateway_process(tmp_path, ark.base_url, balance=Nanos(10**15)) as gateway:
         await gateway.start()
-        assert gateway.process is not None
         ark.enqueue([Hang()], times=4)
         held = []
         for calls in range(1, 5):
@@ -83,9 +86,63 @@ async def test_nothing_of_a_large_prompt_is_kept_once_the_upstream_has_it(tmp_pa
             held.append(client)
             await ark.wait_until(partial(has_calls, ark, calls), 30)
             if calls == 1:
-                first = resident_bytes(gateway.process.pid)  # what one such call leaves to the allocator
-        grown = resident_bytes(gateway.process.pid) - first
+                first = await resident_bytes(gateway)  # what one such call leaves to the allocator
+        grown = await resident_bytes(gateway) - first
         for client in held:
             await client.__aexit__(None, None, None)
 
     assert grown < 8_000_000, f"three more open calls of 8 MB each keep {grown / 3:.0f} bytes each"
+
+
+PICTURE = "data:image/png;base64," + "A" * 8_000_000
+FORMAT_REFUSED = {
+    "error": {"code": "InvalidParameter", "message": "the parameter `output_format` is not supported by the current model"}
+}
+
+
+def edit(gateway: Bench | GatewayProcess, picture: str) -> bytes:
+    body = orjson.dumps({"prompt": PROMPT, "task_type": "image_to_image", "image_url": picture, "n": 2})
+    return request("POST", f"/v1{ROUTE}", ("x-api-key", gateway.key), body=body)
+
+
+async def test_nothing_of_a_large_picture_is_kept_once_the_upstream_has_it(tmp_path: Path) -> None:
+    async with StandIn() as ark, gateway_process(tmp_path, ark.base_url, balance=Nanos(10**15)) as gateway, AsyncExitStack() as stack:
+        await gateway.start()
+        async with connect(gateway.origin) as client:
+            assert (await client.ask(edit(gateway, PICTURE))).status == 200  # from now on the model is known to take all fields
+        ark.enqueue([Hang()], ROUTE, times=8)
+        before = await resident_bytes(gateway)
+        for calls in range(1, 5):
+            client = await stack.enter_async_context(connect(gateway.origin))
+            await client.send(edit(gateway, PICTURE))
+            await ark.wait_until(partial(has_calls, ark, 2 + 2 * calls), 30)
+        grown = await resident_bytes(gateway) - before
+
+    assert grown < 8_000_000, f"four open calls with 8 MB each keep {grown / 4:.0f} bytes each"
+
+
+async def test_a_large_body_is_sent_again_without_a_field_that_the_model_refuses_at_first(gateway: Bench) -> None:
+    gateway.ark.enqueue(answer_json(400, FORMAT_REFUSED), ROUTE, times=2)
+
+    async with connect(gateway.origin) as client:
+        answer = await client.ask(edit(gateway, PICTURE[:1_000_000]))
+
+    assert (answer.status, len(answer.json["image_urls"])) == (200, 2)
+    assert ["output_format" in call.json for call in gateway.ark.calls] == [True, True, False, False]
+    assert all(call.json["image"] == PICTURE[:1_000_000] for call in gateway.ark.calls)
+    await gateway.assert_charged(2 * PRICE)
+
+
+async def test_where_a_model_refuses_what_it_took_before_a_retry_helps(gateway: Bench) -> None:
+    sent = edit(gateway, PICTURE[:1_000_000])
+    async with connect(gateway.origin) as client:
+        first = await client.ask(sent)
+        gateway.ark.enqueue(answer_json(400, FORMAT_REFUSED), ROUTE, times=2)
+        second = await client.ask(sent)
+        gateway.ark.enqueue(answer_json(400, FORMAT_REFUSED), ROUTE, times=2)
+        third = await client.ask(sent)
+
+    assert [answer.status for answer in (first, second, third)] == [200, 503, 200]
+    assert "retry-after" in second.headers
+    assert second.headers.get("x-should-retry") != "false"
+    await gateway.assert_charged(4 * PRICE)

@@ -17,6 +17,7 @@ from proxy.store.sqlite import open_store
 from proxy.store.sqlite.store import SqliteStore
 from proxy.store.values import NewKey
 from tests.support.gateway import CANARY_KEY, CONFIG, DEFAULTS
+from tests.support.raw import connect, request
 
 START_SECONDS = 30.0
 
@@ -115,8 +116,16 @@ async def gateway_process(directory: Path, base_url: str, *, balance: Nanos, **o
             await gateway.kill()
 
 
-def resident_bytes(pid: int) -> int:
-    """Return the memory that a process takes."""
+async def resident_bytes(gateway: GatewayProcess) -> int:
+    """Return the memory that a gateway takes, once its loop has had some turns: until then it may not know what it has sent."""
+    assert gateway.process is not None
+    async with connect(gateway.origin) as client:
+        for _ in range(3):
+            await client.ask(request("GET", "/healthz"))
+    return _resident_bytes(gateway.process.pid)
+
+
+def _resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 

@@ -33,6 +33,10 @@ _FORMAT_REFUSED = "the parameter `output_format` is not supported by the current
 _NAMES_SEED = re.compile(r"[`'\"]seed[`'\"]|\bparameter seed\b")
 
 
+OPTIONAL = frozenset({"output_format", "seed"})
+"""Fields that a model may refuse, and is then asked without (`without_refused`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageResult:
     """One image made. `size` is as Ark reports it; empty if it does not."""
@@ -50,9 +54,9 @@ class UpstreamBody:
     shared: bytes
     """A JSON object; an input image has tens of megabytes, which are encoded and kept once for all images."""
 
-    def pieces(self) -> tuple[bytes | memoryview, ...]:
+    def pieces(self) -> list[bytes | memoryview]:
         """Return one JSON object, in pieces; the shared part is not copied."""
-        return orjson.dumps(self.own)[:-1] + b",", memoryview(self.shared)[1:]
+        return [orjson.dumps(self.own)[:-1] + b",", memoryview(self.shared)[1:]]
 
 
 def upstream_bodies(call: ImageCall, upstream_model: str) -> tuple[UpstreamBody, ...]:

@@ -160,10 +160,13 @@ async def test_an_id_stays_one_segment_of_the_path_whatever_it_holds(ark: StandI
 async def test_a_body_of_megabytes_arrives_whole(ark: StandIn) -> None:
     picture = "data:image/png;base64," + "A" * 3_000_000
 
+    body: list[bytes | memoryview] = [orjson.dumps(IMAGE)[:-1] + b",", orjson.dumps({"image": picture})[1:]]
+    left: list[int] = []
     async with ArkClient(upstream(ark.base_url)) as client:
-        reply = await client.create_image([orjson.dumps(IMAGE)[:-1] + b",", orjson.dumps({"image": picture})[1:]])
+        reply = await client.create_image(body, lambda: left.append(len(body)))
 
     assert reply.status == 200
+    assert left == [0], "the body is let go once it is sent"
     assert ark.calls[0].json["image"] == picture
     assert int(ark.calls[0].headers["content-length"]) == len(orjson.dumps({**IMAGE, "image": picture}))
 
