@@ -20,6 +20,7 @@ from proxy.edge.peer import Watcher
 from proxy.edge.receiver import HEAD_BYTES_MAX, HeadTooLargeError, Receiver
 from proxy.edge.request import Body, Request
 from proxy.edge.response import HeadWriter, Response
+from proxy.edge.unread import Unread
 
 logger = logging.getLogger(__name__)
 
@@ -49,16 +50,26 @@ class Connection(Receiver):
         "_heads",
         "_stall_handle",
         "_stall_seconds",
+        "_unread",
         "watcher",
     )
 
     def __init__(
-        self, manager: web.Server, *, answer: RequestCoroutine, clock: Clock, heads: HeadWriter, stall_seconds: float, **options: Any
+        self,
+        manager: web.Server,
+        *,
+        answer: RequestCoroutine,
+        clock: Clock,
+        heads: HeadWriter,
+        unread: Unread,
+        stall_seconds: float,
+        **options: Any,
     ) -> None:
         super().__init__(manager, **options)
         self._answer = answer
         self._clock = clock
         self._heads = heads
+        self._unread = unread
         self._stall_seconds = stall_seconds
         self._stall_handle: asyncio.TimerHandle | None = None
         self.watcher: Watcher | None = None
@@ -142,7 +153,8 @@ class Connection(Receiver):
                 self._end_request()
             self._finish(request, response)
             if self.writing_paused or not request.content.is_eof():
-                await self._let_finish(request.content)
+                with self._unread.waiting(request.head.credential, len(response.body or b"")) as has_room:
+                    await (self._let_finish(request.content) if has_room else self._drop())
             if self.upgraded:
                 self._decline_upgrade()
             if request.closing or self.is_closing:
@@ -205,6 +217,13 @@ class Connection(Receiver):
             self.is_closing = True
         except (ConnectionError, GatewayError, HttpProcessingError):
             await self._linger()  # gone or malformed: nothing more can be read
+
+    async def _drop(self) -> None:
+        """End a connection whose answer nobody reads, beside too many of that kind."""
+        logger.warning("dropped a connection: too many answers of its key are not read")
+        self.is_closing = True
+        if self.transport is not None:
+            self.transport.abort()
 
     async def _linger(self) -> None:
         """Half-close, and discard what the client still sends: after a full close it might see a reset instead of the answer.

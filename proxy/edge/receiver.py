@@ -147,11 +147,12 @@ class Receiver(ServerProtocol):
         if self._has_overflowed:
             return
         requests_before = self.request_count
-        is_body = self._arriving is not None and not self._arriving.is_eof()
+        body, paused = self._arriving, self.reading_paused
+        body_bytes = -1 if body is None or body.is_eof() else body.total_bytes
         super().data_received(data)
         requests = self.request_count - requests_before
         self._follow(data, requests)
-        self._count_head(data, is_head=not (requests or is_body))
+        self._count_head(data, is_head=not requests and not paused and (body is None or body_bytes in (-1, body.total_bytes)))
         if not self.messages:
             return
         message, payload = self.messages[-1]
@@ -163,9 +164,9 @@ class Receiver(ServerProtocol):
             self._arriving = payload
 
     def _count_head(self, data: bytes, *, is_head: bool) -> None:
-        """Refuse a head that is too long before it is whole; one that is whole is measured when it is its turn.
+        """Refuse a head that is too long before it is whole, or the headers after a body; a whole head is measured when it is its turn.
 
-        Args: is_head: whether all of it is part of a head that is not whole yet.
+        Args: is_head: whether all of it is part of what is not whole yet: it began no request, and continued no body.
         """
         if self._head_bytes + len(data) > HEAD_BYTES_MAX:
             self._measures_heads = True
@@ -175,6 +176,9 @@ class Receiver(ServerProtocol):
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_BYTES_MAX and not self.upgraded and not self.is_closing:
             self._has_overflowed = True
+            if self._arriving is not None and not self._arriving.is_eof():
+                self._arriving.set_exception(BadRequestError("The headers after the body are too long"))
+                return
             self.messages.append((_Malformed(HeadTooLargeError("head")), EMPTY_PAYLOAD))
             if self.waiter is not None and not self.waiter.done():
                 self.waiter.set_result(None)

@@ -11,6 +11,7 @@ from aiohttp import web
 from proxy.clock import Clock
 from proxy.edge.connection import HEADER_LINE_BYTES_MAX, HEADERS_MAX, LINGER_SECONDS, Connection, RequestCoroutine
 from proxy.edge.response import HeadWriter
+from proxy.edge.unread import Unread
 
 
 class Server(web.Server):
@@ -31,6 +32,7 @@ class Server(web.Server):
             "answer": answer,
             "clock": clock,
             "heads": HeadWriter(),
+            "unread": Unread(),
             "stall_seconds": stall_seconds,
         }
 

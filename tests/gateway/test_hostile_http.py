@@ -218,3 +218,14 @@ async def test_long_bodies_one_after_the_other_are_no_head(refusing: Bench) -> N
         answers = [await client.ask(sent) for _ in range(5)]
 
     assert [answer.status for answer in answers] == [400] * 5
+
+
+async def test_headers_after_a_body_are_limited_as_those_before_it(refusing: Bench) -> None:
+    trailers = b"".join(b"t-%d: %b\r\n" % (number, b"y" * 15_000) for number in range(90))
+    async with connect(refusing.origin) as client:
+        head = request("POST", CHAT, ("x-api-key", refusing.key), ("Transfer-Encoding", "chunked"))
+        answer = await client.ask(
+            head + b"1\r\n[\r\n0\r\n", *(trailers[begin : begin + 15_000] for begin in range(0, 1_350_000, 15_000))
+        )
+
+    assert (answer.status, answer.error["code"], answer.headers["connection"]) == (400, "MALFORMED_REQUEST", "close")

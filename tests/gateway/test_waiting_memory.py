@@ -5,9 +5,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import orjson
+import pytest
 
 from proxy.core.money import Nanos
-from proxy.demo.ark import Hang, StandIn
+from proxy.demo.ark import Hang, StandIn, answer_json
+from proxy.edge import unread
 from tests.support.gateway import MODEL, Bench
 from tests.support.process import GatewayProcess, gateway_process, resident_bytes
 from tests.support.raw import Raw, connect, request
@@ -93,3 +95,33 @@ async def test_requests_that_are_sent_ahead_are_not_read_without_end(tmp_path: P
         grown = await grown_by(gateway, one * 30, stack)
 
     assert grown < 1024 * 1024, f"each takes {grown} bytes"
+
+
+async def test_answers_that_nobody_reads_are_limited_by_key(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unread, "ALL_BYTES_MAX", 60_000_000)
+    said = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "h" * 7_900_000}, "finish_reason": "stop"}]}
+    gateway.ark.enqueue(answer_json(200, said | {"usage": {"prompt_tokens": 20, "completion_tokens": 12}}))
+    sent = chat(gateway, ("Idempotency-Key", "order-1"))
+    async with connect(gateway.origin) as first:
+        assert (await first.ask(sent)).status == 200
+
+        async with AsyncExitStack() as stack:
+            silent = [await stack.enter_async_context(connect(gateway.origin)) for _ in range(6)]
+            for number, client in enumerate(silent, 2):
+                await client.send(sent)  # and read nothing
+                await gateway.log.until(CHAT, number)
+            await gateway.ask("/models")  # by now the gateway knows that nobody reads
+            whole = [await is_whole(client) for client in silent]
+        again = await first.ask(sent)
+
+    assert whole == [True, True, True, False, False, False]
+    assert again.status == 200
+    assert len(gateway.ark.calls) == 1
+    await gateway.assert_charged(40_000)
+
+
+async def is_whole(client: Raw) -> bool:
+    try:
+        return (await client.answer()).status == 200
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return False
