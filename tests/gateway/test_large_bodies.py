@@ -121,6 +121,22 @@ async def test_nothing_of_a_large_picture_is_kept_once_the_upstream_has_it(tmp_p
     assert grown < 8_000_000, f"four open calls with 8 MB each keep {grown / 4:.0f} bytes each"
 
 
+async def test_nothing_is_kept_of_a_picture_that_a_video_ignores(tmp_path: Path) -> None:
+    body = orjson.dumps({"prompt": PROMPT, "task_type": "text_to_video", "image_url": PICTURE})
+    async with StandIn() as ark, gateway_process(tmp_path, ark.base_url, balance=Nanos(10**15)) as gateway, AsyncExitStack() as stack:
+        await gateway.start()
+        ark.enqueue([Hang()], times=4)
+        sent = request("POST", "/v1/videos/generations", ("x-api-key", gateway.key), body=body)
+        before = await resident_bytes(gateway)
+        for calls in range(1, 5):
+            client = await stack.enter_async_context(connect(gateway.origin))
+            await client.send(sent)
+            await ark.wait_until(partial(has_calls, ark, calls), 30)
+        grown = await resident_bytes(gateway) - before
+
+    assert grown < 16_000_000, f"four submits with 8 MB each keep {grown / 4:.0f} bytes each"
+
+
 async def test_a_large_body_is_sent_again_without_a_field_that_the_model_refuses_at_first(gateway: Bench) -> None:
     gateway.ark.enqueue(answer_json(400, FORMAT_REFUSED), ROUTE, times=2)
 
