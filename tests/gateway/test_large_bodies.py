@@ -134,7 +134,7 @@ async def test_nothing_is_kept_of_a_picture_that_a_video_ignores(tmp_path: Path)
             await ark.wait_until(partial(has_calls, ark, calls), 30)
         grown = await resident_bytes(gateway) - before
 
-    assert grown < 16_000_000, f"four submits with 8 MB each keep {grown / 4:.0f} bytes each"
+    assert grown < 8_000_000, f"four submits with 8 MB each keep {grown / 4:.0f} bytes each"
 
 
 async def test_a_large_body_is_sent_again_without_a_field_that_the_model_refuses_at_first(gateway: Bench) -> None:
