@@ -15,6 +15,7 @@ import orjson
 
 from proxy.clock import Clock
 from proxy.config import Config
+from proxy.core.days import UTC
 from proxy.operations.operation import Answer, Operation, Operator
 from proxy.operations.parameters import ParameterError
 from proxy.operations.table import prepare
@@ -98,7 +99,7 @@ async def _in_process(config: Config, clock: Clock, operation: Operation, *, rea
     async with AsyncExitStack() as opened:
         store = await open_store(config.store.url, read_only=read_only)
         opened.push_async_callback(store.close)
-        return await operation.run(Operator(store, clock, report=report))
+        return await operation.run(Operator(store, clock, UTC, report=report))
 
 
 async def _through_gateway(config: Config, operation: Operation, parameters: Mapping[str, Any]) -> Answer | None:

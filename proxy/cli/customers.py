@@ -107,7 +107,7 @@ def key_revoke(
 def usage(
     context: typer.Context,
     account: Annotated[str | None, typer.Option("--account", metavar="NAME", autocompletion=account_names)] = None,
-    since: Annotated[str | None, typer.Option("--since", metavar="WHEN", help="2026-11-23, an ISO time, or 7d, 24h ago. UTC.")] = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="WHEN", help="2026-11-23, an ISO time, or 7d, 24h ago.")] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="WHEN", help="Up to, not including.")] = None,
     by: Annotated[Literal["model", "key", "day"], typer.Option("--by")] = "model",
     csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,

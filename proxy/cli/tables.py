@@ -78,7 +78,8 @@ def print_usage_csv(answer: Answer) -> None:
 
 def _note_days_not_cut(answer: Answer) -> None:
     for day in answer.get("days_not_cut", ()):
-        _note(f"Of {day} there are daily sums: they count whole if the period includes its 00:00 UTC, else not at all.")
+        begin = f"its 00:00 (UTC{answer['time_zone']})"
+        _note(f"Of {day} there are daily sums: they count whole if the period includes {begin}, else not at all.")
 
 
 def print_receipt(answer: Answer) -> None:
@@ -188,8 +189,8 @@ def _note(text: str) -> None:
 
 
 def _cell(name: str, value: object) -> str:
-    if name.endswith("_at") and isinstance(value, str):  # as in 2026-11-23T08:00:00.000Z
-        return f"{value[:10]} {value[11:23]} UTC"
+    if name.endswith("_at") and isinstance(value, str):  # as in 2026-11-23T08:00:00.000Z, or +08:00 where days begin
+        return f"{value[:10]} {value[11:23]} UTC{value[23:].removesuffix('Z')}"
     return _text(value)
 
 

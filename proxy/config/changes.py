@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from proxy.config import Config, UpstreamConfig
 from proxy.config.values import Secret
 from proxy.config.words import in_words
 
-_LIVE = ("upstreams", "billing", "videos", "log", "retention", "catalog")
+_LIVE = ("upstreams", "videos", "log", "retention", "catalog")
 """Fields of `Config` that a reload swaps."""
 _LIVE_KEYS: Mapping[str, frozenset[str]] = {
     "server": frozenset(
@@ -27,7 +28,18 @@ _LIVE_KEYS: Mapping[str, frozenset[str]] = {
             "heartbeat_seconds",
             "early_head_seconds",
         }
-    )
+    ),
+    "billing": frozenset(
+        {
+            "disconnect",
+            "unknown_usage",
+            "video_tokens",
+            "drain_after_seconds",
+            "drains_max",
+            "abandoned_per_minute",
+            "context_tokens_unknown",
+        }
+    ),
 }
 """Live keys of tables that are live in part."""
 _NOT_KEYS = ("path", "variables")
@@ -98,7 +110,8 @@ def adopted(running: Config, wanted: Config) -> Config:
         if name in _LIVE:
             sections[name] = after
         elif name in _LIVE_KEYS:
-            sections[name] = replace(before, **{key: getattr(after, key) for key in _LIVE_KEYS[name]})
+            live = {key: getattr(after, key) for key in _LIVE_KEYS[name]}
+            sections[name] = structs.replace(before, **live) if isinstance(before, msgspec.Struct) else replace(before, **live)
     return replace(running, variables=wanted.variables, **sections)
 
 

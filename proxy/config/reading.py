@@ -42,6 +42,7 @@ from proxy.config.values import (
     read_beginning,
     read_secret,
 )
+from proxy.core.days import Zone
 from proxy.core.retention import REQUEST_DAYS_MIN
 
 _FILE_BYTES_MAX = 4_194_304
@@ -85,7 +86,7 @@ def load(path: Path | None, env: Mapping[str, str], *, require_secrets: bool = T
     store = _read_store(document.get("store", {}), base, faults)
     admin = _read_admin(document.get("admin", {}), store.path.parent if store else base, faults)
     upstreams = _read_upstreams(document.get("upstreams"), base, env if require_secrets else None, faults)
-    billing = read_table(BillingConfig, document.get("billing", {}), "billing", faults)
+    billing = _read_billing(document.get("billing", {}), faults)
     videos = _read_videos(document.get("videos", {}), faults)
     log = read_table(LogConfig, document.get("log", {}), "log", faults)
     retention = _read_retention(document.get("retention", {}), faults)
@@ -193,6 +194,16 @@ def _read_admin(value: object, base: Path, faults: Faults) -> AdminConfig | None
     except ValueError as error:
         faults.add("admin.metrics_listen", str(error))
     return AdminConfig(listen, metrics_listen) if len(faults) == found else None
+
+
+def _read_billing(value: object, faults: Faults) -> BillingConfig | None:
+    table = read_table(BillingConfig, value, "billing", faults)
+    if table is not None:
+        try:
+            Zone.parse(table.time_zone)
+        except ValueError as error:
+            faults.add("billing.time_zone", str(error))
+    return table
 
 
 def _read_retention(value: object, faults: Faults) -> RetentionConfig | None:

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from proxy.config.quoting import told_key
 from proxy.core.catalog import CONTEXT_TOKENS_UNKNOWN
+from proxy.core.days import CHINA, Zone
 from proxy.core.retention import REQUEST_DAYS_MAX
 from proxy.core.shown_text import shown
 
@@ -129,6 +130,13 @@ class BillingConfig(Table, frozen=True, kw_only=True):
     """Most calls of an account a minute whose client left before the upstream told their usage; 0: no limit."""
     context_tokens_unknown: Annotated[int, Meta(ge=1, le=100_000_000)] = CONTEXT_TOKENS_UNKNOWN
     """Tokens held for what only a model's context bounds, where the model's table does not name its context."""
+    time_zone: Annotated[str, Meta(max_length=64)] = str(CHINA)
+    """Offset from UTC by whose clock days and months begin: of daily sums, of limits, and of dates that are typed or shown."""
+
+    @property
+    def zone(self) -> Zone:
+        """Return `time_zone`, which was checked when the configuration was read."""
+        return Zone.parse(self.time_zone)
 
 
 class VideosTable(Table, frozen=True, kw_only=True):

@@ -1,7 +1,8 @@
-"""Retention of requests in whole UTC days, and the rest of a folded request. Times are unix milliseconds. Pure."""
+"""Retention of requests in whole days of the ledger's zone, and the rest of a folded request. Times are unix milliseconds. Pure."""
 
 from dataclasses import dataclass
 
+from proxy.core.days import Zone
 from proxy.core.money import Nanos
 
 DAY_MS = 86_400_000
@@ -21,16 +22,16 @@ class FoldedRequest:
     account_id: int
     account: str
     day_ms: int
-    """Start of its UTC day."""
+    """Start of its day."""
     hold_nanos: Nanos
     charge_nanos: Nanos
 
 
-def keep_from_ms(now_ms: int, days: int) -> int:
-    """Return the start of the oldest UTC day that is kept: ``days`` whole days before the current one.
+def keep_from_ms(now_ms: int, days: int, zone: Zone) -> int:
+    """Return the start of the oldest day that is kept: ``days`` whole days before the current one.
 
     Raises: ValueError: fewer than `REQUEST_DAYS_MIN`.
     """
     if days < REQUEST_DAYS_MIN:
         raise ValueError(f"at least {REQUEST_DAYS_MIN} days are kept: a video may still be asked for after a week, not {days}")
-    return (now_ms // DAY_MS - days) * DAY_MS
+    return zone.begins_ms(zone.day(now_ms) - days)

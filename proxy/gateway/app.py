@@ -14,6 +14,7 @@ from proxy.billing.holds import Billing
 from proxy.billing.idempotency import Idempotency
 from proxy.clock import Clock
 from proxy.config import Config, Source
+from proxy.core.days import UTC
 from proxy.core.video.request import SEED_MAX
 from proxy.edge.body import BodyReader
 from proxy.edge.router import Router
@@ -91,6 +92,7 @@ class _Construction:
     def __init__(self, config: Config, clock: Clock, access_log: logs.AccessLog, stop: StopSignal, stack: AsyncExitStack) -> None:
         self._config = config
         self._clock = clock
+        self._zone = UTC
         self._stop = stop
         self._stack = stack
         self._metrics = Metrics()
@@ -185,7 +187,9 @@ class _Construction:
     def _keep_house(self, store: Store) -> None:
         """Schedule forgetting old keys and folding old requests. `_videos` closes the scheduler."""
         self._scheduler.every(forget_keys.EVERY_SECONDS, ForgetKeys(store, self._clock), "forgetting idempotency keys")
-        self._scheduler.every(fold_requests.EVERY_SECONDS, FoldRequests(store, self._clock, self._live), "folding old requests")
+        self._scheduler.every(
+            fold_requests.EVERY_SECONDS, FoldRequests(store, self._clock, self._live, self._zone), "folding old requests"
+        )
 
     # the customers' routes
 
@@ -198,7 +202,7 @@ class _Construction:
             images=self._images(billing, idempotency, admission),
             videos=self._video_handlers(store, videos, idempotency, admission),
             models=ModelHandlers(self._live),
-            account=AccountHandlers(store, store),
+            account=AccountHandlers(store, store, self._zone),
         )
         return Router([*public, *probes], PREFIXES, at_root=probes, elsewhere=ELSEWHERE)
 
@@ -236,6 +240,7 @@ class _Construction:
             admission=admission,
             clock=self._clock,
             draw_seed=lambda: secrets.randbelow(SEED_MAX + 1),
+            zone=self._zone,
         )
 
     # metrics
@@ -258,7 +263,7 @@ class _Construction:
             return
         operating = TaskGroup("operation")
         self._stack.push_async_callback(operating.drain)  # after the listener is closed, so that no operation joins them
-        admin = AdminHandlers(Operator(store, self._clock, on_change=live_keys.refresh, reloader=reloader), operating)
+        admin = AdminHandlers(Operator(store, self._clock, self._zone, on_change=live_keys.refresh, reloader=reloader), operating)
         router = Router(admin_routes(ops, admin, self._bodies))
         await self._listeners.open("admin", router, live_keys, [self._config.admin.listen])
 

@@ -1,7 +1,7 @@
 """``GET /account`` and ``GET /usage/{request_id}``: a customer's own balance and receipts."""
 
 from proxy.billing.receipts import owner_receipt
-from proxy.clock import iso
+from proxy.core.days import Zone, date_of
 from proxy.core.errors import NotFoundError
 from proxy.core.money import format_yuan
 from proxy.edge.context import Context
@@ -10,9 +10,10 @@ from proxy.store.contract import Accounts, Books
 
 
 class AccountHandlers:
-    def __init__(self, accounts: Accounts, books: Books) -> None:
+    def __init__(self, accounts: Accounts, books: Books, zone: Zone) -> None:
         self._accounts = accounts
         self._books = books
+        self._zone = zone
 
     async def account(self, context: Context) -> Response:
         account = await self._accounts.account_by_id(context.account_id)
@@ -40,5 +41,5 @@ class AccountHandlers:
         """Refuse a request of this account's whose receipt is no longer kept. Raises: NotFoundError."""
         folded = await self._books.folded(context.tail)
         if folded is not None and folded.account_id == context.account_id:
-            day, cost = iso(folded.day_ms)[:10], format_yuan(folded.charge_nanos)
+            day, cost = date_of(self._zone.day(folded.day_ms)), format_yuan(folded.charge_nanos)
             raise NotFoundError(f"The receipt of this request of {day} is no longer kept. It cost {cost} CNY")

@@ -13,9 +13,10 @@ from functools import partial
 
 from proxy import ids
 from proxy.billing.idempotency import Idempotency
-from proxy.clock import Clock, iso
+from proxy.clock import Clock
 from proxy.core import fields
 from proxy.core.catalog import Kind, Model, VideoPrice, find_model
+from proxy.core.days import Zone, date_of
 from proxy.core.errors import (
     GatewayError,
     InternalError,
@@ -58,8 +59,10 @@ class VideoHandlers:
         admission: Admission,
         clock: Clock,
         draw_seed: Callable[[], int],
+        zone: Zone,
     ) -> None:
         """Args: draw_seed: draws from 0 to `SEED_MAX`, for tasks that name no seed."""
+        self._zone = zone
         self._live = live
         self._tasks = tasks
         self._books = books
@@ -168,7 +171,7 @@ class VideoHandlers:
         if task is None:
             folded = await self._books.folded(context.tail)
             if folded is not None and folded.account_id == context.account_id:
-                raise TaskNotFoundError(f"This task of {iso(folded.day_ms)[:10]} is no longer kept")
+                raise TaskNotFoundError(f"This task of {date_of(self._zone.day(folded.day_ms))} is no longer kept")
         if task is None or task.account_id != context.account_id:
             raise TaskNotFoundError("There is no such task")
         context.model = task.model if task.model in self._live.now.catalog else ""

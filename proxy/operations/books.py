@@ -7,8 +7,9 @@ from msgspec import Meta
 
 from proxy.billing.folding import REST, fold
 from proxy.billing.receipts import operator_receipt
-from proxy.clock import iso
-from proxy.core.retention import DAY_MS, keep_from_ms
+from proxy.core.days import UTC
+from proxy.core.retention import keep_from_ms
+from proxy.core.timestamps import local_iso
 from proxy.operations import views
 from proxy.operations.operation import Answer, Operation, Operator
 from proxy.operations.parameters import AccountName, ParameterError, PathText, RequestDays, check_path, moment
@@ -29,17 +30,18 @@ class Usage(Operation, frozen=True, kw_only=True):
     until: str | None = None
 
     def __post_init__(self) -> None:
-        moment("since", self.since, now_ms=0)
-        moment("until", self.until, now_ms=0)
+        moment("since", self.since, 0, UTC)
+        moment("until", self.until, 0, UTC)
 
     async def run(self, operator: Operator) -> Answer:
-        now_ms = operator.clock.now_ms()
-        since_ms, until_ms = moment("since", self.since, now_ms), moment("until", self.until, now_ms)
+        now_ms, zone = operator.clock.now_ms(), operator.zone
+        since_ms, until_ms = moment("since", self.since, now_ms, zone), moment("until", self.until, now_ms, zone)
         if since_ms is not None and until_ms is not None and since_ms > until_ms:  # an age and a date can be compared only now
             raise ParameterError("since: is after until")
         query = UsageQuery(self.by, self.account, since_ms, until_ms)
-        folded = [at_ms for at_ms in (since_ms, until_ms) if at_ms and at_ms % DAY_MS and await operator.store.has_daily_sums(at_ms)]
-        return views.usage(query, await operator.store.usage(query), folded)
+        within = [at_ms for at_ms in (since_ms, until_ms) if at_ms and at_ms != zone.begins_ms(zone.day(at_ms))]
+        folded = [at_ms for at_ms in within if await operator.store.has_daily_sums(at_ms)]
+        return views.usage(query, await operator.store.usage(query), zone, folded)
 
 
 class ShowReceipt(Operation, frozen=True, kw_only=True):
@@ -52,7 +54,7 @@ class ShowReceipt(Operation, frozen=True, kw_only=True):
         found = await operator.store.receipt(self.id)
         if found is None:
             folded = await operator.store.folded(self.id)
-            raise StoreRefusedError(f"there is no request {self.id}" if folded is None else views.folded(folded))
+            raise StoreRefusedError(f"there is no request {self.id}" if folded is None else views.folded(folded, operator.zone))
         return operator_receipt(found[0])
 
 
@@ -86,9 +88,9 @@ class RetentionLook(Operation, frozen=True, kw_only=True):
     days: RequestDays
 
     async def run(self, operator: Operator) -> Answer:
-        before_ms = keep_from_ms(operator.clock.now_ms(), self.days)
+        before_ms = keep_from_ms(operator.clock.now_ms(), self.days, operator.zone)
         counts = await operator.store.old_requests(before_ms)
-        return {"kept_from_at": iso(before_ms), "accounts": len(counts), "requests": sum(counts.values())}
+        return {"kept_from_at": local_iso(before_ms, operator.zone), "accounts": len(counts), "requests": sum(counts.values())}
 
 
 class RetentionFold(Operation, frozen=True, kw_only=True):
@@ -99,6 +101,6 @@ class RetentionFold(Operation, frozen=True, kw_only=True):
     days: RequestDays
 
     async def run(self, operator: Operator) -> Answer:
-        before_ms = keep_from_ms(operator.clock.now_ms(), self.days)
+        before_ms = keep_from_ms(operator.clock.now_ms(), self.days, operator.zone)
         folded, is_done = await fold(operator.store, before_ms, FOLD_SECONDS, rest=REST if operator.is_serving else 0.0)
-        return {"kept_from_at": iso(before_ms), "folded": folded, "done": is_done}
+        return {"kept_from_at": local_iso(before_ms, operator.zone), "folded": folded, "done": is_done}

@@ -1,7 +1,7 @@
 """The base of every operation: parameters are checked when it is made; it runs one step on the store and returns JSON.
 
 The command line runs operations itself, or sends them to the admin listener of a running gateway: the answers are the same. Amounts
-are decimal strings in yuan, times ISO-8601 in UTC.
+are decimal strings in yuan, times ISO-8601 in UTC; where a day begins, by the clock of `Operator.zone`.
 """
 
 from collections.abc import Awaitable, Callable
@@ -12,6 +12,7 @@ import msgspec
 
 from proxy.clock import Clock
 from proxy.config.changes import Reloaded
+from proxy.core.days import Zone
 from proxy.store.contract import Accounts, Books, Engine
 from proxy.store.errors import StoreError
 from proxy.store.progress import Report
@@ -54,13 +55,21 @@ class Operator:
         self,
         store: OperatedStore,
         clock: Clock,
+        zone: Zone,
         on_change: Callable[[], Awaitable[None]] | None = None,
         reloader: "Reloader | None" = None,
         report: Report | None = None,
     ) -> None:
-        """Args: on_change: applies a change of accounts or keys, None outside a gateway; report: told a long operation's progress."""
+        """Make it.
+
+        Args:
+            zone: the ledger's, by which dates are read and shown.
+            on_change: applies a change of accounts or keys; None outside a gateway.
+            report: told a long operation's progress.
+        """
         self.store = store
         self.clock = clock
+        self.zone = zone
         self.reloader = reloader
         self.report = report
         self._on_change = on_change

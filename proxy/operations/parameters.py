@@ -5,6 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from proxy.core.days import Zone
 from proxy.core.money import Nanos, parse_yuan
 from proxy.core.retention import REQUEST_DAYS_MAX, REQUEST_DAYS_MIN
 from proxy.core.shown_text import first_unseen
@@ -35,10 +36,10 @@ def yuan(parameter: str, amount: str) -> Nanos:
         raise ValueError(f"{parameter}: {error}") from None
 
 
-def moment(parameter: str, text: str | None, now_ms: int) -> int | None:
+def moment(parameter: str, text: str | None, now_ms: int, zone: Zone) -> int | None:
     """Return a moment (see `parse_moment`) in unix milliseconds; of None, None. Raises: ValueError."""
     try:
-        return None if text is None else parse_moment(text, now_ms)
+        return None if text is None else parse_moment(text, now_ms, zone)
     except ValueError as error:
         raise ValueError(f"{parameter}: {error}") from None
 

@@ -1,5 +1,7 @@
 """The operator's view of the store's rows: plain dicts, amounts as decimal strings in yuan, times ISO-8601 in UTC.
 
+Days are those of the ledger's zone, and so is the offset of the times at which periods begin.
+
 Customers are shown less, by their handlers and `billing.receipts`; these import nothing from here.
 """
 
@@ -7,9 +9,10 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from proxy.core.days import Zone, date_of
 from proxy.core.money import format_yuan
-from proxy.core.retention import DAY_MS, FoldedRequest
-from proxy.core.timestamps import iso, iso_or_none
+from proxy.core.retention import FoldedRequest
+from proxy.core.timestamps import iso, iso_or_none, local_iso
 from proxy.store.values import Account, Booking, Check, Key, UsageQuery, UsageRow
 
 _SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "units", "estimated")
@@ -45,7 +48,7 @@ def key(row: Key) -> dict[str, Any]:
     }
 
 
-def usage(query: UsageQuery, rows: Sequence[UsageRow], folded_at_ms: Sequence[int] = ()) -> dict[str, Any]:
+def usage(query: UsageQuery, rows: Sequence[UsageRow], zone: Zone, folded_at_ms: Sequence[int] = ()) -> dict[str, Any]:
     """Return the rows, each with its group under ``query.by``, and their total.
 
     Args:
@@ -53,22 +56,24 @@ def usage(query: UsageQuery, rows: Sequence[UsageRow], folded_at_ms: Sequence[in
     """
     return {
         "by": query.by,
-        "since": iso_or_none(query.since_ms),
-        "until": iso_or_none(query.until_ms),
+        "since": None if query.since_ms is None else local_iso(query.since_ms, zone),
+        "until": None if query.until_ms is None else local_iso(query.until_ms, zone),
+        "time_zone": str(zone),
         "currency": "CNY",
         "rows": [{"account": row.account, query.by: row.group} | _sums([row]) for row in rows],
         "total": _sums(rows),
-        "days_not_cut": list(dict.fromkeys(iso(at_ms)[:10] for at_ms in folded_at_ms)),
+        "days_not_cut": list(dict.fromkeys(str(date_of(zone.day(at_ms))) for at_ms in folded_at_ms)),
     }
 
 
-def folded(row: FoldedRequest) -> str:
+def folded(row: FoldedRequest, zone: Zone) -> str:
     """Return a text for a folded request, whose receipt is gone."""
-    day = iso(row.day_ms)[:10]
+    day = zone.day(row.day_ms)
+    first, following = date_of(day), date_of(day + 1)
     return (
-        f"request {row.id} of account {row.account} was folded into the daily sums of {day}, its receipt is gone: "
+        f"request {row.id} of account {row.account} was folded into the daily sums of {first}, its receipt is gone: "
         f"¥{format_yuan(row.hold_nanos)} held, ¥{format_yuan(row.charge_nanos)} charged. "
-        f"See `llm-proxy usage --account {shlex.quote(row.account)} --since {day} --until {iso(row.day_ms + DAY_MS)[:10]}`"
+        f"See `llm-proxy usage --account {shlex.quote(row.account)} --since {first} --until {following}`"
     )
 
 

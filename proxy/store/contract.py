@@ -226,14 +226,14 @@ class Books(Protocol):
 
         Only what is settled, created before ``before_ms``, and owned by no idempotency key. `usage` returns the same before and after.
 
-        Raises: ValueError where ``before_ms`` is not the beginning of a UTC day.
+        Raises: ValueError where ``before_ms`` is not the beginning of a day of the ledger's zone.
         """
 
     async def folded(self, request_id: str) -> FoldedRequest | None:
         """Return what is known of a request that was folded; None for any other, and for one that had no hold."""
 
     async def has_daily_sums(self, at_ms: int) -> bool:
-        """Return whether any request of that UTC day has been folded."""
+        """Return whether any request of that moment's day has been folded."""
 
 
 class Engine(Protocol):

@@ -172,7 +172,7 @@ class Receipt:
 class UsageQuery:
     """Which settled requests to sum: by time of creation, ``since`` inclusive, ``until`` exclusive.
 
-    Folded requests count at the beginning of their UTC day: a period that begins or ends in the midst of one has all of them or none,
+    Folded requests count at the beginning of their day: a period that begins or ends in the midst of one has all of them or none,
     and the sums of adjoining periods are those of the whole.
     """
 
@@ -184,7 +184,7 @@ class UsageQuery:
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """Sums of one group. `day` is the UTC date (``2026-11-23``); `key` is the key's id."""
+    """Sums of one group. `day` is the date by the ledger's zone (``2026-11-23``); `key` is the key's id."""
 
     account: str
     group: str

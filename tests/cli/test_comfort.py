@@ -191,7 +191,10 @@ def test_old_requests_are_counted_then_folded_and_a_receipt_says_where_it_went(i
         "¥0.00000003 charged. See `llm-proxy usage --account acme --since 2025-11-24 --until 2025-11-25`\n"
     )
     cut = ask(installed, "usage", "--since", "2025-11-24T12:00")
-    assert cut.stderr == "Of 2025-11-24 there are daily sums: they count whole if the period includes its 00:00 UTC, else not at all.\n"
+    assert (
+        cut.stderr
+        == "Of 2025-11-24 there are daily sums: they count whole if the period includes its 00:00 (UTC+00:00), else not at all.\n"
+    )
     twice = ask(installed, "usage", "--since", "2025-11-24T12:00", "--until", "2025-11-24T13:00")
     assert twice.stderr == cut.stderr  # a day is named once
     assert ask(installed, "ledger", "verify").returncode == 0

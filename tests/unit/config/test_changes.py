@@ -67,11 +67,14 @@ OTHER_VALUES: dict[str, tuple[str, Any, Any]] = {
     "billing.drains_max": ("1", 200, 1),
     "billing.abandoned_per_minute": ("1", 60, 1),
     "billing.context_tokens_unknown": ("1", 262_144, 1),
+    "billing.time_zone": ('"+00:00"', "+08:00", "+00:00"),
     "videos.poll_seconds": ("[3, 16]", 15, 16),
     "log.level": ('"error"', "info", "error"),
     "retention.request_days": ("90", 0, 90),
 }
-NEED_A_RESTART = {"server.listen", "server.auth", "server.socket_mode", "store.url", "admin.listen", "admin.metrics_listen"}
+NEED_A_RESTART = {
+    "server.listen", "server.auth", "server.socket_mode", "store.url", "admin.listen", "admin.metrics_listen", "billing.time_zone",
+}  # fmt: skip
 FOLLOWS = {"server.auth": ["server.socket_mode"]}
 """For a key, the keys whose default is derived from it."""
 

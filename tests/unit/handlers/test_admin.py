@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.clock import SystemClock
+from proxy.core.days import UTC
 from proxy.handlers.admin import BODY_BYTES_MAX, AdminHandlers
 from proxy.operations.operation import Operator
 from proxy.store.contract import Store
@@ -27,7 +28,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 def handlers(store: Store, on_change: Callable[[], Awaitable[None]] | None = None) -> tuple[AdminHandlers, TaskGroup]:
     tasks = TaskGroup("operation")
-    return AdminHandlers(Operator(store, SystemClock(), on_change), tasks), tasks
+    return AdminHandlers(Operator(store, SystemClock(), UTC, on_change), tasks), tasks
 
 
 async def test_an_operation_is_answered_with_what_it_returns(store: Store) -> None:

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from proxy.core import pricing
 from proxy.core.catalog import ChatPrice, ChatTier, ImagePrice, Kind, Price, VideoPrice, VideoRate
+from proxy.core.days import UTC
 from proxy.core.money import Nanos
 from proxy.core.settlement import TokenUsage, UsageSource
 from proxy.operations.operation import NotLiveError, Operator
@@ -70,7 +71,7 @@ def changes(store: Store) -> Changes:
 
 @pytest.fixture
 def operator(store: Store, changes: Changes) -> Operator:
-    return Operator(store, StandingClock(), changes)
+    return Operator(store, StandingClock(), UTC, changes)
 
 
 async def settled(store: Store, request: NewRequest, **outcome: Any) -> None:
@@ -266,7 +267,7 @@ async def test_usage_sums_what_was_settled_in_the_time_asked_for(operator: Opera
     }
     assert answer["rows"] == [{"account": "acme", "model": "doubao-pro-32k"} | sums]
     assert answer["total"] == sums
-    assert (answer["since"], answer["until"]) == ("2025-11-17T16:00:00.000Z", "2025-11-24T16:00:00.000Z")
+    assert (answer["since"], answer["until"]) == ("2025-11-17T16:00:00.000+00:00", "2025-11-24T16:00:00.000+00:00")
 
 
 async def test_a_time_that_ends_before_it_begins_is_refused(operator: Operator) -> None:
