@@ -15,7 +15,6 @@ import orjson
 
 from proxy.clock import Clock
 from proxy.config import Config
-from proxy.core.days import UTC
 from proxy.operations.operation import Answer, Operation, Operator
 from proxy.operations.parameters import ParameterError
 from proxy.operations.table import prepare
@@ -97,9 +96,9 @@ async def ask_gateway(config: Config, name: str, parameters: Mapping[str, Any]) 
 
 async def _in_process(config: Config, clock: Clock, operation: Operation, *, read_only: bool, report: Report | None = None) -> Answer:
     async with AsyncExitStack() as opened:
-        store = await open_store(config.store.url, read_only=read_only)
+        store = await open_store(config.store.url, read_only=read_only, zone=config.billing.zone)
         opened.push_async_callback(store.close)
-        return await operation.run(Operator(store, clock, UTC, report=report))
+        return await operation.run(Operator(store, clock, store.zone, report=report))
 
 
 async def _through_gateway(config: Config, operation: Operation, parameters: Mapping[str, Any]) -> Answer | None:

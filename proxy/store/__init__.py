@@ -6,6 +6,7 @@ An engine is imported where it is opened, so that a gateway loads no other engin
 from collections.abc import Callable
 from pathlib import Path
 
+from proxy.core.days import CHINA, Zone
 from proxy.store.contract import Store
 from proxy.store.errors import StoreRefusedError
 from proxy.store.progress import Report
@@ -18,6 +19,7 @@ async def open_store(
     on_commit: Callable[[CommitStats], None] | None = None,
     on_corrupt: Callable[[BaseException], None] | None = None,
     read_only: bool = False,
+    zone: Zone = CHINA,
 ) -> Store:
     """Open the store that a URL names, create it where there is none, and bring it to the newest version.
 
@@ -26,12 +28,14 @@ async def open_store(
         on_commit: called on the loop for each transaction.
         on_corrupt: called on the loop, once, when this process can write no more and should end.
         read_only: create nothing, take no lock, refuse writes: for reading while another process has the store.
+        zone: time zone of days and months. It may change as long as no request is folded into days; a reader has the writer's.
 
-    Raises: StoreLockedError, StoreVersionError, StoreRefusedError (no such store, not ours, not to be opened).
+    Raises: StoreLockedError, StoreVersionError, StoreRefusedError (no such store, not ours, not to be opened, folded by
+    another time zone).
     """
     from proxy.store.sqlite import opening  # noqa: PLC0415
 
-    return await opening.open_store(_file_of(url), on_commit=on_commit, on_corrupt=on_corrupt, read_only=read_only)
+    return await opening.open_store(_file_of(url), on_commit=on_commit, on_corrupt=on_corrupt, read_only=read_only, zone=zone)
 
 
 def restore(url: str, source: Path, when: str, report: Report | None = None) -> Restored:

@@ -22,14 +22,16 @@ Invariants (`verify` checks each): Σ transfers = 0 · balance = credits - debit
 each settled request has exactly one charge or release, none above its hold · no open hold without a live request or task · no finished
 request or task without its settlement, and the other way round · a video costs what its task says · no charge without a request ·
 each idempotency key is its request's · each credit and refund has one reference, and no reference two · what was folded is in the
-daily sums, once.
+daily sums, once · what money limits count is what the books say.
 """
 
 from asyncio import Future
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from proxy.core.days import Zone
+from proxy.core.limits import LimitsChange
 from proxy.core.money import Nanos
 from proxy.core.retention import FoldedRequest
 from proxy.core.settlement import Settlement
@@ -45,6 +47,7 @@ from proxy.store.values import (
     ClaimedKey,
     Grant,
     Key,
+    KeyUse,
     NewKey,
     NewRequest,
     OpenRequest,
@@ -88,7 +91,31 @@ class Accounts(Protocol):
         """
 
     def revoke_key(self, key_id: str, now_ms: int) -> Future[Key]:
-        """Revoke a key for good; a second revocation keeps the first one's time. Raises: KeyNotFoundError."""
+        """Revoke a key for good, with all secrets of its identity; a second revocation keeps the first one's time.
+
+        Raises: KeyNotFoundError.
+        """
+
+    def roll_key(self, key_id: str, new: NewKey, overlap_ms: int, now_ms: int) -> Future[Key]:
+        """Give a key another secret, under an id of its own, and return it. Name, limits and spend are the old one's, not ``new``'s.
+
+        The old secret ends after the overlap. Of a third one that would live beside them, the end is now. Where the new one was made by
+        this very call before, nothing changes.
+
+        Raises: KeyNotFoundError; StoreRefusedError: the key is revoked, has ended or was rolled already; the new id or secret is taken.
+        """
+
+    def set_key_limits(self, key_id: str, change: LimitsChange, now_ms: int) -> Future[Key]:
+        """Change the limits of a key's identity. A first money limit counts what the books show already, of folded days too.
+
+        Raises: KeyNotFoundError; StoreRefusedError: the key is revoked, or nothing could pass such a limit.
+        """
+
+    def set_account_limits(self, name: str, change: LimitsChange, now_ms: int) -> Future[Account]:
+        """Change the limits of an account, likewise. Raises: AccountNotFoundError, StoreRefusedError."""
+
+    def note_use(self, used_at_ms: Mapping[str, int]) -> Future[None]:
+        """Keep when keys were last used, by their ids. An earlier time than the known one, and an unknown id, change nothing."""
 
     async def accounts(self) -> list[Account]:
         """Return the customers' accounts, by name."""
@@ -102,8 +129,17 @@ class Accounts(Protocol):
     async def keys(self, account: str | None = None) -> list[Key]:
         """Return all keys, revoked ones too, oldest first. Raises: AccountNotFoundError."""
 
+    async def find_keys(self, prefix: str) -> list[Key]:
+        """Return the keys whose secret begins so, as far as what is stored of it can tell; revoked ones too, oldest first."""
+
+    async def key_use(self, now_ms: int, account: str | None = None, identity: str | None = None) -> list[KeyUse]:
+        """Return what was spent of each money limit in the periods that run: of all, one account and its keys, or one identity of its.
+
+        Raises: AccountNotFoundError.
+        """
+
     async def grants(self) -> list[Grant]:
-        """Return the live keys."""
+        """Return the keys that are not revoked, with their limits: whoever reads them tells apart what has ended or is paused."""
 
 
 class Ledger(Protocol):
@@ -112,8 +148,11 @@ class Ledger(Protocol):
     def place_hold(self, request: NewRequest) -> Future[None]:
         """Record the request, hold its worst case, and claim its idempotency key where it has one: all of it, or nothing.
 
-        Raises: KeyClaimedError, checked first: nothing is held then; InsufficientFundsError, AccountNotFoundError; ValueError: a video,
-        which `place_task` places.
+        Each money limit of the key and of its account is at least what is spent, held and now to be held of the requests created in its
+        period, which is that of this request's creation. A hold of 0 needs nothing of it.
+
+        Raises: KeyClaimedError, checked first: nothing is held then; SpendLimitError; InsufficientFundsError, AccountNotFoundError;
+        ValueError: a video, which `place_task` places.
         """
 
     def settle(self, request_id: str, settlement: Settlement, now_ms: int, answer: StoredAnswer | None = None) -> Future[Settled]:
@@ -200,6 +239,10 @@ class VideoTasks(Protocol):
 class Books(Protocol):
     """Receipts, sums, the audit, and the folding of old requests into daily sums."""
 
+    @property
+    def zone(self) -> Zone:
+        """Time zone of all days and months: the one that the store was opened to write with last."""
+
     async def receipt(self, request_id: str) -> tuple[Receipt, int] | None:
         """Return a request's receipt and its account's id."""
 
@@ -226,14 +269,14 @@ class Books(Protocol):
 
         Only what is settled, created before ``before_ms``, and owned by no idempotency key. `usage` returns the same before and after.
 
-        Raises: ValueError where ``before_ms`` is not the beginning of a day of the ledger's zone.
+        Raises: ValueError where ``before_ms`` is not the beginning of a day in the store's time zone.
         """
 
     async def folded(self, request_id: str) -> FoldedRequest | None:
         """Return what is known of a request that was folded; None for any other, and for one that had no hold."""
 
     async def has_daily_sums(self, at_ms: int) -> bool:
-        """Return whether any request of that moment's day has been folded."""
+        """Return whether any request of that day has been folded."""
 
 
 class Engine(Protocol):

@@ -1,5 +1,8 @@
 """Exceptions of a store: refusals, and failures of its own."""
 
+from typing import Literal
+
+from proxy.core.limits import Period
 from proxy.core.money import Nanos
 from proxy.store.values import Booking, ClaimedKey
 
@@ -56,6 +59,30 @@ class InsufficientFundsError(StoreRefusedError):
         super().__init__(message)
         self.available_nanos = available_nanos
         self.needed_nanos = needed_nanos
+
+
+class SpendLimitError(StoreRefusedError):
+    """A money limit of the key or of its account leaves too little for the hold. Figures are those of the refused transaction."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        whose: Literal["key", "account"],
+        period: Period,
+        limit_nanos: Nanos,
+        left_nanos: Nanos,
+        needed_nanos: Nanos,
+        resets_at_ms: int | None,
+    ) -> None:
+        """Args: left_nanos: never negative; resets_at_ms: when the period begins anew, None: never."""
+        super().__init__(message)
+        self.whose = whose
+        self.period = period
+        self.limit_nanos = limit_nanos
+        self.left_nanos = left_nanos
+        self.needed_nanos = needed_nanos
+        self.resets_at_ms = resets_at_ms
 
 
 class KeyClaimedError(StoreRefusedError):

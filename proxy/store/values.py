@@ -9,7 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from proxy.core.catalog import Kind
-from proxy.core.limits import Limits
+from proxy.core.limits import NO_LIMITS, Limits
 from proxy.core.money import DISCOUNT_WHOLE, Nanos
 from proxy.core.settlement import Settlement
 from proxy.core.video.record import TaskState
@@ -22,6 +22,8 @@ class Account:
     balance_nanos: Nanos
     held_nanos: Nanos
     created_at_ms: int
+    limits: Limits | None = None
+    """None: none, or not asked for: `accounts` and `account` ask."""
 
     @property
     def available_nanos(self) -> Nanos:
@@ -56,6 +58,7 @@ class NewKey:
     prefix: str
     sha256: bytes
     created_at_ms: int
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,34 @@ class Key:
     account: str
     created_at_ms: int
     revoked_at_ms: int | None
+    identity: str = ""
+    """What it has in common with the key that it was rolled from, or to: the id of the first of them. On a stored key never empty."""
+    ends_at_ms: int | None = None
+    """When this secret ends, since the key was rolled."""
+    last_used_at_ms: int | None = None
+    """Of its settlements, as far as `note_use` was told."""
+    limits: Limits | None = None
+    """Of its identity; None: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Money of one period: of requests that are settled, and of open ones."""
+
+    spent_nanos: Nanos
+    held_nanos: Nanos
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """What an account or a key with a money limit has spent and holds in the periods that run; None where there is no such limit."""
+
+    account: str
+    identity: str
+    """Of the key; empty: of the account itself."""
+    day: Spent | None
+    month: Spent | None
+    total: Spent | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +215,7 @@ class UsageQuery:
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """Sums of one group. `day` is the date by the ledger's zone (``2026-11-23``); `key` is the key's id."""
+    """Sums of one group. `day` is the date in the ledger's time zone (``2026-11-23``); `key` is the key's id."""
 
     account: str
     group: str

@@ -187,15 +187,15 @@ def test_old_requests_are_counted_then_folded_and_a_receipt_says_where_it_went(i
     gone = ask(installed, "receipt", "req_old")
     assert gone.returncode == 1
     assert gone.stderr == (
-        "request req_old of account acme was folded into the daily sums of 2025-11-24, its receipt is gone: ¥0.0000001 held, "
-        "¥0.00000003 charged. See `llm-proxy usage --account acme --since 2025-11-24 --until 2025-11-25`\n"
+        "request req_old of account acme was folded into the daily sums of 2025-11-25, its receipt is gone: ¥0.0000001 held, "
+        "¥0.00000003 charged. See `llm-proxy usage --account acme --since 2025-11-25 --until 2025-11-26`\n"
     )
-    cut = ask(installed, "usage", "--since", "2025-11-24T12:00")
+    cut = ask(installed, "usage", "--since", "2025-11-25T12:00")
     assert (
         cut.stderr
-        == "Of 2025-11-24 there are daily sums: they count whole if the period includes its 00:00 (UTC+00:00), else not at all.\n"
+        == "Of 2025-11-25 there are daily sums: they count whole if the period includes its 00:00 (UTC+08:00), else not at all.\n"
     )
-    twice = ask(installed, "usage", "--since", "2025-11-24T12:00", "--until", "2025-11-24T13:00")
+    twice = ask(installed, "usage", "--since", "2025-11-25T12:00", "--until", "2025-11-25T13:00")
     assert twice.stderr == cut.stderr  # a day is named once
     assert ask(installed, "ledger", "verify").returncode == 0
 

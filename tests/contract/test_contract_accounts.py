@@ -104,8 +104,8 @@ async def test_an_unknown_account_is_named_in_the_refusal(store: Store) -> None:
 async def test_a_live_key_stands_for_its_account(store: Store, alice: Account) -> None:
     key = await store.create_key("alice", new_key("key_1", name="laptop"))
 
-    assert key == Key("key_1", "laptop", "sk_abcdefg", "alice", NOW_MS, None)
-    assert await store.grants() == [Grant(new_key("key_1").sha256, "key_1", alice.id, "alice")]
+    assert key == Key("key_1", "laptop", "sk_abcdefg", "alice", NOW_MS, None, identity="key_1")
+    assert await store.grants() == [Grant(new_key("key_1").sha256, "key_1", alice.id, "alice", identity="key_1")]
 
 
 async def test_a_revoked_key_stands_for_nobody_and_keeps_its_first_time(store: Store, alice: Account) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from proxy.core.catalog import Kind
+from proxy.core.days import CHINA
 from proxy.core.money import Nanos
 from proxy.core.retention import DAY_MS, FoldedRequest
 from proxy.core.settlement import TokenUsage, UsageSource
@@ -12,7 +13,7 @@ from tests.contract.conftest import Open
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, made, new_claim, new_key, new_request, new_video, pay, settlement, submitted, task_of
 
-DAY_1 = NOW_MS // DAY_MS * DAY_MS
+DAY_1 = CHINA.begins_ms(CHINA.day(NOW_MS))
 """The beginning of a day; `DAY_3` is two whole days later."""
 DAY_2, DAY_3, DAY_4 = (DAY_1 + n * DAY_MS for n in (1, 2, 3))
 QUERIES = [
@@ -154,7 +155,7 @@ async def test_an_open_request_is_never_folded(store: Store, alice: Account) -> 
 
     assert await store.settle("open", settlement(7), DAY_4) is Settled.NOW
     assert await store.fold_requests(alice.id, DAY_4) == 1
-    assert [(row.group, row.charge_nanos) for row in await store.usage(UsageQuery("day"))] == [("2025-11-24", 7)]
+    assert [(row.group, row.charge_nanos) for row in await store.usage(UsageQuery("day"))] == [("2025-11-25", 7)]
     await assert_books_balance(store)
 
 

@@ -104,8 +104,8 @@ async def test_usage_sums_what_was_settled_by_model(store: Store, alice: Account
     await assert_books_balance(store)
 
 
-async def test_usage_by_day_counts_the_day_of_the_request_in_utc(store: Store, alice: Account) -> None:
-    midnight_ms = 1_764_028_800_000  # 2025-11-25T00:00:00Z
+async def test_usage_by_day_counts_the_day_of_the_request_in_the_ledgers_time_zone(store: Store, alice: Account) -> None:
+    midnight_ms = NOW_MS  # 2025-11-25T00:00:00+08:00
     await used(store, "req_1", alice, 1, created_at_ms=midnight_ms - 1)
     await used(store, "req_2", alice, 2, created_at_ms=midnight_ms)
     await used(store, "req_3", alice, 4, created_at_ms=midnight_ms + DAY_MS)

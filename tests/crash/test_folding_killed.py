@@ -44,7 +44,7 @@ async def one(store, account_id, name, chance):
 
 async def fold_for_ever(store, account_id):
     while True:
-        if not await store.fold_requests(account_id, NOW_MS // DAY_MS * DAY_MS - DAY_MS):
+        if not await store.fold_requests(account_id, NOW_MS - DAY_MS):
             await asyncio.sleep(0.001)
 
 async def write_for_ever():
@@ -68,7 +68,7 @@ def by_the_ledger(path: Path) -> dict[tuple[str, str], tuple[int, int]]:
     """Return count and charge of settled requests by account and day, from the transfers alone."""
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
         rows = connection.execute(
-            """SELECT name, date(hold.created_at_ms / 1000, 'unixepoch'), count(*),
+            """SELECT name, date(hold.created_at_ms / 1000, 'unixepoch', '+8 hours'), count(*),
                  sum(CASE ending.kind WHEN 'charge' THEN ending.amount_nanos ELSE 0 END)
                FROM transfers AS hold JOIN transfers AS ending
                  ON ending.request_id = hold.request_id AND ending.kind IN ('charge', 'release') AND hold.kind = 'hold'

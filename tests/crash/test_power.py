@@ -13,14 +13,16 @@ from typing import Any, cast
 
 import pytest
 
+from proxy.core.days import CHINA
 from proxy.store.errors import StoreRefusedError
 from proxy.store.sqlite import admin, ledger, open_store
 from proxy.store.sqlite.batch import OpenHolds
 from proxy.store.sqlite.file import migrations
+from proxy.store.sqlite.spending import Spending
 from proxy.store.sqlite.writer import _Operation, transact
 from tests.support.promises import Faults
 from tests.support.recording import Connection, Event, FolderSync, RecordingDisk, left_by_a_lost_power, write_files
-from tests.support.store import NOW_MS, OWNER, new_claim, new_request, settlement
+from tests.support.store import NOW_MS, OWNER, new_claim, new_request, settlement, unlimited
 
 POWER = "the power goes after any write: no settlement is lost that was acknowledged, and the books hold"
 BATCHES = 150
@@ -47,7 +49,7 @@ async def run(directory: Path, *, synchronous: str = "FULL") -> Run:
     migrations.migrate(connection, 0)
     disk.events.append(FolderSync())  # as `open_store` does next
     connection.execute(f"PRAGMA synchronous = {synchronous}")
-    open_holds, waiting, number = OpenHolds(OWNER), list[str](), 0
+    open_holds, waiting, number = OpenHolds(OWNER, Spending.opened(connection, CHINA)), list[str](), 0
     opening = operation(admin.create_account, "alice", 10**12, NOW_MS, None)
     assert transact(connection, [opening], open_holds) is None
     account = opening.result
@@ -55,10 +57,10 @@ async def run(directory: Path, *, synchronous: str = "FULL") -> Run:
         settles = [waiting.pop(0) for _ in range(min(len(waiting), chance.randrange(BATCH_MAX)))]
         holds = [f"req_{number + index}" for index in range(chance.randrange(1, BATCH_MAX))]
         number += len(holds)
-        operations = [operation(ledger.settle, name, settlement(60), NOW_MS, None) for name in settles]
+        operations = [operation(ledger.settle, name, settlement(60), NOW_MS, None, unlimited()) for name in settles]
         for name in holds:
             claim = new_claim(name) if chance.random() < 0.2 else None
-            operations.append(operation(ledger.place_hold, new_request(name, account_id=account.id, claim=claim), OWNER))
+            operations.append(operation(ledger.place_hold, new_request(name, account_id=account.id, claim=claim), OWNER, unlimited()))
         assert transact(connection, operations, open_holds) is None
         assert [one.error for one in operations if one.error is not None] == []
         waiting += holds

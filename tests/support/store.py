@@ -1,10 +1,12 @@
 """Builders of store values: a test names the fields that matter, the rest have ordinary defaults."""
 
 import hashlib
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 
 from proxy.core.catalog import Kind
+from proxy.core.days import CHINA
 from proxy.core.money import Nanos
 from proxy.core.settlement import NO_USAGE, Outcome, Settlement, TokenUsage, UsageSource
 from proxy.core.video.price import VideoBilling
@@ -12,6 +14,7 @@ from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.report import Polled, Report, Submitted
 from proxy.core.video.task import Pace, Step, advance
 from proxy.store.contract import Store
+from proxy.store.sqlite.spending import Spending
 from proxy.store.values import IdempotencyClaim, NewKey, NewRequest, Reference
 
 NOW_MS = 1_764_000_000_000
@@ -60,6 +63,11 @@ def new_request(
         created_at_ms=created_at_ms,
         claim=claim,
     )
+
+
+def unlimited() -> Spending:
+    """Return the money limits of nobody, for operations of a connection that are called by themselves."""
+    return Spending(sqlite3.connect(":memory:"), CHINA)
 
 
 def reference(text: str = "payment-1") -> Reference:

@@ -1,20 +1,34 @@
 """Accounts and keys, which an operator changes. Functions of a connection, inside a transaction of the writer's."""
 
+import hashlib
 import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+import orjson
+
+from proxy.core.days import Zone
+from proxy.core.limits import NO_LIMITS, NO_SPEND_LIMITS, LimitsChange
 from proxy.core.money import Nanos
 from proxy.core.shown_text import first_unseen
+from proxy.core.timestamps import iso
 from proxy.store.errors import AccountExistsError, KeyNotFoundError, StoreRefusedError
-from proxy.store.sqlite import ledger, payments
-from proxy.store.values import Account, Booking, Grant, Key, NewKey, Reference
+from proxy.store.sqlite import ledger, limits, payments
+from proxy.store.sqlite.spending import Spending
+from proxy.store.values import Account, Booking, Grant, Key, KeyUse, NewKey, Reference
 
 NAME_CHARACTERS_MAX = 100
 OPENING = "opening"
 """Source of an opening's reference that is the account's name."""
 
-_KEY = """
-    SELECT keys.id, keys.name, keys.prefix, accounts.name, keys.created_at_ms, keys.revoked_at_ms
-    FROM keys JOIN accounts ON accounts.id = keys.account_id"""
+_KEY = f"""
+    SELECT keys.id, keys.name, keys.prefix, accounts.name, keys.created_at_ms, keys.revoked_at_ms, {limits.IDENTITY}, keys.ends_at_ms,
+      keys.last_used_at_ms, {limits.columns()}
+    FROM keys JOIN accounts ON accounts.id = keys.account_id
+    LEFT JOIN limits ON limits.account_id = keys.account_id AND limits.identity = {limits.IDENTITY}"""  # noqa: S608
+_SECRETS = "(id = ?1 OR identity = ?1)"
+"""SQL of all secrets of an identity."""
 
 
 def create_account(
@@ -64,25 +78,108 @@ def credit_account(
     return Booking(ledger.account_by_id(connection, account.id), True, now_ms)
 
 
-def create_key(connection: sqlite3.Connection, account: str, key: NewKey) -> Key:
-    """Raises: AccountNotFoundError; StoreRefusedError: another key has the id or the secret."""
+def create_key(connection: sqlite3.Connection, account: str, key: NewKey, spending: Spending) -> Key:
+    """Raises: AccountNotFoundError; StoreRefusedError: another key has the id or the secret, or nothing could pass a limit."""
     owner = ledger.account_by_name(connection, account)
+    if _insert(connection, key, owner.id, key.name, None):
+        limits.write(connection, owner.id, key.id, key.limits)
+        if key.limits.spend:
+            spending.changed(owner.id, key.id, NO_SPEND_LIMITS, key.limits.spend)
+    return key_by_id(connection, key.id)
+
+
+def roll_key(connection: sqlite3.Connection, key_id: str, new: NewKey, overlap_ms: int, now_ms: int, spending: Spending) -> Key:
+    """Raises: KeyNotFoundError; StoreRefusedError: it has ended, or was rolled already, or the new id or secret is taken."""
+    old = key_by_id(connection, key_id)
+    (account_id,) = connection.execute("SELECT account_id FROM keys WHERE id = ?", (key_id,)).fetchone()
+    if not _insert(connection, new, account_id, old.name, old.identity):
+        return key_by_id(connection, new.id)  # made by this very call before
+    _require_living(old, now_ms)
+    if old.ends_at_ms is not None:
+        followed = connection.execute(f"SELECT id FROM keys WHERE {_SECRETS} AND ends_at_ms IS NULL", (old.identity,))  # noqa: S608
+        (newer,) = followed.fetchone()
+        raise StoreRefusedError(f"key {key_id} was rolled already, and ends on {iso(old.ends_at_ms)}: roll {newer}, which followed it")
+    if overlap_ms:
+        connection.execute(
+            f"UPDATE keys SET ends_at_ms = ?2 WHERE {_SECRETS} AND ends_at_ms > ?2",  # noqa: S608
+            (old.identity, now_ms),
+        )
+    connection.execute("UPDATE keys SET ends_at_ms = ? WHERE id = ?", (now_ms + overlap_ms, key_id))
+    spending.joined(account_id, old.identity)
+    return key_by_id(connection, new.id)
+
+
+def _insert(connection: sqlite3.Connection, key: NewKey, account_id: int, name: str, identity: str | None) -> bool:
+    """Insert a key; return False where it is there already. Raises: StoreRefusedError: another key has the id or the secret."""
     try:
         connection.execute(
-            "INSERT INTO keys (id, account_id, name, prefix, sha256, created_at_ms) VALUES (?, ?, ?, ?, ?, ?)",
-            (key.id, owner.id, key.name, key.prefix, key.sha256, key.created_at_ms),
+            "INSERT INTO keys (id, account_id, name, prefix, sha256, created_at_ms, identity) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (key.id, account_id, name, key.prefix, key.sha256, key.created_at_ms, identity),
         )
     except sqlite3.IntegrityError as error:
-        same = (key.id, owner.id, key.name, key.sha256)
-        if connection.execute("SELECT 1 FROM keys WHERE (id, account_id, name, sha256) = (?, ?, ?, ?)", same).fetchone() is None:
+        same = (key.id, account_id, name, key.sha256, identity)
+        found = "SELECT 1 FROM keys WHERE (id, account_id, name, sha256) = (?, ?, ?, ?) AND identity IS ?"
+        if connection.execute(found, same).fetchone() is None:
             raise StoreRefusedError(f"key {key.id} cannot be stored: {error}") from error
-    return key_by_id(connection, key.id)
+        return False
+    return True
 
 
 def revoke_key(connection: sqlite3.Connection, key_id: str, now_ms: int) -> Key:
     """Raises: KeyNotFoundError."""
-    connection.execute("UPDATE keys SET revoked_at_ms = ? WHERE id = ? AND revoked_at_ms IS NULL", (now_ms, key_id))
+    identity = key_by_id(connection, key_id).identity
+    connection.execute(
+        f"UPDATE keys SET revoked_at_ms = ?2 WHERE {_SECRETS} AND revoked_at_ms IS NULL",  # noqa: S608
+        (identity, now_ms),
+    )
     return key_by_id(connection, key_id)
+
+
+def set_key_limits(connection: sqlite3.Connection, key_id: str, change: LimitsChange, now_ms: int, spending: Spending) -> Key:
+    """Raises: KeyNotFoundError; StoreRefusedError: it is revoked, or nothing could pass such a limit."""
+    key = key_by_id(connection, key_id)
+    if key.revoked_at_ms is not None:
+        raise StoreRefusedError(f"key {key_id} was revoked on {iso(key.revoked_at_ms)}, for good")
+    (account_id,) = connection.execute("SELECT account_id FROM keys WHERE id = ?", (key_id,)).fetchone()
+    _change_limits(connection, account_id, key.identity, change, now_ms, spending)
+    return key_by_id(connection, key_id)
+
+
+def set_account_limits(connection: sqlite3.Connection, name: str, change: LimitsChange, now_ms: int, spending: Spending) -> Account:
+    """Raises: AccountNotFoundError; StoreRefusedError: nothing could pass such a limit."""
+    account_id = ledger.account_by_name(connection, name).id
+    _change_limits(connection, account_id, "", change, now_ms, spending)
+    return account(connection, name)
+
+
+def _change_limits(
+    connection: sqlite3.Connection, account_id: int, identity: str, change: LimitsChange, now_ms: int, spending: Spending
+) -> None:
+    if isinstance(change.expires_at_ms, int) and change.expires_at_ms <= now_ms:
+        raise StoreRefusedError(f"an end must be in the future, not {iso(change.expires_at_ms)}")
+    before = limits.read(connection, account_id, identity)
+    after = change.of(before)
+    limits.write(connection, account_id, identity, after)
+    if before.spend != after.spend:
+        spending.changed(account_id, identity, before.spend, after.spend)
+
+
+def _require_living(key: Key, now_ms: int) -> None:
+    """Raises: StoreRefusedError."""
+    if key.revoked_at_ms is not None:
+        raise StoreRefusedError(f"key {key.id} was revoked on {iso(key.revoked_at_ms)}, for good")
+    ends = [at_ms for at_ms in (key.ends_at_ms, key.limits.expires_at_ms if key.limits else None) if at_ms is not None]
+    if ends and min(ends) <= now_ms:
+        raise StoreRefusedError(f"key {key.id} ended on {iso(min(ends))}: only a key that can be used can be rolled")
+
+
+def note_use(connection: sqlite3.Connection, used_at_ms: Mapping[str, int]) -> None:
+    """Keep when keys were last used, where that is later than what is known."""
+    connection.execute(
+        """UPDATE keys SET last_used_at_ms = used.value FROM json_each(?) AS used
+           WHERE keys.id = used.key AND used.value > coalesce(last_used_at_ms, 0)""",
+        (orjson.dumps(dict(used_at_ms)).decode(),),
+    )
 
 
 def key_by_id(connection: sqlite3.Connection, key_id: str) -> Key:
@@ -90,7 +187,7 @@ def key_by_id(connection: sqlite3.Connection, key_id: str) -> Key:
     row = connection.execute(f"{_KEY} WHERE keys.id = ?", (key_id,)).fetchone()
     if row is None:
         raise KeyNotFoundError(f"there is no key {key_id}")
-    return Key(*row)
+    return _key(row)
 
 
 def keys(connection: sqlite3.Connection, account: str | None) -> list[Key]:
@@ -100,13 +197,69 @@ def keys(connection: sqlite3.Connection, account: str | None) -> list[Key]:
     else:
         owner = ledger.account_by_name(connection, account)
         rows = connection.execute(f"{_KEY} WHERE keys.account_id = ? ORDER BY keys.created_at_ms, keys.rowid", (owner.id,))
-    return [Key(*row) for row in rows]
+    return [_key(row) for row in rows]
+
+
+def find_keys(connection: sqlite3.Connection, prefix: str) -> list[Key]:
+    """Return the keys whose stored beginning begins so, or is the beginning of this; of a whole secret, the very one."""
+    digest = hashlib.sha256(prefix.encode("utf-8", "surrogateescape")).digest()
+    exact = connection.execute(f"{_KEY} WHERE keys.sha256 = ?", (digest,)).fetchone()
+    if exact is not None:
+        return [_key(exact)]
+    rows = connection.execute(
+        f"""{_KEY} WHERE substr(keys.prefix, 1, length(?1)) = ?1
+              OR (keys.prefix <> '' AND substr(?1, 1, length(keys.prefix)) = keys.prefix)
+            ORDER BY keys.created_at_ms, keys.rowid""",
+        (prefix,),
+    )
+    return [_key(row) for row in rows]
+
+
+def accounts(connection: sqlite3.Connection) -> list[Account]:
+    """Return the customers with their limits, by name."""
+    rows = connection.execute(f"SELECT account_id, {limits.columns()} FROM limits WHERE identity = ''")  # noqa: S608
+    limited = {account_id: limits.of_columns(row) for account_id, *row in rows}
+    return [replace(one, limits=limited[one.id]) if one.id in limited else one for one in ledger.accounts(connection)]
+
+
+def account(connection: sqlite3.Connection, name: str) -> Account:
+    """Return a customer with its limits. Raises: AccountNotFoundError."""
+    found = ledger.account_by_name(connection, name)
+    its = limits.read(connection, found.id, "")
+    return found if its == NO_LIMITS else replace(found, limits=its)
+
+
+def key_use(connection: sqlite3.Connection, now_ms: int, account: str | None, identity: str | None, zone: Zone) -> list[KeyUse]:
+    """Return what was spent of each money limit in the periods that run. Raises: AccountNotFoundError."""
+    account_id = None if account is None else ledger.account_by_name(connection, account).id
+    return limits.use(connection, now_ms, account_id, identity, zone)
 
 
 def grants(connection: sqlite3.Connection) -> list[Grant]:
-    """Return the keys that are not revoked."""
+    """Return the keys that are not revoked, with the limits of each and of its account."""
+    whole = {one.id: one.limits for one in accounts(connection)}
     rows = connection.execute(
-        """SELECT keys.sha256, keys.id, keys.account_id, accounts.name
-           FROM keys JOIN accounts ON accounts.id = keys.account_id WHERE keys.revoked_at_ms IS NULL"""
+        f"""SELECT keys.sha256, keys.id, keys.account_id, accounts.name, {limits.IDENTITY}, keys.ends_at_ms, {limits.columns()}
+            FROM keys JOIN accounts ON accounts.id = keys.account_id
+            LEFT JOIN limits ON limits.account_id = keys.account_id AND limits.identity = {limits.IDENTITY}
+            WHERE keys.revoked_at_ms IS NULL"""  # noqa: S608
     )
-    return [Grant(*row) for row in rows]
+    return [
+        Grant(
+            sha256=sha256,
+            key_id=key_id,
+            account_id=account_id,
+            account_name=name,
+            identity=identity,
+            ends_at_ms=ends_at_ms,
+            limits=limits.of_columns(its),
+            account_limits=whole[account_id],
+        )
+        for sha256, key_id, account_id, name, identity, ends_at_ms, *its in rows
+    ]
+
+
+def _key(row: Sequence[Any]) -> Key:
+    key_id, name, prefix, account, created_at_ms, revoked_at_ms, identity, ends_at_ms, last_used_at_ms, *its = row
+    known = (created_at_ms, revoked_at_ms, identity, ends_at_ms, last_used_at_ms)
+    return Key(key_id, name, prefix, account, *known, limits.of_columns(its))

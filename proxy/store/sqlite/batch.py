@@ -17,6 +17,7 @@ from proxy.core.catalog import Kind
 from proxy.core.money import NANOS_MAX
 from proxy.core.settlement import Settlement
 from proxy.store.sqlite import ledger
+from proxy.store.sqlite.spending import Spending
 from proxy.store.values import NewRequest, StoredAnswer
 
 ROWS_MAX = 32
@@ -73,6 +74,8 @@ _SETTLE_REQUESTS = _Statement(
        WHERE requests.id = v.id AND requests.settled_at_ms IS NULL""",
     16,
 )
+# Whole rows, not what is added to them: a CHECK is made before a conflict is seen, and what a settlement adds to the held is negative.
+_SPEND = _Statement("INSERT OR REPLACE INTO spend (account_id, identity, day, spent_nanos, held_nanos) VALUES {rows}", 5)
 # One row whatever their number: fetching each would be another turn at the interpreter's lock.
 _AVAILABLE_TEXT = """
     SELECT group_concat(id || ' ' || (balance_nanos - held_nanos)) FROM accounts WHERE id IN ({ids}) AND kind = 'customer'"""
@@ -85,12 +88,13 @@ class Changes:
 
     owner: str
     """Id of the owner that places the holds of the batch."""
+    spending: Spending
     requests: list[Row] = field(default_factory=list)
     settlements: list[Row] = field(default_factory=list)
     transfers: list[Row] = field(default_factory=list)
     charged: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
     held: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
-    opened: dict[str, tuple[int, int]] = field(default_factory=dict)
+    opened: dict[str, NewRequest] = field(default_factory=dict)
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Raises: sqlite3.Error: nothing of the transaction may stand."""
@@ -98,17 +102,19 @@ class Changes:
         _SETTLE_REQUESTS.run(connection, self.settlements)
         _INSERT_TRANSFERS.run(connection, self.transfers)
         _MOVE.run(connection, [(account_id, self.charged[account_id], held) for account_id, held in self.held.items()])
+        _SPEND.run(connection, self.spending.rows())
 
 
 class OpenHolds:
-    """The holds of ordinary requests that this process has placed and not yet settled: account and amount by request.
+    """The ordinary requests that this process has placed and not yet settled, by their ids.
 
     One process alone writes the file, so whatever is here need not be looked up; what is not is looked up by `ledger.settle`.
     """
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: str, spending: Spending) -> None:
         self.owner = owner
-        self._holds: dict[str, tuple[int, int]] = {}
+        self.spending = spending
+        self._holds: dict[str, NewRequest] = {}
 
     def __len__(self) -> int:
         return len(self._holds)
@@ -122,16 +128,18 @@ class OpenHolds:
         account_id, hold = request.account_id, request.hold_nanos
         if request.claim is not None or request.kind is _VIDEO or not 0 <= hold <= min(available.get(account_id, -1), NANOS_MAX):
             return False
+        if hold and not self.spending.is_idle and not self.spending.take(request):
+            return False
         available[account_id] -= hold
         changes.requests.append(ledger.request_values(request))
         if hold:
             changes.transfers.append(("hold", account_id, ledger.REVENUE_ID, hold, request.id, "", request.created_at_ms))
         changes.held[account_id] += hold
-        changes.opened[request.id] = account_id, hold
+        changes.opened[request.id] = request
         return True
 
     def settle(
-        self, changes: Changes, request_id: str, settlement: Settlement, now_ms: int, _answer: StoredAnswer | None = None
+        self, changes: Changes, request_id: str, settlement: Settlement, now_ms: int, _answer: StoredAnswer | None, _: Spending
     ) -> bool:
         """Gather one settlement, if its hold is here; return whether it was. A second one of the same request is not gathered.
 
@@ -140,12 +148,13 @@ class OpenHolds:
         found = self._holds.pop(request_id, None)
         if found is None:
             return False
-        account_id, hold = found
-        charge = settlement.charge_nanos
+        account_id, hold, charge = found.account_id, found.hold_nanos, settlement.charge_nanos
         changes.settlements.append((request_id, now_ms, *ledger.settlement_values(settlement)))
         if hold:
             ending, amount = ("charge", charge) if charge else ("release", hold)
             changes.transfers.append((ending, account_id, ledger.REVENUE_ID, amount, request_id, "", now_ms))
+            if not self.spending.is_idle:
+                self.spending.settle(account_id, found.key_id, found.created_at_ms, hold, charge)
         changes.charged[account_id] += charge
         changes.held[account_id] -= hold
         return True

@@ -9,9 +9,11 @@ import sqlite3
 
 import orjson
 
+from proxy.core.days import Zone
 from proxy.core.money import Nanos
-from proxy.core.retention import DAY_MS, FoldedRequest
+from proxy.core.retention import FoldedRequest
 from proxy.store.contract import FOLD_REQUESTS_MAX
+from proxy.store.sqlite.booked import DAY
 
 _FOLDABLE = """
     requests.created_at_ms < ? AND settled_at_ms IS NOT NULL
@@ -24,7 +26,7 @@ _SUMS = (
 _CHOSEN = "requests.rowid IN (SELECT value FROM json_each(?))"
 _ADD = f"""
     INSERT INTO request_days (account_id, day, key_id, model, kind, {", ".join(_SUMS)})
-    SELECT account_id, created_at_ms / {DAY_MS}, coalesce(key_id, ''), model, kind, count(*), sum(usage_source = 'estimated'),
+    SELECT account_id, {DAY}, coalesce(key_id, ''), model, kind, count(*), sum(usage_source = 'estimated'),
       sum(hold_nanos > 0), sum(hold_nanos), sum(charge_nanos > 0), sum(charge_nanos), sum(shortfall_nanos), sum(prompt_tokens),
       sum(cached_tokens), sum(completion_tokens), sum(reasoning_tokens), sum(units)
     FROM requests WHERE {_CHOSEN} GROUP BY 1, 2, 3, 4, 5
@@ -50,12 +52,12 @@ def accounts_to_fold(connection: sqlite3.Connection, before_ms: int) -> list[int
     return [account_id for (account_id,) in rows]
 
 
-def fold(connection: sqlite3.Connection, account_id: int, before_ms: int) -> int:
+def fold(connection: sqlite3.Connection, account_id: int, before_ms: int, zone: Zone) -> int:
     """Fold an account's oldest requests, at most `FOLD_REQUESTS_MAX`, and return how many.
 
     Raises: ValueError: ``before_ms`` is within a day, whose sum would then be incomplete.
     """
-    if before_ms % DAY_MS:
+    if before_ms != zone.begins_ms(zone.day(before_ms)):
         raise ValueError(f"days are folded whole: {before_ms} is not the beginning of one")
     rows = connection.execute(
         f"SELECT requests.rowid FROM requests WHERE account_id = ? AND {_FOLDABLE} ORDER BY created_at_ms LIMIT ?",  # noqa: S608
@@ -72,7 +74,7 @@ def fold(connection: sqlite3.Connection, account_id: int, before_ms: int) -> int
     return connection.execute(f"DELETE FROM requests WHERE {_CHOSEN}", chosen).rowcount  # noqa: S608
 
 
-def folded(connection: sqlite3.Connection, request_id: str) -> FoldedRequest | None:
+def folded(connection: sqlite3.Connection, request_id: str, zone: Zone) -> FoldedRequest | None:
     """Return what the ledger still holds of a folded request, or None. A hold of 0 leaves no transfer."""
     row = connection.execute(
         """SELECT accounts.id, accounts.name, hold.created_at_ms, hold.amount_nanos,
@@ -85,12 +87,12 @@ def folded(connection: sqlite3.Connection, request_id: str) -> FoldedRequest | N
     if row is None:
         return None
     account_id, account, created_at_ms, hold, charge = row
-    return FoldedRequest(request_id, account_id, account, created_at_ms // DAY_MS * DAY_MS, Nanos(hold), Nanos(charge))
+    return FoldedRequest(request_id, account_id, account, zone.begins_ms(zone.day(created_at_ms)), Nanos(hold), Nanos(charge))
 
 
-def has_daily_sums(connection: sqlite3.Connection, at_ms: int) -> bool:
-    """Return True if any request of that UTC day has been folded."""
+def has_daily_sums(connection: sqlite3.Connection, at_ms: int, zone: Zone) -> bool:
+    """Return True if any request of that day has been folded."""
     row = connection.execute(
-        "SELECT 1 FROM accounts CROSS JOIN request_days ON account_id = accounts.id AND day = ? LIMIT 1", (at_ms // DAY_MS,)
+        "SELECT 1 FROM accounts CROSS JOIN request_days ON account_id = accounts.id AND day = ? LIMIT 1", (zone.day(at_ms),)
     ).fetchone()
     return row is not None

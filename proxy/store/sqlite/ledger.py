@@ -11,6 +11,7 @@ from proxy.core.money import NANOS_MAX, Nanos, format_yuan
 from proxy.core.settlement import Settlement
 from proxy.store.errors import AccountNotFoundError, InsufficientFundsError, StoreRefusedError
 from proxy.store.sqlite import idempotency, payments
+from proxy.store.sqlite.spending import Spending
 from proxy.store.values import Account, NewRequest, Reference, Settled, StoredAnswer
 
 CASH_ID = 1
@@ -30,23 +31,23 @@ _SETTLE_REQUEST = """
       completion_tokens = ?, reasoning_tokens = ?, units = ?, shortfall_nanos = ?, http_status = ?, upstream_id = ?, first_byte_ms = ?,
       total_ms = ?, note = ?
     WHERE id = ? AND settled_at_ms IS NULL
-    RETURNING account_id, hold_nanos, kind, claimed"""
+    RETURNING account_id, coalesce(key_id, ''), created_at_ms, hold_nanos, kind, claimed"""
 _INSERT_TRANSFER = """
     INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, note, created_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)"""
 
 
-def place_hold(connection: sqlite3.Connection, request: NewRequest, owner: str) -> None:
+def place_hold(connection: sqlite3.Connection, request: NewRequest, owner: str, spending: Spending) -> None:
     """Do as `record`, for all but videos. Raises: as `record`; ValueError for a video, which nothing would end without its task."""
     if request.kind is Kind.VIDEO:
         raise ValueError(f"request {request.id} is a video: it is placed with its task")
-    record(connection, request, owner)
+    record(connection, request, owner, spending)
 
 
-def record(connection: sqlite3.Connection, request: NewRequest, owner: str) -> None:
+def record(connection: sqlite3.Connection, request: NewRequest, owner: str, spending: Spending) -> None:
     """Record a request with its hold, which is a pending transfer from the customer to revenue. A hold of 0 moves nothing.
 
-    Raises: KeyClaimedError before all else, as a retry is owed its first answer whatever is available now; InsufficientFundsError;
-    AccountNotFoundError; ValueError for a negative hold, a used id or an unknown key.
+    Raises: KeyClaimedError before all else, as a retry is owed its first answer whatever is available now; SpendLimitError;
+    InsufficientFundsError; AccountNotFoundError; ValueError for a negative hold, a used id or an unknown key.
     """
     claim = request.claim
     if claim is not None:
@@ -54,6 +55,8 @@ def record(connection: sqlite3.Connection, request: NewRequest, owner: str) -> N
     hold = request.hold_nanos
     if hold < 0:
         raise ValueError(f"a hold cannot be negative: {hold}")
+    if hold and not spending.is_idle:
+        spending.require(request)
     if hold > NANOS_MAX or connection.execute(_HOLD, (hold, request.account_id)).rowcount == 0:
         held_for = account_by_id(connection, request.account_id)
         raise InsufficientFundsError(
@@ -67,12 +70,19 @@ def record(connection: sqlite3.Connection, request: NewRequest, owner: str) -> N
             idempotency.take(connection, request, claim)
         if hold:
             _transfer(connection, "hold", request.account_id, REVENUE_ID, hold, request.id, "", request.created_at_ms)
+            spending.count(request)
+            spending.write()
     except sqlite3.IntegrityError as error:
         raise ValueError(f"request {request.id} cannot be recorded: {error}") from error
 
 
 def settle(
-    connection: sqlite3.Connection, request_id: str, settlement: Settlement, now_ms: int, answer: StoredAnswer | None = None
+    connection: sqlite3.Connection,
+    request_id: str,
+    settlement: Settlement,
+    now_ms: int,
+    answer: StoredAnswer | None,
+    spending: Spending,
 ) -> Settled:
     """End a request's hold, once: post its charge and release the rest, or release all of it where nothing is charged.
 
@@ -86,7 +96,7 @@ def settle(
         raise ValueError(f"the settlement of {request_id} contradicts itself or its hold: {settlement}") from error
     if row is None:
         return _settled_before(connection, request_id, settlement)
-    account_id, hold, kind, claimed = row
+    account_id, key_id, created_at_ms, hold, kind, claimed = row
     if kind == "video":
         _require_ended_task(connection, request_id)
     if claimed:
@@ -99,6 +109,8 @@ def settle(
             "UPDATE accounts SET balance_nanos = balance_nanos - ?, held_nanos = held_nanos - ? WHERE id = ?",
             (charge, hold, account_id),
         )
+        spending.settle(account_id, key_id, created_at_ms, hold, charge)
+        spending.write()
     return Settled.NOW
 
 

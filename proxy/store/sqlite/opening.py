@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Literal
 
 from proxy import ids
+from proxy.core.days import CHINA, Zone
 from proxy.store.errors import StoreRefusedError
+from proxy.store.sqlite import spending
 from proxy.store.sqlite.admission import Admission
+from proxy.store.sqlite.batch import OpenHolds
 from proxy.store.sqlite.file import damage, migrations, restore
 from proxy.store.sqlite.file.connection import connection_to, is_damage
 from proxy.store.sqlite.file.lock import FileLock
+from proxy.store.sqlite.spending import Spending
 from proxy.store.sqlite.store import SqliteStore
 from proxy.store.sqlite.writer import Writer
 from proxy.store.values import CommitStats
@@ -27,6 +31,7 @@ async def open_store(
     on_commit: Callable[[CommitStats], None] | None = None,
     on_corrupt: Callable[[BaseException], None] | None = None,
     read_only: bool = False,
+    zone: Zone = CHINA,
 ) -> SqliteStore:
     """Open a file, create it if there is none, and migrate it to the newest version.
 
@@ -34,6 +39,7 @@ async def open_store(
         on_commit: called after each transaction, on the loop.
         on_corrupt: called once, on the loop, when this process can write no more and should end.
         read_only: take no lock, create nothing, refuse writes; for reading while another process has the store.
+        zone: time zone of days and months. What is opened to be read only has that of the file.
 
     Raises: StoreLockedError, StoreVersionError, StoreRefusedError (no such file, not ours, not to be opened).
     """
@@ -41,8 +47,8 @@ async def open_store(
     async with AsyncExitStack() as opened:
         try:
             if read_only:
-                return await _open_read_only(opened, path)
-            return await _open(opened, path, on_commit, on_corrupt)
+                return await _open_read_only(opened, path, zone)
+            return await _open(opened, path, on_commit, on_corrupt, zone)
         except (sqlite3.Error, OSError) as error:
             advice = f": {migrations.RESTORE}" if is_damage(error) else ""
             raise StoreRefusedError(f"cannot open {path}: {error}{advice}") from error
@@ -54,6 +60,7 @@ async def _open(
     path: Path,
     on_commit: Callable[[CommitStats], None] | None,
     on_corrupt: Callable[[BaseException], None] | None,
+    zone: Zone,
 ) -> SqliteStore:
     """Open the store to write. Closing it takes these steps in reverse order."""
     opened.callback(FileLock(path).release)
@@ -69,13 +76,15 @@ async def _open(
         version = await _version(path, "rw", was_left_open=was_left_open)
     connection = await opened.enter_async_context(connection_to(path, "rw"))
     await connection.run(migrations.migrate, version)
+    await connection.run(spending.adopt_zone, zone)
     migrations.sync_folder(path.parent)  # SQLite syncs the name of a new log too, but ignores a failure
     reader = await opened.enter_async_context(connection_to(path, "ro"))
     admission = Admission(path.parent)
     opened.callback(admission.close)
-    writer = Writer(connection, ids.owner_id(), on_commit=on_commit, on_corrupt=on_corrupt, admission=admission)
+    open_holds = OpenHolds(ids.owner_id(), await connection.run(Spending.opened, zone))
+    writer = Writer(connection, open_holds, on_commit=on_commit, on_corrupt=on_corrupt, admission=admission)
     opened.push_async_callback(writer.close)
-    return SqliteStore(path, writer, reader, opened.pop_all(), admission)
+    return SqliteStore(path, writer, reader, opened.pop_all(), zone, admission)
 
 
 async def _version(path: Path, mode: Literal["ro", "rw"], *, was_left_open: bool) -> int:
@@ -86,9 +95,10 @@ async def _version(path: Path, mode: Literal["ro", "rw"], *, was_left_open: bool
         return version
 
 
-async def _open_read_only(opened: AsyncExitStack, path: Path) -> SqliteStore:
+async def _open_read_only(opened: AsyncExitStack, path: Path, zone: Zone) -> SqliteStore:
     migrations.require_file(path)
     reader = await opened.enter_async_context(connection_to(path, "ro"))
     if await reader.run(migrations.version_of, path) != len(migrations.scripts()):
         raise StoreRefusedError(f"{path} has not been brought up to date yet: start the gateway once")
-    return SqliteStore(path, None, reader, opened.pop_all())
+    its_zone = await reader.run(spending.zone_of)
+    return SqliteStore(path, None, reader, opened.pop_all(), zone if its_zone is None else its_zone)

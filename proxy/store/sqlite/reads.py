@@ -3,8 +3,8 @@
 import sqlite3
 
 from proxy.core.catalog import Kind
+from proxy.core.days import Zone
 from proxy.core.money import Nanos
-from proxy.core.retention import DAY_MS
 from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource
 from proxy.core.video.record import TaskState
 from proxy.store.sqlite import ledger
@@ -13,7 +13,7 @@ from proxy.store.values import Census, IdempotencyClaim, NewRequest, OpenRequest
 _GROUPS = {
     "model": ("requests.model", "request_days.model"),
     "key": ("coalesce(requests.key_id, '')", "request_days.key_id"),
-    "day": ("date(requests.created_at_ms / 1000, 'unixepoch')", "date(request_days.day * 86400, 'unixepoch')"),
+    "day": ("date((requests.created_at_ms + :offset) / 1000, 'unixepoch')", "date(request_days.day * 86400, 'unixepoch')"),
 }
 """SQL expressions of each group: for a request, and for a daily sum."""
 _SUMMED = ("prompt_tokens", "cached_tokens", "completion_tokens", "units", "charge_nanos", "shortfall_nanos")
@@ -85,11 +85,13 @@ def receipt(connection: sqlite3.Connection, request_id: str) -> tuple[Receipt, i
     return Receipt(request, account, settlement, settled_at_ms), account_id
 
 
-def usage(connection: sqlite3.Connection, query: UsageQuery) -> list[UsageRow]:
+def usage(connection: sqlite3.Connection, query: UsageQuery, zone: Zone) -> list[UsageRow]:
     """Return the sums of settled requests, folded or not, by account and group. Raises: AccountNotFoundError."""
     since_ms = 0 if query.since_ms is None else query.since_ms
     until_ms = _TIME_MAX_MS if query.until_ms is None else query.until_ms
-    parameters = {"since": since_ms, "until": until_ms, "first": _day_from(since_ms), "end": _day_from(until_ms), "account": 0}
+    parameters = {"since": since_ms, "until": until_ms, "account": 0, "offset": zone.minutes * 60_000}
+    # A day that has been folded counts whole, if it begins within the period.
+    parameters |= {"first": zone.day(since_ms - 1) + 1, "end": zone.day(until_ms - 1) + 1}
     whose = "accounts.kind = 'customer'"
     if query.account is not None:
         whose, parameters["account"] = "accounts.id = :account", ledger.account_by_name(connection, query.account).id
@@ -111,11 +113,6 @@ def usage(connection: sqlite3.Connection, query: UsageQuery) -> list[UsageRow]:
         parameters,
     )
     return [UsageRow(*row) for row in rows]
-
-
-def _day_from(at_ms: int) -> int:
-    """Return the first UTC day that begins at this time or later."""
-    return -(-at_ms // DAY_MS)
 
 
 def _settlement(

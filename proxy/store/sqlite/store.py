@@ -3,11 +3,13 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
+from proxy.core.days import Zone
+from proxy.core.limits import LimitsChange
 from proxy.core.money import Nanos
 from proxy.core.retention import FoldedRequest
 from proxy.core.settlement import Settlement
@@ -19,6 +21,7 @@ from proxy.store.sqlite import admin, folding, idempotency, ledger, reads, tasks
 from proxy.store.sqlite.admission import Admission
 from proxy.store.sqlite.file.backup import backup
 from proxy.store.sqlite.file.connection import Connection, connection_to, failure
+from proxy.store.sqlite.spending import Spending
 from proxy.store.sqlite.verify import verify, verify_open
 from proxy.store.sqlite.writer import Writer
 from proxy.store.values import (
@@ -30,6 +33,7 @@ from proxy.store.values import (
     ClaimedKey,
     Grant,
     Key,
+    KeyUse,
     NewKey,
     NewRequest,
     OpenRequest,
@@ -49,9 +53,16 @@ class SqliteStore:
     """`proxy.store.contract.Store` over one file. Reads never wait behind commits; long ones have a connection of their own."""
 
     def __init__(
-        self, path: Path, writer: Writer | None, reader: Connection, opened: AsyncExitStack, admission: Admission | None = None
+        self,
+        path: Path,
+        writer: Writer | None,
+        reader: Connection,
+        opened: AsyncExitStack,
+        zone: Zone,
+        admission: Admission | None = None,
     ) -> None:
         self.path = path
+        self.zone = zone
         self._admission = admission
         self._writer = writer
         self._owner = "" if writer is None else writer.owner
@@ -70,22 +81,40 @@ class SqliteStore:
         return self._write(admin.credit_account, name, amount_nanos, note, now_ms, reference)
 
     def create_key(self, account: str, key: NewKey) -> asyncio.Future[Key]:
-        return self._write(admin.create_key, account, key)
+        return self._write_money(admin.create_key, account, key)
 
     def revoke_key(self, key_id: str, now_ms: int) -> asyncio.Future[Key]:
         return self._write(admin.revoke_key, key_id, now_ms)
 
+    def roll_key(self, key_id: str, new: NewKey, overlap_ms: int, now_ms: int) -> asyncio.Future[Key]:
+        return self._write_money(admin.roll_key, key_id, new, overlap_ms, now_ms)
+
+    def set_key_limits(self, key_id: str, change: LimitsChange, now_ms: int) -> asyncio.Future[Key]:
+        return self._write_money(admin.set_key_limits, key_id, change, now_ms)
+
+    def set_account_limits(self, name: str, change: LimitsChange, now_ms: int) -> asyncio.Future[Account]:
+        return self._write_money(admin.set_account_limits, name, change, now_ms)
+
+    def note_use(self, used_at_ms: Mapping[str, int]) -> asyncio.Future[None]:
+        return self._write(admin.note_use, used_at_ms)
+
     async def accounts(self) -> list[Account]:
-        return await self._read(ledger.accounts)
+        return await self._read(admin.accounts)
 
     async def account(self, name: str) -> Account:
-        return await self._read(ledger.account_by_name, name)
+        return await self._read(admin.account, name)
 
     async def account_by_id(self, account_id: int) -> Account:
         return await self._read(ledger.account_by_id, account_id)
 
     async def keys(self, account: str | None = None) -> list[Key]:
         return await self._read(admin.keys, account)
+
+    async def find_keys(self, prefix: str) -> list[Key]:
+        return await self._read(admin.find_keys, prefix)
+
+    async def key_use(self, now_ms: int, account: str | None = None, identity: str | None = None) -> list[KeyUse]:
+        return await self._read(admin.key_use, now_ms, account, identity, self.zone)
 
     async def grants(self) -> list[Grant]:
         return await self._read(admin.grants)
@@ -98,7 +127,7 @@ class SqliteStore:
     def settle(
         self, request_id: str, settlement: Settlement, now_ms: int, answer: StoredAnswer | None = None
     ) -> asyncio.Future[Settled]:
-        return self._write(ledger.settle, request_id, settlement, now_ms, answer)
+        return self._write_money(ledger.settle, request_id, settlement, now_ms, answer)
 
     async def open_requests(self) -> list[OpenRequest]:
         return await self._read(reads.open_requests)
@@ -125,16 +154,16 @@ class SqliteStore:
         return self._write(self._fold, account_id, before_ms)
 
     def _fold(self, connection: sqlite3.Connection, account_id: int, before_ms: int) -> int:
-        folded = folding.fold(connection, account_id, before_ms)
+        folded = folding.fold(connection, account_id, before_ms, self.zone)
         if self._writer is not None:
             self._writer.count_frames(folded)
         return folded
 
     async def folded(self, request_id: str) -> FoldedRequest | None:
-        return await self._read(folding.folded, request_id)
+        return await self._read(folding.folded, request_id, self.zone)
 
     async def has_daily_sums(self, at_ms: int) -> bool:
-        return await self._read(folding.has_daily_sums, at_ms)
+        return await self._read(folding.has_daily_sums, at_ms, self.zone)
 
     # video tasks
 
@@ -144,7 +173,7 @@ class SqliteStore:
     def advance_task(
         self, task_id: str, decide: Callable[[VideoTask], Step], now_ms: int, answer: StoredAnswer | None = None
     ) -> asyncio.Future[Step]:
-        return self._write(tasks.advance, task_id, decide, now_ms, answer)
+        return self._write_money(tasks.advance, task_id, decide, now_ms, answer)
 
     async def task(self, task_id: str) -> VideoTask | None:
         return await self._read(tasks.task, task_id)
@@ -176,7 +205,7 @@ class SqliteStore:
         return await self._read(reads.receipt, request_id)
 
     async def usage(self, query: UsageQuery) -> list[UsageRow]:
-        return await self._read_long(reads.usage, query)
+        return await self._read_long(reads.usage, query, self.zone)
 
     async def verify(self, report: Report | None = None) -> list[Check]:
         return await self._read_telling(verify, report)
@@ -217,13 +246,17 @@ class SqliteStore:
             return _failed(StoreRefusedError(f"{self.path} was opened to be read only"))
         return self._writer.submit(function, *args)
 
-    def _take_on(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> asyncio.Future[T]:
+    def _write_money(self, function: Callable[[sqlite3.Connection, *Args, Spending], T], *args: *Args) -> asyncio.Future[T]:
+        """Write what moves money or changes its limits."""
+        if self._writer is None:
+            return _failed(StoreRefusedError(f"{self.path} was opened to be read only"))
+        return self._writer.submit(function, *args, self._writer.spending)
+
+    def _take_on(self, function: Callable[[sqlite3.Connection, *Args, Spending], T], *args: *Args) -> asyncio.Future[T]:
         """Write new paid work, unless what is open might find no room then."""
-        if self._writer is None or self._admission is None:
-            return self._write(function, *args)
-        if self._admission.refusal:
+        if self._writer is not None and self._admission is not None and self._admission.refusal:
             return _failed(StoreUnavailableError(self._admission.refusal))
-        return self._writer.submit(function, *args)
+        return self._write_money(function, *args)
 
     async def _read(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> T:
         return await _told(self._reader, function, *args)

@@ -15,6 +15,7 @@ from proxy.core.video.record import TRANSITIONS, TaskError, TaskState, VideoTask
 from proxy.core.video.task import Step
 from proxy.store.errors import UpstreamIdTakenError
 from proxy.store.sqlite import idempotency, ledger
+from proxy.store.sqlite.spending import Spending
 from proxy.store.values import NewRequest, StoredAnswer
 
 _ASKED = (
@@ -30,16 +31,21 @@ _ASKED_COUNT = _ASKED.count(",") + 1
 _INSERT = f"INSERT INTO video_tasks ({_COLUMNS}, due_at_ms) VALUES ({', '.join('?' * (_COLUMNS.count(',') + 2))})"  # noqa: S608
 _UPDATE = f"UPDATE video_tasks SET {_REACHED.replace(',', ' = ?,')} = ?, due_at_ms = ? WHERE id = ?"  # noqa: S608
 _SELECT = f"SELECT {_COLUMNS} FROM video_tasks"  # noqa: S608
+_NOTE_USE = """
+    UPDATE keys SET last_used_at_ms = ?1
+    WHERE id = (SELECT key_id FROM requests WHERE requests.id = ?2) AND ?1 > coalesce(last_used_at_ms, 0)"""
 _OFFSET_MAX = 2**62
 
 
-def place_task(connection: sqlite3.Connection, request: NewRequest, owner: str, task: VideoTask, due_at_ms: int) -> None:
+def place_task(
+    connection: sqlite3.Connection, request: NewRequest, owner: str, task: VideoTask, due_at_ms: int, spending: Spending
+) -> None:
     """Record a request, its hold, its claim and its task.
 
     Raises: as `ledger.place_hold`; ValueError also if task and request do not match, or the task is not new.
     """
     _require_pair(request, task)
-    ledger.record(connection, request, owner)
+    ledger.record(connection, request, owner, spending)
     try:
         connection.execute(_INSERT, (*_asked(task), *_reached(task), due_at_ms))
     except sqlite3.IntegrityError as error:
@@ -47,7 +53,12 @@ def place_task(connection: sqlite3.Connection, request: NewRequest, owner: str, 
 
 
 def advance(
-    connection: sqlite3.Connection, task_id: str, decide: Callable[[VideoTask], Step], now_ms: int, answer: StoredAnswer | None
+    connection: sqlite3.Connection,
+    task_id: str,
+    decide: Callable[[VideoTask], Step],
+    now_ms: int,
+    answer: StoredAnswer | None,
+    spending: Spending,
 ) -> Step:
     """Store the step that ``decide`` returns for the current task, with its settlement if the task ends.
 
@@ -67,7 +78,8 @@ def advance(
     elif due_at_ms is not None and due_at_ms <= now_ms:
         connection.execute("UPDATE video_tasks SET due_at_ms = ? WHERE id = ?", (step.due_at_ms, task_id))
     if step.settlement is not None:
-        ledger.settle(connection, task_id, step.settlement, now_ms, answer)
+        ledger.settle(connection, task_id, step.settlement, now_ms, answer, spending)
+        connection.execute(_NOTE_USE, (now_ms, task_id))
     elif answer is not None:
         idempotency.keep(connection, task_id, answer)
     return step

@@ -10,6 +10,7 @@ from functools import partial
 
 from proxy.core.money import format_yuan
 from proxy.store.progress import Progress, Report
+from proxy.store.sqlite.booked import BOOKED, LIMITED, UNLIKE_OPEN_REQUESTS, UNLIKE_THE_BOOKS, ZONE_MINUTES
 from proxy.store.values import Check
 
 OFFENDERS_MAX = 20
@@ -32,8 +33,8 @@ class _Invariant:
     """Indexes of the figures that are amounts."""
 
 
-_DEFINITIONS = """
-    WITH
+_DEFINITIONS = f"""
+    WITH {LIMITED}, {BOOKED},
     -- credits - debits per account; pending transfers have moved nothing
     posted AS (
       SELECT account_id, sum(amount) AS amount FROM (
@@ -47,7 +48,8 @@ _DEFINITIONS = """
       WHERE hold.kind = 'hold' AND ending.id IS NULL),
     -- what the ledger says of the requests that are folded, by their days
     folded AS (
-      SELECT hold.debit_id AS account_id, hold.created_at_ms / 86400000 AS day, count(*) AS holds, sum(hold.amount_nanos) AS hold_nanos,
+      SELECT hold.debit_id AS account_id, (hold.created_at_ms + 60000 * {ZONE_MINUTES}) / 86400000 AS day, count(*) AS holds,
+        sum(hold.amount_nanos) AS hold_nanos,
         sum(ending.kind = 'charge') AS charges, sum(iif(ending.kind = 'charge', ending.amount_nanos, 0)) AS charge_nanos
       FROM transfers AS hold
       JOIN transfers AS ending ON ending.request_id = hold.request_id AND ending.kind IN ('charge', 'release')
@@ -56,7 +58,7 @@ _DEFINITIONS = """
       SELECT account_id, day, sum(holds) AS holds, sum(hold_nanos) AS hold_nanos, sum(charges) AS charges,
         sum(charge_nanos) AS charge_nanos
       FROM request_days GROUP BY 1, 2)
-"""
+"""  # noqa: S608  its parts are constants
 
 _OVERDRAWN = """SELECT 'account ' || name || ': balance ' || balance_nanos || ', held ' || held_nanos
                 FROM accounts WHERE balance_nanos < held_nanos OR held_nanos < 0"""
@@ -264,6 +266,14 @@ _INVARIANTS = (
                      HAVING sum(holds) <> sum(its_holds) OR sum(hold_nanos) <> sum(its_hold_nanos)
                        OR sum(charges) <> sum(its_charges) OR sum(charge_nanos) <> sum(its_charge_nanos)""",
     ),
+    _Invariant(
+        name="what money limits count is what the books say",
+        figures="""SELECT (SELECT count(*) FROM limited), count(*), coalesce(sum(spent_nanos), 0), coalesce(sum(held_nanos), 0)
+                   FROM spend""",
+        say="{} accounts and keys with a money limit, {} days of theirs, ¥{} spent, ¥{} held",
+        yuan=(2, 3),
+        offenders=UNLIKE_THE_BOOKS,
+    ),
 )
 
 _OPEN_INVARIANTS = (
@@ -302,6 +312,13 @@ _OPEN_INVARIANTS = (
                        || CASE WHEN video_tasks.id IS NULL THEN 'never been' ELSE 'ended' END
                      FROM requests LEFT JOIN video_tasks ON video_tasks.id = requests.id
                      WHERE settled_at_ms IS NULL AND kind = 'video' AND (video_tasks.id IS NULL OR ended_at_ms IS NOT NULL)""",
+    ),
+    _Invariant(
+        name="what money limits hold is held by open requests",
+        figures="SELECT count(*), coalesce(sum(held_nanos), 0) FROM spend INDEXED BY spend_held WHERE held_nanos > 0",
+        say="{} days of accounts and keys with a money limit, ¥{} held",
+        yuan=(1,),
+        offenders=UNLIKE_OPEN_REQUESTS,
     ),
 )
 """Checks that use only indexes of open rows, and cost the same after ten million transfers."""

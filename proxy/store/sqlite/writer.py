@@ -21,6 +21,7 @@ from proxy.store.sqlite import ledger, tasks
 from proxy.store.sqlite.admission import Admission
 from proxy.store.sqlite.batch import Changes, OpenHolds
 from proxy.store.sqlite.file.connection import Connection, failure, is_fatal
+from proxy.store.sqlite.spending import Spending
 from proxy.store.values import Backlog, CommitStats, Settled
 from proxy.tasks import TaskGroup
 
@@ -66,7 +67,7 @@ class Writer:
     def __init__(
         self,
         connection: Connection,
-        owner: str,
+        open_holds: OpenHolds,
         *,
         on_commit: Callable[[CommitStats], None] | None = None,
         on_corrupt: Callable[[BaseException], None] | None = None,
@@ -88,7 +89,7 @@ class Writer:
         self._failures = 0
         self._failures_overcome = 0
         self._frames_since_checkpoint = 0
-        self._open_holds = OpenHolds(owner)
+        self._open_holds = open_holds
         self._tasks = TaskGroup("store")
         self._tasks.spawn(self._write_until_closed(), "writer", on_death=self._died)
 
@@ -96,6 +97,11 @@ class Writer:
     def owner(self) -> str:
         """Id of this opening of the store: every hold that it writes carries it."""
         return self._open_holds.owner
+
+    @property
+    def spending(self) -> Spending:
+        """Money limits, for the operations that move money. Only operations may use it."""
+        return self._open_holds.spending
 
     @property
     def refusal(self) -> StoreError | None:
@@ -261,17 +267,21 @@ class Writer:
 
 def transact(connection: sqlite3.Connection, batch: Sequence[_Operation], open_holds: OpenHolds) -> Exception | None:
     """Run a batch as one transaction; return the error that undid all of it, or None. Each operation gets its own result or error."""
-    changes = Changes(open_holds.owner)
+    spending = open_holds.spending
+    changes = Changes(open_holds.owner, spending)
     try:
         connection.execute("BEGIN IMMEDIATE")
+        spending.refresh()
         for operation in _run_together(connection, batch, open_holds, changes):
-            _run_in_savepoint(connection, operation)
+            _run_in_savepoint(connection, operation, spending)
             if operation.function is ledger.settle:
                 open_holds.forget(operation.args[0], changes)
         connection.execute("COMMIT")
     except Exception as error:  # noqa: BLE001  the writer must outlive any bug of an operation; the batch is told
+        spending.rolled_back()
         return _rolled_back(connection, error)
     open_holds.committed(changes)
+    spending.committed()
     return None
 
 
@@ -295,6 +305,7 @@ def _run_together(
         logger.warning("a batch is run one by one: %s", error)
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+        open_holds.spending.rolled_back()
         connection.execute("BEGIN IMMEDIATE")
         changes.opened.clear()
         for operation in batch:
@@ -303,8 +314,9 @@ def _run_together(
     return [operation for operation in batch if not operation.done]
 
 
-def _run_in_savepoint(connection: sqlite3.Connection, operation: _Operation) -> None:
+def _run_in_savepoint(connection: sqlite3.Connection, operation: _Operation, spending: Spending) -> None:
     connection.execute("SAVEPOINT operation")
+    mark = spending.mark()
     try:
         operation.result = operation.function(connection, *operation.args)
     except Exception as error:
@@ -312,6 +324,7 @@ def _run_in_savepoint(connection: sqlite3.Connection, operation: _Operation) -> 
         if not connection.in_transaction or is_fatal(error):
             raise
         connection.execute("ROLLBACK TO operation")
+        spending.undo(mark)
         operation.error = failure(error) if isinstance(error, sqlite3.OperationalError) else error
     connection.execute("RELEASE operation")
 

@@ -264,7 +264,10 @@ def test_commands_that_ask_no_upstream_do_without_its_key(tmp_path: Path) -> Non
         ("server.keepalive_seconds = true", "server.keepalive_seconds: must be a number, not true or false"),
         ('billing.time_zone = "UTC"', 'billing.time_zone: must be an offset from UTC such as "+08:00", up to 14 hours, not "UTC"'),
         ('billing.time_zone = "+8:00"', 'billing.time_zone: must be an offset from UTC such as "+08:00", up to 14 hours, not "+8:00"'),
-        ('billing.time_zone = "+14:01"', 'billing.time_zone: must be an offset from UTC such as "+08:00", up to 14 hours, not "+14:01"'),
+        (
+            'billing.time_zone = "+14:01"',
+            'billing.time_zone: must be an offset from UTC such as "+08:00", up to 14 hours, not "+14:01"',
+        ),
         ("billing.time_zone = 8", "billing.time_zone: must be a string, not an integer"),
         ("retention.request_days = 7", "retention.request_days: must be 0 (for ever) or at least 8"),
         ("retention.request_days = -1", "retention.request_days: must be an integer of at least 0"),

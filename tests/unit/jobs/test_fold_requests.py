@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from proxy.config import load
-from proxy.core.days import UTC
+from proxy.core.days import CHINA
 from proxy.core.money import Nanos
 from proxy.core.retention import DAY_MS, REQUEST_DAYS_MIN
 from proxy.jobs.fold_requests import FoldRequests
@@ -24,8 +24,8 @@ async def test_the_job_folds_what_is_older_than_configured_and_nothing_younger(t
 
     async def left_after(clock_days: int, request_days: int) -> int:
         config = load(None, {**CONFIGURATION, "LLM_PROXY_RETENTION__REQUEST_DAYS": str(request_days)})
-        await FoldRequests(store, Clock(NOW_MS + clock_days * DAY_MS), live(config), UTC)()
-        return sum((await store.old_requests(NOW_MS // DAY_MS * DAY_MS + DAY_MS)).values())
+        await FoldRequests(store, Clock(NOW_MS + clock_days * DAY_MS), live(config), CHINA)()
+        return sum((await store.old_requests(NOW_MS + DAY_MS)).values())
 
     assert await left_after(100, 0) == 5  # kept for ever
     assert await left_after(DAYS, DAYS) == 5  # the day is kept whole

@@ -5,6 +5,7 @@
 ALTER TABLE keys ADD COLUMN identity TEXT REFERENCES keys (id);
 ALTER TABLE keys ADD COLUMN ends_at_ms INTEGER;
 ALTER TABLE keys ADD COLUMN last_used_at_ms INTEGER;
+CREATE INDEX keys_by_identity ON keys (identity) WHERE identity IS NOT NULL;
 
 -- A row for each account (`identity` is empty) and each key's identity that has a limit. Null and `[]`: no limit of that kind.
 CREATE TABLE limits (
@@ -33,6 +34,9 @@ CREATE TABLE spend (
   held_nanos  INTEGER NOT NULL CHECK (held_nanos >= 0),
   PRIMARY KEY (account_id, identity, day)
 ) STRICT, WITHOUT ROWID;
+
+-- So that a start compares what is held with the open requests, at the same cost however many days there are.
+CREATE INDEX spend_held ON spend (account_id, identity, day) WHERE held_nanos > 0;
 
 -- What is true of the whole file. `zone_minutes`: minutes east of UTC, of the days in `spend` and in `request_days`.
 CREATE TABLE facts (

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.core.days import CHINA
 from proxy.store.errors import InsufficientFundsError
 from proxy.store.sqlite import admin, ledger
 from proxy.store.sqlite.batch import ROWS_MAX, OpenHolds
 from proxy.store.sqlite.file import migrations
+from proxy.store.sqlite.spending import Spending
 from proxy.store.sqlite.verify import verify
 from proxy.store.sqlite.writer import _Operation, transact
 from proxy.store.values import IdempotencyClaim, Settled
-from tests.support.store import NOW_MS, OWNER, new_request, settlement
+from tests.support.store import NOW_MS, OWNER, new_request, settlement, unlimited
 
 BALANCE = 1000
 TABLES = ("accounts", "requests", "transfers", "idempotency")
@@ -37,16 +39,21 @@ def books() -> Iterator[sqlite3.Connection]:
         yield connection
 
 
+def holds_of(connection: sqlite3.Connection) -> OpenHolds:
+    """Return the open holds of a process that has just opened the books."""
+    return OpenHolds(OWNER, Spending.opened(connection, CHINA))
+
+
 def operation(function: Callable[..., Any], *args: Any) -> _Operation:
     return _Operation(cast("Any", None), function, args)
 
 
 def hold(name: str, amount: int, account_id: int = 3, **fields: Any) -> _Operation:
-    return operation(ledger.place_hold, new_request(name, account_id=account_id, hold_nanos=amount, **fields), OWNER)
+    return operation(ledger.place_hold, new_request(name, account_id=account_id, hold_nanos=amount, **fields), OWNER, unlimited())
 
 
 def settle(name: str, charge: int, now_ms: int = NOW_MS) -> _Operation:
-    return operation(ledger.settle, name, settlement(charge), now_ms)
+    return operation(ledger.settle, name, settlement(charge), now_ms, None, unlimited())
 
 
 def outcome(done: _Operation) -> object:
@@ -62,7 +69,7 @@ def assert_balanced(connection: sqlite3.Connection) -> None:
 
 
 def test_a_crowd_takes_as_many_statements_as_a_few(books: sqlite3.Connection) -> None:
-    open_holds = OpenHolds(OWNER)
+    open_holds = holds_of(books)
     said: list[str] = []
     assert transact(books, [hold(f"req_{n}", 1) for n in range(ROWS_MAX)], open_holds) is None
     books.set_trace_callback(said.append)
@@ -80,7 +87,7 @@ def test_a_crowd_takes_as_many_statements_as_a_few(books: sqlite3.Connection) ->
 
 
 def test_money_that_a_settlement_releases_is_there_for_a_hold_of_its_batch(books: sqlite3.Connection) -> None:
-    open_holds = OpenHolds(OWNER)
+    open_holds = holds_of(books)
     transact(books, [hold("req_1", 900)], open_holds)
     batch = [hold("req_2", 800), settle("req_1", 100)]
 
@@ -93,7 +100,7 @@ def test_money_that_a_settlement_releases_is_there_for_a_hold_of_its_batch(books
 def test_too_little_money_refuses_the_later_ones_alone(books: sqlite3.Connection) -> None:
     batch = [hold(f"req_{n}", 300) for n in range(5)]
 
-    transact(books, batch, OpenHolds(OWNER))
+    transact(books, batch, holds_of(books))
 
     assert [outcome(done) for done in batch] == [None] * 3 + [InsufficientFundsError] * 2
     assert_balanced(books)
@@ -101,7 +108,7 @@ def test_too_little_money_refuses_the_later_ones_alone(books: sqlite3.Connection
 
 def test_a_row_that_contradicts_the_schema_spoils_nobody_elses(books: sqlite3.Connection) -> None:
     batch = [hold("req_1", 1), hold("req_1", 1), hold("req_2", 1, key_id="key_of_nobody"), hold("req_3", 1)]
-    open_holds = OpenHolds(OWNER)
+    open_holds = holds_of(books)
 
     assert transact(books, batch, open_holds) is None
 
@@ -110,7 +117,7 @@ def test_a_row_that_contradicts_the_schema_spoils_nobody_elses(books: sqlite3.Co
 
 
 def test_a_hold_that_is_abandoned_in_its_own_batch_leaves_nothing_behind(books: sqlite3.Connection) -> None:
-    open_holds = OpenHolds(OWNER)
+    open_holds = holds_of(books)
     batch = [hold("req_1", 10), settle("req_1", 0)]
 
     transact(books, batch, open_holds)
@@ -123,10 +130,10 @@ def test_a_hold_that_is_abandoned_in_its_own_batch_leaves_nothing_behind(books: 
 
 
 def test_a_request_that_another_process_left_is_settled_too(books: sqlite3.Connection) -> None:
-    transact(books, [hold("req_1", 10)], OpenHolds(OWNER))
+    transact(books, [hold("req_1", 10)], holds_of(books))
     batch = [settle("req_1", 4), settle("req_1", 3), settle("req_none", 1)]
 
-    transact(books, batch, OpenHolds(OWNER))
+    transact(books, batch, holds_of(books))
 
     assert [outcome(done) for done in batch] == [Settled.NOW, Settled.OTHERWISE, KeyError]
     assert_balanced(books)
@@ -154,8 +161,8 @@ def made(what: tuple[Any, ...], at_ms: int) -> _Operation:
 @settings(max_examples=150, deadline=None)
 @given(batches=st.lists(st.lists(HOLDS | SETTLEMENTS, min_size=1, max_size=12), min_size=1, max_size=5))
 def test_whatever_is_asked_together_the_books_balance_and_nobody_gets_more_than_alone(batches: list[list[tuple[Any, ...]]]) -> None:
-    open_holds = OpenHolds(OWNER)
     with closing(new_books()) as books:
+        open_holds = holds_of(books)
         for number, batch in enumerate(batches):
             operations = [made(what, NOW_MS + number) for what in batch]
             assert transact(books, operations, open_holds) is None
@@ -172,21 +179,21 @@ def test_whatever_is_asked_together_the_books_balance_and_nobody_gets_more_than_
 def test_a_batch_writes_what_its_operations_would_have_written_alone(batches: list[list[str]]) -> None:
     """Each name is held at its first appearance and settled at the next, so order within a batch does not matter."""
     seen: set[str] = set()
-    open_holds = OpenHolds(OWNER)
     with closing(new_books()) as together, closing(new_books()) as alone:
+        open_holds = holds_of(together)
         for number, names in enumerate(batches):
             asked = [("settle", name, 3) if name in seen else ("hold", name, 3 + len(name) % 3, 5, False) for name in names]
             asked.sort(key=lambda what: what[0] == "settle")  # a batch runs holds first
             seen.update(names)
             transact(together, [made(what, NOW_MS + number) for what in asked], open_holds)
             for what in asked:
-                transact(alone, [made(what, NOW_MS + number)], OpenHolds(OWNER))
+                transact(alone, [made(what, NOW_MS + number)], holds_of(alone))
 
         assert rows(together) == rows(alone)
 
 
 def test_a_hold_that_what_is_held_already_leaves_no_room_for_is_refused_without_a_second_try(books: sqlite3.Connection) -> None:
-    open_holds = OpenHolds(OWNER)
+    open_holds = holds_of(books)
     said: list[str] = []
     assert transact(books, [hold("req_first", 900)], open_holds) is None
     books.set_trace_callback(said.append)
@@ -205,7 +212,7 @@ def test_holds_of_one_batch_leave_each_other_what_is_left_without_a_second_try(b
     books.set_trace_callback(said.append)
 
     batch = [hold("req_1", 600), hold("req_2", 600), hold("req_3", 400)]
-    assert transact(books, batch, OpenHolds(OWNER)) is None
+    assert transact(books, batch, holds_of(books)) is None
 
     books.set_trace_callback(None)
     assert [outcome(done) for done in batch] == [None, InsufficientFundsError, None]
@@ -214,7 +221,7 @@ def test_holds_of_one_batch_leave_each_other_what_is_left_without_a_second_try(b
 
 
 def test_what_costs_nothing_and_what_holds_nothing_is_written_with_the_others(books: sqlite3.Connection) -> None:
-    open_holds = OpenHolds(OWNER)
+    open_holds = holds_of(books)
     assert transact(books, [hold("req_free", 100), hold("req_of_nothing", 0), hold("req_paid", 100)], open_holds) is None
     assert len(open_holds) == 3
     said: list[str] = []
@@ -237,7 +244,7 @@ def test_a_hold_for_nobody_is_refused_without_a_second_try_of_the_others(books: 
     books.set_trace_callback(said.append)
 
     batch = [hold("req_nobodys", amount, account_id=99), hold("req_alices", 10)]
-    assert transact(books, batch, OpenHolds(OWNER)) is None
+    assert transact(books, batch, holds_of(books)) is None
 
     books.set_trace_callback(None)
     assert batch[0].error is not None
@@ -254,7 +261,7 @@ def test_a_batch_may_be_of_any_number_of_accounts(books: sqlite3.Connection, acc
     books.set_trace_callback(said.append)
 
     batch = [hold(f"req_{account_id}", 7, account_id) for account_id in ids]
-    assert transact(books, batch, OpenHolds(OWNER)) is None
+    assert transact(books, batch, holds_of(books)) is None
 
     books.set_trace_callback(None)
     assert "ROLLBACK" not in said

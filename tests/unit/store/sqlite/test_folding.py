@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from proxy.core.days import UTC
 from proxy.core.money import Nanos
 from proxy.core.retention import DAY_MS
 from proxy.core.settlement import TokenUsage, UsageSource
@@ -33,6 +34,7 @@ from tests.support.store import (
     settlement,
     submitted,
     task_of,
+    unlimited,
 )
 
 BEGIN = NOW_MS // DAY_MS * DAY_MS
@@ -56,7 +58,7 @@ def new_books() -> sqlite3.Connection:
     migrations.migrate(connection, 0)
     for name in ("alice", "bob"):
         admin.create_account(connection, name, Nanos(1000), NOW_MS)
-        admin.create_key(connection, name, new_key(f"key_{name}"))
+        admin.create_key(connection, name, new_key(f"key_{name}"), unlimited())
     return connection
 
 
@@ -99,9 +101,9 @@ class Books(RuleBasedStateMachine):
     def _placed(self, connection: sqlite3.Connection, request: NewRequest) -> str:
         try:
             if request.kind == "video":
-                tasks.place_task(connection, request, OWNER, task_of(request), request.created_at_ms)
+                tasks.place_task(connection, request, OWNER, task_of(request), request.created_at_ms, unlimited())
             else:
-                ledger.place_hold(connection, request, OWNER)
+                ledger.place_hold(connection, request, OWNER, unlimited())
         except InsufficientFundsError as error:
             return str(error)
         return ""
@@ -116,10 +118,11 @@ class Books(RuleBasedStateMachine):
         ending = settlement(request.hold_nanos * share // 4, usage=usage, usage_source=source, units=share, shortfall_nanos=tokens)
         for connection in (self.kept, self.folded):
             if request.kind == "video":
-                tasks.advance(connection, request.id, submitted(f"cgt-{request.id}"), request.created_at_ms, None)
-                tasks.advance(connection, request.id, made(), request.created_at_ms, None)
+                tasks.advance(connection, request.id, submitted(f"cgt-{request.id}"), request.created_at_ms, None, unlimited())
+                tasks.advance(connection, request.id, made(), request.created_at_ms, None, unlimited())
             else:
-                ledger.settle(connection, request.id, ending, request.created_at_ms, StoredAnswer(200, b"{}") if share else None)
+                answer = StoredAnswer(200, b"{}") if share else None
+                ledger.settle(connection, request.id, ending, request.created_at_ms, answer, unlimited())
 
     @rule(days=st.integers(0, DAYS))
     def forget(self, days: int) -> None:
@@ -130,7 +133,7 @@ class Books(RuleBasedStateMachine):
     def fold(self, account_id: int, days: int) -> None:
         before_ms = BEGIN + days * DAY_MS
         there = folding.old_requests(self.folded, before_ms).get(account_id, 0)
-        assert folding.fold(self.folded, account_id, before_ms) == min(there, 3)
+        assert folding.fold(self.folded, account_id, before_ms, UTC) == min(there, 3)
 
     @rule(account_id=st.sampled_from(ACCOUNTS))
     def credit(self, account_id: int) -> None:
@@ -141,7 +144,7 @@ class Books(RuleBasedStateMachine):
     @invariant()
     def both_say_the_same(self) -> None:
         for query in QUERIES:
-            assert reads.usage(self.folded, query) == reads.usage(self.kept, query)
+            assert reads.usage(self.folded, query, UTC) == reads.usage(self.kept, query, UTC)
         assert ledger.accounts(self.folded) == ledger.accounts(self.kept)
         assert reads.open_requests(self.folded) == reads.open_requests(self.kept)
         transfers = "SELECT * FROM transfers ORDER BY id"
@@ -156,7 +159,7 @@ class Books(RuleBasedStateMachine):
     def each_request_is_there_or_known_to_be_folded(self) -> None:
         for name, hold in self.kept.execute("SELECT id, hold_nanos FROM requests").fetchall():
             is_there = reads.receipt(self.folded, name) is not None
-            known = folding.folded(self.folded, name)
+            known = folding.folded(self.folded, name, UTC)
             assert (known is not None) == (not is_there and hold > 0)
 
 
@@ -171,8 +174,8 @@ def test_looking_for_what_is_old_is_a_look_into_an_index() -> None:
         said: list[str] = []
         connection.set_trace_callback(said.append)
         folding.accounts_to_fold(connection, BEGIN)
-        folding.fold(connection, 3, BEGIN)
-        folding.folded(connection, "req")
+        folding.fold(connection, 3, BEGIN, UTC)
+        folding.folded(connection, "req", UTC)
         connection.set_trace_callback(None)
         plans = [row[3] for statement in said if "SELECT" in statement for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
 
@@ -193,7 +196,7 @@ async def test_a_file_of_version_three_is_folded_without_a_rewrite_of_its_ledger
 
     store = await open_store(path)
 
-    assert await store.fold_requests(3, BEGIN + DAY_MS) == 1
+    assert await store.fold_requests(3, BEGIN + DAY_MS - 8 * 3_600_000) == 1
     assert await store.settle("open", settlement(20), NOW_MS) is Settled.NOW
     await assert_books_balance(store)
     await store.close()

@@ -13,7 +13,19 @@ from proxy.store.sqlite import idempotency, ledger, open_store, tasks
 from proxy.store.sqlite.file.migrations import scripts
 from proxy.store.values import Settled
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, OLD_BOOKS, OWNER, made, new_claim, new_request, new_video, settlement, submitted, task_of
+from tests.support.store import (
+    NOW_MS,
+    OLD_BOOKS,
+    OWNER,
+    made,
+    new_claim,
+    new_request,
+    new_video,
+    settlement,
+    submitted,
+    task_of,
+    unlimited,
+)
 
 
 def make_version_1(path: Path) -> None:
@@ -77,8 +89,8 @@ async def connection(tmp_path: Path) -> AsyncIterator[sqlite3.Connection]:
 
 
 async def test_a_request_without_a_key_costs_not_one_statement_more(connection: sqlite3.Connection) -> None:
-    hold = statements_of(connection, ledger.place_hold, new_request(account_id=3), OWNER)
-    end = statements_of(connection, ledger.settle, "req_1", settlement(1), NOW_MS)
+    hold = statements_of(connection, ledger.place_hold, new_request(account_id=3), OWNER, unlimited())
+    end = statements_of(connection, ledger.settle, "req_1", settlement(1), NOW_MS, None, unlimited())
 
     assert [statement.split("(")[0].split(" SET")[0].strip() for statement in hold + end] == [
         "UPDATE accounts",

@@ -190,7 +190,7 @@ async def offenders(store: SqliteStore) -> dict[str, list[str]]:
             "DELETE FROM requests WHERE id = 'charged'",
             "what was folded is in the daily sums",
             (
-                "account 3, 2025-11-24: the daily sums say 0 holds of 0 and 0 charges of 0, "
+                "account 3, 2025-11-25: the daily sums say 0 holds of 0 and 0 charges of 0, "
                 "transfers without a request 1 of 100 and 1 of 30"
             ),
         ),
@@ -233,17 +233,17 @@ async def test_tampering_is_found_and_named(store: SqliteStore, tmp_path: Path, 
     ],
 )
 async def test_a_daily_sum_is_held_against_the_ledger(store: SqliteStore, tmp_path: Path, script: str, said: str) -> None:
-    assert await store.fold_requests(3, (NOW_MS // DAY_MS + 1) * DAY_MS) == 2
+    assert await store.fold_requests(3, NOW_MS + DAY_MS) == 2
     await assert_books_balance(store)
 
     tamper(tmp_path / "books.db", script)
 
     found = await offenders(store)
-    assert found["what was folded is in the daily sums"] == [f"account 3, 2025-11-24: the daily sums say {said}"]
+    assert found["what was folded is in the daily sums"] == [f"account 3, 2025-11-25: the daily sums say {said}"]
 
 
 async def test_a_charge_of_somebody_elses_folded_request_is_found(store: SqliteStore, tmp_path: Path) -> None:
-    await store.fold_requests(3, (NOW_MS // DAY_MS + 1) * DAY_MS)
+    await store.fold_requests(3, NOW_MS + DAY_MS)
 
     tamper(tmp_path / "books.db", "UPDATE transfers SET debit_id = 4 WHERE kind = 'charge'")
 

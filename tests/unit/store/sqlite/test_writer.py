@@ -13,11 +13,12 @@ import pytest
 from proxy.core.money import Nanos
 from proxy.store.errors import InsufficientFundsError, StoreCorruptError, StoreUnavailableError
 from proxy.store.sqlite import SqliteStore, open_store
+from proxy.store.sqlite.batch import OpenHolds
 from proxy.store.sqlite.file.connection import Connection, connection_to
 from proxy.store.sqlite.writer import BATCH_OPERATIONS_MAX, CROWD_OPERATIONS, Writer
 from proxy.store.values import CommitStats
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, OWNER, new_request, settlement
+from tests.support.store import NOW_MS, OWNER, new_request, settlement, unlimited
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ async def test_a_commit_that_fails_fails_each_caller_of_its_batch_and_the_next_o
                PRAGMA foreign_keys = ON;"""
         )
     )
-    writer = Writer(connection, OWNER)
+    writer = Writer(connection, OpenHolds(OWNER, unlimited()))
 
     def orphan(it: sqlite3.Connection) -> None:
         it.execute("INSERT INTO children VALUES (99)")  # refused at COMMIT, not here
@@ -204,7 +205,7 @@ async def test_a_commit_that_fails_fails_each_caller_of_its_batch_and_the_next_o
 async def test_a_full_disk_that_ends_the_transaction_fails_the_batch_and_nothing_of_it_stays(
     connection: Connection, tmp_path: Path
 ) -> None:
-    writer = Writer(connection, OWNER)
+    writer = Writer(connection, OpenHolds(OWNER, unlimited()))
     await writer.submit(write, "before")
     await connection.run(lambda it: it.execute(f"PRAGMA max_page_count = {3}").fetchone())
     ended: list[bool] = []
@@ -226,7 +227,7 @@ async def test_a_full_disk_that_ends_the_transaction_fails_the_batch_and_nothing
 
 
 async def test_a_statement_that_fails_alone_leaves_its_neighbours(connection: Connection, tmp_path: Path) -> None:
-    writer = Writer(connection, OWNER)
+    writer = Writer(connection, OpenHolds(OWNER, unlimited()))
 
     def half(it: sqlite3.Connection) -> None:
         write(it, "half")
@@ -324,7 +325,7 @@ async def test_after_a_failed_write_a_ping_fails_until_a_write_succeeds(
 
 
 async def test_a_write_that_fails_beside_others_that_stand_is_a_failure_too(connection: Connection) -> None:
-    writer = Writer(connection, OWNER)
+    writer = Writer(connection, OpenHolds(OWNER, unlimited()))
 
     def full(_: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError("database or disk is full")
