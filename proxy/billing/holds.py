@@ -14,11 +14,20 @@ from msgspec.structs import replace
 
 from proxy.clock import Clock
 from proxy.core.catalog import Kind
-from proxy.core.errors import GatewayError, IdempotencyConflictError, InsufficientBalanceError, InternalError, ModelUnavailableError
+from proxy.core.errors import (
+    GatewayError,
+    IdempotencyConflictError,
+    InsufficientBalanceError,
+    InternalError,
+    KeyLimitReachedError,
+    ModelUnavailableError,
+)
+from proxy.core.limits import Period
 from proxy.core.money import Nanos, format_yuan
 from proxy.core.settlement import Outcome, Settlement, UsageSource
+from proxy.core.timestamps import iso
 from proxy.store.contract import Ledger
-from proxy.store.errors import InsufficientFundsError, KeyClaimedError, StoreError, StoreUnavailableError
+from proxy.store.errors import InsufficientFundsError, KeyClaimedError, SpendLimitError, StoreError, StoreUnavailableError
 from proxy.store.values import NewRequest, Settled, StoredAnswer
 from proxy.tasks import TaskGroup
 from proxy.telemetry.metrics import Metrics
@@ -31,7 +40,7 @@ RETRY_SECONDS_MAX = 1.0
 SETTLE_WAIT_SECONDS = 15.0
 """Seconds an answer waits for its settlement before the customer is told of a failure instead."""
 
-HOLD_REFUSALS = (InsufficientFundsError, KeyClaimedError, StoreUnavailableError)
+HOLD_REFUSALS = (SpendLimitError, InsufficientFundsError, KeyClaimedError, StoreUnavailableError)
 """Why a hold may not be placed."""
 
 _NOW = Settled.NOW
@@ -51,10 +60,22 @@ def hold_refused(fault: StoreError, advice: str = "") -> GatewayError:
             f"The account has ¥{format_yuan(fault.available_nanos)} available, and this request needs "
             f"¥{format_yuan(fault.needed_nanos)}, the most that it can cost{f'. {advice}' if advice else ''}; or top up"
         )
+    if isinstance(fault, SpendLimitError):
+        return KeyLimitReachedError(_limit_reached(fault) + (f". {advice}" if advice else ""), should_retry=False)
     if isinstance(fault, KeyClaimedError):
         return IdempotencyConflictError("The request with this Idempotency-Key is not settled yet", should_retry=True)
     logger.error("no hold could be placed: %s", fault)
     return ModelUnavailableError("The gateway cannot take requests just now", retry_after_seconds=5)
+
+
+def _limit_reached(fault: SpendLimitError) -> str:
+    whose = "This key" if fault.whose == "key" else "The account"
+    span = "in all" if fault.period is Period.TOTAL else f"a {fault.period}"
+    anew = "" if fault.resets_at_ms is None else f", which begins anew at {iso(fault.resets_at_ms)}"
+    return (
+        f"{whose} may spend ¥{format_yuan(fault.limit_nanos)} {span}{anew}: ¥{format_yuan(fault.left_nanos)} of it is left, and this "
+        f"request needs ¥{format_yuan(fault.needed_nanos)}, the most that it can cost"
+    )
 
 
 class Hold(Struct, eq=False):
@@ -93,6 +114,8 @@ class Billing:
         self._tasks = tasks
         self._clock = clock
         self._metrics = metrics
+        self.used_at_ms: dict[str, int] = {}
+        """When each key, by its id, was last settled for, until `jobs.note_use` has written it."""
 
     async def hold(self, request: NewRequest, advise: Callable[[int], str] | None = None) -> Hold:
         """Record the request and hold its worst case, durably.
@@ -100,7 +123,7 @@ class Billing:
         Args: advise: called where too little is available, with the nano-yuan that are, for `hold_refused`.
 
         Raises:
-            InsufficientBalanceError: too little is available.
+            InsufficientBalanceError: too little is available; KeyLimitReachedError: of a money limit too little is left.
             ModelUnavailableError: the store cannot write; nothing was held.
             IdempotencyConflictError: the request's idempotency key is another request's; nothing was held.
         """
@@ -121,7 +144,8 @@ class Billing:
         No task, no shield and no timer where the store takes it at once, as it nearly always does: they cost 25 µs a request.
         """
         durable: asyncio.Future[None] = self._loop.create_future()
-        stored = self._ledger.settle(request.id, settlement, self._clock.now_ms(), answer)
+        self.used_at_ms[request.key_id] = now_ms = self._clock.now_ms()
+        stored = self._ledger.settle(request.id, settlement, now_ms, answer)
         self._tasks.keep(stored)
         stored.add_done_callback(partial(self._stored, request, settlement, answer, durable))
         return durable

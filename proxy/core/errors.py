@@ -66,6 +66,12 @@ class InsufficientBalanceError(GatewayError):
     code = "INSUFFICIENT_BALANCE"
 
 
+class KeyLimitReachedError(InsufficientBalanceError):
+    """A money limit of the key, or of its account, cannot cover the worst case of this call."""
+
+    code = "KEY_LIMIT_REACHED"
+
+
 class BadRequestError(GatewayError):
     """The request line or a header is not HTTP that this server accepts."""
 

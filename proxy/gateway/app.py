@@ -14,7 +14,6 @@ from proxy.billing.holds import Billing
 from proxy.billing.idempotency import Idempotency
 from proxy.clock import Clock
 from proxy.config import Config, Source
-from proxy.core.days import UTC
 from proxy.core.video.request import SEED_MAX
 from proxy.edge.body import BodyReader
 from proxy.edge.router import Router
@@ -32,9 +31,10 @@ from proxy.handlers.images import ImageHandlers
 from proxy.handlers.models import ModelHandlers
 from proxy.handlers.ops import OpsHandlers
 from proxy.handlers.videos import VideoHandlers
-from proxy.jobs import fold_requests, forget_keys
+from proxy.jobs import fold_requests, forget_keys, note_use
 from proxy.jobs.fold_requests import FoldRequests
 from proxy.jobs.forget_keys import ForgetKeys
+from proxy.jobs.note_use import NoteUse
 from proxy.jobs.scheduler import Scheduler
 from proxy.live.keys import LiveKeys
 from proxy.live.reload import Reloader
@@ -92,7 +92,7 @@ class _Construction:
     def __init__(self, config: Config, clock: Clock, access_log: logs.AccessLog, stop: StopSignal, stack: AsyncExitStack) -> None:
         self._config = config
         self._clock = clock
-        self._zone = UTC
+        self._zone = config.billing.zone
         self._stop = stop
         self._stack = stack
         self._metrics = Metrics()
@@ -147,7 +147,10 @@ class _Construction:
     async def _store(self) -> Store:
         metrics = self._metrics
         store = await open_store(
-            self._config.store.url, on_commit=lambda commit: metrics.committed(commit.operations, commit.seconds), on_corrupt=abort
+            self._config.store.url,
+            on_commit=lambda commit: metrics.committed(commit.operations, commit.seconds),
+            on_corrupt=abort,
+            zone=self._zone,
         )
         self._stack.push_async_callback(store.close)  # once nothing writes to it any more
         self._feed_watchdog(store)
@@ -166,8 +169,11 @@ class _Construction:
 
     async def _billing(self, store: Store) -> Billing:
         settlements = TaskGroup("settlement")
-        self._stack.push_async_callback(drain_settlements, settlements)  # after the listeners: a call that is cut settles too
         billing = Billing(store, settlements, self._clock, self._metrics)
+        noting = NoteUse(store, billing.used_at_ms)
+        self._stack.push_async_callback(noting.at_the_end)
+        self._scheduler.every(note_use.EVERY_SECONDS, noting, "noting when keys were used")
+        self._stack.push_async_callback(drain_settlements, settlements)  # after the listeners: a call that is cut settles too
         if recovered := await billing.recover():
             logger.warning("settled %d requests that the last process left open", recovered)
         return billing

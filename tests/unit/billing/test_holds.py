@@ -13,16 +13,18 @@ from proxy.billing import holds
 from proxy.billing.holds import Billing, hold_refused
 from proxy.clock import SystemClock
 from proxy.core.errors import IdempotencyConflictError, InsufficientBalanceError, InternalError, ModelUnavailableError
+from proxy.core.limits import Period
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement
-from proxy.store.errors import InsufficientFundsError, KeyClaimedError, StoreUnavailableError
+from proxy.jobs.note_use import NoteUse
+from proxy.store.errors import InsufficientFundsError, KeyClaimedError, SpendLimitError, StoreUnavailableError
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.store import SqliteStore
 from proxy.store.values import Account, ClaimedKey, IdempotencyClaim, Settled
 from proxy.tasks import TaskGroup
 from proxy.telemetry.metrics import Metrics
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, new_request, new_video, settlement, task_of
+from tests.support.store import NOW_MS, new_key, new_request, new_video, settlement, task_of
 
 
 class FailingStore(SqliteStore):
@@ -342,3 +344,48 @@ def test_a_refused_hold_is_told_by_what_refused_it() -> None:
     assert "disk" not in str(told[-1])
     assert str(told[0]) == "The account has ¥0.50 available, and this request needs ¥7.54, the most that it can cost; or top up"
     assert told[1].should_retry is True  # the first call is about to be settled
+
+
+def test_a_money_limit_that_is_reached_says_what_is_left_and_when_it_begins_anew() -> None:
+    money = {"limit_nanos": Nanos(5_000_000_000), "left_nanos": Nanos(10_000_000), "needed_nanos": Nanos(7_540_000_000)}
+    daily = SpendLimitError("…", whose="key", period=Period.DAY, resets_at_ms=NOW_MS, **money)
+    for_ever = SpendLimitError("…", whose="account", period=Period.TOTAL, resets_at_ms=None, **money)
+
+    told = [hold_refused(fault, "To need less: ask for less") for fault in (daily, for_ever)]
+
+    assert [(error.status, error.code, error.should_retry) for error in told] == [(402, "KEY_LIMIT_REACHED", False)] * 2
+    assert str(told[0]) == (
+        "This key may spend ¥5.00 a day, which begins anew at 2025-11-24T16:00:00.000Z: ¥0.01 of it is left, and this request needs "
+        "¥7.54, the most that it can cost. To need less: ask for less"
+    )
+    assert str(told[1]).startswith("The account may spend ¥5.00 in all: ¥0.01 of it is left")
+
+
+async def test_a_settlement_notes_when_its_key_was_used(rig: Rig) -> None:
+    await rig.store.create_key("acme", new_key())
+    hold = await rig.billing.hold(new_request(account_id=rig.account_id, key_id="key_1"))
+    assert rig.billing.used_at_ms == {}
+
+    hold.settle(settlement(7))
+    await hold.settled()
+
+    before_ms = SystemClock().now_ms()
+    (used_at_ms,) = rig.billing.used_at_ms.values()
+    assert before_ms - 60_000 < used_at_ms <= before_ms
+    await NoteUse(rig.store, rig.billing.used_at_ms)()
+    assert rig.billing.used_at_ms == {}
+    assert [key.last_used_at_ms for key in await rig.store.keys()] == [used_at_ms]
+    await assert_books_balance(rig.store)
+
+
+async def test_what_was_used_is_written_later_if_the_store_cannot_write(rig: Rig) -> None:
+    await rig.store.create_key("acme", new_key())
+    used_at_ms = {"key_1": 5}
+    await rig.store.close()
+
+    noting = NoteUse(rig.store, used_at_ms)
+    with pytest.raises(StoreUnavailableError):
+        await noting()
+    await noting.at_the_end()
+
+    assert used_at_ms == {"key_1": 5}
