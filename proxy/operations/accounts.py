@@ -1,12 +1,12 @@
 """Operations on accounts and keys."""
 
 import shlex
-from typing import Annotated, ClassVar
-
-from msgspec import Meta
+from typing import ClassVar
 
 from proxy import ids
+from proxy.core.limits import NO_LIMITS, LimitsChange
 from proxy.operations import views
+from proxy.operations.limits import LimitedOperation
 from proxy.operations.operation import MAY_BE_DONE, Answer, Operation, Operator
 from proxy.operations.parameters import AccountName, KeyId, KeySecret, Label, ReferenceText, check_label, check_reference, yuan
 from proxy.store.errors import AccountExistsError
@@ -72,8 +72,11 @@ class AccountShow(Operation, frozen=True, kw_only=True):
 
     async def run(self, operator: Operator) -> Answer:
         account = await operator.store.account(self.account)
-        keys = await operator.store.keys(self.account)
-        return views.account(account) | {"keys": [views.key(key) for key in keys]}
+        keys, now_ms = await operator.store.keys(self.account), operator.clock.now_ms()
+        uses = await operator.store.key_use(now_ms, self.account)
+        its = [use for use in uses if not use.identity]
+        shown = views.account(account) | views.limits(account.limits, its, operator.zone)
+        return shown | {"keys": views.keys(keys, uses, now_ms, operator.zone)}
 
 
 class AccountCredit(Operation, frozen=True, kw_only=True):
@@ -108,7 +111,45 @@ class AccountCredit(Operation, frozen=True, kw_only=True):
         return views.booking(booking, reference.text)
 
 
-class KeyCreate(Operation, frozen=True, kw_only=True):
+class AccountSet(LimitedOperation, frozen=True, kw_only=True):
+    """Change limits of an account. Of its limits and those of a key the stricter counts."""
+
+    name: ClassVar = "account.set"
+    changes: ClassVar = True
+    account: AccountName
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.is_empty:
+            raise ValueError("there is nothing to set: name a limit")
+
+    async def run(self, operator: Operator) -> Answer:
+        return await _set(operator, self.account, self.change_now(operator))
+
+
+class AccountSuspend(Operation, frozen=True, kw_only=True):
+    """Refuse all calls of an account until it is resumed. What streams already goes on."""
+
+    name: ClassVar = "account.suspend"
+    changes: ClassVar = True
+    account: AccountName
+
+    async def run(self, operator: Operator) -> Answer:
+        return await _set(operator, self.account, LimitsChange(paused_at_ms=operator.clock.now_ms()))
+
+
+class AccountResume(Operation, frozen=True, kw_only=True):
+    """Let a suspended account call again."""
+
+    name: ClassVar = "account.resume"
+    changes: ClassVar = True
+    account: AccountName
+
+    async def run(self, operator: Operator) -> Answer:
+        return await _set(operator, self.account, LimitsChange(paused_at_ms=None))
+
+
+class KeyCreate(LimitedOperation, frozen=True, kw_only=True):
     """Make a key. Its secret is in the answer and nowhere else."""
 
     name: ClassVar = "key.create"
@@ -120,6 +161,7 @@ class KeyCreate(Operation, frozen=True, kw_only=True):
     """Id and secret that the caller has drawn, so that it can ask again for this very key. Empty: both are drawn here."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_label("label", self.label)
         if bool(self.id) != bool(self.secret):
             raise ValueError("id: goes with a secret, and a secret with an id")
@@ -138,33 +180,20 @@ class KeyCreate(Operation, frozen=True, kw_only=True):
 
     async def run(self, operator: Operator) -> Answer:
         secret = ids.secret_from(self.secret) if self.secret else ids.new_secret()
-        new = NewKey(self.id or ids.key_id(), self.label, secret.prefix, secret.sha256, operator.clock.now_ms())
+        now_ms = operator.clock.now_ms()
+        limits = self.change_now(operator).of(NO_LIMITS)
+        new = NewKey(self.id or ids.key_id(), self.label, secret.prefix, secret.sha256, now_ms, limits)
         key = await operator.store.create_key(self.account, new)
         await operator.changed()
         return {"id": key.id, "key": secret.text, "account": key.account, "name": key.name}
 
 
-class KeyList(Operation, frozen=True, kw_only=True):
-    """Show the keys of an account, or of all."""
-
-    name: ClassVar = "key.list"
-    account: AccountName | None = None
-
-    async def run(self, operator: Operator) -> Answer:
-        return {"keys": [views.key(key) for key in await operator.store.keys(self.account)]}
-
-
-class KeyRevoke(Operation, frozen=True, kw_only=True):
-    """Revoke a key for good. The gateway refuses it from the next request on."""
-
-    name: ClassVar = "key.revoke"
-    changes: ClassVar = True
-    id: Annotated[str, Meta(min_length=1, max_length=100)]
-
-    async def run(self, operator: Operator) -> Answer:
-        key = await operator.store.revoke_key(self.id, operator.clock.now_ms())
-        await operator.changed()
-        return views.key(key)
+async def _set(operator: Operator, account: str, change: LimitsChange) -> Answer:
+    now_ms = operator.clock.now_ms()
+    changed = await operator.store.set_account_limits(account, change, now_ms)
+    await operator.changed()
+    uses = await operator.store.key_use(now_ms, account, "")
+    return views.account(changed) | views.limits(changed.limits, uses, operator.zone)
 
 
 def _reference(text: str, now_ms: int) -> Reference:

@@ -4,8 +4,18 @@ from collections.abc import Mapping
 
 import msgspec
 
-from proxy.operations.accounts import AccountCreate, AccountCredit, AccountList, AccountShow, KeyCreate, KeyList, KeyRevoke
+from proxy.operations.accounts import (
+    AccountCreate,
+    AccountCredit,
+    AccountList,
+    AccountResume,
+    AccountSet,
+    AccountShow,
+    AccountSuspend,
+    KeyCreate,
+)
 from proxy.operations.books import Backup, LedgerVerify, RetentionFold, RetentionLook, ShowReceipt, Usage
+from proxy.operations.keys import KeyFind, KeyList, KeyPause, KeyResume, KeyRevoke, KeyRoll, KeySet
 from proxy.operations.operation import Answer, Operation, Operator
 from proxy.operations.parameters import ParameterError, UnknownOperationError
 from proxy.operations.reloading import Reload
@@ -17,8 +27,16 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         AccountList,
         AccountShow,
         AccountCredit,
+        AccountSet,
+        AccountSuspend,
+        AccountResume,
         KeyCreate,
         KeyList,
+        KeyFind,
+        KeySet,
+        KeyPause,
+        KeyResume,
+        KeyRoll,
         KeyRevoke,
         Usage,
         ShowReceipt,

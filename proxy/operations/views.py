@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from proxy.core.days import Zone, date_of
-from proxy.core.money import format_yuan
+from proxy.core.limits import NO_LIMITS, Limits, Period
+from proxy.core.money import Nanos, format_yuan
 from proxy.core.retention import FoldedRequest
 from proxy.core.timestamps import iso, iso_or_none, local_iso
-from proxy.store.values import Account, Booking, Check, Key, UsageQuery, UsageRow
+from proxy.store.values import Account, Booking, Check, Key, KeyUse, Spent, UsageQuery, UsageRow
 
 _SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "units", "estimated")
 
@@ -36,16 +37,72 @@ def booking(row: Booking, reference: str) -> dict[str, Any]:
     return account(row.account) | {"reference": reference, "booked": row.is_new, "booked_at": iso(row.booked_at_ms)}
 
 
-def key(row: Key) -> dict[str, Any]:
-    """Return a key without its secret, which is not stored."""
+def keys(rows: Sequence[Key], uses: Sequence[KeyUse], now_ms: int, zone: Zone) -> list[dict[str, Any]]:
+    """Return keys without their secrets, which are not stored: whether each lives, its limits, and what is spent of these."""
+    of_identity: dict[str, list[KeyUse]] = {}
+    for use in uses:
+        of_identity.setdefault(use.identity, []).append(use)
+    return [
+        {
+            "id": row.id,
+            "name": row.name,
+            "prefix": row.prefix,
+            "account": row.account,
+            "state": _state(row, now_ms),
+            "created_at": iso(row.created_at_ms),
+            "last_used_at": iso_or_none(row.last_used_at_ms),
+            "rolled_from": row.identity if row.identity != row.id else None,
+            "ends_at": iso_or_none(row.ends_at_ms),
+            **limits(row.limits, of_identity.get(row.identity, []), zone),
+            "revoked_at": iso_or_none(row.revoked_at_ms),
+        }
+        for row in rows
+    ]
+
+
+def limits(row: Limits | None, uses: Sequence[KeyUse], zone: Zone) -> dict[str, Any]:
+    """Return limits field by field, None or empty where there is none; of money also what is spent, held and left, as ``uses`` says."""
+    its = row or NO_LIMITS
     return {
-        "id": row.id,
-        "name": row.name,
-        "prefix": row.prefix,
-        "account": row.account,
-        "created_at": iso(row.created_at_ms),
-        "revoked_at": iso_or_none(row.revoked_at_ms),
+        "expires_at": None if its.expires_at_ms is None else local_iso(its.expires_at_ms, zone),
+        "paused_at": iso_or_none(its.paused_at_ms),
+        "models": list(its.models),
+        "networks": list(its.networks),
+        "rpm": its.requests_per_minute,
+        "tpm": its.tokens_per_minute,
+        "concurrent": its.concurrent,
+        "spend": [
+            {
+                "per": period.value,
+                "limit": format_yuan(limit),
+                "spent": format_yuan(spent.spent_nanos),
+                "held": format_yuan(spent.held_nanos),
+                "left": format_yuan(max(0, limit - spent.spent_nanos - spent.held_nanos)),
+            }
+            for period, limit, spent in _money(its, uses)
+        ],
     }
+
+
+def _money(its: Limits, uses: Sequence[KeyUse]) -> list[tuple[Period, Nanos, Spent]]:
+    use = uses[0] if uses else None
+    of_period = (
+        (Period.DAY, its.spend.day, use and use.day),
+        (Period.MONTH, its.spend.month, use and use.month),
+        (Period.TOTAL, its.spend.total, use and use.total),
+    )
+    return [(period, limit, spent or Spent(Nanos(0), Nanos(0))) for period, limit, spent in of_period if limit is not None]
+
+
+def _state(row: Key, now_ms: int) -> str:
+    if row.revoked_at_ms is not None:
+        return "revoked"
+    if row.ends_at_ms is not None and row.ends_at_ms <= now_ms:
+        return "rolled"
+    its = row.limits or NO_LIMITS
+    if its.expires_at_ms is not None and its.expires_at_ms <= now_ms:
+        return "expired"
+    return "live" if its.paused_at_ms is None else "paused"
 
 
 def usage(query: UsageQuery, rows: Sequence[UsageRow], zone: Zone, folded_at_ms: Sequence[int] = ()) -> dict[str, Any]:

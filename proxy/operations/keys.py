@@ -1,0 +1,151 @@
+"""Operations on keys that exist: their limits, their rolling, whose they are."""
+
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from proxy import ids
+from proxy.core.limits import LimitsChange
+from proxy.core.timestamps import iso_or_none
+from proxy.operations import views
+from proxy.operations.dates import parse_span
+from proxy.operations.limits import LimitedOperation
+from proxy.operations.operation import MAY_BE_DONE, Answer, Operation, Operator
+from proxy.operations.parameters import AccountName, KeyId, KeySecret
+from proxy.store.values import Key, NewKey
+
+PREFIX_MIN = 5
+Id = Annotated[str, Meta(min_length=1, max_length=100)]
+
+
+class KeyList(Operation, frozen=True, kw_only=True):
+    """Show the keys of an account, or of all, with their limits, what is spent of these, and when each was last used."""
+
+    name: ClassVar = "key.list"
+    account: AccountName | None = None
+
+    async def run(self, operator: Operator) -> Answer:
+        keys = await operator.store.keys(self.account)
+        uses = await operator.store.key_use(operator.clock.now_ms(), self.account)
+        return {"keys": views.keys(keys, uses, operator.clock.now_ms(), operator.zone)}
+
+
+class KeySet(LimitedOperation, frozen=True, kw_only=True):
+    """Change limits of a key and of all its secrets. The gateway counts by them from the next request on."""
+
+    name: ClassVar = "key.set"
+    changes: ClassVar = True
+    id: Id
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.is_empty:
+            raise ValueError("there is nothing to set: name a limit")
+
+    async def run(self, operator: Operator) -> Answer:
+        return await _set(operator, self.id, self.change_now(operator))
+
+
+class KeyPause(Operation, frozen=True, kw_only=True):
+    """Refuse a key, with all its secrets, until it is resumed. What streams already goes on."""
+
+    name: ClassVar = "key.pause"
+    changes: ClassVar = True
+    id: Id
+
+    async def run(self, operator: Operator) -> Answer:
+        return await _set(operator, self.id, LimitsChange(paused_at_ms=operator.clock.now_ms()))
+
+
+class KeyResume(Operation, frozen=True, kw_only=True):
+    """Let a paused key be used again."""
+
+    name: ClassVar = "key.resume"
+    changes: ClassVar = True
+    id: Id
+
+    async def run(self, operator: Operator) -> Answer:
+        return await _set(operator, self.id, LimitsChange(paused_at_ms=None))
+
+
+class KeyRoll(Operation, frozen=True, kw_only=True):
+    """Give a key a new secret, with the same name, limits and spend. The old one ends after the overlap."""
+
+    name: ClassVar = "key.roll"
+    changes: ClassVar = True
+    id: Id
+    overlap: Annotated[str, Meta(max_length=20)] = "0"
+    new_id: KeyId = ""
+    secret: KeySecret = ""
+    """Id and secret that the caller has drawn, as in ``key.create``."""
+
+    def __post_init__(self) -> None:
+        _overlap_ms(self.overlap)
+        if bool(self.new_id) != bool(self.secret):
+            raise ValueError("new_id: goes with a secret, and a secret with an id")
+
+    @property
+    def is_repeatable(self) -> bool:
+        return bool(self.new_id)
+
+    @property
+    def doubt(self) -> str:
+        return f"{MAY_BE_DONE}, and nobody has the new secret: look with `llm-proxy key list`, and roll the newest of its secrets"
+
+    async def run(self, operator: Operator) -> Answer:
+        now_ms = operator.clock.now_ms()
+        secret = ids.secret_from(self.secret) if self.secret else ids.new_secret()
+        new = NewKey(self.new_id or ids.key_id(), "", secret.prefix, secret.sha256, now_ms)
+        key = await operator.store.roll_key(self.id, new, _overlap_ms(self.overlap), now_ms)
+        await operator.changed()
+        (old,) = [one for one in await operator.store.keys(key.account) if one.id == self.id]
+        made = {"id": key.id, "key": secret.text, "account": key.account, "name": key.name}
+        return made | {"old_id": old.id, "old_ends_at": iso_or_none(old.ends_at_ms)}
+
+
+class KeyRevoke(Operation, frozen=True, kw_only=True):
+    """Revoke a key for good, with all its secrets. The gateway refuses it from the next request on."""
+
+    name: ClassVar = "key.revoke"
+    changes: ClassVar = True
+    id: Id
+
+    async def run(self, operator: Operator) -> Answer:
+        key = await operator.store.revoke_key(self.id, operator.clock.now_ms())
+        await operator.changed()
+        return await _view(operator, key)
+
+
+class KeyFind(Operation, frozen=True, kw_only=True):
+    """Show whose key begins so, and whether it lives: of a whole secret the very key, else those that it may be."""
+
+    name: ClassVar = "key.find"
+    prefix: Annotated[str, Meta(max_length=200)]
+
+    def __post_init__(self) -> None:
+        if len(self.prefix) < PREFIX_MIN:
+            raise ValueError(f"prefix: {PREFIX_MIN} characters at least, {ids.KEY_PREFIX} among them")
+
+    async def run(self, operator: Operator) -> Answer:
+        keys = await operator.store.find_keys(self.prefix.strip())
+        now_ms = operator.clock.now_ms()
+        return {"keys": views.keys(keys, [], now_ms, operator.zone)}
+
+
+async def _set(operator: Operator, key_id: str, change: LimitsChange) -> Answer:
+    key = await operator.store.set_key_limits(key_id, change, operator.clock.now_ms())
+    await operator.changed()
+    return await _view(operator, key)
+
+
+async def _view(operator: Operator, key: Key) -> Answer:
+    now_ms = operator.clock.now_ms()
+    uses = await operator.store.key_use(now_ms, key.account, key.identity)
+    return views.keys([key], uses, now_ms, operator.zone)[0]
+
+
+def _overlap_ms(text: str) -> int:
+    try:
+        return parse_span(text)
+    except ValueError as error:
+        raise ValueError(f"overlap: {error}") from None
