@@ -1,13 +1,23 @@
-"""Commands for customers: accounts, keys, usage, and the receipt of one request."""
+"""Commands for customers: accounts, usage, and the receipt of one request."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from proxy import ids
 from proxy.cli import tables
-from proxy.cli.completion import account_names, key_ids
+from proxy.cli.completion import account_names
 from proxy.cli.examples import examples
+from proxy.cli.limits import (
+    ConcurrentOption,
+    ExpiresOption,
+    ModelsOption,
+    NetworksOption,
+    PerOption,
+    RpmOption,
+    SpendOption,
+    TpmOption,
+)
 from proxy.cli.shared import WRONG_USAGE, ConfigOption, JsonOption, fail, perform, show
 from proxy.clock import SystemClock
 
@@ -18,7 +28,6 @@ ReferenceOption = Annotated[
 
 app = typer.Typer()
 account_app = typer.Typer(help="Customers' accounts. Amounts are in yuan.", no_args_is_help=True)
-key_app = typer.Typer(help="API keys.", no_args_is_help=True)
 
 
 @account_app.command("create", epilog=examples("account create"))
@@ -66,41 +75,44 @@ def account_credit(
     show(answer, tables.print_booking, json)
 
 
-@key_app.command("create", epilog=examples("key create"))
-def key_create(
+@account_app.command("set", epilog=examples("account set"))
+def account_set(
     context: typer.Context,
-    account: Annotated[str, typer.Argument(metavar="ACCOUNT", autocompletion=account_names)],
-    name: Annotated[str, typer.Option("--name", metavar="TEXT", help="To tell it from others.")] = "",
+    name: NameArgument,
+    expires: ExpiresOption = None,
+    models: ModelsOption = None,
+    networks: NetworksOption = None,
+    rpm: RpmOption = None,
+    tpm: TpmOption = None,
+    concurrent: ConcurrentOption = None,
+    spend: SpendOption = None,
+    per: PerOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a key and print its secret, this once."""
-    key_id, secret = ids.key_id(), ids.new_secret().text  # drawn here, so that this key can be asked for again after a lost answer
-    answer = perform(context, config, "key.create", account=account, label=name, id=key_id, secret=secret)
-    show(answer, tables.print_new_key, json)
+    """Limit an account. Of its limits and those of a key the stricter counts."""
+    limits: dict[str, Any] = {
+        "expires": expires,
+        "models": models,
+        "networks": networks,
+        "rpm": rpm,
+        "tpm": tpm,
+        "concurrent": concurrent,
+    }
+    answer = perform(context, config, "account.set", account=name, **limits, spend=spend, per=per)
+    show(answer, tables.print_account, json)
 
 
-@key_app.command("list", epilog=examples("key list"))
-def key_list(
-    context: typer.Context,
-    account: Annotated[str | None, typer.Argument(metavar="[ACCOUNT]", autocompletion=account_names)] = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
-    """List all keys, or those of an account."""
-    show(perform(context, config, "key.list", account=account), tables.print_keys, json)
+@account_app.command("suspend", epilog=examples("account suspend"))
+def account_suspend(context: typer.Context, name: NameArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Refuse all calls of an account from now on; what streams already goes on."""
+    show(perform(context, config, "account.suspend", account=name), tables.print_account, json)
 
 
-@key_app.command("revoke", epilog=examples("key revoke"))
-def key_revoke(
-    context: typer.Context,
-    key_id: Annotated[str, typer.Argument(metavar="ID", autocompletion=key_ids)],
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Revoke a key for good; it stops at once."""
-    answer = perform(context, config, "key.revoke", id=key_id)
-    show(answer, lambda key: tables.print_keys({"keys": [key]}), json)
+@account_app.command("resume", epilog=examples("account resume"))
+def account_resume(context: typer.Context, name: NameArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Let a suspended account call again."""
+    show(perform(context, config, "account.resume", account=name), tables.print_account, json)
 
 
 @app.command(epilog=examples("usage"))

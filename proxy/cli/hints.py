@@ -15,6 +15,10 @@ _HINTS = (
     (r"there is an account (?P<name>.+) already", "to add money: `llm-proxy account credit {name} AMOUNT`"),
     (r"reference .+ stands for another payment", "each payment has a reference of its own: look for the right one, or name another"),
     (r"Object contains unknown field", "the gateway that runs is older than this command: restart it"),
+    (r"key (?P<key>\S+) was revoked", "make another: `llm-proxy key create ACCOUNT`"),
+    (r"key (?P<key>\S+) ended on ", "`llm-proxy key set {key} --expires never` lets one that has expired live again"),
+    (r"spend: no decimal number", "write yuan with a point and no unit, such as 5/day or 5.50/day,50/month"),
+    (r"old requests are folded into days of the time zone", "days once folded keep their time zone"),
     (r"there is no key ", "`llm-proxy key list` shows all keys with their ids"),
     (
         r"there is no store at ",

@@ -17,7 +17,8 @@ _PIPE_COLUMNS = 10_000
 """Width without a terminal, since a reader of a pipe wants whole lines."""
 _USAGE_COLUMNS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "units", "charge", "shortfall", "estimated")
 _ACCOUNT_COLUMNS = ("name", "balance", "held", "available", "created_at")
-_KEY_COLUMNS = ("id", "name", "prefix", "account", "created_at", "revoked_at")
+_KEY_COLUMNS = ("id", "name", "prefix", "account", "state", "limits", "last_used_at", "created_at", "revoked_at")
+_LIMITS = ("rpm", "tpm", "concurrent")
 
 
 def print_json(answer: object) -> None:
@@ -38,7 +39,9 @@ def print_accounts(answer: Answer) -> None:
 
 
 def print_account(answer: Answer, *more: str) -> None:
-    _print_lines({name: answer[name] for name in ("name", "balance", "held", "available", "currency", "created_at", *more)})
+    shown = {name: answer[name] for name in ("name", "balance", "held", "available", "currency", "created_at", *more)}
+    limits = _limits(answer)
+    _print_lines(shown | ({"limits": limits} if limits else {}))
     if answer.get("keys"):
         print_keys(answer)
 
@@ -51,12 +54,29 @@ def print_booking(answer: Answer) -> None:
 
 
 def print_keys(answer: Answer) -> None:
-    _print_table(_KEY_COLUMNS, answer["keys"])
+    _print_table(_KEY_COLUMNS, [dict(key) | {"limits": _limits(key)} for key in answer["keys"]])
 
 
 def print_new_key(answer: Answer) -> None:
     _print_lines({"key": answer["key"], "id": answer["id"], "account": answer["account"], "name": answer["name"]})
     _note("The key is shown this once and stored nowhere: keep it now.")
+
+
+def print_rolled_key(answer: Answer) -> None:
+    print_new_key(answer)
+    sys.stderr.write(f"{answer['old_id']}, the old secret, ends on {_shown('_at', answer['old_ends_at'])}.\n")
+
+
+def _limits(answer: Answer) -> str:
+    """Return limits in words: ``5.00/day (1.20 used), 60 rpm, only doubao-*, until …``; nothing where there is none."""
+    said = [f"{one['limit']}/{one['per']} ({one['spent']} spent, {one['held']} held)" for one in answer.get("spend", ())]
+    said += [f"{answer[name]} {name}" for name in _LIMITS if answer.get(name) is not None]
+    said += [f"only {pattern}" for pattern in answer.get("models", ())]
+    said += [f"from {network}" for network in answer.get("networks", ())]
+    ends = [answer[name] for name in ("expires_at", "ends_at") if answer.get(name)]
+    if answer.get("paused_at"):
+        said.append(f"paused since {_shown('_at', answer['paused_at'])}")
+    return ", ".join(said + [f"until {_shown('_at', at)}" for at in ends])
 
 
 def print_usage(answer: Answer) -> None:

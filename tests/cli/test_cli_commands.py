@@ -174,6 +174,44 @@ def test_a_key_is_printed_once_and_listed_by_its_prefix(run: Command) -> None:
     assert rows_of(run("key", "list"))[1][-1] == "UTC"
 
 
+def test_a_key_is_limited_listed_paused_rolled_and_found_in_words(run: Command) -> None:
+    run("account", "create", "acme")
+    run("account", "set", "acme", "--spend", "500", "--per", "month")
+    limits = ("--spend", "5/day,50/month", "--rpm", "60", "--models", "doubao-*", "--networks", "10.0.0.0/8", "--expires", "2099-01-31")
+    created = answer_of(run("key", "create", "acme", *limits, "--json"))
+
+    listed = run("key", "list", "acme").stdout
+    run("key", "pause", created["id"])
+    paused = answer_of(run("key", "list", "--json"))["keys"][0]
+    rolled = run("key", "roll", created["id"], "--overlap", "24h")
+    found = run("key", "find", created["key"][:10])
+    shown = run("account", "show", "acme").stdout
+
+    assert "5.00/day (0.00 spent, 0.00 held), 50.00/month (0.00 spent, 0.00 held), 60 rpm, only doubao-*" in listed
+    assert "doubao-*, from 10.0.0.0/8, until 2099-02-01 00:00" in listed
+    assert (paused["state"], paused["expires_at"]) == ("paused", "2099-02-01T00:00:00.000+08:00")
+    assert re.search(r"^key +sk_\S{43}$", rolled.stdout, re.MULTILINE)
+    assert f"{created['id']}, the old secret, ends on 20" in rolled.stderr
+    assert re.search(rf"^{created['id']} +sk_\S+ +acme +paused ", found.stdout, re.MULTILINE)
+    assert re.search(r"^limits +500\.00/month \(0\.00 spent, 0\.00 held\)$", shown, re.MULTILINE)
+    assert run("key", "set", created["id"], "--spend", "none", "--rpm", "none", "--models", "none", "--networks", "none").exit_code == 0
+    assert answer_of(run("key", "resume", created["id"], "--json"))["spend"] == []
+    assert run("ledger", "verify").exit_code == 0
+
+
+def test_a_wrong_limit_is_wrong_usage_and_says_what_is_right(run: Command) -> None:
+    run("account", "create", "acme")
+
+    refused = run("key", "create", "acme", "--spend", "five/day")
+
+    assert refused.exit_code == 2
+    assert (
+        refused.stderr
+        == "spend: no decimal number of yuan: 'five'\n→ write yuan with a point and no unit, such as 5/day or 5.50/day,50/month\n"
+    )
+    assert answer_of(run("key", "list", "--json")) == {"keys": []}
+
+
 def test_a_key_made_for_people_says_that_it_is_shown_once_where_pipes_do_not_see_it(run: Command) -> None:
     run("account", "create", "acme")
 
@@ -213,8 +251,8 @@ async def test_usage_comes_as_a_table_as_csv_and_as_json(tmp_path: Path, in_thre
         ("doubao-pro-32k", "0", "0.00004"),
         ("pictures", "2", "0.36"),
     ]
-    assert [(row["day"], row["charge"]) for row in answer["rows"]] == [("2025-11-24", "0.36004")]
-    assert (await in_thread("usage", "--since", "2025-11-25", "--csv")).stdout.count("\n") == 1
+    assert [(row["day"], row["charge"]) for row in answer["rows"]] == [("2025-11-25", "0.36004")]
+    assert (await in_thread("usage", "--since", "2025-11-26", "--csv")).stdout.count("\n") == 1
     assert len(answer_of(await in_thread("usage", "--until", "2025-11-25", "--json"))["rows"]) == 2
 
 
