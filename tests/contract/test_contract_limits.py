@@ -1,6 +1,7 @@
 """Limits of keys and accounts: what changes them, whom they belong to, and that no money limit lets more through than it says."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from msgspec import UNSET
@@ -349,6 +350,17 @@ async def test_a_balance_that_does_not_cover_a_hold_leaves_the_limits_as_they_we
 
     assert await use(store) == [KeyUse("alice", "", both(400, 0), None, None)]
     await store.place_hold(new_request("fits", account_id=alice.id, hold_nanos=600))
+    await assert_books_balance(store)
+
+
+async def test_a_task_that_cannot_be_recorded_leaves_the_limits_as_they_were(store: Store, alice: Account) -> None:
+    await store.set_account_limits("alice", spend(day=150), NOW_MS)
+    video = new_video(account_id=alice.id)
+
+    with pytest.raises(ValueError, match="cannot be recorded"):
+        await store.place_task(video, replace(task_of(video), duration_seconds=0), NOW_MS)  # after its hold was counted
+
+    await store.place_task(video, task_of(video), NOW_MS)
     await assert_books_balance(store)
 
 

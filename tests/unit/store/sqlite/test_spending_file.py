@@ -18,12 +18,13 @@ from proxy.store.sqlite.batch import OpenHolds
 from proxy.store.sqlite.file import migrations
 from proxy.store.sqlite.spending import DAYS_KEPT, Spending, adopt_zone
 from proxy.store.sqlite.writer import _Operation, transact
-from proxy.store.values import KeyUse, Spent
+from proxy.store.values import KeyUse, NewRequest, Spent
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, OWNER, new_request, pay, settlement, unlimited
+from tests.support.store import NOW_MS, OWNER, new_request, pay, settlement
 
 DAILY = LimitsChange(day_nanos=Nanos(500))
 REQUESTS = 100_000
+DAY_NANOS = 10**9
 
 
 def day_of(spent: int, held: int) -> list[KeyUse]:
@@ -142,12 +143,28 @@ def _old_books(requests: int) -> str:
     """
 
 
+def test_holds_that_take_all_that_is_left_are_written_with_the_others() -> None:
+    with closing(_books_with_keys(1)) as connection:
+        open_holds = OpenHolds(OWNER, Spending.opened(connection, CHINA))
+        said: list[str] = []
+        connection.set_trace_callback(said.append)
+        halves = [new_request(f"req_{n}", account_id=3, key_id="key_0", hold_nanos=DAY_NANOS // 2) for n in range(3)]
+
+        operations = [_hold(request, open_holds) for request in halves]
+        assert transact(connection, operations, open_holds) is None
+
+        connection.set_trace_callback(None)
+        assert [type(one.error) for one in operations] == [type(None), type(None), SpendLimitError]
+        assert sum(statement.startswith("SAVEPOINT") for statement in said) == 1
+        assert connection.execute("SELECT held_nanos FROM spend").fetchall() == [(DAY_NANOS,)]
+
+
 def test_days_that_are_over_are_not_remembered_for_ever() -> None:
     with closing(_books_with_keys(1)) as connection:
         open_holds = OpenHolds(OWNER, Spending.opened(connection, CHINA))
         for day in range(4 * DAYS_KEPT):
             request = new_request(f"req_{day}", account_id=3, key_id="key_0", created_at_ms=NOW_MS + day * DAY_MS)
-            assert transact(connection, [_hold(request)], open_holds) is None
+            assert transact(connection, [_hold(request, open_holds)], open_holds) is None
 
         assert len(open_holds.spending.by_key["key_0"].days) <= DAYS_KEPT
 
@@ -196,14 +213,14 @@ def _books_with_keys(count: int) -> sqlite3.Connection:
     return connection
 
 
-def _hold(request: Any) -> _Operation:
-    return _Operation(cast("Any", None), ledger.place_hold, (request, OWNER, unlimited()))
+def _hold(request: NewRequest, open_holds: OpenHolds) -> _Operation:
+    return _Operation(cast("Any", None), ledger.place_hold, (request, OWNER, open_holds.spending))
 
 
 def _seconds_of_a_batch(connection: sqlite3.Connection, open_holds: OpenHolds, keys: int, turn: int) -> float:
     """Hold for 64 requests of ten keys in turn, whose day is known already from the second turn on."""
     requests = [new_request(f"req_{turn}_{n}", account_id=3, key_id=f"key_{n % 10 * (keys // 10)}") for n in range(64)]
-    operations = [_hold(request) for request in requests]
+    operations = [_hold(request, open_holds) for request in requests]
     began = time.process_time()
     assert transact(connection, operations, open_holds) is None
     ended = time.process_time()
