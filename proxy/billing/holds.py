@@ -68,6 +68,13 @@ def hold_refused(fault: StoreError, advice: str = "") -> GatewayError:
     return ModelUnavailableError("The gateway cannot take requests just now", retry_after_seconds=5)
 
 
+def _left(fault: StoreError) -> int | None:
+    """Return the nano-yuan that are left for a hold that found too little of them; None: it was refused otherwise."""
+    if isinstance(fault, InsufficientFundsError):
+        return fault.available_nanos
+    return fault.left_nanos if isinstance(fault, SpendLimitError) else None
+
+
 def _limit_reached(fault: SpendLimitError) -> str:
     whose = "This key" if fault.whose == "key" else "The account"
     span = "in all" if fault.period is Period.TOTAL else f"a {fault.period}"
@@ -134,8 +141,8 @@ class Billing:
             self._tasks.spawn(self._abandon(request), f"abandon {request.id}")
             raise
         except HOLD_REFUSALS as fault:
-            told = advise(fault.available_nanos) if advise and isinstance(fault, InsufficientFundsError) else ""
-            raise hold_refused(fault, told) from None
+            left = _left(fault)
+            raise hold_refused(fault, advise(left) if advise and left is not None else "") from None
         return Hold(self, request)
 
     def commit(self, request: NewRequest, settlement: Settlement, answer: StoredAnswer | None = None) -> "asyncio.Future[None]":

@@ -64,7 +64,7 @@ def print_new_key(answer: Answer) -> None:
 
 def print_rolled_key(answer: Answer) -> None:
     print_new_key(answer)
-    sys.stderr.write(f"{answer['old_id']}, the old secret, ends on {_shown('_at', answer['old_ends_at'])}.\n")
+    _note(f"{answer['old_id']}, the old secret, ends on {_cell('_at', answer['old_ends_at'])}.")
 
 
 def _limits(answer: Answer) -> str:
@@ -75,8 +75,8 @@ def _limits(answer: Answer) -> str:
     said += [f"from {network}" for network in answer.get("networks", ())]
     ends = [answer[name] for name in ("expires_at", "ends_at") if answer.get(name)]
     if answer.get("paused_at"):
-        said.append(f"paused since {_shown('_at', answer['paused_at'])}")
-    return ", ".join(said + [f"until {_shown('_at', at)}" for at in ends])
+        said.append(f"paused since {_cell('_at', answer['paused_at'])}")
+    return ", ".join(said + [f"until {_cell('_at', at)}" for at in ends])
 
 
 def print_usage(answer: Answer) -> None:

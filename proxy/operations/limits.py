@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from proxy.core.days import UTC, Zone
 from proxy.core.limits import LimitsChange, Period
 from proxy.core.money import Nanos, parse_yuan
+from proxy.core.shown_text import first_unseen
 from proxy.operations.dates import parse_end
 from proxy.operations.operation import Operation, Operator
 from proxy.operations.parameters import ParameterError
@@ -90,7 +91,7 @@ def _patterns(text: str) -> tuple[str, ...]:
     if text in ("", NONE):
         return ()
     patterns = tuple(pattern.strip() for pattern in text.split(","))
-    if any(not pattern or not pattern.isprintable() or " " in pattern for pattern in patterns) or len(patterns) > LIST_MAX:
+    if any(not pattern or first_unseen(pattern) is not None or " " in pattern for pattern in patterns) or len(patterns) > LIST_MAX:
         raise ValueError(f"must be up to {LIST_MAX} names of models with commas between them, * and ? for any letters, or none")
     return tuple(dict.fromkeys(patterns))
 

@@ -159,6 +159,21 @@ def test_holds_that_take_all_that_is_left_are_written_with_the_others() -> None:
         assert connection.execute("SELECT held_nanos FROM spend").fetchall() == [(DAY_NANOS,)]
 
 
+def test_a_change_of_limits_is_undone_with_its_operation() -> None:
+    with closing(_books_with_keys(1)) as connection:
+        open_holds = OpenHolds(OWNER, Spending.opened(connection, CHINA))
+
+        def change_and_fail(its: sqlite3.Connection) -> None:
+            admin.set_key_limits(its, "key_0", LimitsChange(day_nanos=None, month_nanos=None), NOW_MS, open_holds.spending)
+            raise RuntimeError("a bug")
+
+        assert transact(connection, [_Operation(cast("Any", None), change_and_fail, ())], open_holds) is None
+        much = _hold(new_request(account_id=3, key_id="key_0", hold_nanos=DAY_NANOS + 1), open_holds)
+        assert transact(connection, [much], open_holds) is None
+
+        assert isinstance(much.error, SpendLimitError)
+
+
 def test_days_that_are_over_are_not_remembered_for_ever() -> None:
     with closing(_books_with_keys(1)) as connection:
         open_holds = OpenHolds(OWNER, Spending.opened(connection, CHINA))
