@@ -253,7 +253,7 @@ async def test_usage_comes_as_a_table_as_csv_and_as_json(tmp_path: Path, in_thre
     ]
     assert [(row["day"], row["charge"]) for row in answer["rows"]] == [("2025-11-25", "0.36004")]
     assert (await in_thread("usage", "--since", "2025-11-26", "--csv")).stdout.count("\n") == 1
-    assert len(answer_of(await in_thread("usage", "--until", "2025-11-25", "--json"))["rows"]) == 2
+    assert len(answer_of(await in_thread("usage", "--until", "2025-11-26", "--json"))["rows"]) == 2
 
 
 async def test_a_receipt_reads_like_one(tmp_path: Path, in_thread: InThread) -> None:

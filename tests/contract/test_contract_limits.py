@@ -297,7 +297,7 @@ async def test_a_first_limit_counts_what_the_books_show_folded_days_and_open_hol
     assert await store.fold_requests(alice.id, TODAY_MS - 30 * DAY_MS) == 1
 
     await store.set_key_limits("key_1", spend(day=100, month=100, total=100), NOW_MS)
-    await store.set_account_limits("alice", spend(total=100), NOW_MS)
+    await store.set_account_limits("alice", spend(total=200), NOW_MS)  # more than the key's, which refuses below
 
     shown = [
         KeyUse("alice", "", None, None, both(23, 8)),

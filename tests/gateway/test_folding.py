@@ -71,9 +71,9 @@ async def test_the_customer_is_told_where_a_receipt_and_a_task_went(gateway: Ben
     task = await gateway.ask("/videos/tasks/vreq_1")
 
     assert (receipt.status, receipt.error["code"]) == (404, "NOT_FOUND")
-    assert receipt.error["message"] == "The receipt of this request of 2025-11-24 is no longer kept. It cost 0.000000007 CNY"
+    assert receipt.error["message"] == "The receipt of this request of 2025-11-25 is no longer kept. It cost 0.000000007 CNY"
     assert (task.status, task.error["code"]) == (404, "TASK_NOT_FOUND")
-    assert task.error["message"] == "This task of 2025-11-24 is no longer kept"
+    assert task.error["message"] == "This task of 2025-11-25 is no longer kept"
     assert (await gateway.ask("/videos/tasks")).json["data"] == []
     for path, unknown in (("/usage/req_0", "/usage/req_1"), ("/videos/tasks/vreq_1", "/videos/tasks/vreq_2")):
         answers = [await gateway.ask(asked, key=others) for asked in (path, unknown)]
