@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 
 from proxy.core import pricing
 from proxy.core.catalog import Kind
-from proxy.core.money import format_yuan
+from proxy.core.money import DISCOUNT_WHOLE, discounted, format_discount, format_yuan
 from proxy.core.settlement import Settlement
 from proxy.core.timestamps import iso, iso_or_none
 from proxy.store.values import NewRequest, Receipt
@@ -63,6 +63,7 @@ def _request(row: Receipt) -> dict[str, Any]:
         "created_at": iso(request.created_at_ms),
         "currency": "CNY",
         "hold": format_yuan(request.hold_nanos),
+        "discount": format_discount(pricing.discount_of(request.price)),
     }
 
 
@@ -87,11 +88,19 @@ def formula(request: NewRequest, settlement: Settlement) -> str:
         return ""
     if request.kind is Kind.CHAT:
         shown = pricing.explain(request.price, settlement.usage, type(settlement.charge_nanos)(cost))
+    elif (discount := pricing.discount_of(request.price)) != DISCOUNT_WHOLE:
+        shown = f"{_list_price(request, settlement.units, cost, discount)} × {format_discount(discount)} = ¥{format_yuan(cost)}"
     else:
         shown = f"{_per_unit(request, settlement.units, cost)} = ¥{format_yuan(cost)}"
     if settlement.shortfall_nanos:
         shown += f", charged ¥{format_yuan(settlement.charge_nanos)}: never more than the hold"
     return shown
+
+
+def _list_price(request: NewRequest, units: int, cost_nanos: int, discount: int) -> str:
+    """Return `_per_unit` of what the units cost without their discount: the one price that comes to this cost with it."""
+    fitting = [nanos for nanos in pricing.list_costs(request.price, units) if discounted(nanos, discount) == cost_nanos]
+    return _per_unit(request, units, fitting[0]) if len(fitting) == 1 else f"{units} units"
 
 
 def _per_unit(request: NewRequest, units: int, cost_nanos: int) -> str:

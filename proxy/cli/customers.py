@@ -87,10 +87,13 @@ def account_set(
     concurrent: ConcurrentOption = None,
     spend: SpendOption = None,
     per: PerOption = None,
+    discount: Annotated[
+        str | None, typer.Option("--discount", metavar="FACTOR", help="What it pays of each price: 0.85; none: the whole price.")
+    ] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Limit an account. Of its limits and those of a key the stricter counts."""
+    """Limit an account, or change what it pays. Of its limits and those of a key the stricter counts."""
     limits: dict[str, Any] = {
         "expires": expires,
         "models": models,
@@ -99,7 +102,7 @@ def account_set(
         "tpm": tpm,
         "concurrent": concurrent,
     }
-    answer = perform(context, config, "account.set", account=name, **limits, spend=spend, per=per)
+    answer = perform(context, config, "account.set", account=name, **limits, spend=spend, per=per, discount=discount)
     show(answer, tables.print_account, json)
 
 

@@ -23,7 +23,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "llm-proxy account credit acme 50.00 --reference order-8812",
         "llm-proxy account credit acme -5.00",
     ),
-    "account set": ("llm-proxy account set acme --spend 500/month", "llm-proxy account set acme --rpm 600 --concurrent none"),
+    "account set": (
+        "llm-proxy account set acme --spend 500/month",
+        "llm-proxy account set acme --rpm 600 --concurrent none",
+        "llm-proxy account set acme --discount 0.85",
+    ),
     "account suspend": ("llm-proxy account suspend acme",),
     "account resume": ("llm-proxy account resume acme",),
     "key create": (

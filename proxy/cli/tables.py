@@ -16,7 +16,7 @@ Answer = Mapping[str, Any]
 _PIPE_COLUMNS = 10_000
 """Width without a terminal, since a reader of a pipe wants whole lines."""
 _USAGE_COLUMNS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "units", "charge", "shortfall", "estimated")
-_ACCOUNT_COLUMNS = ("name", "balance", "held", "available", "created_at")
+_ACCOUNT_COLUMNS = ("name", "balance", "held", "available", "discount", "created_at")
 _KEY_COLUMNS = ("id", "name", "prefix", "account", "state", "limits", "last_used_at", "created_at", "revoked_at")
 _LIMITS = ("rpm", "tpm", "concurrent")
 
@@ -35,11 +35,11 @@ def _writable(value: object) -> object:
 
 
 def print_accounts(answer: Answer) -> None:
-    _print_table(_ACCOUNT_COLUMNS, answer["accounts"], right=("balance", "held", "available"))
+    _print_table(_ACCOUNT_COLUMNS, answer["accounts"], right=("balance", "held", "available", "discount"))
 
 
 def print_account(answer: Answer, *more: str) -> None:
-    shown = {name: answer[name] for name in ("name", "balance", "held", "available", "currency", "created_at", *more)}
+    shown = {name: answer[name] for name in ("name", "balance", "held", "available", "currency", "discount", "created_at", *more)}
     limits = _limits(answer)
     _print_lines(shown | ({"limits": limits} if limits else {}))
     if answer.get("keys"):

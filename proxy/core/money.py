@@ -51,6 +51,25 @@ def parse_token_price(text: str | int) -> Nanos:
     return Nanos(parse_price(text) // 1_000_000)
 
 
+def parse_discount(text: str) -> int:
+    """Return a factor such as ``"0.85"`` in ten-thousandths; ``"none"`` is the whole price.
+
+    Raises:
+        ValueError: no plain decimal number above 0 and up to 1, or more than 4 decimals.
+    """
+    if text == "none":
+        return DISCOUNT_WHOLE
+    factor = Decimal(text) * DISCOUNT_WHOLE if len(text) <= 40 and _PLAIN_DECIMAL.fullmatch(text) else Decimal(0)
+    if not 0 < factor <= DISCOUNT_WHOLE or factor % 1:
+        raise ValueError(f"must be a factor above 0 and up to 1, with at most 4 decimals, such as 0.85, or none, not {text!r}")
+    return int(factor)
+
+
+def format_discount(discount: int) -> str:
+    """Return a factor as a decimal: ``"0.85"``, and ``"1"`` for the whole price."""
+    return format_yuan(discount * (NANOS_PER_YUAN // DISCOUNT_WHOLE), 0)
+
+
 def discounted(cost_nanos: int, discount: int) -> Nanos:
     """Return a cost times a factor in ten-thousandths, rounded up to a whole nano-yuan.
 
@@ -58,6 +77,11 @@ def discounted(cost_nanos: int, discount: int) -> Nanos:
     a charge that is within its hold stays within it.
     """
     return Nanos(cost_nanos if discount == DISCOUNT_WHOLE else -(-cost_nanos * discount // DISCOUNT_WHOLE))
+
+
+def before_discount(nanos: int, discount: int) -> Nanos:
+    """Return the highest cost that `discounted` makes no more than an amount."""
+    return Nanos(nanos * DISCOUNT_WHOLE // discount)
 
 
 def format_yuan(nanos: int, decimals_min: int = 2) -> str:

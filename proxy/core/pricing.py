@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from proxy.core.catalog import ChatPrice, ChatTier, ImagePrice, VideoPrice
-from proxy.core.money import Nanos, format_yuan
+from proxy.core.money import DISCOUNT_WHOLE, Nanos, format_discount, format_yuan
 from proxy.core.settlement import TokenUsage
 
 TOKENS_PER_MESSAGE = 32
@@ -70,6 +70,25 @@ def freeze(price: ChatPrice | ImagePrice | VideoPrice) -> str:
     return orjson.dumps(_plain(price)).decode()
 
 
+def with_discount(frozen: str, discount: int) -> str:
+    """Return a frozen price with what an account pays of it: ``{…, "discount": 8500}``, in ten-thousandths."""
+    return f'{frozen[:-1]},"discount":{discount}}}'
+
+
+def discount_of(frozen: str) -> int:
+    """Return the discount of a frozen price, in ten-thousandths; that of most is the whole price."""
+    return int(orjson.loads(frozen).get("discount", DISCOUNT_WHOLE))
+
+
+def list_costs(frozen: str, units: int) -> set[int]:
+    """Return each amount that so many images, or video tokens, can cost at a frozen price before its discount, in nano-yuan."""
+    price = orjson.loads(frozen)
+    if "image" in price:
+        return {units * price["image"]}
+    tiers = {1000, price["flex_permille"] or 1000}
+    return {units * rate * tier // 1000 for rates in price["rates"].values() for rate in rates.values() for tier in tiers}
+
+
 def thaw_chat(frozen: str) -> ChatPrice:
     """Return the chat price that `freeze` wrote."""
     tiers = orjson.loads(frozen)["tiers"]
@@ -77,12 +96,18 @@ def thaw_chat(frozen: str) -> ChatPrice:
 
 
 def explain(frozen: str, usage: TokenUsage, charge_nanos: Nanos) -> str:
-    """Return the formula of a chat charge in yuan per million tokens: ``20 × ¥0.8/M + 12 × ¥2/M = ¥0.00004``."""
+    """Return the formula of a chat charge in yuan per million tokens: ``20 × ¥0.8/M + 12 × ¥2/M = ¥0.00004``.
+
+    With a discount, ``(20 × ¥0.8/M + 12 × ¥2/M) × 0.85 = ¥0.000034``: of the sum, rounded up to a whole nano-yuan.
+    """
     tier = thaw_chat(frozen).tier_for(usage.prompt_tokens)
     fresh = usage.prompt_tokens - usage.cached_tokens
     terms = [(fresh, tier.input, ""), (usage.cached_tokens, tier.cached_input, " cached"), (usage.completion_tokens, tier.output, "")]
     shown = [f"{tokens} × ¥{format_yuan(price * 1_000_000, 0)}/M{what}" for tokens, price, what in terms if tokens]
-    return f"{' + '.join(shown) or '0'} = ¥{format_yuan(charge_nanos)}"
+    sum_, discount = " + ".join(shown) or "0", discount_of(frozen)
+    if discount != DISCOUNT_WHOLE:
+        sum_ = f"({sum_}) × {format_discount(discount)}"
+    return f"{sum_} = ¥{format_yuan(charge_nanos)}"
 
 
 def _plain(price: ChatPrice | ImagePrice | VideoPrice) -> dict[str, Any]:

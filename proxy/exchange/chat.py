@@ -13,6 +13,8 @@ from proxy.core.ark.refusal import Refusal, outage, with_delay
 from proxy.core.catalog import ChatPrice, Model, find_model
 from proxy.core.chat.settling import Seen, conclude
 from proxy.core.errors import GatewayError, InternalError, ModelUnavailableError
+from proxy.core.money import DISCOUNT_WHOLE, before_discount, discounted
+from proxy.core.pricing import with_discount
 from proxy.core.protocol import NOTHING_SEEN, ApiProtocol, C, SeenAnswer, StreamTap
 from proxy.core.settlement import Outcome
 from proxy.edge.context import Context
@@ -52,6 +54,9 @@ class Exchanges(Generic[C]):
         context.model = model.id
         call = protocol.parse_call(body, model)
         assert isinstance(model.price, ChatPrice)
+        hold_nanos, price, discount = call.hold_nanos(model.price), settings.frozen[model.id], context.grant.discount
+        if discount != DISCOUNT_WHOLE:
+            hold_nanos, price = discounted(hold_nanos, discount), with_discount(price, discount)
         request = NewRequest(
             id=context.id,
             kind=protocol.kind,
@@ -61,8 +66,8 @@ class Exchanges(Generic[C]):
             upstream=model.upstream,
             upstream_model=model.upstream_model,
             stream=call.stream,
-            hold_nanos=call.hold_nanos(model.price),
-            price=settings.frozen[model.id],
+            hold_nanos=hold_nanos,
+            price=price,
             created_at_ms=now_ms,
             claim=claim,
         )
@@ -161,7 +166,8 @@ class Exchange(Generic[C]):
     def _advice(self, available_nanos: int) -> str:
         """Return how to lower the hold, for a customer who has no more than this available."""
         assert isinstance(self._model.price, ChatPrice)
-        return self._call.hold_advice(self._model.price, available_nanos)
+        assert self._context.grant is not None
+        return self._call.hold_advice(self._model.price, before_discount(available_nanos, self._context.grant.discount))
 
     def _close(self) -> None:
         """Leave no hold behind, whatever ended the call."""
@@ -321,6 +327,7 @@ class Exchange(Generic[C]):
         """Conclude the call and begin to commit its settlement, once; ``stored`` is kept for the request's idempotency key."""
         context, price, now = self._context, self._model.price, self._exchanges.clock.monotonic()
         assert isinstance(price, ChatPrice)
+        assert context.grant is not None
         if self._asked_at is not None:
             context.upstream_seconds = now - self._asked_at
         seen = Seen(
@@ -332,7 +339,14 @@ class Exchange(Generic[C]):
             total_ms=_ms(now, context.received_at),
             note=note,
         )
-        context.settlement = conclude(self._call.text_bytes, price, self._request.hold_nanos, seen, estimate=self._settings.estimate)
+        context.settlement = conclude(
+            self._call.text_bytes,
+            price,
+            self._request.hold_nanos,
+            seen,
+            estimate=self._settings.estimate,
+            discount=context.grant.discount,
+        )
         self._hold.settle(context.settlement, stored)
 
 

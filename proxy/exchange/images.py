@@ -26,6 +26,8 @@ from proxy.core.images.upstream import (
     upstream_bodies,
     without_refused,
 )
+from proxy.core.money import DISCOUNT_WHOLE
+from proxy.core.pricing import with_discount
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.edge.context import Context
 from proxy.edge.response import Response
@@ -64,8 +66,9 @@ class Generations:
         """
         self.relay.abandonment.refuse(context.account_id)
         assert isinstance(model.price, ImagePrice)
-        request, advise = self._request(context, settings, model, call, claim), partial(hold_advice, call.n, model.price)
-        hold = await self._billing.hold(request, advise)
+        assert context.grant is not None
+        advise = partial(hold_advice, call.n, model.price, context.grant.discount)
+        hold = await self._billing.hold(self._request(context, settings, model, call, claim), advise)
         generation = Generation(self, context, model, call.n, hold)
         try:
             bodies = dict(enumerate(upstream_bodies(call, model.upstream_model)))
@@ -79,6 +82,7 @@ class Generations:
     ) -> NewRequest:
         assert context.grant is not None
         assert isinstance(model.price, ImagePrice)
+        discount, price = context.grant.discount, settings.frozen[model.id]
         return NewRequest(
             id=context.id,
             kind=Kind.IMAGE,
@@ -88,8 +92,8 @@ class Generations:
             upstream=model.upstream,
             upstream_model=model.upstream_model,
             stream=False,
-            hold_nanos=hold_for(call, model.price),
-            price=settings.frozen[model.id],
+            hold_nanos=hold_for(call, model.price, discount),
+            price=price if discount == DISCOUNT_WHOLE else with_discount(price, discount),
             created_at_ms=self.clock.now_ms(),
             claim=claim,
         )
@@ -102,6 +106,7 @@ class Generation:
         "_accepted",
         "_clock",
         "_context",
+        "_discount",
         "_ends",
         "_flight",
         "_hold",
@@ -116,6 +121,8 @@ class Generation:
 
     def __init__(self, generations: Generations, context: Context, model: Model, n: int, hold: Hold) -> None:
         assert isinstance(model.price, ImagePrice)
+        assert context.grant is not None
+        self._discount = context.grant.discount
         self._context = context
         self._model = model
         self._price = model.price
@@ -255,7 +262,7 @@ class Generation:
                 "request_id": self._context.id,
                 "model": self._model.id,
                 "image_urls": [image.url for image in made],
-                "total_cost": total_cost(charge_for(len(made), self._price)),
+                "total_cost": total_cost(charge_for(len(made), self._price, self._discount)),
                 "created": self._clock.now_ms() // 1000,
                 "data": [{"url": image.url} for image in made],
             }
@@ -275,7 +282,7 @@ class Generation:
         context.settlement = Settlement(
             outcome=Outcome.CLIENT_GONE if client_left and outcome in _OURS else outcome,
             usage_source=UsageSource.REPORTED if made else UsageSource.NONE,
-            charge_nanos=charge_for(made, self._price),
+            charge_nanos=charge_for(made, self._price, self._discount),
             units=made,
             http_status=0 if client_left else status,
             first_byte_ms=_ms(context.first_byte_at, context.received_at),

@@ -23,6 +23,8 @@ from proxy.core.errors import (
     InvalidParameterError,
     TaskNotFoundError,
 )
+from proxy.core.money import DISCOUNT_WHOLE, discounted
+from proxy.core.pricing import with_discount
 from proxy.core.video.price import hold_for, nanos_per_kilotoken, quote
 from proxy.core.video.record import VideoTask, new_task
 from proxy.core.video.request import DEFAULT_MODEL, PUBLISHED_KEYS, VideoCall, parse_video_call
@@ -109,6 +111,7 @@ class VideoHandlers:
         """Return the request and the task, which are recorded together."""
         assert context.grant is not None
         assert isinstance(model.price, VideoPrice)
+        discount, price = context.grant.discount, settings.frozen[model.id]
         request = NewRequest(
             id=context.id,
             kind=Kind.VIDEO,
@@ -118,8 +121,8 @@ class VideoHandlers:
             upstream=model.upstream,
             upstream_model=model.upstream_model,
             stream=False,
-            hold_nanos=hold_for(call, model.price, settings.video_billing),
-            price=settings.frozen[model.id],
+            hold_nanos=discounted(hold_for(call, model.price, settings.video_billing), discount),
+            price=price if discount == DISCOUNT_WHOLE else with_discount(price, discount),
             created_at_ms=self._clock.now_ms(),
             claim=claim,
         )
@@ -133,9 +136,10 @@ class VideoHandlers:
             safety_identifier=_stand_in_for(context.grant),
             billing=settings.video_billing,
             hold_nanos=request.hold_nanos,
-            quote_nanos=quote(call, model.price),
+            quote_nanos=discounted(quote(call, model.price), discount),
             rate_nanos_per_kilotoken=nanos_per_kilotoken(call, model.price),
             now_ms=request.created_at_ms,
+            discount=discount,
         )
         return request, task
 

@@ -5,6 +5,7 @@ A revoked key is refused from the next request on: the operator's command return
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from proxy.store.contract import Accounts
@@ -27,3 +28,6 @@ class LiveKeys:
         """Read the live keys again. One read at a time, so that an older one never replaces a newer one."""
         async with self._refreshing:
             self._grants = MappingProxyType({grant.sha256: grant for grant in await self._accounts.grants()})
+            if self.anonymous is not None:
+                account = await self._accounts.account_by_id(self.anonymous.account_id)
+                self.anonymous = replace(self.anonymous, discount=account.discount)

@@ -8,7 +8,17 @@ from proxy.core.limits import NO_LIMITS, LimitsChange
 from proxy.operations import views
 from proxy.operations.limits import LimitedOperation
 from proxy.operations.operation import MAY_BE_DONE, Answer, Operation, Operator
-from proxy.operations.parameters import AccountName, KeyId, KeySecret, Label, ReferenceText, check_label, check_reference, yuan
+from proxy.operations.parameters import (
+    AccountName,
+    KeyId,
+    KeySecret,
+    Label,
+    ReferenceText,
+    check_label,
+    check_reference,
+    discount,
+    yuan,
+)
 from proxy.store.errors import AccountExistsError
 from proxy.store.values import Booking, NewKey, Reference
 
@@ -112,19 +122,26 @@ class AccountCredit(Operation, frozen=True, kw_only=True):
 
 
 class AccountSet(LimitedOperation, frozen=True, kw_only=True):
-    """Change limits of an account. Of its limits and those of a key the stricter counts."""
+    """Change limits of an account, and what it pays. Of its limits and those of a key the stricter counts."""
 
     name: ClassVar = "account.set"
     changes: ClassVar = True
     account: AccountName
+    discount: str | None = None
+    """What it pays of each price, from its next request on. None: as it is."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.is_empty:
-            raise ValueError("there is nothing to set: name a limit")
+        if self.discount is not None:
+            discount("discount", self.discount)
+        elif self.is_empty:
+            raise ValueError("there is nothing to set: name a limit, or a discount")
 
     async def run(self, operator: Operator) -> Answer:
-        return await _set(operator, self.account, self.change_now(operator))
+        change = self.change_now(operator)
+        if self.discount is not None:
+            await operator.store.set_discount(self.account, discount("discount", self.discount))
+        return await _set(operator, self.account, change)
 
 
 class AccountSuspend(Operation, frozen=True, kw_only=True):

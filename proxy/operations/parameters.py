@@ -6,7 +6,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from proxy.core.days import Zone
-from proxy.core.money import Nanos, parse_yuan
+from proxy.core.money import Nanos, parse_discount, parse_yuan
 from proxy.core.retention import REQUEST_DAYS_MAX, REQUEST_DAYS_MIN
 from proxy.core.shown_text import first_unseen
 from proxy.operations.dates import parse_moment
@@ -32,6 +32,14 @@ def yuan(parameter: str, amount: str) -> Nanos:
     """Return an amount such as ``12.50`` in nano-yuan. Raises: ValueError."""
     try:
         return parse_yuan(amount)
+    except ValueError as error:
+        raise ValueError(f"{parameter}: {error}") from None
+
+
+def discount(parameter: str, text: str) -> int:
+    """Return a factor such as ``0.85`` in ten-thousandths. Raises: ValueError."""
+    try:
+        return parse_discount(text)
     except ValueError as error:
         raise ValueError(f"{parameter}: {error}") from None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from proxy.core.days import Zone, date_of
 from proxy.core.limits import NO_LIMITS, Limits, Period
-from proxy.core.money import Nanos, format_yuan
+from proxy.core.money import Nanos, format_discount, format_yuan
 from proxy.core.retention import FoldedRequest
 from proxy.core.timestamps import iso, iso_or_none, local_iso
 from proxy.store.values import Account, Booking, Check, Key, KeyUse, Spent, UsageQuery, UsageRow
@@ -28,6 +28,7 @@ def account(row: Account) -> dict[str, Any]:
         "held": format_yuan(row.held_nanos),
         "available": format_yuan(row.available_nanos),
         "currency": "CNY",
+        "discount": format_discount(row.discount),
         "created_at": iso(row.created_at_ms),
     }
 

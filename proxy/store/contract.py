@@ -84,6 +84,12 @@ class Accounts(Protocol):
         Raises: AccountNotFoundError; ReferenceTakenError: the reference has another account or amount; InsufficientFundsError.
         """
 
+    def set_discount(self, name: str, discount: int) -> Future[Account]:
+        """Set what an account pays of each price of requests to come, in ten-thousandths. Those under way keep theirs.
+
+        Raises: AccountNotFoundError; StoreRefusedError: no factor above 0 and up to the whole price.
+        """
+
     def create_key(self, account: str, key: NewKey) -> Future[Key]:
         """Create a key of an account; one with the same id, secret, name and account is returned as it is.
 

@@ -22,6 +22,8 @@ class Account:
     balance_nanos: Nanos
     held_nanos: Nanos
     created_at_ms: int
+    discount: int = DISCOUNT_WHOLE
+    """What the account pays of each price, in ten-thousandths."""
     limits: Limits | None = None
     """None: none, or not asked for: `accounts` and `account` ask."""
 

@@ -11,7 +11,7 @@ from math import ceil
 from msgspec import Struct
 
 from proxy.core.catalog import ChatPrice
-from proxy.core.money import Nanos
+from proxy.core.money import DISCOUNT_WHOLE, Nanos, discounted
 from proxy.core.pricing import charge_for_chat, prompt_tokens_min
 from proxy.core.protocol import NOTHING_SEEN, SeenAnswer
 from proxy.core.settlement import NO_USAGE, Outcome, Settlement, TokenUsage, UsageSource, capped
@@ -37,7 +37,14 @@ BytesPerToken = tuple[float, float]
 
 
 def conclude(
-    text_bytes: int, price: ChatPrice, hold_nanos: Nanos, seen: Seen, *, estimate: bool, bytes_per_token: BytesPerToken | None = None
+    text_bytes: int,
+    price: ChatPrice,
+    hold_nanos: Nanos,
+    seen: Seen,
+    *,
+    estimate: bool,
+    bytes_per_token: BytesPerToken | None = None,
+    discount: int = DISCOUNT_WHOLE,
 ) -> Settlement:
     """Return the settlement of a chat call.
 
@@ -45,9 +52,13 @@ def conclude(
         text_bytes: the UTF-8 bytes of all text sent upstream.
         estimate: whether a call whose usage never came is charged by estimate (``billing.unknown_usage``), or is free.
         bytes_per_token: what an estimate divides by; None: it is a lower bound, never above the upstream's own bill.
+        discount: the one that the hold was sized with, in ten-thousandths.
     """
     usage, source = _usage_of(text_bytes, seen, estimate, bytes_per_token)
-    charge, shortfall = capped(charge_for_chat(price, usage), hold_nanos)
+    cost = charge_for_chat(price, usage)
+    if discount != DISCOUNT_WHOLE:
+        cost = discounted(cost, discount)
+    charge, shortfall = capped(cost, hold_nanos)
     return Settlement(
         outcome=seen.outcome,
         usage_source=source,

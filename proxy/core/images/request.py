@@ -10,7 +10,7 @@ from fractions import Fraction
 from proxy.core import fields
 from proxy.core.catalog import ImagePrice
 from proxy.core.errors import InvalidParameterError
-from proxy.core.money import NANOS_PER_YUAN, Nanos
+from proxy.core.money import DISCOUNT_WHOLE, NANOS_PER_YUAN, Nanos, before_discount, discounted
 
 DEFAULT_MODEL = "doubao-seedream-5-0-260128"
 PUBLISHED_KEYS = frozenset(
@@ -108,22 +108,22 @@ def upstream_size(size: str) -> str:
     return f"{width}x{height}"
 
 
-def hold_for(call: ImageCall, price: ImagePrice) -> Nanos:
+def hold_for(call: ImageCall, price: ImagePrice, discount: int = DISCOUNT_WHOLE) -> Nanos:
     """Return the cost of the call if every image is made, in nano-yuan."""
-    return charge_for(call.n, price)
+    return charge_for(call.n, price, discount)
 
 
-def hold_advice(n: int, price: ImagePrice, available_nanos: int) -> str:
+def hold_advice(n: int, price: ImagePrice, discount: int, available_nanos: int) -> str:
     """Return what makes the hold as large as it is, and how to lower it so far that it can be paid, if that is possible."""
-    enough = available_nanos // max(1, price.image)
+    enough = before_discount(available_nanos, discount) // max(1, price.image)
     if n == 1 or enough < 1:
         return f"It is the price of {n} pictures" if n > 1 else "It is the price of one picture"
     return f"It is the price of {n} pictures. To need less: lower 'n' to {enough}, which is enough"
 
 
-def charge_for(made: int, price: ImagePrice) -> Nanos:
-    """Return the price of the images that were made, in nano-yuan; exact."""
-    return Nanos(made * price.image)
+def charge_for(made: int, price: ImagePrice, discount: int = DISCOUNT_WHOLE) -> Nanos:
+    """Return the price of the images that were made, in nano-yuan; exact, but for a discount, in ten-thousandths."""
+    return discounted(made * price.image, discount)
 
 
 def total_cost(charge_nanos: Nanos) -> float:

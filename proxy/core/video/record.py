@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from proxy.core.money import Nanos
+from proxy.core.money import DISCOUNT_WHOLE, Nanos
 from proxy.core.video.price import VideoBilling, video_tokens
 from proxy.core.video.request import VideoCall
 
@@ -74,6 +74,8 @@ class VideoTask:
     rate_nanos_per_kilotoken: int
     """Frozen at submit: a price changed later does not affect this task."""
     created_at_ms: int
+    discount: int = DISCOUNT_WHOLE
+    """Frozen likewise: hold and quote have it in them, what is charged by usage gets it. In ten-thousandths."""
     state: TaskState = TaskState.SUBMITTING
     upstream_id: str = ""
     lost_at_ms: int | None = None
@@ -122,8 +124,9 @@ def new_task(
     quote_nanos: Nanos,
     rate_nanos_per_kilotoken: int,
     now_ms: int,
+    discount: int = DISCOUNT_WHOLE,
 ) -> VideoTask:
-    """Return the task to be stored with its hold, before the submit is sent."""
+    """Return the task to be stored with its hold, before the submit is sent. The discount is in hold and quote, not in the rate."""
     return VideoTask(
         id=request_id,
         account_id=account_id,
@@ -144,4 +147,5 @@ def new_task(
         quote_tokens=video_tokens(call),
         rate_nanos_per_kilotoken=rate_nanos_per_kilotoken,
         created_at_ms=now_ms,
+        discount=discount,
     )

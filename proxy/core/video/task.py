@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import structs
 
 from proxy.core.ark.text import CODE_CHARACTERS_MAX, ArkError
-from proxy.core.money import Nanos
+from proxy.core.money import Nanos, discounted
 from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource, capped
 from proxy.core.video import failure
 from proxy.core.video.price import VideoBilling, charge_by_usage
@@ -288,7 +288,7 @@ def _bill(task: VideoTask, report: Polled) -> tuple[Nanos, Nanos, int, UsageSour
         return (*capped(task.quote_nanos, task.hold_nanos), task.quote_tokens, source)
     if report.completion_tokens is None:
         return (*capped(task.quote_nanos, task.hold_nanos), task.quote_tokens, UsageSource.ESTIMATED)
-    cost = charge_by_usage(report.completion_tokens, task.rate_nanos_per_kilotoken)
+    cost = discounted(charge_by_usage(report.completion_tokens, task.rate_nanos_per_kilotoken), task.discount)
     return (*capped(cost, task.hold_nanos), report.completion_tokens, UsageSource.REPORTED)
 
 

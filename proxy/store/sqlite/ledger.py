@@ -19,7 +19,7 @@ REVENUE_ID = 2
 COUNT_MAX = 2**48
 """A count beyond it is stored as this: an upstream's nonsense must neither stop a settlement nor overflow the sums of `usage`."""
 
-_ACCOUNT = "SELECT id, name, balance_nanos, held_nanos, created_at_ms FROM accounts WHERE kind = 'customer'"
+_ACCOUNT = "SELECT id, name, balance_nanos, held_nanos, created_at_ms, discount FROM accounts WHERE kind = 'customer'"
 
 _HOLD = "UPDATE accounts SET held_nanos = held_nanos + ?1 WHERE id = ?2 AND kind = 'customer' AND balance_nanos - held_nanos >= ?1"
 _INSERT_REQUEST = """

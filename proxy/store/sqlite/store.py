@@ -17,7 +17,7 @@ from proxy.core.video.record import VideoTask
 from proxy.core.video.task import Step
 from proxy.store.errors import StoreError, StoreRefusedError, StoreUnavailableError
 from proxy.store.progress import GivenUpError, Progress, Report
-from proxy.store.sqlite import admin, folding, idempotency, ledger, reads, tasks
+from proxy.store.sqlite import admin, customers, folding, idempotency, ledger, reads, tasks
 from proxy.store.sqlite.admission import Admission
 from proxy.store.sqlite.file.backup import backup
 from proxy.store.sqlite.file.connection import Connection, connection_to, failure
@@ -79,6 +79,9 @@ class SqliteStore:
 
     def credit_account(self, name: str, amount_nanos: Nanos, note: str, now_ms: int, reference: Reference) -> asyncio.Future[Booking]:
         return self._write(admin.credit_account, name, amount_nanos, note, now_ms, reference)
+
+    def set_discount(self, name: str, discount: int) -> asyncio.Future[Account]:
+        return self._write(customers.set_discount, name, discount)
 
     def create_key(self, account: str, key: NewKey) -> asyncio.Future[Key]:
         return self._write_money(admin.create_key, account, key)

@@ -20,7 +20,7 @@ from proxy.store.values import NewRequest, StoredAnswer
 
 _ASKED = (
     "id, account_id, model, upstream, upstream_model, prompt, task_type, resolution, duration_seconds, generate_audio, service_tier, "
-    "seed, safety_identifier, billing, hold_nanos, quote_nanos, quote_tokens, rate_nanos_per_kilotoken, created_at_ms"
+    "seed, safety_identifier, billing, hold_nanos, quote_nanos, quote_tokens, rate_nanos_per_kilotoken, discount, created_at_ms"
 )
 _REACHED = (
     "state, upstream_id, lost_at_ms, expires_at_ms, polls, missing, urlless, odd_status, video_url, thumbnail_url, error_code, "
@@ -183,7 +183,7 @@ def _asked(task: VideoTask) -> tuple[Any, ...]:
     """Return the values of `_ASKED`: none of them ever changes."""
     who = (task.id, task.account_id, task.model, task.upstream, task.upstream_model)
     what = (task.prompt, task.task_type, task.resolution, task.duration_seconds, int(task.generate_audio), task.service_tier, task.seed)
-    price = (task.billing.value, task.hold_nanos, task.quote_nanos, task.quote_tokens, task.rate_nanos_per_kilotoken)
+    price = (task.billing.value, task.hold_nanos, task.quote_nanos, task.quote_tokens, task.rate_nanos_per_kilotoken, task.discount)
     return (*who, *what, task.safety_identifier, *price, task.created_at_ms)
 
 
@@ -196,7 +196,7 @@ def _reached(task: VideoTask) -> tuple[Any, ...]:
 
 
 def _task(row: Sequence[Any]) -> VideoTask:
-    *asked, billing, hold, quote, quote_tokens, rate, created_at_ms = row[:_ASKED_COUNT]
+    *asked, billing, hold, quote, quote_tokens, rate, discount, created_at_ms = row[:_ASKED_COUNT]
     identity, account_id, model, upstream, upstream_model, prompt, task_type, resolution, duration, audio, tier, seed, safety = asked
     state, upstream_id, lost, expires, polls, missing, urlless, odd, video, thumbnail, code, message, charge, ended = row[_ASKED_COUNT:]
     return VideoTask(
@@ -218,6 +218,7 @@ def _task(row: Sequence[Any]) -> VideoTask:
         quote_nanos=Nanos(quote),
         quote_tokens=quote_tokens,
         rate_nanos_per_kilotoken=rate,
+        discount=discount,
         created_at_ms=created_at_ms,
         state=TaskState(state),
         upstream_id=upstream_id,

@@ -5,12 +5,13 @@ Each invariant is one query for the rows that break it and one for its figures; 
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from proxy.core.money import format_yuan
 from proxy.store.progress import Progress, Report
 from proxy.store.sqlite.booked import BOOKED, LIMITED, UNLIKE_OPEN_REQUESTS, UNLIKE_THE_BOOKS, ZONE_MINUTES
+from proxy.store.sqlite.customers import INVARIANTS as CUSTOMERS
+from proxy.store.sqlite.invariant import Invariant
 from proxy.store.values import Check
 
 OFFENDERS_MAX = 20
@@ -19,18 +20,6 @@ OFFENDERS_MAX = 20
 SOUND = "the file is sound"
 CHECKED = "checks of the books"
 """The unit of progress."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Invariant:
-    name: str
-    figures: str
-    """One row; its columns fill `say`."""
-    say: str
-    offenders: str
-    """One row for each offender: a text."""
-    yuan: tuple[int, ...] = ()
-    """Indexes of the figures that are amounts."""
 
 
 _DEFINITIONS = f"""
@@ -54,6 +43,8 @@ _DEFINITIONS = f"""
       FROM transfers AS hold
       JOIN transfers AS ending ON ending.request_id = hold.request_id AND ending.kind IN ('charge', 'release')
       WHERE hold.kind = 'hold' AND NOT EXISTS (SELECT 1 FROM requests WHERE id = hold.request_id) GROUP BY 1, 2),
+    discounted AS (
+      SELECT requests.*, json_extract(price, '$.discount') AS discount FROM requests WHERE instr(price, '"discount":')),
     daily AS (
       SELECT account_id, day, sum(holds) AS holds, sum(hold_nanos) AS hold_nanos, sum(charges) AS charges,
         sum(charge_nanos) AS charge_nanos
@@ -64,7 +55,7 @@ _OVERDRAWN = """SELECT 'account ' || name || ': balance ' || balance_nanos || ',
                 FROM accounts WHERE balance_nanos < held_nanos OR held_nanos < 0"""
 
 _INVARIANTS = (
-    _Invariant(
+    Invariant(
         name="transfers sum to zero",
         figures="""SELECT (SELECT coalesce(sum(balance_nanos), 0) FROM accounts),
                       (SELECT coalesce(sum(amount), 0) FROM posted WHERE account_id = 2),
@@ -75,7 +66,7 @@ _INVARIANTS = (
                         SELECT (SELECT coalesce(sum(balance_nanos), 0) FROM accounts)
                           + (SELECT coalesce(sum(amount), 0) FROM posted WHERE account_id IN (1, 2)) AS rest) WHERE rest <> 0""",
     ),
-    _Invariant(
+    Invariant(
         name="balance = credits - debits",
         figures="SELECT (SELECT count(*) FROM accounts WHERE kind = 'customer'), (SELECT count(*) FROM transfers)",
         say="{} accounts, {} transfers",
@@ -83,7 +74,7 @@ _INVARIANTS = (
                       FROM accounts LEFT JOIN posted ON account_id = accounts.id
                       WHERE kind = 'customer' AND balance_nanos <> coalesce(amount, 0)""",
     ),
-    _Invariant(
+    Invariant(
         name="held = sum of open holds",
         figures="SELECT count(*), coalesce(sum(amount_nanos), 0) FROM open_holds",
         say="{} open holds, ¥{}",
@@ -93,14 +84,14 @@ _INVARIANTS = (
                         ON debit_id = accounts.id
                       WHERE held_nanos <> coalesce(amount, 0)""",
     ),
-    _Invariant(
+    Invariant(
         name="available is never negative",
         figures="SELECT coalesce(min(balance_nanos - held_nanos), 0) FROM accounts WHERE kind = 'customer'",
         say="least available ¥{}",
         yuan=(0,),
         offenders=_OVERDRAWN,
     ),
-    _Invariant(
+    Invariant(
         name="each request has its hold",
         figures="SELECT count(*), coalesce(sum(hold_nanos), 0) FROM requests",
         say="{} requests, ¥{} held in all",
@@ -110,7 +101,7 @@ _INVARIANTS = (
                      FROM requests LEFT JOIN transfers AS hold ON hold.request_id = requests.id AND hold.kind = 'hold'
                      WHERE hold_nanos <> coalesce(amount_nanos, 0) OR coalesce(debit_id, account_id) <> account_id""",
     ),
-    _Invariant(
+    Invariant(
         name="each settled request has one charge or release",
         figures="SELECT count(*), coalesce(sum(charge_nanos), 0) FROM requests WHERE settled_at_ms IS NOT NULL",
         say="{} settled requests, ¥{} charged",
@@ -125,7 +116,7 @@ _INVARIANTS = (
                        WHEN charge_nanos = 0 THEN ending.kind IS NOT 'release' OR amount_nanos <> hold_nanos
                        ELSE ending.kind IS NOT 'charge' OR amount_nanos <> charge_nanos END""",
     ),
-    _Invariant(
+    Invariant(
         name="no charge is above its hold",
         figures="SELECT count(*), coalesce(sum(shortfall_nanos), 0) FROM requests WHERE shortfall_nanos > 0",
         say="{} requests would have cost ¥{} more than their holds",
@@ -135,7 +126,7 @@ _INVARIANTS = (
                      FROM transfers AS charge LEFT JOIN transfers AS hold ON hold.request_id = charge.request_id AND hold.kind = 'hold'
                      WHERE charge.kind IN ('charge', 'release') AND charge.amount_nanos > coalesce(hold.amount_nanos, 0)""",
     ),
-    _Invariant(
+    Invariant(
         name="no open hold without a live request or task",
         figures="""SELECT count(*), (SELECT count(*) FROM video_tasks WHERE ended_at_ms IS NULL)
                    FROM requests WHERE settled_at_ms IS NULL""",
@@ -150,7 +141,7 @@ _INVARIANTS = (
                       FROM requests LEFT JOIN video_tasks ON video_tasks.id = requests.id
                       WHERE kind = 'video' AND settled_at_ms IS NULL AND (video_tasks.id IS NULL OR ended_at_ms IS NOT NULL)""",
     ),
-    _Invariant(
+    Invariant(
         name="no finished request without its settlement",
         figures="SELECT count(*) FROM transfers WHERE kind IN ('charge', 'release')",
         say="{} charges and releases",
@@ -158,7 +149,7 @@ _INVARIANTS = (
                      FROM transfers JOIN requests ON requests.id = request_id
                      WHERE transfers.kind IN ('charge', 'release') AND settled_at_ms IS NULL""",
     ),
-    _Invariant(
+    Invariant(
         name="each task is its request's",
         figures="SELECT count(*), (SELECT count(*) FROM requests WHERE kind = 'video') FROM video_tasks",
         say="{} tasks, {} requests for videos",
@@ -172,21 +163,21 @@ _INVARIANTS = (
                      SELECT 'video ' || requests.id || ': there is no such task' FROM requests
                      WHERE kind = 'video' AND NOT EXISTS (SELECT 1 FROM video_tasks WHERE video_tasks.id = requests.id)""",
     ),
-    _Invariant(
+    Invariant(
         name="no ended task without its settlement",
         figures="SELECT count(*) FROM video_tasks WHERE ended_at_ms IS NOT NULL",
         say="{} ended tasks",
         offenders="""SELECT 'task ' || id || ': ' || state || ', but its request is not settled'
                      FROM video_tasks JOIN requests USING (id) WHERE ended_at_ms IS NOT NULL AND settled_at_ms IS NULL""",
     ),
-    _Invariant(
+    Invariant(
         name="no settlement of a task that goes on",
         figures="SELECT count(*) FROM video_tasks WHERE ended_at_ms IS NULL",
         say="{} tasks go on",
         offenders="""SELECT 'task ' || id || ': ' || state || ', but its request is settled'
                      FROM video_tasks JOIN requests USING (id) WHERE ended_at_ms IS NULL AND settled_at_ms IS NOT NULL""",
     ),
-    _Invariant(
+    Invariant(
         name="a video costs what its task says",
         figures="SELECT count(*), coalesce(sum(charge_nanos), 0) FROM video_tasks WHERE state = 'succeeded'",
         say="{} videos, ¥{}",
@@ -196,7 +187,7 @@ _INVARIANTS = (
                      FROM video_tasks JOIN requests USING (id)
                      WHERE requests.charge_nanos <> CASE state WHEN 'succeeded' THEN video_tasks.charge_nanos ELSE 0 END""",
     ),
-    _Invariant(
+    Invariant(
         name="each idempotency key is its request's",
         figures="SELECT count(*), (SELECT count(*) FROM idempotency WHERE status IS NULL) FROM idempotency",
         say="{} keys, {} of them without an answer yet",
@@ -213,7 +204,7 @@ _INVARIANTS = (
                      WHERE claimed = 1 AND settled_at_ms IS NULL
                        AND NOT EXISTS (SELECT 1 FROM idempotency WHERE request_id = requests.id)""",
     ),
-    _Invariant(
+    Invariant(
         name="each credit and refund has one reference",
         figures="""SELECT count(*), count(DISTINCT source), coalesce(sum(amount_nanos), 0) FROM payments""",
         say="{} references of {} sources, ¥{} in all",
@@ -235,7 +226,7 @@ _INVARIANTS = (
                      SELECT 'transfer ' || transfer_id || ': it has ' || count(*) || ' references'
                      FROM payments WHERE transfer_id IS NOT NULL GROUP BY transfer_id HAVING count(*) > 1""",
     ),
-    _Invariant(
+    Invariant(
         name="no charge without a request",
         figures="SELECT count(*), coalesce(sum(amount_nanos), 0) FROM transfers WHERE kind = 'charge'",
         say="{} charges, ¥{}",
@@ -250,7 +241,7 @@ _INVARIANTS = (
                      WHERE transfers.kind IN ('hold', 'charge', 'release')
                        AND coalesce(account_id, hold.debit_id) IS NOT transfers.debit_id""",
     ),
-    _Invariant(
+    Invariant(
         name="what was folded is in the daily sums",
         figures="SELECT coalesce(sum(requests), 0), count(*), coalesce(sum(charge_nanos), 0) FROM request_days",
         say="{} requests in {} sums, ¥{} charged",
@@ -266,7 +257,7 @@ _INVARIANTS = (
                      HAVING sum(holds) <> sum(its_holds) OR sum(hold_nanos) <> sum(its_hold_nanos)
                        OR sum(charges) <> sum(its_charges) OR sum(charge_nanos) <> sum(its_charge_nanos)""",
     ),
-    _Invariant(
+    Invariant(
         name="what money limits count is what the books say",
         figures="""SELECT (SELECT count(*) FROM limited), count(*), coalesce(sum(spent_nanos), 0), coalesce(sum(held_nanos), 0)
                    FROM spend""",
@@ -277,13 +268,13 @@ _INVARIANTS = (
 )
 
 _OPEN_INVARIANTS = (
-    _Invariant(
+    Invariant(
         name="available is never negative",
         figures="SELECT count(*) FROM accounts WHERE kind = 'customer'",
         say="{} accounts",
         offenders=_OVERDRAWN,
     ),
-    _Invariant(
+    Invariant(
         name="held = sum of open holds",
         figures="SELECT count(*), coalesce(sum(hold_nanos), 0) FROM requests WHERE settled_at_ms IS NULL",
         say="{} open holds, ¥{}",
@@ -293,7 +284,7 @@ _OPEN_INVARIANTS = (
                         WHERE settled_at_ms IS NULL GROUP BY account_id) ON account_id = accounts.id
                       WHERE held_nanos <> coalesce(amount, 0)""",
     ),
-    _Invariant(
+    Invariant(
         name="each open request has its hold, and no end",
         figures="SELECT count(*) FROM requests WHERE settled_at_ms IS NULL",
         say="{} open requests",
@@ -304,7 +295,7 @@ _OPEN_INVARIANTS = (
                      LEFT JOIN transfers AS ending ON ending.request_id = requests.id AND ending.kind IN ('charge', 'release')
                      WHERE settled_at_ms IS NULL AND (hold_nanos <> coalesce(hold.amount_nanos, 0) OR ending.id IS NOT NULL)""",
     ),
-    _Invariant(
+    Invariant(
         name="each open video has a task that goes on",
         figures="SELECT count(*) FROM requests INDEXED BY requests_open WHERE settled_at_ms IS NULL AND kind = 'video'",
         say="{} videos",
@@ -313,7 +304,7 @@ _OPEN_INVARIANTS = (
                      FROM requests LEFT JOIN video_tasks ON video_tasks.id = requests.id
                      WHERE settled_at_ms IS NULL AND kind = 'video' AND (video_tasks.id IS NULL OR ended_at_ms IS NOT NULL)""",
     ),
-    _Invariant(
+    Invariant(
         name="what money limits hold is held by open requests",
         figures="SELECT count(*), coalesce(sum(held_nanos), 0) FROM spend INDEXED BY spend_held WHERE held_nanos > 0",
         say="{} days of accounts and keys with a money limit, ¥{} held",
@@ -338,7 +329,7 @@ def verify(connection: sqlite3.Connection, report: Report | None = None) -> list
     checks: list[Callable[[sqlite3.Connection], Check]] = [
         _soundness,
         _references,
-        *(partial(_check, invariant=invariant) for invariant in _INVARIANTS),
+        *(partial(_check, invariant=invariant) for invariant in (*_INVARIANTS, *CUSTOMERS)),
     ]
     results: list[Check] = []
     connection.execute("BEGIN")
@@ -374,7 +365,7 @@ def _references(connection: sqlite3.Connection) -> Check:
     return Check("every reference leads to a row", f"{len(faults)} lead nowhere", faults)
 
 
-def _check(connection: sqlite3.Connection, *, invariant: _Invariant) -> Check:
+def _check(connection: sqlite3.Connection, *, invariant: Invariant) -> Check:
     try:
         row = connection.execute(_DEFINITIONS + invariant.figures).fetchone()
         rows = connection.execute(_DEFINITIONS + invariant.offenders)

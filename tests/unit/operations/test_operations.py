@@ -85,7 +85,7 @@ def priced(price: Price, **fields: Any) -> NewRequest:
 async def test_an_account_begins_with_its_credit_in_yuan(operator: Operator) -> None:
     created = await run(operator, "account.create", {"account": "acme", "credit": "100.00"})
 
-    expected = {"name": "acme", "balance": "100.00", "held": "0.00", "available": "100.00", "currency": "CNY"}
+    expected = {"name": "acme", "balance": "100.00", "held": "0.00", "available": "100.00", "currency": "CNY", "discount": "1"}
     assert {name: created[name] for name in expected} == expected
     assert created["created_at"] == "2025-11-24T16:00:00.000Z"
     assert await run(operator, "account.list", {}) == {"accounts": [{name: created[name] for name in ("id", *expected, "created_at")}]}

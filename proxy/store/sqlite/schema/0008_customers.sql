@@ -3,6 +3,9 @@
 ALTER TABLE accounts ADD COLUMN discount INTEGER NOT NULL DEFAULT 10000 CHECK (discount BETWEEN 1 AND 10000);
 ALTER TABLE accounts ADD COLUMN closed_at_ms INTEGER;
 
+-- That of the account when its task was placed: what is charged by reported tokens is worked out at the end.
+ALTER TABLE video_tasks ADD COLUMN discount INTEGER NOT NULL DEFAULT 10000 CHECK (discount BETWEEN 1 AND 10000);
+
 -- A `reversal` gives back a part of one request's charge, or all of it: from revenue to the customer. As in 0004, the table's text alone
 -- is edited; no row that fitted its checks before fits them less.
 PRAGMA writable_schema = ON;
