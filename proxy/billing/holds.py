@@ -19,6 +19,7 @@ from proxy.core.errors import (
     IdempotencyConflictError,
     InsufficientBalanceError,
     InternalError,
+    InvalidApiKeyError,
     KeyLimitReachedError,
     ModelUnavailableError,
 )
@@ -27,7 +28,14 @@ from proxy.core.money import Nanos, format_yuan
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.core.timestamps import iso
 from proxy.store.contract import Ledger
-from proxy.store.errors import InsufficientFundsError, KeyClaimedError, SpendLimitError, StoreError, StoreUnavailableError
+from proxy.store.errors import (
+    AccountClosedError,
+    InsufficientFundsError,
+    KeyClaimedError,
+    SpendLimitError,
+    StoreError,
+    StoreUnavailableError,
+)
 from proxy.store.values import NewRequest, Settled, StoredAnswer
 from proxy.tasks import TaskGroup
 from proxy.telemetry.metrics import Metrics
@@ -40,7 +48,7 @@ RETRY_SECONDS_MAX = 1.0
 SETTLE_WAIT_SECONDS = 15.0
 """Seconds an answer waits for its settlement before the customer is told of a failure instead."""
 
-HOLD_REFUSALS = (SpendLimitError, InsufficientFundsError, KeyClaimedError, StoreUnavailableError)
+HOLD_REFUSALS = (SpendLimitError, InsufficientFundsError, KeyClaimedError, StoreUnavailableError, AccountClosedError)
 """Why a hold may not be placed."""
 
 _NOW = Settled.NOW
@@ -64,6 +72,8 @@ def hold_refused(fault: StoreError, advice: str = "") -> GatewayError:
         return KeyLimitReachedError(_limit_reached(fault) + (f". {advice}" if advice else ""), should_retry=False)
     if isinstance(fault, KeyClaimedError):
         return IdempotencyConflictError("The request with this Idempotency-Key is not settled yet", should_retry=True)
+    if isinstance(fault, AccountClosedError):  # since its key was looked at, or it pays for calls without one
+        return InvalidApiKeyError("The account is closed")
     logger.error("no hold could be placed: %s", fault)
     return ModelUnavailableError("The gateway cannot take requests just now", retry_after_seconds=5)
 

@@ -32,6 +32,7 @@ def operator_receipt(row: Receipt) -> dict[str, Any]:
     return shown | {
         **_settlement(request, settlement),
         "charge": format_yuan(settlement.charge_nanos),
+        "refunded": format_yuan(row.refunded_nanos),
         "upstream_id": settlement.upstream_id,
         "note": settlement.note,
     }
@@ -41,6 +42,7 @@ def owner_receipt(row: Receipt) -> dict[str, Any]:
     """Return a request's receipt for the customer who made it.
 
     ``formula`` shows quantities, prices and charge; ``shortfall`` is the cost above the hold, which is never charged.
+    ``refunded`` is what of the cost has been given back since.
     """
     shown = {"object": "usage"} | _request(row)
     if row.settlement is None or row.settled_at_ms is None:
@@ -49,6 +51,7 @@ def owner_receipt(row: Receipt) -> dict[str, Any]:
         "settled_at": iso(row.settled_at_ms),
         **_settlement(row.request, row.settlement),
         "cost": format_yuan(row.settlement.charge_nanos),
+        "refunded": format_yuan(row.refunded_nanos),
     }
 
 

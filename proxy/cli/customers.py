@@ -1,5 +1,6 @@
 """Commands for customers: accounts, usage, and the receipt of one request."""
 
+import re
 from typing import Annotated, Any, Literal
 
 import typer
@@ -25,6 +26,9 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", autocompletion=acco
 ReferenceOption = Annotated[
     str, typer.Option("--reference", metavar="REF", help="Name of the payment, booked once however often it is told. Default: made up.")
 ]
+
+_AMOUNT = re.compile(r"[+-]?[0-9.,]+")
+"""What stands for an amount where a name could stand too."""
 
 app = typer.Typer()
 account_app = typer.Typer(help="Customers' accounts. Amounts are in yuan.", no_args_is_help=True)
@@ -63,16 +67,34 @@ def account_show(context: typer.Context, name: NameArgument, config: ConfigOptio
 )
 def account_credit(
     context: typer.Context,
-    name: NameArgument,
-    amount: Annotated[str, typer.Argument(metavar="YUAN")],
+    name: Annotated[str, typer.Argument(metavar="[NAME]", autocompletion=account_names)] = "",
+    amount: Annotated[str, typer.Argument(metavar="[YUAN]")] = "",
+    request: Annotated[
+        str, typer.Option("--request", metavar="ID", help="Give back what this request cost, all of it or YUAN; NAME may be left out.")
+    ] = "",
     note: Annotated[str, typer.Option("--note", metavar="TEXT", help="Kept with the booking.")] = "",
     reference: ReferenceOption = "",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Book money in; a negative amount takes money back. Under one reference it is booked once."""
-    answer = perform(context, config, "account.credit", account=name, amount=amount, note=note, reference=reference or _made_up())
+    """Book money in; a negative amount takes money back; --request gives a charge back. Under one reference it is booked once."""
+    reference = reference or _made_up()
+    if request:
+        if name and not amount and _AMOUNT.fullmatch(name):
+            name, amount = "", name
+        told = {"request": request, "account": name or None, "amount": amount or None}
+        answer = perform(context, config, "request.refund", None, **told, note=note, reference=reference)
+    elif name and amount:
+        answer = perform(context, config, "account.credit", account=name, amount=amount, note=note, reference=reference)
+    else:
+        fail("name an account and an amount, or --request ID", WRONG_USAGE)
     show(answer, tables.print_booking, json)
+
+
+@account_app.command("close", epilog=examples("account close"))
+def account_close(context: typer.Context, name: NameArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Close an account for good: its keys end, the prompts of its videos are erased, the books stay. Nothing is paid out."""
+    show(perform(context, config, "account.close", account=name), tables.print_account, json)
 
 
 @account_app.command("set", epilog=examples("account set"))

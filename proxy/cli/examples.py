@@ -22,7 +22,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "llm-proxy account credit acme 50.00 --note 'invoice 4711'",
         "llm-proxy account credit acme 50.00 --reference order-8812",
         "llm-proxy account credit acme -5.00",
+        "llm-proxy account credit --request req_019a2f4c6b1e0123456789abcdef",
+        "llm-proxy account credit --request req_019a2f4c6b1e0123456789abcdef 0.50 --note 'half an answer'",
     ),
+    "account close": ("llm-proxy account close acme",),
     "account set": (
         "llm-proxy account set acme --spend 500/month",
         "llm-proxy account set acme --rpm 600 --concurrent none",

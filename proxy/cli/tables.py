@@ -16,7 +16,7 @@ Answer = Mapping[str, Any]
 _PIPE_COLUMNS = 10_000
 """Width without a terminal, since a reader of a pipe wants whole lines."""
 _USAGE_COLUMNS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "units", "charge", "shortfall", "estimated")
-_ACCOUNT_COLUMNS = ("name", "balance", "held", "available", "discount", "created_at")
+_ACCOUNT_COLUMNS = ("name", "balance", "held", "available", "discount", "created_at", "closed_at")
 _KEY_COLUMNS = ("id", "name", "prefix", "account", "state", "limits", "last_used_at", "created_at", "revoked_at")
 _LIMITS = ("rpm", "tpm", "concurrent")
 
@@ -39,7 +39,9 @@ def print_accounts(answer: Answer) -> None:
 
 
 def print_account(answer: Answer, *more: str) -> None:
-    shown = {name: answer[name] for name in ("name", "balance", "held", "available", "currency", "discount", "created_at", *more)}
+    closed = ("closed_at",) if answer["closed_at"] else ()
+    names = ("name", "balance", "held", "available", "currency", "discount", "created_at", *closed, *more)
+    shown = {name: answer[name] for name in names}
     limits = _limits(answer)
     _print_lines(shown | ({"limits": limits} if limits else {}))
     if answer.get("keys"):
@@ -48,7 +50,7 @@ def print_account(answer: Answer, *more: str) -> None:
 
 def print_booking(answer: Answer) -> None:
     """Print the account and the payment's reference. Where it had been booked before, stderr says so."""
-    print_account(answer, "reference")
+    print_account(answer, *(name for name in ("request", "reference") if name in answer))
     if not answer["booked"]:
         _note(f"Nothing was booked now: this reference was booked on {_cell('_at', answer['booked_at'])}.")
 

@@ -13,6 +13,8 @@ deleted. An idempotency key lives for one day."""
 
 REQUEST_DAYS_MAX = 36_500
 
+_NOTHING = Nanos(0)
+
 
 @dataclass(frozen=True, slots=True)
 class FoldedRequest:
@@ -25,6 +27,8 @@ class FoldedRequest:
     """Start of its day."""
     hold_nanos: Nanos
     charge_nanos: Nanos
+    refunded_nanos: Nanos = _NOTHING
+    """What of the charge has been given back since."""
 
 
 def keep_from_ms(now_ms: int, days: int, zone: Zone) -> int:

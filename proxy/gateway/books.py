@@ -15,12 +15,16 @@ DEFAULT_ACCOUNT = "default"
 
 
 async def anonymous_grant(store: Store, clock: Clock) -> Grant:
-    """Return the grant of `DEFAULT_ACCOUNT`, which is created if missing."""
+    """Return the grant of `DEFAULT_ACCOUNT`, which is created if missing. Raises: StoreRefusedError: it is closed."""
     try:
         account = await store.account(DEFAULT_ACCOUNT)
     except AccountNotFoundError:
         account = await store.create_account(DEFAULT_ACCOUNT, Nanos(0), clock.now_ms())
         logger.warning("created the account %r; credit it with `llm-proxy account credit %s AMOUNT`", *(DEFAULT_ACCOUNT,) * 2)
+    if account.closed_at_ms is not None:
+        raise StoreRefusedError(
+            f'the account {DEFAULT_ACCOUNT!r}, which pays for calls without a key, is closed: set server.auth to "keys"'
+        )
     return Grant(sha256=b"", key_id="", account_id=account.id, account_name=account.name)
 
 

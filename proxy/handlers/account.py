@@ -42,4 +42,5 @@ class AccountHandlers:
         folded = await self._books.folded(context.tail)
         if folded is not None and folded.account_id == context.account_id:
             day, cost = date_of(self._zone.day(folded.day_ms)), format_yuan(folded.charge_nanos)
-            raise NotFoundError(f"The receipt of this request of {day} is no longer kept. It cost {cost} CNY")
+            refunded = f", of which {format_yuan(folded.refunded_nanos)} were given back" if folded.refunded_nanos else ""
+            raise NotFoundError(f"The receipt of this request of {day} is no longer kept. It cost {cost} CNY{refunded}")

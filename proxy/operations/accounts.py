@@ -1,7 +1,9 @@
 """Operations on accounts and keys."""
 
 import shlex
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
 
 from proxy import ids
 from proxy.core.limits import NO_LIMITS, LimitsChange
@@ -121,6 +123,55 @@ class AccountCredit(Operation, frozen=True, kw_only=True):
         return views.booking(booking, reference.text)
 
 
+class RequestRefund(Operation, frozen=True, kw_only=True):
+    """Give back a part of what a request cost, or all that is left of it."""
+
+    name: ClassVar = "request.refund"
+    changes: ClassVar = True
+    request: Annotated[str, Meta(min_length=1, max_length=200)]
+    amount: str | None = None
+    """None: all that has not been given back."""
+    account: AccountName | None = None
+    """Whose request it has to be."""
+    note: Label = ""
+    reference: ReferenceText = ""
+    """Name of the payment, which is booked once for ever. Empty: one is made up, and a repeat is another payment."""
+
+    def __post_init__(self) -> None:
+        if self.amount is not None and yuan("amount", self.amount) <= 0:
+            raise ValueError("amount: only an amount above 0 can be given back")
+        check_label("note", self.note)
+        check_reference("reference", self.reference)
+
+    @property
+    def is_repeatable(self) -> bool:
+        return bool(self.reference)
+
+    @property
+    def doubt(self) -> str:
+        return _doubt(self.reference, look="receipt")
+
+    async def run(self, operator: Operator) -> Answer:
+        now_ms = operator.clock.now_ms()
+        reference = _reference(self.reference, now_ms)
+        amount = None if self.amount is None else yuan("amount", self.amount)
+        booking = await operator.store.refund_request(self.request, amount, self.note, now_ms, reference, self.account)
+        return views.booking(booking, reference.text) | {"request": self.request}
+
+
+class AccountClose(Operation, frozen=True, kw_only=True):
+    """Close an account for good, revoke its keys, and erase what its customer wrote and got. Nothing is paid out."""
+
+    name: ClassVar = "account.close"
+    changes: ClassVar = True
+    account: AccountName
+
+    async def run(self, operator: Operator) -> Answer:
+        account = await operator.store.close_account(self.account, operator.clock.now_ms())
+        await operator.changed()
+        return views.account(account)
+
+
 class AccountSet(LimitedOperation, frozen=True, kw_only=True):
     """Change limits of an account, and what it pays. Of its limits and those of a key the stricter counts."""
 
@@ -217,7 +268,7 @@ def _reference(text: str, now_ms: int) -> Reference:
     return Reference(SOURCE, text or ids.payment_reference(now_ms))
 
 
-def _doubt(reference: str) -> str:
+def _doubt(reference: str, look: str = "account show") -> str:
     if not reference:
-        return f"{MAY_BE_DONE}: look with `llm-proxy account show` before you repeat it"
+        return f"{MAY_BE_DONE}: look with `llm-proxy {look}` before you repeat it"
     return f"{MAY_BE_DONE}: repeat it with --reference {shlex.quote(reference)}, under which it is booked once"

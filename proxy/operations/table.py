@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from proxy.operations.accounts import (
+    AccountClose,
     AccountCreate,
     AccountCredit,
     AccountList,
@@ -13,6 +14,7 @@ from proxy.operations.accounts import (
     AccountShow,
     AccountSuspend,
     KeyCreate,
+    RequestRefund,
 )
 from proxy.operations.books import Backup, LedgerVerify, RetentionFold, RetentionLook, ShowReceipt, Usage
 from proxy.operations.keys import KeyFind, KeyList, KeyPause, KeyResume, KeyRevoke, KeyRoll, KeySet
@@ -30,6 +32,8 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         AccountSet,
         AccountSuspend,
         AccountResume,
+        AccountClose,
+        RequestRefund,
         KeyCreate,
         KeyList,
         KeyFind,

@@ -30,6 +30,7 @@ def account(row: Account) -> dict[str, Any]:
         "currency": "CNY",
         "discount": format_discount(row.discount),
         "created_at": iso(row.created_at_ms),
+        "closed_at": iso_or_none(row.closed_at_ms),
     }
 
 
@@ -128,9 +129,10 @@ def folded(row: FoldedRequest, zone: Zone) -> str:
     """Return a text for a folded request, whose receipt is gone."""
     day = zone.day(row.day_ms)
     first, following = date_of(day), date_of(day + 1)
+    refunded = f", ¥{format_yuan(row.refunded_nanos)} given back" if row.refunded_nanos else ""
     return (
         f"request {row.id} of account {row.account} was folded into the daily sums of {first}, its receipt is gone: "
-        f"¥{format_yuan(row.hold_nanos)} held, ¥{format_yuan(row.charge_nanos)} charged. "
+        f"¥{format_yuan(row.hold_nanos)} held, ¥{format_yuan(row.charge_nanos)} charged{refunded}. "
         f"See `llm-proxy usage --account {shlex.quote(row.account)} --since {first} --until {following}`"
     )
 

@@ -21,8 +21,9 @@ however late it arrives, so what recovery settled cannot be settled again by its
 Invariants (`verify` checks each): Σ transfers = 0 · balance = credits - debits per account · held = Σ open holds · available ≥ 0 ·
 each settled request has exactly one charge or release, none above its hold · no open hold without a live request or task · no finished
 request or task without its settlement, and the other way round · a video costs what its task says · no charge without a request ·
-each idempotency key is its request's · each credit and refund has one reference, and no reference two · what was folded is in the
-daily sums, once · what money limits count is what the books say.
+each idempotency key is its request's · each credit and refund has one reference, and no reference two · a discount is in
+the charge as it is in the price · no refund of a request above its charge · nothing happens to a closed account · what was folded is
+in the daily sums, once · what money limits count is what the books say.
 """
 
 from asyncio import Future
@@ -81,19 +82,48 @@ class Accounts(Protocol):
 
         The same account and amount under a reference that is booked change nothing, whatever is available now.
 
-        Raises: AccountNotFoundError; ReferenceTakenError: the reference has another account or amount; InsufficientFundsError.
+        Raises: AccountNotFoundError, AccountClosedError; ReferenceTakenError: the reference has another account or amount;
+        InsufficientFundsError.
         """
 
     def set_discount(self, name: str, discount: int) -> Future[Account]:
         """Set what an account pays of each price of requests to come, in ten-thousandths. Those under way keep theirs.
 
-        Raises: AccountNotFoundError; StoreRefusedError: no factor above 0 and up to the whole price.
+        Raises: AccountNotFoundError, AccountClosedError; StoreRefusedError: no factor above 0 and up to the whole price.
+        """
+
+    def refund_request(
+        self,
+        request_id: str,
+        amount_nanos: Nanos | None,
+        note: str,
+        now_ms: int,
+        reference: Reference,
+        account: str | None = None,
+    ) -> Future[Booking]:
+        """Give a customer back a part of what one request cost, or (None) what is left of it, once for each reference.
+
+        All refunds of a request are never above its charge. Its receipt shows them; a folded request can be refunded as well.
+
+        Args: account: whose request it has to be; None: anybody's.
+
+        Raises: RequestNotFoundError, ReferenceTakenError, AccountClosedError; StoreRefusedError: it is not charged, not so much, or
+        of another account.
+        """
+
+    def close_account(self, name: str, now_ms: int) -> Future[Account]:
+        """Close an account for good: nothing is held for it and nothing booked to it from then on. A second closing changes nothing.
+
+        Its keys are revoked. What its customer wrote and got is erased: prompts and links of its videos, and answers kept under
+        idempotency keys. The books stay, and so does its balance: nothing is paid out.
+
+        Raises: AccountNotFoundError; StoreRefusedError: a request is under way.
         """
 
     def create_key(self, account: str, key: NewKey) -> Future[Key]:
         """Create a key of an account; one with the same id, secret, name and account is returned as it is.
 
-        Raises: AccountNotFoundError; StoreRefusedError: another key has the id or the secret.
+        Raises: AccountNotFoundError, AccountClosedError; StoreRefusedError: another key has the id or the secret.
         """
 
     def revoke_key(self, key_id: str, now_ms: int) -> Future[Key]:
@@ -157,8 +187,8 @@ class Ledger(Protocol):
         Each money limit of the key and of its account is at least what is spent, held and now to be held of the requests created in its
         period, which is that of this request's creation. A hold of 0 needs nothing of it.
 
-        Raises: KeyClaimedError, checked first: nothing is held then; SpendLimitError; InsufficientFundsError, AccountNotFoundError;
-        ValueError: a video, which `place_task` places.
+        Raises: KeyClaimedError, checked first: nothing is held then; SpendLimitError; InsufficientFundsError, AccountNotFoundError,
+        AccountClosedError; ValueError: a video, which `place_task` places.
         """
 
     def settle(self, request_id: str, settlement: Settlement, now_ms: int, answer: StoredAnswer | None = None) -> Future[Settled]:

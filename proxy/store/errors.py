@@ -48,7 +48,15 @@ class AccountNotFoundError(StoreRefusedError):
     pass
 
 
+class AccountClosedError(StoreRefusedError):
+    """The account is closed: nothing is booked to it any more."""
+
+
 class KeyNotFoundError(StoreRefusedError):
+    pass
+
+
+class RequestNotFoundError(StoreRefusedError):
     pass
 
 

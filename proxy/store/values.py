@@ -14,6 +14,8 @@ from proxy.core.money import DISCOUNT_WHOLE, Nanos
 from proxy.core.settlement import Settlement
 from proxy.core.video.record import TaskState
 
+_NOTHING = Nanos(0)
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -24,6 +26,8 @@ class Account:
     created_at_ms: int
     discount: int = DISCOUNT_WHOLE
     """What the account pays of each price, in ten-thousandths."""
+    closed_at_ms: int | None = None
+    """When it was closed for good."""
     limits: Limits | None = None
     """None: none, or not asked for: `accounts` and `account` ask."""
 
@@ -199,6 +203,8 @@ class Receipt:
     account: str
     settlement: Settlement | None
     settled_at_ms: int | None
+    refunded_nanos: Nanos = _NOTHING
+    """What of the charge has been given back since."""
 
 
 @dataclass(frozen=True, slots=True)

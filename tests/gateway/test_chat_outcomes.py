@@ -98,6 +98,7 @@ async def test_a_whole_answer_is_complete_and_its_receipt_is_there_with_its_last
         "formula": "20 × ¥0.8/M + 12 × ¥2/M = ¥0.00004",
         "shortfall": "0.00",
         "discount": "1",
+        "refunded": "0.00",
         "http_status": 200,
         "first_byte_ms": 0,
         "total_ms": 0,

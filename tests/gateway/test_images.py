@@ -139,6 +139,7 @@ async def test_the_receipt_tells_the_images_made(gateway: Bench) -> None:
         "formula": "3 × ¥0.18 = ¥0.54",
         "shortfall": "0.00",
         "discount": "1",
+        "refunded": "0.00",
         "http_status": 200,
         "first_byte_ms": 0,
         "total_ms": 0,

@@ -79,8 +79,8 @@ def credit_account(
 
 
 def create_key(connection: sqlite3.Connection, account: str, key: NewKey, spending: Spending) -> Key:
-    """Raises: AccountNotFoundError; StoreRefusedError: another key has the id or the secret, or nothing could pass a limit."""
-    owner = ledger.account_by_name(connection, account)
+    """Raises: AccountNotFoundError, AccountClosedError; StoreRefusedError: id or secret is another key's, or a limit passes nothing."""
+    owner = ledger.require_open(ledger.account_by_name(connection, account))
     if _insert(connection, key, owner.id, key.name, None):
         limits.write(connection, owner.id, key.id, key.limits)
         if key.limits.spend:
@@ -146,8 +146,8 @@ def set_key_limits(connection: sqlite3.Connection, key_id: str, change: LimitsCh
 
 
 def set_account_limits(connection: sqlite3.Connection, name: str, change: LimitsChange, now_ms: int, spending: Spending) -> Account:
-    """Raises: AccountNotFoundError; StoreRefusedError: nothing could pass such a limit."""
-    account_id = ledger.account_by_name(connection, name).id
+    """Raises: AccountNotFoundError, AccountClosedError; StoreRefusedError: nothing could pass such a limit."""
+    account_id = ledger.require_open(ledger.account_by_name(connection, name)).id
     _change_limits(connection, account_id, "", change, now_ms, spending)
     return account(connection, name)
 

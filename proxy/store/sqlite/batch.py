@@ -78,7 +78,8 @@ _SETTLE_REQUESTS = _Statement(
 _SPEND = _Statement("INSERT OR REPLACE INTO spend (account_id, identity, day, spent_nanos, held_nanos) VALUES {rows}", 5)
 # One row whatever their number: fetching each would be another turn at the interpreter's lock.
 _AVAILABLE_TEXT = """
-    SELECT group_concat(id || ' ' || (balance_nanos - held_nanos)) FROM accounts WHERE id IN ({ids}) AND kind = 'customer'"""
+    SELECT group_concat(id || ' ' || (balance_nanos - held_nanos)) FROM accounts
+    WHERE id IN ({ids}) AND kind = 'customer' AND closed_at_ms IS NULL"""
 _AVAILABLE = [_AVAILABLE_TEXT.format(ids=", ".join("?" * accounts)) for accounts in range(ROWS_MAX + 1)]
 
 

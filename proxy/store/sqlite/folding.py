@@ -78,7 +78,8 @@ def folded(connection: sqlite3.Connection, request_id: str, zone: Zone) -> Folde
     """Return what the ledger still holds of a folded request, or None. A hold of 0 leaves no transfer."""
     row = connection.execute(
         """SELECT accounts.id, accounts.name, hold.created_at_ms, hold.amount_nanos,
-             CASE ending.kind WHEN 'charge' THEN ending.amount_nanos ELSE 0 END
+             CASE ending.kind WHEN 'charge' THEN ending.amount_nanos ELSE 0 END,
+             (SELECT coalesce(sum(amount_nanos), 0) FROM transfers WHERE request_id = hold.request_id AND kind = 'reversal')
            FROM transfers AS hold JOIN accounts ON accounts.id = hold.debit_id
            LEFT JOIN transfers AS ending ON ending.request_id = hold.request_id AND ending.kind IN ('charge', 'release')
            WHERE hold.request_id = ? AND hold.kind = 'hold' AND NOT EXISTS (SELECT 1 FROM requests WHERE id = hold.request_id)""",
@@ -86,8 +87,9 @@ def folded(connection: sqlite3.Connection, request_id: str, zone: Zone) -> Folde
     ).fetchone()
     if row is None:
         return None
-    account_id, account, created_at_ms, hold, charge = row
-    return FoldedRequest(request_id, account_id, account, zone.begins_ms(zone.day(created_at_ms)), Nanos(hold), Nanos(charge))
+    account_id, account, created_at_ms, hold, charge, refunded = row
+    day_ms = zone.begins_ms(zone.day(created_at_ms))
+    return FoldedRequest(request_id, account_id, account, day_ms, Nanos(hold), Nanos(charge), Nanos(refunded))
 
 
 def has_daily_sums(connection: sqlite3.Connection, at_ms: int, zone: Zone) -> bool:

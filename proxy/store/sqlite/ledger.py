@@ -9,7 +9,8 @@ import sqlite3
 from proxy.core.catalog import Kind
 from proxy.core.money import NANOS_MAX, Nanos, format_yuan
 from proxy.core.settlement import Settlement
-from proxy.store.errors import AccountNotFoundError, InsufficientFundsError, StoreRefusedError
+from proxy.core.timestamps import iso
+from proxy.store.errors import AccountClosedError, AccountNotFoundError, InsufficientFundsError, StoreRefusedError
 from proxy.store.sqlite import idempotency, payments
 from proxy.store.sqlite.spending import Spending
 from proxy.store.values import Account, NewRequest, Reference, Settled, StoredAnswer
@@ -19,9 +20,11 @@ REVENUE_ID = 2
 COUNT_MAX = 2**48
 """A count beyond it is stored as this: an upstream's nonsense must neither stop a settlement nor overflow the sums of `usage`."""
 
-_ACCOUNT = "SELECT id, name, balance_nanos, held_nanos, created_at_ms, discount FROM accounts WHERE kind = 'customer'"
+_ACCOUNT = "SELECT id, name, balance_nanos, held_nanos, created_at_ms, discount, closed_at_ms FROM accounts WHERE kind = 'customer'"
 
-_HOLD = "UPDATE accounts SET held_nanos = held_nanos + ?1 WHERE id = ?2 AND kind = 'customer' AND balance_nanos - held_nanos >= ?1"
+_HOLD = """
+    UPDATE accounts SET held_nanos = held_nanos + ?1
+    WHERE id = ?2 AND kind = 'customer' AND balance_nanos - held_nanos >= ?1 AND closed_at_ms IS NULL"""
 _INSERT_REQUEST = """
     INSERT INTO requests (owner, id, kind, account_id, key_id, model, upstream, upstream_model, stream, hold_nanos, price,
       created_at_ms, claimed)
@@ -47,7 +50,7 @@ def record(connection: sqlite3.Connection, request: NewRequest, owner: str, spen
     """Record a request with its hold, which is a pending transfer from the customer to revenue. A hold of 0 moves nothing.
 
     Raises: KeyClaimedError before all else, as a retry is owed its first answer whatever is available now; SpendLimitError;
-    InsufficientFundsError; AccountNotFoundError; ValueError for a negative hold, a used id or an unknown key.
+    InsufficientFundsError; AccountNotFoundError, AccountClosedError; ValueError for a negative hold, a used id or an unknown key.
     """
     claim = request.claim
     if claim is not None:
@@ -58,7 +61,7 @@ def record(connection: sqlite3.Connection, request: NewRequest, owner: str, spen
     if hold and not spending.is_idle:
         spending.require(request)
     if hold > NANOS_MAX or connection.execute(_HOLD, (hold, request.account_id)).rowcount == 0:
-        held_for = account_by_id(connection, request.account_id)
+        held_for = require_open(account_by_id(connection, request.account_id))
         raise InsufficientFundsError(
             f"account {held_for.name} has ¥{format_yuan(held_for.available_nanos)} available, the request needs ¥{format_yuan(hold)}",
             available_nanos=held_for.available_nanos,
@@ -117,9 +120,9 @@ def settle(
 def book(connection: sqlite3.Connection, account_id: int, amount_nanos: Nanos, note: str, now_ms: int, reference: Reference) -> None:
     """Take money in from cash, or, where the amount is negative, pay it back out, under a reference that is free.
 
-    Raises: StoreRefusedError: nothing to book, or beyond what a balance can be; InsufficientFundsError.
+    Raises: StoreRefusedError: nothing to book, or beyond what a balance can be; AccountClosedError, InsufficientFundsError.
     """
-    account = account_by_id(connection, account_id)
+    account = require_open(account_by_id(connection, account_id))
     if amount_nanos == 0:
         raise StoreRefusedError("an amount of 0 books nothing")
     if account.balance_nanos + amount_nanos > NANOS_MAX:
@@ -138,6 +141,28 @@ def book(connection: sqlite3.Connection, account_id: int, amount_nanos: Nanos, n
     (transfer_id,) = connection.execute("SELECT last_insert_rowid()").fetchone()
     payments.record(connection, reference, account_id, amount_nanos, transfer_id, now_ms)
     connection.execute("UPDATE accounts SET balance_nanos = balance_nanos + ? WHERE id = ?", (amount_nanos, account_id))
+
+
+def reverse(
+    connection: sqlite3.Connection, account: Account, amount_nanos: int, request_id: str, note: str, now_ms: int, reference: Reference
+) -> None:
+    """Give an amount of a request's charge back, under a reference that is free.
+
+    Raises: StoreRefusedError: beyond what a balance can be.
+    """
+    if account.balance_nanos + amount_nanos > NANOS_MAX:
+        raise StoreRefusedError(f"a balance cannot be above ¥{format_yuan(NANOS_MAX)}")
+    _transfer(connection, "reversal", REVENUE_ID, account.id, amount_nanos, request_id, note, now_ms)
+    (transfer_id,) = connection.execute("SELECT last_insert_rowid()").fetchone()
+    payments.record(connection, reference, account.id, Nanos(amount_nanos), transfer_id, now_ms)
+    connection.execute("UPDATE accounts SET balance_nanos = balance_nanos + ? WHERE id = ?", (amount_nanos, account.id))
+
+
+def require_open(account: Account) -> Account:
+    """Return the account. Raises: AccountClosedError."""
+    if account.closed_at_ms is not None:
+        raise AccountClosedError(f"account {account.name} was closed on {iso(account.closed_at_ms)}: nothing is booked to it any more")
+    return account
 
 
 def account_by_id(connection: sqlite3.Connection, account_id: int) -> Account:

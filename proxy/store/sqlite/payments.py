@@ -14,19 +14,25 @@ def booked_at_ms(connection: sqlite3.Connection, reference: Reference, account_i
     Raises: ReferenceTakenError: another payment has the reference. ``account_id`` None: the account does not exist, so any has.
     """
     row = connection.execute(
-        """SELECT payments.account_id, amount_nanos, payments.created_at_ms, accounts.name
-           FROM payments JOIN accounts ON accounts.id = payments.account_id WHERE source = ? AND reference = ?""",
+        """SELECT payments.account_id, payments.amount_nanos, payments.created_at_ms, accounts.name, transfers.kind
+           FROM payments JOIN accounts ON accounts.id = payments.account_id LEFT JOIN transfers ON transfers.id = transfer_id
+           WHERE source = ? AND reference = ?""",
         (reference.source, reference.text),
     ).fetchone()
     if row is None:
         return None
-    its_account_id, its_amount, created_at_ms, name = row
-    if (its_account_id, its_amount) != (account_id, amount_nanos):
-        raise ReferenceTakenError(
-            f"reference {reference.text} stands for another payment already, ¥{format_yuan(its_amount)} for account {name} "
-            f"on {iso(created_at_ms)}: nothing was booked"
-        )
+    its_account_id, its_amount, created_at_ms, name, kind = row
+    if (its_account_id, its_amount) != (account_id, amount_nanos) or kind == "reversal":
+        raise taken(reference, its_amount, name, created_at_ms)
     return int(created_at_ms)
+
+
+def taken(reference: Reference, amount_nanos: int, name: str, booked_at_ms: int) -> ReferenceTakenError:
+    """Return the refusal of a payment whose reference is another's."""
+    return ReferenceTakenError(
+        f"reference {reference.text} stands for another payment already, ¥{format_yuan(amount_nanos)} for account {name} "
+        f"on {iso(booked_at_ms)}: nothing was booked"
+    )
 
 
 def record(

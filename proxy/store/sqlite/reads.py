@@ -26,7 +26,8 @@ _RECEIPT = """
     SELECT requests.id, requests.kind, requests.account_id, coalesce(key_id, ''), model, upstream, upstream_model, stream, hold_nanos,
       price, requests.created_at_ms, idempotency.key, body_sha256, accounts.name, settled_at_ms,
       outcome, usage_source, charge_nanos, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, units, shortfall_nanos,
-      http_status, upstream_id, first_byte_ms, total_ms, note
+      http_status, upstream_id, first_byte_ms, total_ms, note,
+      (SELECT coalesce(sum(amount_nanos), 0) FROM transfers WHERE request_id = requests.id AND transfers.kind = 'reversal')
     FROM requests JOIN accounts ON accounts.id = requests.account_id LEFT JOIN idempotency ON request_id = requests.id
     WHERE requests.id = ?"""
 
@@ -66,7 +67,7 @@ def receipt(connection: sqlite3.Connection, request_id: str) -> tuple[Receipt, i
     if row is None:
         return None
     identity, kind, account_id, key_id, model, upstream, upstream_model, stream, hold, price, created_at_ms = row[:11]
-    key, body_sha256, account, settled_at_ms, *settled = row[11:]
+    key, body_sha256, account, settled_at_ms, *settled, refunded = row[11:]
     request = NewRequest(
         id=identity,
         kind=Kind(kind),
@@ -82,7 +83,7 @@ def receipt(connection: sqlite3.Connection, request_id: str) -> tuple[Receipt, i
         claim=None if key is None else IdempotencyClaim(key, body_sha256),
     )
     settlement = None if settled_at_ms is None else _settlement(*settled)
-    return Receipt(request, account, settlement, settled_at_ms), account_id
+    return Receipt(request, account, settlement, settled_at_ms, Nanos(refunded)), account_id
 
 
 def usage(connection: sqlite3.Connection, query: UsageQuery, zone: Zone) -> list[UsageRow]:

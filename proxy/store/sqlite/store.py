@@ -83,6 +83,20 @@ class SqliteStore:
     def set_discount(self, name: str, discount: int) -> asyncio.Future[Account]:
         return self._write(customers.set_discount, name, discount)
 
+    def refund_request(
+        self,
+        request_id: str,
+        amount_nanos: Nanos | None,
+        note: str,
+        now_ms: int,
+        reference: Reference,
+        account: str | None = None,
+    ) -> asyncio.Future[Booking]:
+        return self._write(customers.refund_request, request_id, amount_nanos, note, now_ms, reference, account)
+
+    def close_account(self, name: str, now_ms: int) -> asyncio.Future[Account]:
+        return self._write(customers.close_account, name, now_ms)
+
     def create_key(self, account: str, key: NewKey) -> asyncio.Future[Key]:
         return self._write_money(admin.create_key, account, key)
 

@@ -27,9 +27,10 @@ _DEFINITIONS = f"""
     -- credits - debits per account; pending transfers have moved nothing
     posted AS (
       SELECT account_id, sum(amount) AS amount FROM (
-        SELECT credit_id AS account_id, amount_nanos AS amount FROM transfers WHERE kind IN ('credit', 'refund', 'charge')
+        SELECT credit_id AS account_id, amount_nanos AS amount FROM transfers
+          WHERE kind IN ('credit', 'refund', 'charge', 'reversal')
         UNION ALL
-        SELECT debit_id, -amount_nanos FROM transfers WHERE kind IN ('credit', 'refund', 'charge')
+        SELECT debit_id, -amount_nanos FROM transfers WHERE kind IN ('credit', 'refund', 'charge', 'reversal')
       ) GROUP BY account_id),
     open_holds AS (
       SELECT hold.* FROM transfers AS hold
@@ -210,12 +211,14 @@ _INVARIANTS = (
         say="{} references of {} sources, ¥{} in all",
         yuan=(2,),
         offenders="""SELECT kind || ' ' || id || ' of ' || amount_nanos || ': it has no reference' FROM transfers
-                     WHERE kind IN ('credit', 'refund') AND NOT EXISTS (SELECT 1 FROM payments WHERE transfer_id = transfers.id)
+                     WHERE kind IN ('credit', 'refund', 'reversal')
+                       AND NOT EXISTS (SELECT 1 FROM payments WHERE transfer_id = transfers.id)
                      UNION ALL
                      SELECT 'reference ' || source || ' ' || reference || ': ' || payments.amount_nanos || ' for account '
                        || account_id || ', its transfer says ' || coalesce(amount || ' for account ' || customer_id, 'nothing')
-                     FROM payments LEFT JOIN (SELECT id, iif(kind = 'credit', credit_id, debit_id) AS customer_id,
-                         CASE kind WHEN 'credit' THEN amount_nanos WHEN 'refund' THEN -amount_nanos END AS amount FROM transfers)
+                     FROM payments LEFT JOIN (SELECT id, iif(kind = 'refund', debit_id, credit_id) AS customer_id,
+                         CASE WHEN kind IN ('credit', 'reversal') THEN amount_nanos WHEN kind = 'refund' THEN -amount_nanos END
+                         AS amount FROM transfers)
                        AS transfer ON transfer.id = transfer_id
                      WHERE payments.amount_nanos <> coalesce(amount, 0)
                        OR (payments.amount_nanos <> 0 AND account_id IS NOT customer_id)

@@ -88,7 +88,9 @@ async def test_an_account_begins_with_its_credit_in_yuan(operator: Operator) -> 
     expected = {"name": "acme", "balance": "100.00", "held": "0.00", "available": "100.00", "currency": "CNY", "discount": "1"}
     assert {name: created[name] for name in expected} == expected
     assert created["created_at"] == "2025-11-24T16:00:00.000Z"
-    assert await run(operator, "account.list", {}) == {"accounts": [{name: created[name] for name in ("id", *expected, "created_at")}]}
+    assert await run(operator, "account.list", {}) == {
+        "accounts": [{name: created[name] for name in ("id", *expected, "created_at", "closed_at")}]
+    }
 
 
 async def test_an_account_is_opened_once(operator: Operator) -> None:
@@ -250,6 +252,7 @@ def test_an_unknown_operation_is_answered_with_those_there_are() -> None:
 def test_exactly_the_operations_that_write_are_for_the_process_that_holds_the_store() -> None:
     assert {name for name, operation in OPERATIONS.items() if operation.changes} == {
         "account.create",
+        "account.close",
         "account.credit",
         "account.set",
         "account.suspend",
@@ -260,6 +263,7 @@ def test_exactly_the_operations_that_write_are_for_the_process_that_holds_the_st
         "key.resume",
         "key.roll",
         "key.revoke",
+        "request.refund",
         "retention.fold",
     }
 

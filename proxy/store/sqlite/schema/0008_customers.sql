@@ -2,6 +2,8 @@
 
 ALTER TABLE accounts ADD COLUMN discount INTEGER NOT NULL DEFAULT 10000 CHECK (discount BETWEEN 1 AND 10000);
 ALTER TABLE accounts ADD COLUMN closed_at_ms INTEGER;
+-- The last transfer of the whole ledger when the account was closed: none of its own has a higher id. A clock may be set back, ids go up.
+ALTER TABLE accounts ADD COLUMN closed_after INTEGER CHECK ((closed_after IS NULL) = (closed_at_ms IS NULL));
 
 -- That of the account when its task was placed: what is charged by reported tokens is worked out at the end.
 ALTER TABLE video_tasks ADD COLUMN discount INTEGER NOT NULL DEFAULT 10000 CHECK (discount BETWEEN 1 AND 10000);
