@@ -29,7 +29,7 @@ _HINTS = (
     (r"(?:amount|credit): no decimal number", "write yuan with a point and no unit, such as 12.50"),
     (r"account (?P<name>.+) has ¥\S+ available, ¥\S+ cannot", "`llm-proxy account show {name}` says what is held by calls under way"),
     (r"request \S+ cost ¥", "`llm-proxy receipt` shows what it cost and what was given back"),
-    (r"account (?P<name>.+) has \d+ requests under way", "`llm-proxy key list {name}` shows its keys: without them it begins no other"),
+    (r"account (?P<name>.+) has requests under way", "`llm-proxy key list {name}` shows its keys: without them it begins no other"),
     (r"there is no file ", "name what `llm-proxy backup` wrote"),
 )
 

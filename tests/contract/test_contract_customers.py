@@ -271,7 +271,7 @@ async def test_an_account_whose_money_is_held_is_not_closed(store: Store, alice:
     await store.create_key("alice", new_key())
     await store.place_hold(new_request(account_id=alice.id))
 
-    with pytest.raises(StoreRefusedError, match=r"account alice has 1 requests under way, which hold ¥0\.0000001"):
+    with pytest.raises(StoreRefusedError, match=r"account alice has requests under way \(1\), which hold ¥0\.0000001"):
         await store.close_account("alice", NOW_MS)
     assert len(await store.grants()) == 1
 
@@ -283,7 +283,7 @@ async def test_an_account_whose_money_is_held_is_not_closed(store: Store, alice:
 async def test_a_free_request_under_way_keeps_an_account_open(store: Store, alice: Account) -> None:
     await store.place_hold(new_request(account_id=alice.id, hold_nanos=0))
 
-    with pytest.raises(StoreRefusedError, match="1 requests under way"):
+    with pytest.raises(StoreRefusedError, match="requests under way"):
         await store.close_account("alice", NOW_MS)
 
 

@@ -113,7 +113,7 @@ def close_account(connection: sqlite3.Connection, name: str, now_ms: int) -> Acc
     ).fetchone()
     if under_way or account.held_nanos:
         raise StoreRefusedError(
-            f"account {name} has {under_way} requests under way, which hold ¥{format_yuan(account.held_nanos)}: "
+            f"account {name} has requests under way ({under_way}), which hold ¥{format_yuan(account.held_nanos)}: "
             "close it once they are settled"
         )
     connection.execute("UPDATE keys SET revoked_at_ms = ? WHERE account_id = ? AND revoked_at_ms IS NULL", (now_ms, account.id))
