@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from proxy.core.days import CHINA
 from proxy.core.money import DISCOUNT_WHOLE, NANOS_MAX, Nanos
-from proxy.core.retention import DAY_MS
 from proxy.store.contract import Store
 from proxy.store.errors import AccountClosedError, AccountNotFoundError, ReferenceTakenError, RequestNotFoundError, StoreRefusedError
 from proxy.store.values import Account, Booking, StoredAnswer
@@ -16,7 +16,7 @@ from tests.contract.conftest import Open
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, made, new_claim, new_key, new_request, new_video, pay, reference, settlement, submitted, task_of
 
-TOMORROWS_MS = (NOW_MS // DAY_MS + 40) * DAY_MS
+LATER_MS = CHINA.begins_ms(CHINA.day(NOW_MS) + 40)
 
 
 async def charged(store: Store, account: Account, request_id: str = "req_1", charge: int = 60) -> str:
@@ -201,7 +201,7 @@ async def test_only_what_was_charged_is_given_back(store: Store, alice: Account)
 async def test_a_folded_request_is_given_back_too_and_no_more_than_once(store: Store, alice: Account) -> None:
     request_id = await charged(store, alice)
     await refund(store, request_id, 20, "r-1")
-    assert await store.fold_requests(alice.id, TOMORROWS_MS) == 1
+    assert await store.fold_requests(alice.id, LATER_MS) == 1
 
     with pytest.raises(StoreRefusedError, match=r"¥0\.00000004 are left"):
         await refund(store, request_id, 41, "r-2")
@@ -376,5 +376,5 @@ async def test_its_old_requests_are_folded_as_others_are(store: Store, alice: Ac
     await charged(store, alice)
     await store.close_account("alice", NOW_MS)
 
-    assert await store.fold_requests(alice.id, TOMORROWS_MS) == 1
+    assert await store.fold_requests(alice.id, LATER_MS) == 1
     await assert_books_balance(store)
