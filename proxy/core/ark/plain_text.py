@@ -64,6 +64,7 @@ _TELLING = words(
     """
 )
 """Words that reveal the real model, or the place of a failure."""
+_TELLING_PART = re.compile("|".join(sorted(_TELLING)))
 _NAME = re.compile(
     r"(?P<before>\b(?:(?:functions?|tools?)(?:[ _]names?)?|(?:tool_)?call_id)(?:[:=] ?| |(?=[\"'`])))"
     r"(?P<quote>[\"'`]?)(?P<name>[A-Za-z0-9_.:-]{1,128})",
@@ -87,7 +88,9 @@ def is_plain_text(text: str, known: Collection[str] = ()) -> bool:
             continue
         if not _is_plain_word(word):
             return False
-        found = 0 if _MEASURE.fullmatch(word.strip(_OPENS_AND_CLOSES + _BRACKETS)) else sum(map(str.isdigit, word))
+        found = sum(map(str.isdigit, word))
+        if found and _MEASURE.fullmatch(word.strip(_OPENS_AND_CLOSES + _BRACKETS)):
+            found = 0
         digits = digits + found if found else 0
         if digits > _DIGITS_MAX:
             return False
@@ -115,7 +118,7 @@ def named_plainly(text: str, known: Collection[str] = ()) -> tuple[str, frozense
 
 def is_telling(text: str) -> bool:
     """Return whether a word holds one that reveals the real model, or the place of a failure."""
-    return any(name in text.lower() for name in _TELLING)
+    return _TELLING_PART.search(text.lower()) is not None
 
 
 def public_param(param: str) -> str | None:
@@ -129,9 +132,13 @@ def _is_plain_word(word: str) -> bool:
     bare = word.strip(_OPENS_AND_CLOSES + _BRACKETS)
     if is_telling(bare):
         return False
-    if _is_field(word) or _is_field(bare) or bare.lower() in _JOINED:
-        return True
-    return any(_WORD.fullmatch(form) or _NUMBERS.fullmatch(form) for form in (word, bare))
+    # The cheapest and most common first: texts of the upstream's own making are judged on the event loop.
+    forms = (bare,) if bare == word else (bare, word)
+    return (
+        any(_WORD.fullmatch(form) or _NUMBERS.fullmatch(form) for form in forms)
+        or bare.lower() in _JOINED
+        or any(_is_field(form) for form in forms)
+    )
 
 
 def _is_field(word: str) -> bool:
