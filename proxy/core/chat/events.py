@@ -4,6 +4,7 @@ The tap comes here only for the few events that their bytes alone do not settle.
 """
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -20,6 +21,10 @@ FILTERED = "content_filter"
 _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
 _CALL_TEXTS = ("name", "arguments")
 _COMMENT_BYTES_MAX, _ERROR_CHARACTERS_MAX = 256, 2000
+_COMMENTS_MAX = 32
+"""Comments within one event; a further one is a stray line. Those between events, as keep-alives are, do not count."""
+LINES_MAX = 10_000
+"""Lines of one event: a few milliseconds. JSON that is indented over as many has more than any chunk."""
 _FIELD = re.compile(rb"data(?::.*)?|id(?:: ?[\w.:-]{0,128})?|event(?:: ?[A-Za-z_.-]{0,64})?|retry(?:: ?[0-9]{0,9})?", re.DOTALL)
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.]\d{1,6})?(?:Z|[+-]\d\d:\d\d)?")
 
@@ -29,13 +34,18 @@ def fields_of(event: bytes) -> tuple[bytes, bytes, bytes]:
     name = b""
     lines: list[bytes] = []
     strays: list[bytes] = []
+    comments = 0
     for line in event.splitlines():
         field, _, value = line.partition(b":")
         if field == b"data":
             lines.append(value.removeprefix(b" "))
         elif field == b"event" and _FIELD.fullmatch(line):
             name = value.removeprefix(b" ")
-        elif line and not (_FIELD.fullmatch(line) or (not field and is_plain_comment(line))):
+        elif line and not field:
+            comments += 1
+            if comments > _COMMENTS_MAX or not is_plain_comment(line):
+                strays.append(line)
+        elif line and not _FIELD.fullmatch(line):
             strays.append(line)
     return name, b"\n".join(lines), b"\n".join(strays)
 
@@ -116,9 +126,17 @@ def parsed(text: bytes, *, mend: bool = True) -> object:
 
 def is_plain_comment(line: bytes) -> bool:
     """Return whether a comment may be passed on: a keep-alive in plain words, at most with times."""
-    if len(line) > _COMMENT_BYTES_MAX:
-        return False
+    return len(line) <= _COMMENT_BYTES_MAX and _is_plain_comment(line)
+
+
+@lru_cache(maxsize=256)  # an upstream sends the same one again and again
+def _is_plain_comment(line: bytes) -> bool:
     return is_plain_text(_TIME.sub("", line.decode("utf-8", "replace").lstrip(":")))
+
+
+def has_too_many_lines(event: bytes) -> bool:
+    """Return whether an event has so many lines that it is not looked at. A CRLF counts twice."""
+    return len(event) > LINES_MAX and event.count(b"\n") + event.count(b"\r") > LINES_MAX
 
 
 def error_of(value: object, text: bytes) -> dict[str, Any]:

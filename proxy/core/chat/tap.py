@@ -19,8 +19,10 @@ from typing import Any, NoReturn
 
 from proxy.core.chat.events import (
     FILTERED,
+    LINES_MAX,
     error_of,
     fields_of,
+    has_too_many_lines,
     is_chunk,
     is_plain_comment,
     is_sense,
@@ -157,7 +159,7 @@ class Tap:
             return b""
         tail, self._held = bytes(self._held), bytearray()
         was_done = self.done
-        withheld = not tail or self._is_withheld(tail, is_whole=False, mend=clean)
+        withheld = not tail or has_too_many_lines(tail) or self._is_withheld(tail, is_whole=False, mend=clean)
         if not clean:
             self.done = was_done
             return b""
@@ -256,7 +258,7 @@ class Tap:
     def _refuse(self) -> NoReturn:
         self._too_large = True
         self._held.clear()
-        raise EventTooLargeError(f"an event of more than {self._event_bytes_max} bytes")
+        raise EventTooLargeError(f"an event of more than {self._event_bytes_max} bytes or {LINES_MAX} lines")
 
     def _is_withheld(self, event: bytes, *, is_whole: bool = True, mend: bool = True) -> bool:
         """Record one event, and return whether it is withheld. Most are recognised by their bytes and not parsed.
@@ -269,6 +271,8 @@ class Tap:
             return self.done or not is_plain_comment(event)
         if self.begun and not self.done and _is_ordinary(event):
             return False
+        if has_too_many_lines(event):
+            self._refuse()
         name, text, strays = fields_of(event)
         if text.strip() == b"[DONE]" and not strays:
             return self._is_end_withheld(is_whole=is_whole)

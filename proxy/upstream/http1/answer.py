@@ -7,7 +7,12 @@ from typing import Protocol
 from proxy.upstream.failures import UpstreamBrokenError, UpstreamFailure
 from proxy.upstream.http1.head import Head
 
-_WAITING_BYTES_MAX = 256 * 1024
+STREAM_SLICE_BYTES = 16 * 1024
+BODY_SLICE_BYTES = 64 * 1024
+"""The most of an answer that is passed on in one turn of the loop: of a stream, whose events are judged one by one, and of a body that is
+only collected. A socket that is never empty yields 256 kB at a time, 32 times in a row; a piece of that length that is all line ends took
+half a second."""
+_WAITING_BYTES_MAX = STREAM_SLICE_BYTES
 """Bytes that may wait for `read` or `splice` before reading stops."""
 
 Shortcut = Callable[[bytes], bool]
@@ -40,10 +45,12 @@ class Carrier(Protocol):
 class Answer:
     """An upstream's answer after its head: `read`, `splice` or `abort` it. At its end its connection becomes free."""
 
-    __slots__ = ("_carrier", "_ended", "_failure", "_head", "_sink", "_waiting", "_waiting_bytes", "status")
+    __slots__ = ("_carrier", "_ended", "_failure", "_head", "_sink", "_waiting", "_waiting_bytes", "slice_bytes", "status")
 
     def __init__(self, carrier: Carrier, head: Head) -> None:
         self.status = head.status
+        self.slice_bytes = STREAM_SLICE_BYTES
+        """The most that is passed on in one turn of the loop."""
         self._head = head
         self._carrier: Carrier | None = carrier
         self._sink: Sink | None = None
@@ -71,6 +78,7 @@ class Answer:
             UpstreamTimeoutError: no byte came for too long.
         """
         collector = _Collector(self, bytes_max)
+        self.slice_bytes = BODY_SLICE_BYTES
         try:
             self.splice(collector)
             return await collector.whole

@@ -5,6 +5,7 @@ the answer's sink within `data_received`; nothing is queued once there is a sink
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -15,9 +16,6 @@ from proxy.upstream.http1.framing import Framing, FramingError
 from proxy.upstream.http1.head import HeadError, HeadReader
 
 _JOIN_BYTES_MAX = 64 * 1024
-_TURN_BYTES_MAX = 128 * 1024
-"""A longer piece is the last that a connection reads in a turn of the loop. libuv reads a socket that is never empty 32 times in a row,
-256 kB each: fifty fast ones made a turn of 1.6 s of CPU, in which no other call moved and a limit passed that nobody had missed."""
 _STEP_SECONDS_MIN = 0.01
 
 
@@ -59,8 +57,10 @@ class Connection(asyncio.Protocol):
         "_heads",
         "_home",
         "_keep_alive",
+        "_later",
         "_limits",
         "_loop",
+        "_loss",
         "_paused",
         "_rests",
         "_sent",
@@ -93,6 +93,10 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._rests = False
         """It reads nothing more in this turn of the loop."""
+        self._later: deque[bytes] = deque()
+        """Received, and passed on in the next turns of the loop, a slice in each. Meanwhile nothing is read."""
+        self._loss: tuple[Exception | None] | None = None
+        """The fault, or none, with which the connection was lost before all of those were passed on."""
         self._since = loop.time()
         # One timer a connection, never re-armed by an event: it checks the stamp when it fires, at least once in the shortest limit.
         self._step = max(_STEP_SECONDS_MIN, min(limits.first_byte_seconds, limits.idle_seconds, limits.keepalive_seconds))
@@ -149,14 +153,20 @@ class Connection(asyncio.Protocol):
         if self._paused and self._transport is not None:
             self._paused = False
             self._since = self._loop.time()
-            if not self._rests:
+            if self._later or self._loss is not None:
+                self._rest()
+            elif not self._rests:
                 self._transport.resume_reading()
 
     def abort(self) -> None:
         """Close at once, and tell only the home."""
         self._expected = self._answer = self._framing = self._shortcut = self._head = None
+        self._later.clear()
         if self._transport is not None:
             self._transport.abort()
+        if self._loss is not None:
+            self._loss = None
+            self._depart()
 
     def shut(self) -> None:
         """Close because the process ends, and tell the call that still waits."""
@@ -183,6 +193,9 @@ class Connection(asyncio.Protocol):
                 self._since = self._loop.time()
                 return
             self._shortcut = None
+        if self._later:
+            self._later.append(received)  # TLS hands on what it had decrypted, paused or not
+            return
         framing = self._framing
         answer = self._answer
         if framing is None or answer is None:
@@ -192,6 +205,8 @@ class Connection(asyncio.Protocol):
         self._feed(framing, answer, received)
 
     def eof_received(self) -> None:
+        if self._later:
+            return  # the transport closes itself, and `connection_lost` waits
         framing = self._framing
         if framing is not None and framing.ends_with_connection():
             self._finish(framing)
@@ -199,18 +214,24 @@ class Connection(asyncio.Protocol):
             self._fail(self._death("the upstream closed the connection"))
 
     def connection_lost(self, fault: Exception | None) -> None:
+        if self._later:
+            self._loss = (fault,)
+            return
         framing = self._framing
         if framing is not None and framing.ends_with_connection() and fault is None:
             self._finish(framing)
         else:
             self._fail(self._death(f"the connection was lost ({type(fault).__name__ if fault else 'closed'})"))
+        self._depart()
+
+    # steps
+
+    def _depart(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._transport = None
         self._tell_sent()
         self._home.gone(self)
-
-    # steps
 
     def _tell_sent(self) -> None:
         sent, self._sent = self._sent, None
@@ -248,8 +269,8 @@ class Connection(asyncio.Protocol):
             self._feed(framing, answer, rest)
 
     def _feed(self, framing: Framing, answer: Answer, received: bytes) -> None:
-        if len(received) > _TURN_BYTES_MAX:
-            self._rest()
+        if len(received) > answer.slice_bytes:
+            received = self._first_slice(received, answer.slice_bytes)
         try:
             payload, framed = framing.feed(received)
         except FramingError as fault:
@@ -257,20 +278,40 @@ class Connection(asyncio.Protocol):
             return
         if payload:
             shortcut = answer.deliver(payload, framed)
-            self._shortcut = shortcut if framed is received else None
+            self._shortcut = shortcut if framed is received and not self._later else None
         if framing.done and self._framing is framing:
             self._finish(framing)
 
+    def _first_slice(self, received: bytes, size: int) -> bytes:
+        """Keep all but the first slice for the next turns of the loop: what it costs to follow a piece depends on who wrote it."""
+        self._later.extendleft(received[begin : begin + size] for begin in reversed(range(size, len(received), size)))
+        self._rest()
+        return received[:size]
+
     def _rest(self) -> None:
-        """Let all others have their turn before this connection reads on."""
+        """Let all others have their turn before this connection goes on."""
         if self._transport is not None and not self._rests:
             self._rests = True
             self._transport.pause_reading()
-            self._loop.call_soon(self._read_on)
+            self._loop.call_soon(self._go_on)
 
-    def _read_on(self) -> None:
+    def _go_on(self) -> None:
+        """Pass on the next slice, or read on."""
         self._rests = False
-        if self._transport is not None and not self._paused:
+        framing, answer = self._framing, self._answer
+        if self._paused or self._transport is None:
+            return
+        if self._later and framing is not None and answer is not None:
+            self._rest()
+            self._since = self._loop.time()
+            slices = [self._later.popleft()]
+            while self._later and sum(map(len, slices)) + len(self._later[0]) <= answer.slice_bytes:
+                slices.append(self._later.popleft())  # cut before it was known that the body is only collected
+            self._feed(framing, answer, b"".join(slices))
+        elif self._loss is not None:
+            (fault,), self._loss = self._loss, None
+            self.connection_lost(fault)
+        else:
             self._transport.resume_reading()
 
     def _finish(self, framing: Framing) -> None:
@@ -278,14 +319,15 @@ class Connection(asyncio.Protocol):
         answer, self._answer, self._framing = self._answer, None, None
         self.used = True
         transport = self._transport
-        if transport is not None and not transport.is_closing():
-            if self._keep_alive and not framing.surplus and not transport.get_write_buffer_size():
+        if transport is not None:
+            is_clean = self._keep_alive and not framing.surplus and not self._later and not transport.is_closing()
+            if is_clean and not transport.get_write_buffer_size():
                 self.resume()
                 self._since = self._loop.time()
                 if not self._home.vacant(self):
                     transport.abort()
             else:
-                transport.abort()
+                self.abort()
         if answer is not None:
             answer.end(None)
 
