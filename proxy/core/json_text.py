@@ -7,6 +7,7 @@ second. Each function passes over the text a fixed number of times, so its own t
 import re
 
 BOM = b"\xef\xbb\xbf"
+PARSED_BYTES_MAX = 16 * 1024 * 1024
 STRUCTURES_MAX = 100_000
 VALUES_MAX = 200_000
 """Limits for a text of an upstream's that is parsed in full. Characters inside strings count too: it is a bound, not a count."""
@@ -24,9 +25,11 @@ _LONE_SURROGATE = re.compile(
 
 
 def is_crowded(text: bytes) -> bool:
-    """Return whether a text may hold more arrays, objects or values than are parsed on the event loop."""
+    """Return whether a text is longer, or may hold more arrays, objects or values, than is parsed on the event loop."""
     if len(text) <= UNCOUNTED_BYTES_MAX:
         return False
+    if len(text) > PARSED_BYTES_MAX:
+        return True
     structures = text.count(b"[") + text.count(b"{")
     return structures > STRUCTURES_MAX or structures + text.count(b",") > VALUES_MAX
 

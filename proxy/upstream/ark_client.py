@@ -17,6 +17,7 @@ import orjson
 from yarl import URL
 
 from proxy.config import UpstreamConfig
+from proxy.core.json_text import is_crowded
 from proxy.tasks import TaskGroup
 from proxy.upstream.failures import UpstreamBrokenError, UpstreamTimeoutError, UpstreamUnreachableError
 from proxy.upstream.http1.upload import REPEATABLE_BYTES_MAX
@@ -46,7 +47,7 @@ class Reply:
 
     status: int
     answer: object
-    """The body as parsed JSON; None if it was empty or not JSON, as from gateways in front of Ark."""
+    """The body as parsed JSON; None if it was empty, not JSON, as from gateways in front of Ark, or too much to parse on the loop."""
     retry_after: str | None
     """The ``Retry-After`` header as it came."""
 
@@ -263,6 +264,8 @@ async def _slices(body: list[Piece], sent: Callable[[], None] | None) -> AsyncIt
 
 
 def _parsed(body: bytes) -> object:
+    if is_crowded(body):
+        return None
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
