@@ -144,6 +144,8 @@ class Connection(Receiver):
                     await self.waiter
                 finally:
                     self.waiter = None
+            else:
+                await asyncio.sleep(0)  # ten thousand requests fit into one piece, and few handlers wait for anything
             request = self._next_request()
             if request is None:
                 return await self._linger()
