@@ -207,7 +207,7 @@ class VideoCalls:
             self._note_trouble(task.upstream, str(failure), _LIST)
             return None
         items = reply.answer.get("items") if isinstance(reply.answer, dict) else None
-        if reply.status != 200 or not isinstance(items, list):
+        if reply.status != 200 or not isinstance(items, list) or len(items) > PAGE_SIZE_MAX:  # each entry is looked at, on the loop
             self._note_trouble(task.upstream, f"status {reply.status}", _LIST)
             return None
         self._note_recovery(task.upstream, _LIST)

@@ -155,6 +155,29 @@ async def test_the_list_is_read_to_its_end_however_short_its_pages(gateway: Benc
     await gateway.assert_charged(SILENT)
 
 
+@pytest.mark.parametrize("count", [500, 501])
+async def test_a_page_longer_than_was_asked_for_is_no_list(
+    gateway: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    """Each entry is looked at on the event loop, so their number has a limit: twenty pages of five hundred."""
+    look_quickly(monkeypatch)
+
+    def page(_: Call) -> Sequence[Step]:
+        others = [shown(f"cgt-{number}", status="running", seed=1) for number in range(count - 1)]
+        return answer_json(200, {"total": count, "items": [*others, shown("cgt-mine", **marks_sent(gateway))]})
+
+    gateway.ark.enqueue(page, TASKS, method="GET")
+    show(gateway, TASK_PATH, shown("cgt-mine"))
+    gateway.ark.enqueue(
+        lambda _: answer_json(200, {"items": [shown("cgt-mine", **marks_sent(gateway))]}), TASKS, method="GET", times=None
+    )
+    task = await ended(gateway, await lose_one(gateway))
+
+    assert task["status"] == "succeeded"
+    assert ("cannot be asked about lost submits" in caplog.text) == (count > 500)
+    await gateway.assert_charged(SILENT)
+
+
 async def test_a_task_behind_an_endpoint_is_found_under_its_models_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     look_quickly(monkeypatch)
     monkeypatch.setattr(
