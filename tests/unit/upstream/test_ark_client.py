@@ -15,6 +15,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from aioresponses import aioresponses
 
 from proxy.config import Secret, UpstreamConfig
+from proxy.core.json_text import STRUCTURES_MAX
 from proxy.demo.ark import Close, Hang, Pause, Perform, Reset, Send, StandIn, Step, Wait, answer_head, answer_json, lost
 from proxy.upstream.ark_client import IMAGES_PATH, TASKS_PATH, ArkClient, Reply
 from proxy.upstream.failures import UpstreamBrokenError, UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError
@@ -206,6 +207,17 @@ async def test_an_answer_longer_than_the_limit_is_broken_before_it_is_read(ark: 
     async with ArkClient(upstream(ark.base_url), answer_bytes_max=10_000) as client:
         with pytest.raises(UpstreamBrokenError, match="longer than 10000 bytes"):
             await client.create_image([orjson.dumps(IMAGE)])
+
+
+@pytest.mark.parametrize(("count", "is_read"), [(STRUCTURES_MAX - 1, True), (STRUCTURES_MAX, False)])
+async def test_a_crowd_of_values_is_not_parsed_on_the_loop(ark: StandIn, count: int, is_read: bool) -> None:
+    """16 MB of empty objects took 0.4 s."""
+    ark.enqueue(answer_json(200, [{}] * count), TASKS_PATH)
+
+    async with ArkClient(upstream(ark.base_url)) as client:
+        reply = await client.create_task(TASK)
+
+    assert (reply.answer is not None) == is_read
 
 
 @pytest.mark.parametrize(

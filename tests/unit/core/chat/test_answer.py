@@ -8,6 +8,7 @@ import pytest
 from proxy.core.ark.refusal import OUTAGE_RETRY_AFTER_SECONDS, RETRY_AFTER_SECONDS, Refusal
 from proxy.core.catalog import ChatPrice, ChatTier, Kind, Model
 from proxy.core.chat.answer import read_answer
+from proxy.core.json_text import PARSED_BYTES_MAX, STRUCTURES_MAX
 from proxy.core.money import Nanos
 from proxy.core.protocol import SeenAnswer
 from proxy.core.settlement import Outcome, TokenUsage
@@ -55,6 +56,30 @@ def test_without_a_usage_the_text_bounds_what_was_written() -> None:
 @pytest.mark.parametrize(("told", "kept"), [("x" * 500, "x" * 128), (7, ""), (None, ""), ({}, "")])
 def test_an_id_is_kept_only_if_it_is_one_and_not_for_ever(told: object, kept: str) -> None:
     assert seen(answer(id=told)).upstream_id == kept
+
+
+@pytest.mark.parametrize("field", ["id", "error", "code", "ResponseMetadata"])
+def test_nothing_is_decoded_for_a_field_that_holds_a_crowd(field: str) -> None:
+    """Millions of objects took seconds, and most of the memory."""
+    crowd = answer(**{field: [{}] * (STRUCTURES_MAX + 1)})
+
+    refusal = read_answer(crowd, MODEL)
+
+    assert isinstance(refusal, Refusal)
+    assert refusal.outcome is Outcome.UPSTREAM_ERROR
+
+
+@pytest.mark.parametrize("nothing", [{}, [], "", 0, False])
+@pytest.mark.parametrize("field", ["error", "code", "ResponseMetadata"])
+def test_a_field_of_an_error_that_holds_nothing_is_none(field: str, nothing: object) -> None:
+    assert seen(answer(**{field: nothing})) == SeenAnswer(TokenUsage(20, 12, 5), upstream_id="0217")
+
+
+def test_a_text_of_more_than_16_mib_is_read_for_its_usage_alone() -> None:
+    long = "x" * PARSED_BYTES_MAX
+
+    assert seen(answer(choices=[{"message": {"content": long}}])).usage == TokenUsage(20, 12, 5)
+    assert isinstance(read_answer(answer(choices=[{"message": {"content": long}}], usage=None), MODEL), Refusal)
 
 
 def test_an_answer_that_orjson_does_not_read_is_read_as_clients_would() -> None:
