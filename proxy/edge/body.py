@@ -22,12 +22,12 @@ from proxy.live.settings import Live
 
 STRUCTURES_MAX = 100_000
 KEYS_MAX = 250_000
-VALUES_MAX = 1_000_000
+VALUES_MAX = 500_000
 """Limits for one body. Honest large bodies are large because of their pictures. Two million small objects would block all requests for
 seconds, and take 2 GB, before the sender's balance is checked; of keys each costs 0.5 us. Characters inside strings count too: it is a
 bound, not a count. But a colon after a quote that is escaped is no key's: a text that is JSON itself may be long."""
 
-REPAIRED_BYTES_MAX = 8 * 1024 * 1024
+REPAIRED_BYTES_MAX = 4 * 1024 * 1024
 """A longer body is not repaired: it would take more than 50 ms of the event loop."""
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -26,7 +26,7 @@ from proxy.store.values import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.http1.pool import Answer, Upload, UpstreamBrokenError, UpstreamFailure
 
-ANSWER_BYTES_MAX = 64 * 1024 * 1024
+ANSWER_BYTES_MAX = 32 * 1024 * 1024
 ERROR_BYTES_MAX = 256 * 1024
 EVENT_STREAM = "text/event-stream"
 _LET_GO: dict[str, Any] = {}

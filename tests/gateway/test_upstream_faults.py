@@ -232,7 +232,7 @@ async def test_a_hundred_megabytes_in_one_line_are_given_up_in_bounded_memory(tm
                 said = await answer.read()
 
         assert b"MODEL_UNAVAILABLE" in said
-        # At most 64 MiB of a JSON answer may be kept, some megabytes of one event, a quarter of one of an error.
+        # At most 32 MiB of a JSON answer may be kept, some megabytes of one event, a quarter of one of an error.
         assert peak_bytes(one.gateway.pid) - before < (200_000_000 if line == "a JSON answer" else 60_000_000)
         await one.all_ended()
         async with one.gateway.looked_into() as store:

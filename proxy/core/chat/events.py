@@ -23,6 +23,8 @@ _CALL_TEXTS = ("name", "arguments")
 _COMMENT_BYTES_MAX, _ERROR_CHARACTERS_MAX = 256, 2000
 _COMMENTS_MAX = 32
 """Comments within one event; a further one is a stray line. Those between events, as keep-alives are, do not count."""
+STRUCTURES_MAX = 50_000
+"""Arrays and objects of one event's data; all its text is looked through several times."""
 LINES_MAX = 10_000
 """Lines of one event: a few milliseconds. JSON that is indented over as many has more than any chunk."""
 _FIELD = re.compile(rb"data(?::.*)?|id(?:: ?[\w.:-]{0,128})?|event(?:: ?[A-Za-z_.-]{0,64})?|retry(?:: ?[0-9]{0,9})?", re.DOTALL)
@@ -116,7 +118,7 @@ def parsed(text: bytes, *, mend: bool = True) -> object:
 
     Args: mend: False for text that may be cut.
     """
-    if is_crowded(text):
+    if is_crowded(text, STRUCTURES_MAX):
         return None
     try:
         return orjson.loads(text)

@@ -48,6 +48,8 @@ _STRING = rb'[ !#-[\]-\xff]*+(?:\\["\\/bfnrt][ !#-[\]-\xff]*+)*'
 _TOLD_TEXT = re.compile(_STRING)
 _TOLD = re.compile(rb'content":"(?!")(' + _STRING + rb')"')
 _UPSTREAM_ID_CHARACTERS_MAX = 200
+_CHOICES_LOOKED_MAX = 256
+"""Choices of one event. A call has 128 at most."""
 _NO_ANSWER = {"message": "the stream ended without an answer"}
 
 
@@ -261,10 +263,7 @@ class Tap:
         raise EventTooLargeError(f"an event of more than {self._event_bytes_max} bytes or {LINES_MAX} lines")
 
     def _is_withheld(self, event: bytes, *, is_whole: bool = True, mend: bool = True) -> bool:
-        """Record one event, and return whether it is withheld. Most are recognised by their bytes and not parsed.
-
-        Nonsense in an event that was cut (`is_whole` false) proves nothing.
-        """
+        """Record one event, and return whether it is withheld. Most are recognised by their bytes and not parsed."""
         if event[0] in (_LF, _CR):
             return self.done
         if event[0] == _COLON:
@@ -273,7 +272,13 @@ class Tap:
             return False
         if has_too_many_lines(event):
             self._refuse()
+        return self._is_withheld_by_its_data(event, is_whole=is_whole, mend=mend)
+
+    def _is_withheld_by_its_data(self, event: bytes, *, is_whole: bool, mend: bool) -> bool:
+        """Record an event that has to be parsed. Nonsense in one that was cut (`is_whole` false) proves nothing."""
         name, text, strays = fields_of(event)
+        if not text and not strays and name != b"error":
+            return self.done  # an event without data says nothing
         if text.strip() == b"[DONE]" and not strays:
             return self._is_end_withheld(is_whole=is_whole)
         value = parsed(text, mend=mend)
@@ -303,7 +308,7 @@ class Tap:
 
     def _look_at_ends(self, choices: object) -> None:
         """Record the choices that say in this event how they ended."""
-        for choice in choices if isinstance(choices, list) else ():
+        for choice in choices[:_CHOICES_LOOKED_MAX] if isinstance(choices, list) else ():
             reason = choice.get("finish_reason") if isinstance(choice, dict) else None
             if not reason:
                 continue

@@ -9,9 +9,8 @@ from proxy.upstream.http1.head import Head
 
 STREAM_SLICE_BYTES = 16 * 1024
 BODY_SLICE_BYTES = 64 * 1024
-"""The most of an answer that is passed on in one turn of the loop: of a stream, whose events are judged one by one, and of a body that is
-only collected. A socket that is never empty yields 256 kB at a time, 32 times in a row; a piece of that length that is all line ends took
-half a second."""
+"""The most of an answer that is passed on in a turn of the loop: of a stream, whose events are judged one by one, and of a body that is
+only collected. A socket that is never empty yields 256 kB at a time, 32 times in a row; as many line ends took half a second."""
 _WAITING_BYTES_MAX = STREAM_SLICE_BYTES
 """Bytes that may wait for `read` or `splice` before reading stops."""
 

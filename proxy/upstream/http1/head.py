@@ -61,7 +61,8 @@ class Head:
         self._lower = raw.lower()
         self._names: frozenset[bytes] | None = None
         self.status = int(match[2])
-        length = coding = wish = None
+        length = coding = None
+        wishes: list[bytes] = []
         for name, padded in _FRAMING.findall(self._lower):
             value = padded.strip(b" \t")
             if name == b"content-length":
@@ -69,9 +70,10 @@ class Head:
             elif name == b"transfer-encoding":
                 coding = value if coding is None else b"two"
             else:
-                wish = value if wish is None else wish + b"," + value
+                wishes.append(value)
+        wish = b",".join(wishes)
         self.framing: Framing = self._framed_by(length, coding)
-        stays = wish is None or b"close" not in wish if match[1] == b"1" else wish == b"keep-alive"
+        stays = b"close" not in wish if match[1] == b"1" else wish == b"keep-alive"
         self.keep_alive = stays and not self.framing.ends_with_connection()
 
     @classmethod

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.core.ark.text import ArkError, read_error
+from proxy.core.chat.events import LINES_MAX
 from proxy.core.chat.tap import Tap, is_told
 from proxy.core.protocol import EventTooLargeError
 from proxy.core.repetition import SHAPE_BYTES_MAX
@@ -534,6 +535,46 @@ def test_an_event_above_the_limit_is_refused_for_good(size: int) -> None:
     with pytest.raises(EventTooLargeError):
         tap.feed(ordinary)
     assert tap.finish(clean=True) == b""
+
+
+@pytest.mark.parametrize("size", [1_000, 1_000_000])
+@pytest.mark.parametrize("line", [b"data: \n", b"id\n", b": x\n", b"data\r"])
+def test_an_event_of_too_many_lines_is_refused_for_good(line: bytes, size: int) -> None:
+    tap = Tap(withhold_usage=True)
+    most = HELLO.replace(b"\n\n", b"\n" + b"id\n" * (LINES_MAX - 2) + b"\n")  # with its own line and the empty one
+    assert b"".join(tap.feed(piece) for piece in cut(most, size)) == most
+
+    with pytest.raises(EventTooLargeError):
+        b"".join(tap.feed(piece) for piece in cut(b"id\n" + line * LINES_MAX + line[-1:], size))
+
+    with pytest.raises(EventTooLargeError):
+        tap.feed(HELLO)
+
+
+def test_a_last_event_of_too_many_lines_is_dropped() -> None:
+    tap = Tap(withhold_usage=True)
+    passed = tap.feed(HELLO + LAST + b"data:\n" * (LINES_MAX + 1))
+
+    assert passed + tap.finish(clean=True) == HELLO + LAST
+    assert tap.whole
+
+
+def test_of_comments_within_one_event_only_a_few_are_read() -> None:
+    """Each costs a look at all its words. Between events any number may stand."""
+    few = HELLO.replace(b"\n\n", b"\n" + b": ping\n" * 32 + b"\n")
+    many = HELLO.replace(b"\n\n", b"\n" + b": ping\n" * 33 + b"\n")
+
+    assert run([HELLO, few]).passed == HELLO + few
+    assert run([HELLO, b": ping\n" * 33 + HELLO]).passed == HELLO + b": ping\n" * 33 + HELLO
+    assert run([HELLO, many]).error is not None
+
+
+@pytest.mark.parametrize("event", [b"event: x\n\n", b"id: 1\n\n", b"data:\n\n", b"retry: 5\n\n"])
+def test_an_event_without_data_passes_and_is_no_beginning(event: bytes) -> None:
+    tap = Tap(withhold_usage=True)
+
+    assert (tap.feed(event), tap.begun) == (event, False)
+    assert tap.feed(HELLO + LAST + DONE + event) == HELLO + LAST + DONE
 
 
 def test_content_is_counted_in_pretty_printed_events_too() -> None:
