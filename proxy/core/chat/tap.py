@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 
 from proxy.core.chat.events import (
     FILTERED,
-    LINES_MAX,
     error_of,
     fields_of,
     has_too_many_lines,
@@ -48,9 +47,7 @@ _STRING = rb'[ !#-[\]-\xff]*+(?:\\["\\/bfnrt][ !#-[\]-\xff]*+)*'
 _TOLD_TEXT = re.compile(_STRING)
 _TOLD = re.compile(rb'content":"(?!")(' + _STRING + rb')"')
 _UPSTREAM_ID_CHARACTERS_MAX = 200
-_CHOICES_LOOKED_MAX = 256
-"""Choices of one event. A call has 128 at most."""
-_NO_ANSWER = {"message": "the stream ended without an answer"}
+_CHOICES_LOOKED_MAX = 256  # of one event; a call has 128 at most
 
 
 class Tap:
@@ -180,7 +177,7 @@ class Tap:
     def _conclude(self) -> None:
         """Judge the stream at its end: it is whole, or cut, or no answer at all."""
         if not self.content_events and self.usage is None and not self._is_filtered:
-            self.error = dict(_NO_ANSWER)
+            self.error = {"message": "the stream ended without an answer"}
         else:
             self.whole = self.usage is not None or self._ended == self._all_ended
 
@@ -260,7 +257,7 @@ class Tap:
     def _refuse(self) -> NoReturn:
         self._too_large = True
         self._held.clear()
-        raise EventTooLargeError(f"an event of more than {self._event_bytes_max} bytes or {LINES_MAX} lines")
+        raise EventTooLargeError(f"an event of more than {self._event_bytes_max} bytes, or of too many lines")
 
     def _is_withheld(self, event: bytes, *, is_whole: bool = True, mend: bool = True) -> bool:
         """Record one event, and return whether it is withheld. Most are recognised by their bytes and not parsed."""
