@@ -104,8 +104,24 @@ def lines_of(gateway: GatewayProcess) -> dict[str, list[list[str]]]:
         "account list": [[]],
         "account show": [[ACCOUNT], [f"nobody{SEQUENCES}"], ["\udcff"]],
         "account create": [[f"new{SEQUENCES}"], [ACCOUNT]],
-        "account credit": [[ACCOUNT, "1.50"], [ACCOUNT, SEQUENCES], [ACCOUNT, "1", "--note", SEQUENCES], [ACCOUNT, "-900"]],
-        "account set": [[ACCOUNT, "--spend", "900/day"], [ACCOUNT, "--models", SEQUENCES], [f"nobody{SEQUENCES}", "--rpm", "1"]],
+        "account credit": [
+            [ACCOUNT, "1.50"],
+            [ACCOUNT, SEQUENCES],
+            [ACCOUNT, "1", "--note", SEQUENCES],
+            [ACCOUNT, "-900"],
+            ["--request", f"req_{SEQUENCES}"],
+            ["--request", request_of(gateway), SEQUENCES],
+            [f"nobody{SEQUENCES}", "--request", request_of(gateway)],
+            ["--request", request_of(gateway), "0.000001"],
+            ["--request", request_of(gateway), "900"],
+        ],
+        "account set": [
+            [ACCOUNT, "--discount", "0.5"],
+            [ACCOUNT, "--discount", SEQUENCES],
+            [ACCOUNT, "--spend", "900/day"],
+            [ACCOUNT, "--models", SEQUENCES],
+            [f"nobody{SEQUENCES}", "--rpm", "1"],
+        ],
         "account suspend": [[f"nobody{SEQUENCES}"]],
         "account resume": [[ACCOUNT], [f"nobody{SEQUENCES}"]],
         "key create": [[ACCOUNT], [ACCOUNT, "--name", KEY], [f"nobody{SEQUENCES}"], [ACCOUNT, "--expires", SEQUENCES]],
@@ -135,6 +151,7 @@ def lines_of(gateway: GatewayProcess) -> dict[str, list[list[str]]]:
         "top": [["--once", "--every", "0.1"]],
         "serve": [],  # with a faulty configuration below, or it would run for ever
         "demo": [["--once"]],
+        "account close": [[f"nobody{SEQUENCES}"], [ACCOUNT], [ACCOUNT]],
     }
 
 

@@ -8,6 +8,7 @@ import pytest
 from msgspec import structs
 
 from proxy.core.days import CHINA
+from proxy.core.limits import LimitsChange
 from proxy.core.money import DISCOUNT_WHOLE, NANOS_MAX, Nanos
 from proxy.store.contract import Store
 from proxy.store.errors import AccountClosedError, AccountNotFoundError, ReferenceTakenError, RequestNotFoundError, StoreRefusedError
@@ -247,9 +248,13 @@ async def test_a_closed_account_has_no_keys_and_takes_nothing_more(store: Store,
         lambda: store.refund_request(request_id, None, "", NOW_MS, reference("c-3")),
         lambda: store.create_key("alice", new_key("key_3")),
         lambda: store.set_discount("alice", 5_000),
+        lambda: store.set_account_limits("alice", LimitsChange(paused_at_ms=None), NOW_MS),
     ):
         with pytest.raises(AccountClosedError, match="account alice was closed on 2025-11-24"):
             await attempt()
+    with pytest.raises(StoreRefusedError):
+        await store.roll_key("key_2", new_key("key_4"), 0, NOW_MS)
+    assert await store.grants() == []
     assert await store.account("alice") == closed
     found = await store.receipt(request_id)
     assert found is not None  # the books stay
