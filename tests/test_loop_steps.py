@@ -43,6 +43,7 @@ EXEMPT = {
     "proxy.doctor.process": "a process of its own, and the kernel's words",
     "proxy.doctor.upstream": "a process of its own, and the operator's own address",
     "proxy.handlers.admin": "a body of 64 KiB at most over the operator's socket",
+    "proxy.operations.limits": "a body of 64 KiB at most over the operator's socket",
     "proxy.telemetry.process": "the kernel's words",
     "proxy.telemetry.collectors": "a closure that is called read, over our own figures",
     "proxy.live.reload": "our own words, and the operator's file in a thread",

@@ -29,7 +29,7 @@ from proxy.core.chat import events, usage
 from proxy.core.chat.refusal import chosen_names
 from proxy.core.chat.request import parse_chat_call, requested_model, upstream_body
 from proxy.core.chat.tap import Tap, is_told
-from proxy.core.days import Zone
+from proxy.core.days import CHINA, Zone
 from proxy.core.errors import GatewayError
 from proxy.core.images import request as image_request
 from proxy.core.images import upstream as image_upstream
@@ -317,7 +317,7 @@ def configured(raw: bytes) -> None:
         lambda: config_values.read_secret(said, Path("/nowhere"), {}),
         lambda: money.parse_yuan(said),
         lambda: money.parse_token_price(said),
-        lambda: dates.parse_moment(said, 0),
+        lambda: dates.parse_moment(said, 0, CHINA),
         lambda: Zone.parse(said),
         lambda: quoting.masked(said),
         lambda: quoting.told_key(said, ("server", "store", "upstreams")),
