@@ -24,6 +24,8 @@ def operator_receipt(row: Receipt) -> dict[str, Any]:
         "key_id": request.key_id,
         "upstream": request.upstream,
         "upstream_model": request.upstream_model,
+        "route": f"{request.upstream}/{request.upstream_model}",
+        "key_name": request.key_name,
         "price": orjson.loads(request.price),
         "settled_at": iso_or_none(row.settled_at_ms),
     }
@@ -35,6 +37,7 @@ def operator_receipt(row: Receipt) -> dict[str, Any]:
         "refunded": format_yuan(row.refunded_nanos),
         "upstream_id": settlement.upstream_id,
         "note": settlement.note,
+        "attempts": [asdict(attempt) for attempt in settlement.attempts],
     }
 
 

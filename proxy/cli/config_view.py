@@ -34,7 +34,10 @@ def describe(config: Config) -> dict[str, Any]:
             {
                 "name": upstream.name,
                 "base_url": upstream.base_url,
-                "api_key": "set" if upstream.api_key else "missing",
+                "dialect": upstream.dialect,
+                "api_keys": {name: "set" if secret else "missing" for name, secret in upstream.api_keys.items()},
+                "asks_usage": upstream.asks_usage,
+                "health": {"failures": upstream.health.failures, "rest_seconds": list(upstream.health.rest_seconds)},
                 "proxy": upstream.proxy or "none",
             }
             for upstream in config.upstreams.values()
@@ -50,6 +53,9 @@ def _described_model(model: Model) -> dict[str, Any]:
         "kind": str(model.kind),
         "upstream": model.upstream,
         "upstream_model": model.upstream_model,
+        "routes": [
+            {"upstream": route.upstream, "model": route.model, "weight": route.weight, "tier": route.tier} for route in model.routes
+        ],
         "enabled": model.enabled,
         "price": price_in_words(model.price),
     }

@@ -12,8 +12,11 @@ import msgspec
 from msgspec import structs
 
 from proxy.config import Config, UpstreamConfig
+from proxy.config.upstreams import DEFAULT_KEY
 from proxy.config.values import Secret
 from proxy.config.words import in_words
+from proxy.core.catalog import Model
+from proxy.core.health import HealthPolicy
 
 _LIVE = ("upstreams", "videos", "log", "retention", "catalog")
 """Fields of `Config` that a reload swaps."""
@@ -122,10 +125,47 @@ def _tables() -> list[str]:
 def _between(key: str, before: object, after: object, *, live: Container[str] | bool) -> Iterator[Change]:
     """Compare two tables key by key; ``live``: the keys that can be taken over, or True if all can."""
     parts, others = _parts(before), _parts(after)
+    if isinstance(before, Model) and isinstance(after, Model):
+        is_one = len(before.routes) == len(after.routes) == 1 and before.routes[0].weight == after.routes[0].weight
+        for name in ("dialect", "asks_usage", "is_routed", *(("routes",) if is_one else ("upstream", "upstream_model"))):
+            del parts[name]  # they follow from the upstream's table, or are told as routes
     for name, part in parts.items():
         if part != others[name]:
-            at = f"{key}.{name}"
-            yield Change(_in_file(at), *_shown(at, part, others[name]), live if isinstance(live, bool) else name in live)
+            at, is_live = f"{key}.{name}", live if isinstance(live, bool) else name in live
+            if name == "routes":
+                yield from _between_routes(_in_file(at), part, others[name], is_live=is_live)
+            elif name == "api_keys":
+                yield from _between_keys(key, part, others[name], is_live=is_live)
+            elif isinstance(part, HealthPolicy):
+                yield from _between(at, part, others[name], live=live)
+            else:
+                yield Change(_in_file(at), *_shown(at, part, others[name]), is_live)
+
+
+def _between_routes(key: str, before: object, after: object, *, is_live: bool) -> Iterator[Change]:
+    """Compare a model's routes, each by its upstream and its model there."""
+    assert isinstance(before, tuple)
+    assert isinstance(after, tuple)
+    sides = [{route.name: f"weight {route.weight}, tier {route.tier}" for route in routes} for routes in (before, after)]
+    for name in dict.fromkeys((*sides[0], *sides[1])):
+        if sides[0].get(name) != sides[1].get(name):
+            yield Change(f'{key}."{name}"', sides[0].get(name), sides[1].get(name), is_live)
+    if sides[0].keys() == sides[1].keys() and list(sides[0]) != list(sides[1]):
+        yield Change(f"{key} (their order)", list(sides[0]), list(sides[1]), is_live)
+
+
+def _between_keys(key: str, before: object, after: object, *, is_live: bool) -> Iterator[Change]:
+    """Compare an upstream's keys by their names. The one that stands as ``api_key`` is called so."""
+    assert isinstance(before, Mapping)
+    assert isinstance(after, Mapping)
+    for name in dict.fromkeys((*before, *after)):
+        if before.get(name) != after.get(name):
+            is_only = all(side.keys() <= {DEFAULT_KEY} for side in (before, after))
+            at = f"{key}.api_key" if is_only else f"{key}.api_keys.{name}"
+            shown = "set" if before.get(name) else None, ("changed" if before.get(name) else "set") if after.get(name) else None
+            yield Change(at, *shown, is_live)
+    if before.keys() == after.keys() and list(before) != list(after):
+        yield Change(f"{key}.api_keys (their order)", list(before), list(after), is_live)
 
 
 def _between_named(key: str, before: Mapping[str, Any], after: Mapping[str, Any], *, is_live: bool) -> Iterator[Change]:

@@ -7,7 +7,8 @@ from typing import Literal
 
 from proxy.config.tables import BillingConfig, LogConfig, RetentionConfig
 from proxy.config.values import NO_SECRET, Address, Secret, TcpAddress, UnixAddress
-from proxy.core.catalog import Catalog
+from proxy.core.catalog import Catalog, Dialect
+from proxy.core.health import DEFAULT_HEALTH, HealthPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ class UpstreamConfig:
     name: str
     base_url: str
     """Without a trailing slash."""
-    api_key: Secret
+    api_keys: Mapping[str, Secret]
+    """By name; never empty. The one of ``api_key`` is named "default"."""
     connect_seconds: float
     first_byte_seconds: float
     idle_seconds: float
@@ -65,6 +67,15 @@ class UpstreamConfig:
     """``http://HOST:PORT`` that connections go through; None: they are dialled directly."""
     proxy_auth: Secret = NO_SECRET
     """``USER:PASSWORD`` for the proxy; empty: it asks for none."""
+    dialect: Dialect = "ark"
+    asks_usage: bool = True
+    """False: it refuses to be asked for the usage of a stream."""
+    health: HealthPolicy = DEFAULT_HEALTH
+
+    @property
+    def api_key(self) -> Secret:
+        """Return the first of its keys."""
+        return next(iter(self.api_keys.values()))
 
 
 @dataclass(frozen=True, slots=True)

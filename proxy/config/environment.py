@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from proxy.config.tables import SECTIONS, VARIABLE_PREFIX, Faults, Table, UpstreamTable, join, suggestion
+from proxy.config.tables import SECTIONS, VARIABLE_PREFIX, Faults, HealthTable, Table, UpstreamTable, join, suggestion
 
 PROXY_ADVICE = 'if the upstream is reached only through it, name it as proxy = "http://HOST:PORT" of the upstream'
 _PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
@@ -82,6 +82,8 @@ def _put(document: dict[str, Any], name: str, text: str) -> str:
         document[key] = _parsed(text)
         return key
     match tables:
+        case ["upstreams", *label, ("api_keys" | "health") as inner] if label:
+            return _put_within(document, _PARTS.join(label), inner, key, name, text)
         case ["upstreams", *label] if label:
             label_of = _PARTS.join(label)
             return _put_upstream(document, label_of, key, name, text)
@@ -104,6 +106,17 @@ def _put_upstream(document: dict[str, Any], label: str, key: str, name: str, tex
     value = f"env:{name}" if is_secret else _value(text, _type_of(UpstreamTable, key))
     _put_value(document, ["upstreams", label], key, value)
     return join(join("upstreams", label), key)
+
+
+def _put_within(document: dict[str, Any], label: str, inner: str, key: str, name: str, text: str) -> str:
+    """Put one of an upstream's keys, or a key of its health, into the document, and return its key."""
+    label = _label_in(document, label)
+    value: object = f"env:{name}" if ":" not in text else text
+    if inner == "health":
+        _check_known(HealthTable, key)
+        value = _value(text, _type_of(HealthTable, key))
+    _put_value(document, ["upstreams", label, inner], key, value)
+    return join(join(join("upstreams", label), inner), key)
 
 
 def _is_secret(key: str, text: str) -> bool:

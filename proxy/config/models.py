@@ -15,15 +15,30 @@ from proxy.config.tables import (
     Faults,
     ImagePriceTable,
     ModelTable,
+    RouteTable,
     VideoPriceTable,
     VideoRateTable,
     join,
     read_table,
 )
-from proxy.core.catalog import Catalog, ChatPrice, ChatTier, ImagePrice, Kind, Model, Price, VideoPrice, VideoRate
+from proxy.core.catalog import (
+    Catalog,
+    ChatPrice,
+    ChatTier,
+    Dialect,
+    ImagePrice,
+    Kind,
+    Model,
+    Price,
+    Route,
+    VideoPrice,
+    VideoRate,
+)
 from proxy.core.money import parse_price, parse_token_price
 
 V = TypeVar("V")
+Upstreams = Mapping[str, tuple[Dialect, bool]]
+"""Upstream → its dialect, and whether usage is asked for."""
 
 _CHAT_KEYS = (
     "context_tokens",
@@ -46,11 +61,12 @@ _PRICE_FORMS = {
     "video": "{ silent, audio, flex, by_resolution }",
 }
 _NEVER_DEFAULTS = ("model", "messages", "stream", "stream_options")
+_NOT_PLAIN = "must have no blanks and no control characters"
 _RESERVED_IDS = ("public",)
 """`GET /models/public` is a separate route."""
 
 
-def read_catalog(tables: object, upstreams: Collection[str], context_tokens_assumed: int, faults: Faults) -> Catalog:
+def read_catalog(tables: object, upstreams: Upstreams, context_tokens_assumed: int, faults: Faults) -> Catalog:
     """Return the models by id, in the file's order. Faults are added; the catalog is then unusable.
 
     Args: context_tokens_assumed: what a model whose context is not known is held at.
@@ -75,7 +91,7 @@ def _label(index: int, table: object) -> str:
     return f'models[{index}] "{model_id}"' if isinstance(model_id, str) and model_id.isprintable() else f"models[{index}]"
 
 
-def _read_model(value: object, key: str, upstreams: Collection[str], context_tokens_assumed: int, faults: Faults) -> Model | None:
+def _read_model(value: object, key: str, upstreams: Upstreams, context_tokens_assumed: int, faults: Faults) -> Model | None:
     known = len(faults)
     table = read_table(ModelTable, value, key, faults)
     if table is None or not isinstance(value, Mapping):
@@ -87,15 +103,16 @@ def _read_model(value: object, key: str, upstreams: Collection[str], context_tok
     if 0 < table.upstream_context_tokens < table.context_tokens:
         faults.add(join(key, "upstream_context_tokens"), "must not be under context_tokens: no longer prompt could be sold")
     _check_defaults(table.request_defaults, join(key, "request_defaults"), faults)
-    upstream = _upstream_of(table, key, upstreams, faults)
+    routes = _read_routes(table, key, upstreams, faults)
     price = _read_price(table, join(key, "price"), faults)
     if price is None or len(faults) > known:
         return None
+    first = routes[0]
     return Model(
         id=table.id,
         kind=Kind(table.kind),
-        upstream=upstream,
-        upstream_model=table.upstream_model or table.id,
+        upstream=first.upstream,
+        upstream_model=first.model,
         price=price,
         owned_by=table.owned_by,
         description=table.description,
@@ -110,15 +127,65 @@ def _read_model(value: object, key: str, upstreams: Collection[str], context_tok
         image_tokens=table.image_tokens,
         request_defaults=MappingProxyType(table.request_defaults),
         resolutions=table.resolutions,
+        routes=routes,
+        dialect=first.dialect,
+        asks_usage=first.asks_usage,
     )
+
+
+def _is_plain_id(text: str) -> bool:
+    return text.isprintable() and not any(char.isspace() for char in text)
 
 
 def _check_ids(table: ModelTable, key: str, faults: Faults) -> None:
     for name, text in (("id", table.id), ("upstream_model", table.upstream_model or "")):
-        if not text.isprintable() or any(char.isspace() for char in text):
-            faults.add(join(key, name), "must have no blanks and no control characters")
+        if not _is_plain_id(text):
+            faults.add(join(key, name), _NOT_PLAIN)
     if table.id in _RESERVED_IDS or table.id.startswith("/") or table.id.endswith("/"):
         faults.add(join(key, "id"), 'must not be "public" and not begin or end with a slash: GET /models/{id} could not tell it')
+
+
+def _read_routes(table: ModelTable, key: str, upstreams: Upstreams, faults: Faults) -> tuple[Route, ...]:
+    """Return the model's routes; ``upstream`` and ``upstream_model`` are one."""
+    if table.routes is None:
+        found = [RouteTable(upstream=_upstream_of(table, key, upstreams, faults), model=table.upstream_model)]
+    else:
+        for name in ("upstream", "upstream_model"):
+            if getattr(table, name) is not None:
+                faults.add(join(key, name), "stands beside routes: each route names its own")
+        tables = [read_table(RouteTable, value, f"{join(key, 'routes')}[{at}]", faults) for at, value in enumerate(table.routes)]
+        found = [route for route in tables if route is not None]
+        if len(found) == len(tables):
+            _check_routes(table, found, join(key, "routes"), upstreams, faults)
+    routes = []
+    for at, route in enumerate(found):
+        dialect, asks_usage = upstreams.get(route.upstream, ("ark", True))
+        if dialect != "ark" and table.kind != "chat":
+            where = join(key, "upstream") if table.routes is None else f"{join(key, 'routes')}[{at}].upstream"
+            faults.add(where, f'{route.upstream} has dialect = "{dialect}", and makes no {table.kind}s')
+        routes.append(Route(route.upstream, route.model or table.id, route.weight, route.tier, dialect, asks_usage))
+    return tuple(routes)
+
+
+def _check_routes(table: ModelTable, routes: list[RouteTable], key: str, upstreams: Upstreams, faults: Faults) -> None:
+    if not routes:
+        faults.add(key, "must be an array of at least one route { upstream, model, weight, tier }")
+        return
+    seen: set[tuple[str, str]] = set()
+    tiers = {route.tier for route in routes}
+    for at, route in enumerate(routes):
+        where, model = f"{key}[{at}]", route.model or table.id
+        if route.upstream not in upstreams:
+            faults.add(join(where, "upstream"), f"no [upstreams.{route.upstream}] in this file")
+        if not _is_plain_id(model):
+            faults.add(join(where, "model"), _NOT_PLAIN)
+        if (route.upstream, model) in seen:
+            faults.add(where, f"{route.upstream} and {model} stand here twice: give one of them the weight of both")
+        seen.add((route.upstream, model))
+        if route.tier > 1 and route.tier - 1 not in tiers:
+            faults.add(join(where, "tier"), f"there is no route of tier {route.tier - 1}")
+    if not any(route.weight for route in routes):
+        faults.add(key, "every weight is 0: no route could be asked")
 
 
 def _upstream_of(table: ModelTable, key: str, upstreams: Collection[str], faults: Faults) -> str:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import msgspec
 
 from proxy.config import environment
-from proxy.config.config import AdminConfig, Config, ServerConfig, StoreConfig, UpstreamConfig, VideosConfig
+from proxy.config.config import AdminConfig, Config, ServerConfig, StoreConfig, VideosConfig
 from proxy.config.models import read_catalog
 from proxy.config.quoting import masked, told_key
 from proxy.config.tables import (
@@ -22,25 +22,19 @@ from proxy.config.tables import (
     RetentionConfig,
     ServerTable,
     StoreTable,
-    UpstreamTable,
     VideosTable,
-    join,
     read_table,
 )
+from proxy.config.upstreams import dialects_of, read_upstreams
 from proxy.config.values import (
-    NO_SECRET,
     Address,
-    Secret,
     TcpAddress,
     UnixAddress,
     parse_address,
-    parse_base_url,
-    parse_proxy,
     parse_store_url,
     parse_tcp_address,
     parse_unix_address,
     read_beginning,
-    read_secret,
 )
 from proxy.core.days import Zone
 from proxy.core.retention import REQUEST_DAYS_MIN
@@ -85,13 +79,14 @@ def load(path: Path | None, env: Mapping[str, str], *, require_secrets: bool = T
     server = _read_server(document.get("server", {}), base, faults)
     store = _read_store(document.get("store", {}), base, faults)
     admin = _read_admin(document.get("admin", {}), store.path.parent if store else base, faults)
-    upstreams = _read_upstreams(document.get("upstreams"), base, env if require_secrets else None, faults)
+    upstreams = read_upstreams(document.get("upstreams"), base, env if require_secrets else None, faults)
     billing = _read_billing(document.get("billing", {}), faults)
     videos = _read_videos(document.get("videos", {}), faults)
     log = read_table(LogConfig, document.get("log", {}), "log", faults)
     retention = _read_retention(document.get("retention", {}), faults)
     _check_listeners(server, admin, faults)
-    catalog = read_catalog(document.get("models"), upstreams, (billing or BillingConfig()).context_tokens_unknown, faults)
+    dialects = dialects_of(document.get("upstreams"))
+    catalog = read_catalog(document.get("models"), dialects, (billing or BillingConfig()).context_tokens_unknown, faults)
     if faults or not (server and store and admin and billing and videos and log and retention):
         raise ConfigError(path, faults)
     ready = {name: upstream for name, upstream in upstreams.items() if upstream is not None}
@@ -227,68 +222,6 @@ def _check_listeners(server: ServerConfig | None, admin: AdminConfig | None, fau
 def _real(path: Path) -> Path:
     """Return the path without links and dots, so that two names of one file are equal."""
     return Path(os.path.realpath(path))
-
-
-def _read_upstreams(value: object, base: Path, env: Mapping[str, str] | None, faults: Faults) -> dict[str, UpstreamConfig | None]:
-    """Return the upstreams by name; one with faults is None, so that its models are not blamed for it."""
-    if not isinstance(value, Mapping) or not value:
-        faults.add("upstreams", "at least one [upstreams.NAME] table is needed")
-        return {}
-    upstreams: dict[str, UpstreamConfig | None] = {}
-    for name, table in value.items():
-        key = join("upstreams", name if isinstance(table, Mapping) else told_key(name, ()))
-        if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
-            faults.add(key, "the name of an upstream is made of letters, digits, - and _")
-        upstreams[name] = _read_upstream(name, table, key, base, env, faults)
-    return upstreams
-
-
-def _read_upstream(
-    name: str, value: object, key: str, base: Path, env: Mapping[str, str] | None, faults: Faults
-) -> UpstreamConfig | None:
-    table = read_table(UpstreamTable, value, key, faults)
-    if table is None:
-        return None
-    base_url, api_key = "", Secret("")
-    try:
-        base_url = parse_base_url(table.base_url)
-    except ValueError as error:
-        faults.add(join(key, "base_url"), str(error))
-    try:
-        api_key = read_secret(table.api_key, base, env)
-    except ValueError as error:
-        faults.add(join(key, "api_key"), str(error))
-    proxy, proxy_auth = _read_proxy(table, key, base, env, faults)
-    return UpstreamConfig(
-        name,
-        base_url,
-        api_key,
-        table.connect_seconds,
-        table.first_byte_seconds,
-        table.idle_seconds,
-        table.requests_per_second,
-        table.list_requests_per_second,
-        proxy,
-        proxy_auth,
-    )
-
-
-def _read_proxy(table: UpstreamTable, key: str, base: Path, env: Mapping[str, str] | None, faults: Faults) -> tuple[str | None, Secret]:
-    """Return the proxy of an upstream, and who we are to it."""
-    proxy, auth = None, NO_SECRET
-    try:
-        proxy = None if table.proxy is None else parse_proxy(table.proxy)
-    except ValueError as error:
-        faults.add(join(key, "proxy"), str(error))
-    try:
-        auth = NO_SECRET if table.proxy_auth is None else read_secret(table.proxy_auth, base, env)
-    except ValueError as error:
-        faults.add(join(key, "proxy_auth"), str(error))
-    if table.proxy_auth is not None and table.proxy is None:
-        faults.add(join(key, "proxy_auth"), "is for a proxy, and there is none: name it by proxy")
-    if auth and ":" not in auth.reveal():
-        faults.add(join(key, "proxy_auth"), "leads to something that is not USER:PASSWORD")
-    return proxy, auth
 
 
 def _read_videos(value: object, faults: Faults) -> VideosConfig | None:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from proxy.config.quoting import told_key
-from proxy.core.catalog import CONTEXT_TOKENS_UNKNOWN
+from proxy.core.catalog import CONTEXT_TOKENS_UNKNOWN, Dialect
 from proxy.core.days import CHINA, Zone
 from proxy.core.retention import REQUEST_DAYS_MAX
 from proxy.core.shown_text import shown
@@ -39,6 +39,7 @@ _TYPE_WORDS = {
     "str | null": "a string",
     "bool": "true or false",
     "array": "an array",
+    "array | null": "an array",
     "object": "a table",
     "int | str": 'a string such as "0.8", or an integer',
     "float | int": "a number",
@@ -106,7 +107,10 @@ class AdminTable(Table, frozen=True, kw_only=True):
 
 class UpstreamTable(Table, frozen=True, kw_only=True):
     base_url: Text
-    api_key: Text
+    dialect: Dialect = "ark"
+    api_key: Text | None = None
+    api_keys: dict[str, Text] = {}
+    asks_usage: bool = True
     proxy: Text | None = None
     proxy_auth: Text | None = None
     connect_seconds: Seconds = 10
@@ -114,6 +118,12 @@ class UpstreamTable(Table, frozen=True, kw_only=True):
     idle_seconds: Seconds = 300
     requests_per_second: Rate = 20.0
     list_requests_per_second: Rate = 1.0
+    health: dict[str, Any] = {}
+
+
+class HealthTable(Table, frozen=True, kw_only=True):
+    failures: int | float = 5
+    rest_seconds: tuple[Seconds, Seconds] = (5, 60)
 
 
 class BillingConfig(Table, frozen=True, kw_only=True):
@@ -163,6 +173,7 @@ class ModelTable(Table, frozen=True, kw_only=True):
     price: dict[str, Any]
     upstream: Text | None = None
     upstream_model: Text | None = None
+    routes: Annotated[tuple[dict[str, Any], ...], Meta(max_length=64)] | None = None
     owned_by: Text = "volcengine"
     description: Annotated[str, Meta(max_length=4096)] = ""
     created: Annotated[int, Meta(ge=0, le=253_402_300_799)] = 1_710_000_000
@@ -175,6 +186,13 @@ class ModelTable(Table, frozen=True, kw_only=True):
     image_tokens: Tokens | None = None
     request_defaults: dict[str, Any] = {}
     resolutions: tuple[Annotated[str, Meta(pattern="^[0-9]{1,5}[pk]$")], ...] = ()
+
+
+class RouteTable(Table, frozen=True, kw_only=True):
+    upstream: Text
+    model: Text | None = None
+    weight: Annotated[int, Meta(ge=0, le=1000)] = 1
+    tier: Annotated[int, Meta(ge=1, le=64)] = 1
 
 
 class ChatPriceTable(Table, frozen=True, kw_only=True):

@@ -5,9 +5,9 @@ during a call applies from the next call on.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from proxy.core.errors import ModelNotFoundError, ModelUnavailableError, WrongEndpointError
 from proxy.core.money import Nanos
@@ -80,16 +80,38 @@ class VideoPrice:
 
 
 Price = ChatPrice | ImagePrice | VideoPrice
+Dialect = Literal["ark", "openai"]
+"""What an upstream speaks: Ark's API, or OpenAI's chat completions alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One way to a model: an upstream, and what the model is called there."""
+
+    upstream: str
+    """Name of the upstream in the configuration."""
+    model: str
+    weight: int = 1
+    """Share of the calls among the routes of its tier; 0: gets none."""
+    tier: int = 1
+    """A route is asked only when none of a lower tier can answer."""
+    dialect: Dialect = "ark"
+    asks_usage: bool = True
+    """False: the upstream refuses to be asked for the usage of a stream."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.upstream}/{self.model}"
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One public model id, with its upstream and its price."""
+    """One public model id, with its routes and its price."""
 
     id: str
     kind: Kind
     upstream: str
-    """Name of the upstream in the configuration."""
+    """Name of the upstream in the configuration: of the first route, or, of a model `by` a route, of that one."""
     upstream_model: str
     price: Price
     owned_by: str = "volcengine"
@@ -117,12 +139,27 @@ class Model:
     """Fields sent upstream when the client did not set them, such as ``{"thinking": {"type": "disabled"}}``."""
     resolutions: tuple[str, ...] = ()
     """Video: resolutions that the upstream model renders; empty: no restriction."""
+    routes: tuple[Route, ...] = ()
+    """Never empty: without others it is the one to ``upstream`` and ``upstream_model``."""
+    dialect: Dialect = "ark"
+    """Of the route, as is ``asks_usage``."""
+    asks_usage: bool = True
 
+    is_routed: bool = field(init=False)
+    """True if there are several routes."""
     prompt_limit_tokens: int = field(init=False)
     """Tokens that no prompt of this model can exceed upstream; 0 where nobody said. Looked at in each call, so no property."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_limit_tokens", self.upstream_context_tokens or self.context_tokens)
+        if not self.routes:
+            route = Route(self.upstream, self.upstream_model, dialect=self.dialect, asks_usage=self.asks_usage)
+            object.__setattr__(self, "routes", (route,))
+        object.__setattr__(self, "is_routed", len(self.routes) > 1)
+
+    def by(self, route: Route) -> "Model":
+        """Return the model as it is asked by one of its routes."""
+        return replace(self, upstream=route.upstream, upstream_model=route.model, dialect=route.dialect, asks_usage=route.asks_usage)
 
 
 Catalog = Mapping[str, Model]

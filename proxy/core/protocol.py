@@ -107,6 +107,10 @@ class ApiProtocol(Generic[C]):
     """Return the checked call of a body, measured for its hold."""
     upstream_body: Callable[[C, Model], bytes]
     """Return the body to send upstream."""
+    renamed: Callable[[bytes, Model, Model], bytes]
+    """Return such a body for another of the model's routes, which speaks the same dialect: the body, the model as before and as now."""
+    conversation: Callable[[C, int, str], int]
+    """Return the number of a call's conversation, given the account and the public model."""
     chosen_names: Callable[[C], tuple[str, ...]]
     """Return the names in a call that its customer chose, and that a refusal may repeat; few, whatever the body holds."""
     read_answer: Callable[[bytes, Model, tuple[str, ...]], SeenAnswer | Refusal]

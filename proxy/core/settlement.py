@@ -38,6 +38,19 @@ class TokenUsage(Struct, frozen=True):
     reasoning_tokens: int = 0
 
 
+class Attempt(Struct, frozen=True):
+    """One asking of an upstream for a request."""
+
+    upstream: str
+    key: str
+    """The key's name."""
+    model: str
+    """As the upstream calls it."""
+    result: str
+    """``answered``, ``refused`` (the request itself), ``left`` (the client), or a `core.health.Trouble`."""
+    ms: int
+
+
 NO_USAGE = TokenUsage(0, 0)
 _NOTHING = Nanos(0)
 
@@ -60,6 +73,8 @@ class Settlement(Struct, frozen=True):
     total_ms: int | None = None
     note: str = ""
     """The reason in a few words, for the operator; never a prompt or a secret."""
+    attempts: tuple[Attempt, ...] = ()
+    """All that were asked, in order; the last one ended the request. Kept, and told of, only where there was more than one."""
 
 
 def capped(charge_nanos: int, hold_nanos: int) -> tuple[Nanos, Nanos]:

@@ -46,7 +46,9 @@ def _secret_files(config: Config, env: Mapping[str, str]) -> dict[str, Path]:
     environment.overlay(document, env, is_all=config.path is None)
     base, found = base_of(config.path), {}
     for name, table in document["upstreams"].items():
-        for check, reference in ((f"key of {name}", table["api_key"]), (f"proxy_auth of {name}", table.get("proxy_auth", ""))):
+        keys = {f"key of {name}": table["api_key"]} if "api_key" in table else {}
+        keys |= {f"key {key} of {name}": reference for key, reference in table.get("api_keys", {}).items()}
+        for check, reference in (*keys.items(), (f"proxy_auth of {name}", table.get("proxy_auth", ""))):
             source, _, place = str(reference).partition(":")
             folder = base if source == "file" else Path(env.get("CREDENTIALS_DIRECTORY", "/nonexistent"))
             if source in ("file", "credential") and (folder / place).is_file():

@@ -9,14 +9,17 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from proxy.clock import Clock
-from proxy.config import UpstreamConfig
+from proxy.config import Secret, UpstreamConfig
 from proxy.config.environment import PROXY_ADVICE, ignored_proxy_variable
+from proxy.config.upstreams import DEFAULT_KEY
 from proxy.doctor.finding import Finding, failed, ok, warning
 from proxy.upstream.ark_client import TASKS_PATH, connector_of
 from proxy.upstream.failures import UpstreamUnreachableError
 
 FAKE_TASK = "cgt-20000101000000-doctr"
 """No task has this id. Ark answers 404 to a valid key and 401 to any other; neither costs anything."""
+MODELS_PATH = "/models"
+"""What services that speak OpenAI's API list for a valid key, for nothing."""
 ANSWER_SECONDS = 20.0
 SKEW_SECONDS_COMFORT = 5.0
 SKEW_SECONDS_MAX = 300.0
@@ -31,33 +34,38 @@ class _Said:
 
 
 async def upstream(config: UpstreamConfig, clock: Clock, env: Mapping[str, str]) -> list[Finding]:
-    """Ask for a task that cannot exist, and return what the answer shows."""
+    """Ask by each key for what cannot exist, or costs nothing, and return what the answers show."""
     name = f"upstream {config.name}"
     found = list(_plain(config, name, env))
-    if not config.api_key:
-        return [*found, warning(name, "was not asked: there is no key to show", "set the key (see configuration above)")]
+    for key, secret in config.api_keys.items():
+        more = await _by_key(config, name if config.api_keys.keys() == {DEFAULT_KEY} else f"{name}, key {key}", secret, clock)
+        told = {finding.check for finding in found}
+        found += [finding for finding in more if finding.check != "clock" or "clock" not in told]
+    return found
+
+
+async def _by_key(config: UpstreamConfig, name: str, secret: Secret, clock: Clock) -> list[Finding]:
+    if not secret:
+        return [warning(name, "was not asked: there is no key to show", "set the key (see configuration above)")]
     try:
-        said = await _ask(config, clock)
+        said = await _ask(config, secret, clock)
     except UpstreamUnreachableError as error:  # the proxy, which answers before the upstream does
         reason = str(error).removeprefix("upstream: ")
-        return [*found, failed(name, reason, "look at proxy and proxy_auth, and at what the proxy lets through")]
+        return [failed(name, reason, "look at proxy and proxy_auth, and at what the proxy lets through")]
     except aiohttp.ClientConnectorDNSError as error:
         host = urlsplit(config.base_url).hostname
-        return [
-            *found,
-            failed(name, f"the name {host} does not resolve: {error.strerror}", "look at base_url, and at /etc/resolv.conf"),
-        ]
+        return [failed(name, f"the name {host} does not resolve: {error.strerror}", "look at base_url, and at /etc/resolv.conf")]
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
-        return [*found, _distrusted(name, error)]
+        return [_distrusted(name, error)]
     except aiohttp.ConnectionTimeoutError:
-        return [*found, failed(name, f"no connection in {config.connect_seconds:g} s", _firewall(config))]
+        return [failed(name, f"no connection in {config.connect_seconds:g} s", _firewall(config))]
     except TimeoutError:
-        return [*found, failed(name, f"no answer in {config.connect_seconds + ANSWER_SECONDS:g} s", _firewall(config))]
+        return [failed(name, f"no answer in {config.connect_seconds + ANSWER_SECONDS:g} s", _firewall(config))]
     except aiohttp.ClientConnectorError as error:
-        return [*found, failed(name, f"cannot be reached: {error.strerror or type(error.os_error).__name__}", _firewall(config))]
+        return [failed(name, f"cannot be reached: {error.strerror or type(error.os_error).__name__}", _firewall(config))]
     except (aiohttp.ClientError, OSError) as error:
-        return [*found, failed(name, f"answers nothing that is HTTP ({type(error).__name__})", "look at base_url: is that Ark?")]
-    return [*found, _key(name, said), _time(name, said)]
+        return [failed(name, f"answers nothing that is HTTP ({type(error).__name__})", "look at base_url: is that Ark?")]
+    return [(_key if config.dialect == "ark" else _key_of_openai)(name, said), _time(name, said)]
 
 
 def _firewall(config: UpstreamConfig) -> str:
@@ -66,12 +74,13 @@ def _firewall(config: UpstreamConfig) -> str:
     return "look at base_url, at proxy, and at what the proxy lets through"
 
 
-async def _ask(config: UpstreamConfig, clock: Clock) -> _Said:
+async def _ask(config: UpstreamConfig, secret: Secret, clock: Clock) -> _Said:
+    path = f"{TASKS_PATH}/{FAKE_TASK}" if config.dialect == "ark" else MODELS_PATH
     timeout = aiohttp.ClientTimeout(total=config.connect_seconds + ANSWER_SECONDS, sock_connect=config.connect_seconds)
-    headers = {"Authorization": f"Bearer {config.api_key.reveal()}", "Accept-Encoding": "identity", "User-Agent": "llm-proxy"}
+    headers = {"Authorization": f"Bearer {secret.reveal()}", "Accept-Encoding": "identity", "User-Agent": "llm-proxy"}
     async with (
         aiohttp.ClientSession(connector=connector_of(config), timeout=timeout, headers=headers) as session,
-        session.get(f"{config.base_url}{TASKS_PATH}/{FAKE_TASK}", allow_redirects=False) as response,
+        session.get(f"{config.base_url}{path}", allow_redirects=False) as response,
     ):
         return _Said(response.status, response.headers.get("Date"), clock.now_ms())
 
@@ -109,6 +118,18 @@ def _key(name: str, said: _Said) -> Finding:
         return warning(name, f"is busy or broken just now ({said.status})", "run doctor again in a minute")
     return warning(
         name, f"answers {said.status}, which Ark does not: whether it takes the key is not known", "look at base_url: is that Ark?"
+    )
+
+
+def _key_of_openai(name: str, said: _Said) -> Finding:
+    if said.status == 200:
+        return ok(name, "reached, and it takes the key (nothing was spent)")
+    if said.status in (401, 403):
+        return failed(name, f"does not take the key ({said.status})", "look at api_key, and at the account that it belongs to")
+    if said.status == 429 or said.status >= 500:
+        return warning(name, f"is busy or broken just now ({said.status})", "run doctor again in a minute")
+    return warning(
+        name, f"answers {said.status} when asked for its models: whether it takes the key is not known", "look at base_url: try a call"
     )
 
 

@@ -2,57 +2,73 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Generic
 
 import orjson
+from msgspec.structs import replace
 
-from proxy.billing.holds import Billing, Hold
+from proxy.billing.holds import Billing
 from proxy.billing.idempotency import kept
 from proxy.clock import Clock
-from proxy.core.ark.refusal import Refusal, outage, with_delay
-from proxy.core.catalog import ChatPrice, Model, find_model
+from proxy.core.ark.refusal import Refusal, unanswered, with_delay
+from proxy.core.catalog import ChatPrice, find_model
 from proxy.core.chat.settling import Seen, conclude
-from proxy.core.errors import GatewayError, InternalError, ModelUnavailableError
+from proxy.core.errors import GatewayError, InternalError
+from proxy.core.health import Trouble, retry_after_seconds
 from proxy.core.money import DISCOUNT_WHOLE, before_discount, discounted
 from proxy.core.pricing import with_discount
 from proxy.core.protocol import NOTHING_SEEN, ApiProtocol, C, SeenAnswer, StreamTap
 from proxy.core.settlement import Outcome
 from proxy.edge.context import Context
+from proxy.edge.intake import Reservation
 from proxy.edge.response import Response
-from proxy.exchange.flight import Flight, Relay
+from proxy.exchange.attempts import Way, at_hand
+from proxy.exchange.ends import ANSWER_BYTES_MAX, ERROR_BYTES_MAX, EVENT_STREAM, STREAM_HEADERS, broken_off, milliseconds, restarting
+from proxy.exchange.flight import Relay
 from proxy.exchange.stream import Stream
 from proxy.live.settings import Live, Settings
 from proxy.store.values import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.http1.pool import Answer, Upload, UpstreamBrokenError, UpstreamFailure
+from proxy.upstream.routing import Routing
 
-ANSWER_BYTES_MAX = 32 * 1024 * 1024
-ERROR_BYTES_MAX = 256 * 1024
-EVENT_STREAM = "text/event-stream"
 _LET_GO: dict[str, Any] = {}
 _COMPLETE, _CLIENT_GONE = Outcome.COMPLETE, Outcome.CLIENT_GONE
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Exchanges(Generic[C]):
     """Makes the exchanges of one protocol."""
 
-    def __init__(self, protocol: ApiProtocol[C], *, live: Live, billing: Billing, relay: Relay, clock: Clock, metrics: Metrics) -> None:
-        self.protocol = protocol
-        self.billing = billing
-        self.relay = relay
-        self.clock = clock
-        self.metrics = metrics
-        self._live = live
+    protocol: ApiProtocol[C]
+    live: Live
+    billing: Billing
+    relay: Relay
+    clock: Clock
+    metrics: Metrics
+    routing: Routing
 
     def exchange(self, context: Context, body: Any, now_ms: int, claim: IdempotencyClaim | None = None) -> "Exchange[C]":
         """Find the model, check the call, and return its exchange. Raises: GatewayError."""
-        protocol, settings = self.protocol, self._live.now
+        protocol, settings = self.protocol, self.live.now
         assert context.grant is not None
         if self.relay.abandonment.levels:
             self.relay.abandonment.refuse(context.grant.account_id)
         model = find_model(settings.catalog, protocol.requested_model(body), protocol.kind)
         context.model = model.id
         call = protocol.parse_call(body, model)
+        routes = settings.routes[model.id]
+        target = routes.only
+        if target is None:
+            conversation = protocol.conversation(call, context.grant.account_id, model.id)
+            way = Way.chosen(self.routing, routes, conversation, context.received_at)
+            target = way.target
+        else:
+            if routes.unrest.count:
+                target = self.routing.first(routes)
+            way = Way(self.routing, routes, target)
+        model = target.model
         assert isinstance(model.price, ChatPrice)
         hold_nanos, price, discount = call.hold_nanos(model.price), settings.frozen[model.id], context.grant.discount
         if discount != DISCOUNT_WHOLE:
@@ -70,15 +86,15 @@ class Exchanges(Generic[C]):
             price=price,
             created_at_ms=now_ms,
             claim=claim,
+            key_name=target.key_name,
         )
-        return Exchange(self, settings, context, model, call, request)
+        return Exchange(self, settings, context, way, call, request)
 
 
 class Exchange(Generic[C]):
     """One call from its hold to its settlement."""
 
     __slots__ = (
-        "_asked_at",
         "_call",
         "_context",
         "_exchanges",
@@ -92,23 +108,18 @@ class Exchange(Generic[C]):
         "_settings",
         "_tap",
         "_upload",
+        "_way",
     )
 
-    _flight: Flight
-    _hold: Hold
-    _names: tuple[str, ...]
-    _upload: Upload
-
-    def __init__(
-        self, exchanges: Exchanges[C], settings: Settings, context: Context, model: Model, call: C, request: NewRequest
-    ) -> None:
+    def __init__(self, exchanges: Exchanges[C], settings: Settings, context: Context, way: Way, call: C, request: NewRequest) -> None:
         self._exchanges = exchanges
         self._settings = settings
         self._context = context
-        self._model = model
+        self._way = way
+        self._model = way.target.model
+        """The model as it is asked now, by one of its routes."""
         self._call = call
         self._request = request
-        self._asked_at: float | None = None
         self._is_refused = False
         """True once the upstream has told an error, by a status, whatever of its body came, or within a stream."""
         self._tap: StreamTap | None = None
@@ -122,14 +133,10 @@ class Exchange(Generic[C]):
             GatewayError: sent to the customer instead of an answer.
             ConnectionError: the client left before its answer began; the call is settled.
         """
-        context, exchanges = self._context, self._exchanges
+        context, exchanges, way = self._context, self._exchanges, self._way
         self._names = exchanges.protocol.chosen_names(self._call)
-        upload = self._upload = Upload(exchanges.protocol.upstream_body(self._call, self._model))
-        self._call.fields = _LET_GO
         intake = context.intake
-        if intake is not None:
-            intake.set(len(upload.body))
-            upload.sent = intake.release
+        upload = self._written(intake)
         self._hold = await exchanges.billing.hold(self._request, self._advice)
         flight = self._flight = exchanges.relay.depart(context.request.connection, self._request.account_id)
         try:
@@ -137,19 +144,22 @@ class Exchange(Generic[C]):
                 with flight:
                     if flight.is_over():
                         raise TimeoutError  # over before the upstream was asked
-                    self._asked_at = exchanges.clock.monotonic()
+                    way.began_at = way.asked_at = exchanges.clock.monotonic()
                     if self._call.stream and self._settings.early_head_seconds:
-                        self._watch_for_head(self._settings.early_head_seconds)
-                    answer = await self._settings.upstreams[self._model.upstream].pool.ask(exchanges.protocol.path, upload)
-                    if intake is not None:
-                        intake.release()
-                    context.first_byte_at = exchanges.clock.monotonic()
-                    raw = self._at_hand(answer)
-                    result = await self._take(answer) if raw is None else self._whole(raw)
+                        flight.call_later(self._settings.early_head_seconds, self._begin_early)
+                    try:
+                        answer = await way.target.access.pool.ask(exchanges.protocol.path, upload)
+                        if intake is not None:
+                            intake.release()
+                        context.first_byte_at = exchanges.clock.monotonic()
+                        raw = None if self._call.stream else at_hand(answer)
+                        result = await self._take(answer) if raw is None else self._whole(raw)
+                    except UpstreamFailure as failure:
+                        result = self._failed(failure)
+                    if result is None:
+                        result = await self._ask_on()
             except TimeoutError:
                 result = self._ended_here()
-            except UpstreamFailure as failure:
-                result = self._refused(outage(str(failure), may_have_run=upload.is_asked), failure.cause)
             if self._response is None:
                 await self._hold.settled()
             else:
@@ -163,6 +173,16 @@ class Exchange(Generic[C]):
             raise result
         return result
 
+    def _written(self, intake: Reservation | None) -> Upload:
+        """Return the body for the first target, and let go of what it was written from."""
+        upload = self._upload = Upload(self._exchanges.protocol.upstream_body(self._call, self._model))
+        if self._way.only or not self._way.keep(upload.body):
+            self._call.fields = _LET_GO
+        if intake is not None:
+            intake.set(len(upload.body))
+            upload.sent = intake.release
+        return upload
+
     def _advice(self, available_nanos: int) -> str:
         """Return how to lower the hold, for a customer who has no more than this available."""
         assert isinstance(self._model.price, ChatPrice)
@@ -173,21 +193,15 @@ class Exchange(Generic[C]):
         """Leave no hold behind, whatever ended the call."""
         self._context.body_bytes = self._flight.sent_bytes()
         if self._context.settlement is None:
-            self._break_off(Outcome.INTERRUPTED, _restarting(), "the handler was cancelled")
+            self._break_off(Outcome.INTERRUPTED, restarting(), "the handler was cancelled")
 
-    def _at_hand(self, answer: Answer) -> bytes | None:
-        """Return a JSON body that came whole with its head, as nearly all do; None: `_take` has to read it."""
-        if self._call.stream or answer.status != 200 or answer.header(b"content-encoding") is not None:
-            return None
-        return answer.at_hand()
-
-    async def _take(self, answer: Answer) -> Response | GatewayError:
-        """Relay a stream, or wait for a whole body and read it."""
+    async def _take(self, answer: Answer) -> Response | GatewayError | None:
+        """Relay a stream, or wait for a whole body and read it; return None where the next target is to be asked."""
         if answer.status != 200:
             self._is_refused = True
-            delay = answer.header(b"retry-after")
-            refusal = self._read_refusal(answer.status, await answer.read(ERROR_BYTES_MAX))
-            return self._refused(with_delay(refusal, None if delay is None else delay.decode("latin-1")))
+            delay = (answer.header(b"retry-after") or b"").decode("latin-1")
+            refusal = with_delay(self._read_refusal(answer.status, await answer.read(ERROR_BYTES_MAX)), delay)
+            return self._refused(refusal, retry_after=retry_after_seconds(delay))
         if (answer.header(b"content-encoding") or b"identity").lower() != b"identity":
             answer.abort()
             raise UpstreamBrokenError("upstream: a compressed answer, though none was asked for")
@@ -203,17 +217,18 @@ class Exchange(Generic[C]):
 
     # one JSON answer
 
-    def _whole(self, raw: bytes) -> Response | GatewayError:
+    def _whole(self, raw: bytes) -> Response | GatewayError | None:
         seen = self._exchanges.protocol.read_answer(raw, self._model, self._names)
         if isinstance(seen, Refusal):
             return self._refused(seen)
         claim = self._request.claim
+        self._way.answered()
         self._settle(self._outcome(_COMPLETE), seen, stored=None if claim is None else kept(claim, 200, raw))
         return self._context.answer(raw)
 
     # a stream
 
-    async def _stream(self, answer: Answer) -> Response | GatewayError:
+    async def _stream(self, answer: Answer) -> Response | GatewayError | None:
         stream, tap = self._open_stream()
         with self._exchanges.metrics.open_streams.track_inprogress():
             failure = await self._flight.splice(answer, stream)
@@ -232,38 +247,35 @@ class Exchange(Generic[C]):
 
     def _begin(self, first: bytes) -> asyncio.Transport | None:
         """Send the client's head and the first bytes of its body; return its transport."""
-        headers = self._context.headers
-        headers["Content-Type"] = EVENT_STREAM
-        headers["Cache-Control"] = "no-cache"
-        headers["X-Accel-Buffering"] = "no"  # an nginx in front would hold the stream back
+        self._context.headers.update(STREAM_HEADERS)
         self._context.first_byte_at = self._exchanges.clock.monotonic()
         self._response = self._context.begin_stream(first)
+        if self._way.kept and self._tap is not None and self._tap.begun:
+            self._way.kept, self._call.fields = b"", _LET_GO
         return self._context.request.connection.transport
 
-    def _watch_for_head(self, seconds: float) -> None:
-        """Send the head before the first event if that takes long: a proxy in front may wait no longer."""
+    def _begin_early(self) -> None:
+        """Send the head before the first event, which takes long: a proxy in front may wait no longer."""
+        stream, _ = self._open_stream()
+        if not stream.begun:
+            stream.keep_alive()
 
-        def begin() -> None:
-            stream, _ = self._open_stream()
-            if not stream.begun:
-                stream.keep_alive()
-
-        self._flight.call_later(seconds, begin)
-
-    def _end_stream(self, tap: StreamTap, cut: Outcome, note: str) -> Response | GatewayError:
+    def _end_stream(self, tap: StreamTap, cut: Outcome, note: str) -> Response | GatewayError | None:
         """Settle a stream that has ended. If it was not whole, ``cut`` and ``note`` say why."""
         if tap.error is not None:
             self._is_refused = True
             return self._refused(self._read_refusal(200, tap.error))
         if not tap.whole:
-            error = _restarting() if cut is Outcome.INTERRUPTED else _broken_off()
+            error = restarting() if cut is Outcome.INTERRUPTED else broken_off()
             return self._break_off(cut, error, note)
+        self._way.answered()
         self._settle(self._outcome(_COMPLETE), tap.seen())
-        return self._response or _restarting()  # no answer has begun: the client has left
+        return self._response or restarting()  # no answer has begun: the client has left
 
     def _break_off(self, outcome: Outcome, error: GatewayError, note: str) -> Response | GatewayError:
         """End a call early. A stream that has begun gets an error event, and its body ends without a last event."""
         tap = self._tap
+        self._way.broke_off(outcome, note, is_asked=self._upload.is_asked)
         if self._response is None:
             # The customer got nothing, so whoever ended the call bears its cost: we, unless the client left.
             self._settle(self._outcome(outcome), NOTHING_SEEN if tap is None else tap.seen(), status=error.status, note=note)
@@ -285,12 +297,22 @@ class Exchange(Generic[C]):
         """End a call whose client left, or whose process is ending, before the upstream was done."""
         outcome, note = self._outcome(self._flight.cause or Outcome.INTERRUPTED), "the upstream was not done"
         if self._tap is not None:
-            return self._end_stream(self._tap, outcome, note)
-        return self._break_off(outcome, _restarting(asked=self._upload.is_asked), note)
+            return self._end_stream(self._tap, outcome, note) or restarting()  # nothing more is asked: the flight is over
+        return self._break_off(outcome, restarting(asked=self._upload.is_asked), note)
 
-    def _refused(self, refusal: Refusal, cause: str = "") -> Response | GatewayError:
+    def _failed(self, failure: UpstreamFailure) -> Response | GatewayError | None:
+        return self._refused(unanswered(str(failure), may_have_run=self._upload.is_asked), failure.cause)
+
+    def _refused(self, refusal: Refusal, cause: str = "", *, retry_after: float | None = None) -> Response | GatewayError | None:
+        """End the call by a refusal, or return None: the next target is to be asked."""
         if refusal.outcome is not Outcome.REFUSED:
             self._exchanges.metrics.upstream_failed(self._model.upstream, cause or ("operator" if refusal.operator else "error"))
+        if refusal.trouble is None:
+            self._way.refused()
+        else:
+            self._way.failed(refusal.trouble, retry_after, refusal.note)
+            if self._moves(refusal.trouble):
+                return None
         error, claim = refusal.error, self._request.claim
         seen = NOTHING_SEEN if self._tap is None else self._tap.seen()
         if self._response is not None:
@@ -300,6 +322,35 @@ class Exchange(Generic[C]):
         stored = None if claim is None else kept(claim, error.status, orjson.dumps(error.body()))
         self._settle(refusal.outcome, seen, status=error.status, note=refusal.note, stored=stored)
         return error
+
+    def _moves(self, trouble: Trouble) -> bool:
+        """Go on to the next target, if nothing was bought and nothing said yet; return whether there is one."""
+        tap = self._tap
+        is_said = tap is not None and (tap.begun or (tap.error is not None and self._response is not None))
+        if is_said or self._flight.is_over():
+            return False
+        upload = self._way.move(trouble, self._upload, self._exchanges.protocol, self._call)
+        if upload is None:
+            return False
+        self._upload, self._model = upload, self._way.target.model
+        self._is_refused = False
+        if tap is not None and self._response is None:
+            self._tap = None
+            self._flight.drop_stream()
+        return True
+
+    async def _ask_on(self) -> Response | GatewayError:
+        """Ask the target that `_moves` has found, and those after it, until one ends the call."""
+        result: Response | GatewayError | None = None
+        while result is None:
+            try:
+                answer = await self._way.ask(self._exchanges.protocol.path, self._upload)
+                self._context.first_byte_at = self._exchanges.clock.monotonic()
+                raw = None if self._call.stream else at_hand(answer)
+                result = await self._take(answer) if raw is None else self._whole(raw)
+            except UpstreamFailure as failure:
+                result = self._failed(failure)
+        return result
 
     def _outcome(self, outcome: Outcome) -> Outcome:
         return _CLIENT_GONE if self._flight.has_client_left() else outcome
@@ -328,38 +379,19 @@ class Exchange(Generic[C]):
         context, price, now = self._context, self._model.price, self._exchanges.clock.monotonic()
         assert isinstance(price, ChatPrice)
         assert context.grant is not None
-        if self._asked_at is not None:
-            context.upstream_seconds = now - self._asked_at
+        if self._way.began_at is not None:
+            context.upstream_seconds = now - self._way.began_at
         seen = Seen(
             outcome=outcome,
             answer=answer,
             abandoned=outcome is _CLIENT_GONE and self._is_abandoned(answer),
             http_status=0 if self._is_unheard(outcome) else status,
-            first_byte_ms=_ms(context.first_byte_at, context.received_at),
-            total_ms=_ms(now, context.received_at),
+            first_byte_ms=milliseconds(context.first_byte_at, context.received_at),
+            total_ms=milliseconds(now, context.received_at),
             note=note,
         )
-        context.settlement = conclude(
-            self._call.text_bytes,
-            price,
-            self._request.hold_nanos,
-            seen,
-            estimate=self._settings.estimate,
-            discount=context.grant.discount,
-        )
+        if self._way.told:
+            seen = replace(seen, attempts=self._way.told)
+        hold_nanos, estimate, discount = self._request.hold_nanos, self._settings.estimate, context.grant.discount
+        context.settlement = conclude(self._call.text_bytes, price, hold_nanos, seen, estimate=estimate, discount=discount)
         self._hold.settle(context.settlement, stored)
-
-
-def _broken_off() -> GatewayError:
-    return ModelUnavailableError("The model's answer broke off", should_retry=False)  # it may have run, and may be charged
-
-
-def _restarting(*, asked: bool = True) -> GatewayError:
-    """Return the error of a call that the process's end cut. Once the upstream was asked it may run, and a retry could pay twice."""
-    if asked:
-        return ModelUnavailableError("The gateway is restarting; it is not known whether the call ran", should_retry=False)
-    return ModelUnavailableError("The gateway is restarting", retry_after_seconds=1)
-
-
-def _ms(at: float | None, since: float) -> int | None:
-    return None if at is None else round((at - since) * 1000)

@@ -201,6 +201,12 @@ class Flight:
         if self.stream is not None:
             self._relay.heartbeats.forget(self.stream)
 
+    def drop_stream(self) -> None:
+        """Forget a stream that has passed nothing on: another answer is to be asked for."""
+        if self.stream is not None:
+            self._relay.heartbeats.forget(self.stream)
+            self.stream = None
+
     def write(self, piece: bytes) -> None:
         """Send bytes of our own after the stream's, if one has begun and the client is still there."""
         if self.stream is not None:

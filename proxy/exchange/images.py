@@ -1,7 +1,7 @@
 """One image call from its hold to its settlement."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -12,10 +12,11 @@ from proxy.billing.idempotency import kept
 from proxy.billing.retries import UndeliveredError
 from proxy.clock import Clock
 from proxy.core.ark.creation import creation_refusal
-from proxy.core.ark.refusal import TIMEOUTS, Refusal, outage, with_delay
+from proxy.core.ark.refusal import TIMEOUTS, Refusal, outage, unanswered, with_delay
 from proxy.core.ark.text import ArkError
 from proxy.core.catalog import ImagePrice, Kind, Model
 from proxy.core.errors import GatewayError, ModelUnavailableError
+from proxy.core.health import retry_after_seconds
 from proxy.core.images.request import ImageCall, charge_for, hold_advice, hold_for, total_cost
 from proxy.core.images.upstream import (
     FIELD_NAMES,
@@ -28,16 +29,19 @@ from proxy.core.images.upstream import (
 )
 from proxy.core.money import DISCOUNT_WHOLE
 from proxy.core.pricing import with_discount
-from proxy.core.settlement import Outcome, Settlement, UsageSource
+from proxy.core.settlement import Attempt, Outcome, Settlement, UsageSource
 from proxy.edge.context import Context
 from proxy.edge.response import Response
+from proxy.exchange.attempts import ATTEMPTS_TOLD_MAX, Way
+from proxy.exchange.ends import milliseconds
 from proxy.exchange.flight import Relay
 from proxy.live.settings import Settings
 from proxy.store.values import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.telemetry.metrics import Metrics
-from proxy.upstream.ark_client import ArkClient, Reply
+from proxy.upstream.ark_client import Piece, Reply
 from proxy.upstream.failures import UpstreamFailure
 from proxy.upstream.http1.upload import REPEATABLE_BYTES_MAX
+from proxy.upstream.routing import AccessTarget, Routing
 
 _OURS = frozenset({Outcome.COMPLETE, Outcome.INTERRUPTED})
 """Outcomes that are no failure of the upstream. If the client has left, CLIENT_GONE replaces them."""
@@ -46,8 +50,9 @@ _OURS = frozenset({Outcome.COMPLETE, Outcome.INTERRUPTED})
 class Generations:
     """Carries out image calls."""
 
-    def __init__(self, billing: Billing, relay: Relay, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, billing: Billing, relay: Relay, clock: Clock, metrics: Metrics, routing: Routing) -> None:
         self._billing = billing
+        self._routing = routing
         self.relay = relay
         self.clock = clock
         self.metrics = metrics
@@ -67,19 +72,23 @@ class Generations:
         self.relay.abandonment.refuse(context.account_id)
         assert isinstance(model.price, ImagePrice)
         assert context.grant is not None
+        routes = settings.routes[model.id]
+        target = self._routing.first(routes)
         advise = partial(hold_advice, call.n, model.price, context.grant.discount)
-        hold = await self._billing.hold(self._request(context, settings, model, call, claim), advise)
-        generation = Generation(self, context, model, call.n, hold)
+        hold = await self._billing.hold(self._request(context, settings, target, call, claim), advise)
+        ways = [Way(self._routing, routes, target, only=routes.only is not None) for _ in range(call.n)]
+        generation = Generation(self, context, target.model, ways, hold)
         try:
-            bodies = dict(enumerate(upstream_bodies(call, model.upstream_model)))
+            bodies = dict(enumerate(upstream_bodies(call, target.model.upstream_model)))
             del call  # its input pictures can be tens of megabytes, and images take long
-            return await generation.run(settings.upstreams[model.upstream].client, bodies)
+            return await generation.run(bodies)
         finally:
             generation.close()
 
     def _request(
-        self, context: Context, settings: Settings, model: Model, call: ImageCall, claim: IdempotencyClaim | None
+        self, context: Context, settings: Settings, target: AccessTarget, call: ImageCall, claim: IdempotencyClaim | None
     ) -> NewRequest:
+        model = target.model
         assert context.grant is not None
         assert isinstance(model.price, ImagePrice)
         discount, price = context.grant.discount, settings.frozen[model.id]
@@ -96,6 +105,7 @@ class Generations:
             price=price if discount == DISCOUNT_WHOLE else with_discount(price, discount),
             created_at_ms=self.clock.now_ms(),
             claim=claim,
+            key_name=target.key_name,
         )
 
 
@@ -117,16 +127,19 @@ class Generation:
         "_relay",
         "_unknown",
         "_unsent",
+        "_ways",
     )
 
-    def __init__(self, generations: Generations, context: Context, model: Model, n: int, hold: Hold) -> None:
+    def __init__(self, generations: Generations, context: Context, model: Model, ways: Sequence[Way], hold: Hold) -> None:
+        """Args: ways: one for each image."""
         assert isinstance(model.price, ImagePrice)
         assert context.grant is not None
         self._discount = context.grant.discount
         self._context = context
         self._model = model
         self._price = model.price
-        self._n = self._unsent = n
+        self._n = self._unsent = n = len(ways)
+        self._ways = ways
         self._hold = hold
         self._accepted = generations.accepted
         self._relay = generations.relay
@@ -145,7 +158,7 @@ class Generation:
             # The customer got none of the images that may have been made: whoever ended the call bears its cost.
             self._settle(Outcome.INTERRUPTED, status=0, note="the handler was cancelled")
 
-    async def run(self, client: ArkClient, bodies: dict[int, UpstreamBody]) -> Response:
+    async def run(self, bodies: dict[int, UpstreamBody]) -> Response:
         """Ask for all images at once, settle for those that came, and return them once the settlement is durable.
 
         Args: bodies: by the image's index. They are taken out, so that no caller keeps them alive.
@@ -158,7 +171,7 @@ class Generation:
         is_asked = not self._flight.is_over()
         with suppress(TimeoutError), self._flight:
             if is_asked:
-                await self._ask_for_all(client, bodies)
+                await self._ask_for_all(bodies)
         result = self._concluded(is_asked=is_asked)
         await self._hold.settled()
         if self._flight.has_client_left():
@@ -173,50 +186,76 @@ class Generation:
 
     # upstream
 
-    async def _ask_for_all(self, client: ArkClient, bodies: dict[int, UpstreamBody]) -> None:
+    async def _ask_for_all(self, bodies: dict[int, UpstreamBody]) -> None:
         """Fill in `_ends`, until all are there or the flight's deadline expires."""
         asked_at = self._clock.monotonic()
         try:
-            calls = [self._ask(client, index, bodies) for index in range(self._n)]
+            calls = [self._ask(index, bodies, asked_at) for index in range(self._n)]
             bugs = [fault for fault in await asyncio.gather(*calls, return_exceptions=True) if fault is not None]
         finally:
             self._context.upstream_seconds = self._clock.monotonic() - asked_at
         if bugs:
             raise bugs[0]
 
-    async def _ask(self, client: ArkClient, index: int, bodies: dict[int, UpstreamBody]) -> None:
-        try:
-            self._ends[index] = await self._end_of(client, bodies.pop(index))
-        except UpstreamFailure as failure:
-            self._ends[index] = self._failed(failure)
+    async def _ask(self, index: int, bodies: dict[int, UpstreamBody], now: float) -> None:
+        """Ask for one image, one target after the other while nothing was bought."""
+        way = self._ways[index]
+        way.begin(now)
+        end = await self._end_of(way, index, bodies)
+        while isinstance(end, Refusal) and index in bodies and self._moves(way, end):
+            bodies[index] = bodies[index].renamed(way.target.route.model)
+            way.ask_again()
+            end = await self._end_of(way, index, bodies)
+        bodies.pop(index, None)
+        self._ends[index] = end
 
-    async def _end_of(self, client: ArkClient, body: UpstreamBody) -> ImageResult | Refusal:
-        """Ask for one image; ask again without each optional field that the model refuses."""
+    def _moves(self, way: Way, refusal: Refusal) -> bool:
+        """Go on to the next target, if there is one; return whether there is."""
+        return refusal.trouble is not None and not self._flight.is_over() and way.turn(refusal.trouble)
+
+    async def _end_of(self, way: Way, index: int, bodies: dict[int, UpstreamBody]) -> ImageResult | Refusal:
+        """Ask a target for one image; ask again without each optional field that the model refuses.
+
+        The body is taken out, and put back where it may be sent elsewhere: a short one, or one of which nothing was sent.
+        """
+        body = bodies.pop(index)
         while True:
-            own, kept = body.own, body if self._may_be_repeated(body) else None
+            own, kept = body.own, body if self._may_be_repeated(way, body) else None
             pieces = body.pieces()
             del body
-            reply = await client.create_image(pieces, None if kept else self._let_go)
+            try:
+                async with asyncio.timeout(way.seconds_left):
+                    reply = await way.target.access.client.create_image(pieces, None if kept else self._let_go)
+            except UpstreamFailure as failure:
+                if failure.is_unasked:
+                    bodies[index] = kept or UpstreamBody(own, _whole(pieces[1]))
+                return self._failed(way, str(failure), failure.cause, is_unasked=failure.is_unasked)
+            except TimeoutError:
+                return self._failed(way, f"upstream: no answer within {way.seconds:g} s", "first_byte_timeout", is_unasked=False)
             self._context.first_byte_at = self._context.first_byte_at or self._clock.monotonic()
             end = parse_image_answer(reply.status, reply.answer)
             if isinstance(end, ImageResult):
-                self._accepted.update(self._optional(own))
+                self._accepted.update(self._optional(way, own))
+                way.made()
                 return end
             fewer = None if end is None else without_refused(kept or UpstreamBody(own, b""), end)
             if fewer is None:
-                return self._counted(with_delay(_refusal(reply, end, self._model.upstream_model), reply.retry_after))
+                refusal = with_delay(_refusal(reply, end, way.target.model.upstream_model), reply.retry_after)
+                if kept is not None and len(kept.shared) <= REPEATABLE_BYTES_MAX:
+                    bodies[index] = kept
+                return self._counted(way, refusal, retry_after=retry_after_seconds(reply.retry_after))
             if kept is None:
-                self._accepted.difference_update(self._optional(own))
-                return self._counted(outage("the model refuses a field that it took before"), "error")
+                self._accepted.difference_update(self._optional(way, own))
+                return self._counted(way, outage("the model refuses a field that it took before"), "error")
             body = fewer
             del kept, fewer
 
-    def _may_be_repeated(self, body: UpstreamBody) -> bool:
+    def _may_be_repeated(self, way: Way, body: UpstreamBody) -> bool:
         """Return whether a body is kept until it is answered: a short one, or one with a field that the model may refuse."""
-        return len(body.shared) <= REPEATABLE_BYTES_MAX or not self._accepted.issuperset(self._optional(body.own))
+        return len(body.shared) <= REPEATABLE_BYTES_MAX or not self._accepted.issuperset(self._optional(way, body.own))
 
-    def _optional(self, own: Mapping[str, object]) -> set[tuple[str, str, str]]:
-        return {(self._model.upstream, self._model.upstream_model, name) for name in OPTIONAL & own.keys()}
+    def _optional(self, way: Way, own: Mapping[str, object]) -> set[tuple[str, str, str]]:
+        return {(way.target.route.upstream, way.target.route.model, name) for name in OPTIONAL & own.keys()}
 
     def _let_go(self) -> None:
         """Count a body as sent, and nothing any more once all are: they share their pictures."""
@@ -224,13 +263,17 @@ class Generation:
         if not self._unsent and self._context.intake is not None:
             self._context.intake.release()
 
-    def _failed(self, failure: UpstreamFailure) -> Refusal:
-        self._unknown += not failure.is_unasked
-        return self._counted(outage(str(failure), may_have_run=not failure.is_unasked), failure.cause)
+    def _failed(self, way: Way, why: str, cause: str, *, is_unasked: bool) -> Refusal:
+        self._unknown += not is_unasked
+        return self._counted(way, unanswered(why, may_have_run=not is_unasked), cause)
 
-    def _counted(self, refusal: Refusal, cause: str = "") -> Refusal:
+    def _counted(self, way: Way, refusal: Refusal, cause: str = "", *, retry_after: float | None = None) -> Refusal:
         if refusal.outcome is not Outcome.REFUSED:
-            self._metrics.upstream_failed(self._model.upstream, cause or ("operator" if refusal.operator else "error"))
+            self._metrics.upstream_failed(way.target.route.upstream, cause or ("operator" if refusal.operator else "error"))
+        if refusal.trouble is None:
+            way.refused()
+        else:
+            way.failed(refusal.trouble, retry_after, refusal.note)
         return refusal
 
     # the end
@@ -285,11 +328,26 @@ class Generation:
             charge_nanos=charge_for(made, self._price, self._discount),
             units=made,
             http_status=0 if client_left else status,
-            first_byte_ms=_ms(context.first_byte_at, context.received_at),
-            total_ms=_ms(self._clock.monotonic(), context.received_at),
+            first_byte_ms=milliseconds(context.first_byte_at, context.received_at),
+            total_ms=milliseconds(self._clock.monotonic(), context.received_at),
             note=note,
+            attempts=self._attempts(),
         )
         self._hold.settle(context.settlement, answer)
+
+    def _attempts(self) -> tuple[Attempt, ...]:
+        """End those that are under way; return all where any image was asked for more than once, one that made an image last."""
+        for way in self._ways:
+            way.broke_off(Outcome.INTERRUPTED, "", is_asked=way.is_open)
+        if all(len(way.told) <= 1 for way in self._ways):
+            return ()
+        told = sorted((attempt for way in self._ways for attempt in way.told), key=lambda attempt: attempt.result == "answered")
+        return tuple(told[-ATTEMPTS_TOLD_MAX:])
+
+
+def _whole(piece: Piece) -> bytes:
+    """Return what a piece is a view of, without a copy."""
+    return piece if isinstance(piece, bytes) else bytes(piece.obj)
 
 
 def _refusal(reply: Reply, end: ArkError | None, upstream_model: str) -> Refusal:
@@ -306,7 +364,3 @@ def _restarting(*, asked: bool) -> GatewayError:
     if asked:
         return ModelUnavailableError("The gateway is restarting; it is not known whether images were made", should_retry=False)
     return ModelUnavailableError("The gateway is restarting", retry_after_seconds=1)
-
-
-def _ms(at: float | None, since: float) -> int | None:
-    return None if at is None else round((at - since) * 1000)

@@ -44,10 +44,11 @@ from proxy.store import open_store
 from proxy.store.contract import Store
 from proxy.tasks import TaskGroup
 from proxy.telemetry import logs
-from proxy.telemetry.collectors import OpenBusiness, watch_store, watch_upstreams
+from proxy.telemetry.collectors import OpenBusiness, watch_routes, watch_store, watch_upstreams
 from proxy.telemetry.loop_lag import LoopLag
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.process import watch_process
+from proxy.upstream.routing import Routing
 from proxy.upstream.upstreams import Upstreams
 from proxy.videos.assembly import Videos
 
@@ -99,6 +100,7 @@ class _Construction:
         self._metrics.expect(config.catalog, config.upstreams)
         self._scheduler = Scheduler(on_death=stop.fail)
         self._upstreams = Upstreams(clock)
+        self._routing = Routing(clock)
         self._live = Live(settings_of(config, self._upstreams.take(config.upstreams)))
         self._bodies = BodyReader(self._live)
         self._relay = Relay(self._live, self._metrics, clock)
@@ -137,6 +139,7 @@ class _Construction:
             on_swap=(
                 self._listeners.limit,
                 videos.poll_added,
+                lambda settings: self._routing.renew(settings.routes),
                 lambda settings: self._metrics.expect(settings.catalog, settings.upstreams),
                 lambda settings: logs.set_level(settings.config.log.level),
             ),
@@ -181,7 +184,9 @@ class _Construction:
     # scheduled work
 
     async def _videos(self, store: Store) -> Videos:
-        videos = Videos(store=store, scheduler=self._scheduler, live=self._live, clock=self._clock, metrics=self._metrics)
+        videos = Videos(
+            store=store, scheduler=self._scheduler, live=self._live, clock=self._clock, metrics=self._metrics, routing=self._routing
+        )
         # Polls end first: a cancel then waits for no poll's lock, and has the upstream's rate for itself. The calls end last, with the
         # lists that are still being read for ended polls.
         self._stack.push_async_callback(videos.calls.close)
@@ -222,6 +227,7 @@ class _Construction:
             admission=admission,
             clock=self._clock,
             metrics=self._metrics,
+            routing=self._routing,
         )
 
     def _images(self, billing: Billing, idempotency: Idempotency, admission: Admission) -> ImageHandlers:
@@ -233,6 +239,7 @@ class _Construction:
             admission=admission,
             clock=self._clock,
             metrics=self._metrics,
+            routing=self._routing,
         )
 
     def _video_handlers(self, store: Store, videos: Videos, idempotency: Idempotency, admission: Admission) -> VideoHandlers:
@@ -245,6 +252,7 @@ class _Construction:
             idempotency=idempotency,
             admission=admission,
             clock=self._clock,
+            routing=self._routing,
             draw_seed=lambda: secrets.randbelow(SEED_MAX + 1),
             zone=self._zone,
         )
@@ -257,6 +265,7 @@ class _Construction:
         watch_process(metrics, self._clock)
         watch_store(metrics, store, self._config.store.path)
         watch_upstreams(metrics, self._live)
+        watch_routes(metrics, self._live, self._routing, self._clock)
         metrics.gauge("llm_proxy_draining", "Whether the gateway stops: 1 from the signal on.", self._stop.requested.is_set)
         metrics.gauges("llm_proxy_client_connections", "Connections of clients.", ("door",), self._listeners.connections)
         metrics.gauges("llm_proxy_requests_in_flight", "Requests being answered.", ("door",), self._listeners.in_flight)

@@ -19,6 +19,7 @@ from proxy.exchange.flight import Relay
 from proxy.live.settings import Live
 from proxy.store.values import IdempotencyClaim
 from proxy.telemetry.metrics import Metrics
+from proxy.upstream.routing import Routing
 
 PATH = CHAT.path
 
@@ -37,8 +38,11 @@ class ChatHandlers:
         admission: Admission,
         clock: Clock,
         metrics: Metrics,
+        routing: Routing,
     ) -> None:
-        self._exchanges = Exchanges(CHAT, live=live, billing=billing, relay=relay, clock=clock, metrics=metrics)
+        self._exchanges = Exchanges(
+            protocol=CHAT, live=live, billing=billing, relay=relay, clock=clock, metrics=metrics, routing=routing
+        )
         self._idempotency = idempotency
         self._bodies = bodies
         self._admission = admission

@@ -19,6 +19,7 @@ from proxy.exchange.images import Generations
 from proxy.live.settings import Live
 from proxy.store.values import IdempotencyClaim
 from proxy.telemetry.metrics import Metrics
+from proxy.upstream.routing import Routing
 
 
 class ImageHandlers:
@@ -34,9 +35,10 @@ class ImageHandlers:
         admission: Admission,
         clock: Clock,
         metrics: Metrics,
+        routing: Routing,
     ) -> None:
         self._live = live
-        self._generations = Generations(billing, relay, clock, metrics)
+        self._generations = Generations(billing, relay, clock, metrics, routing)
         self._idempotency = idempotency
         self._admission = admission
         self._clock = clock

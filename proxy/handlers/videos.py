@@ -15,7 +15,7 @@ from proxy import ids
 from proxy.billing.idempotency import Idempotency
 from proxy.clock import Clock
 from proxy.core import fields
-from proxy.core.catalog import Kind, Model, VideoPrice, find_model
+from proxy.core.catalog import Kind, VideoPrice, find_model
 from proxy.core.days import Zone, date_of
 from proxy.core.errors import (
     GatewayError,
@@ -38,6 +38,7 @@ from proxy.exchange.admission import Admission
 from proxy.live.settings import Live, Settings
 from proxy.store.contract import Books, VideoTasks
 from proxy.store.values import Grant, IdempotencyClaim, NewRequest
+from proxy.upstream.routing import AccessTarget, Routing
 from proxy.videos.cancel import VideoCancels
 from proxy.videos.tasks import SUBMIT_MARGIN_SECONDS, SUBMIT_SECONDS_MAX, VideoJobs
 
@@ -60,10 +61,11 @@ class VideoHandlers:
         idempotency: Idempotency,
         admission: Admission,
         clock: Clock,
+        routing: Routing,
         draw_seed: Callable[[], int],
         zone: Zone,
     ) -> None:
-        """Args: draw_seed: draws from 0 to `SEED_MAX`, for tasks that name no seed."""
+        """Args: routing: chooses where a task is submitted; draw_seed: draws from 0 to `SEED_MAX`, for tasks that name no seed."""
         self._zone = zone
         self._live = live
         self._tasks = tasks
@@ -73,6 +75,7 @@ class VideoHandlers:
         self._idempotency = idempotency
         self._admission = admission
         self._clock = clock
+        self._routing = routing
         self._draw_seed = draw_seed
 
     # submit
@@ -90,7 +93,8 @@ class VideoHandlers:
         context.model = model.id
         call = self._told_apart(parse_video_call(checked, model))
         del checked  # what is ignored of it can be tens of megabytes
-        request, task = self._drawn_up(context, call, model, settings, claim)
+        target = self._routing.first(settings.routes[model.id])
+        request, task = self._drawn_up(context, call, target, settings, claim)
         submit = self._jobs.submit(request, task, upstream_body(call, task.upstream_model, task.safety_identifier))
         try:
             async with asyncio.timeout(SUBMIT_SECONDS_MAX + SUBMIT_MARGIN_SECONDS):
@@ -106,9 +110,10 @@ class VideoHandlers:
         return call if call.seed is not None else replace(call, seed=self._draw_seed())
 
     def _drawn_up(
-        self, context: Context, call: VideoCall, model: Model, settings: Settings, claim: IdempotencyClaim | None
+        self, context: Context, call: VideoCall, target: AccessTarget, settings: Settings, claim: IdempotencyClaim | None
     ) -> tuple[NewRequest, VideoTask]:
         """Return the request and the task, which are recorded together."""
+        model = target.model
         assert context.grant is not None
         assert isinstance(model.price, VideoPrice)
         discount, price = context.grant.discount, settings.frozen[model.id]
@@ -125,6 +130,7 @@ class VideoHandlers:
             price=price if discount == DISCOUNT_WHOLE else with_discount(price, discount),
             created_at_ms=self._clock.now_ms(),
             claim=claim,
+            key_name=target.key_name,
         )
         task = new_task(
             request_id=request.id,
@@ -140,6 +146,7 @@ class VideoHandlers:
             rate_nanos_per_kilotoken=nanos_per_kilotoken(call, model.price),
             now_ms=request.created_at_ms,
             discount=discount,
+            key_name=target.key_name,
         )
         return request, task
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from proxy.config import Config, ConfigError, Source
 from proxy.config.changes import NotReloadedError, Reloaded, adopted, changes
 from proxy.live.settings import Live, Settings, settings_of
+from proxy.upstream.routing import wake_keys
 from proxy.upstream.upstreams import Upstreams
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Reloader:
                 raise
             if reloaded.live:
                 self._swap(config)
+            wake_keys(self._live.now.upstreams)
         if reloaded.live or not reloaded.restart:
             logger.info("reloaded: %s", ", ".join(change.key for change in reloaded.live) or "nothing is different")
         if reloaded.restart:

@@ -12,6 +12,7 @@ from proxy.core.catalog import Catalog
 from proxy.core.pricing import freeze, is_free
 from proxy.core.video.price import VideoBilling
 from proxy.core.video.task import Pace
+from proxy.upstream.routing import AccessRoutes, routes_of
 from proxy.upstream.upstreams import Upstream
 
 
@@ -25,6 +26,8 @@ class Settings:
     """Each model's price, as it is stored with a request."""
     upstreams: Mapping[str, Upstream]
     """By name; also those removed from the configuration, for their videos under way."""
+    routes: Mapping[str, AccessRoutes]
+    """Each model's, by its id."""
     body_bytes_max: int
     body_seconds: float
     early_head_seconds: float
@@ -53,6 +56,7 @@ def settings_of(config: Config, upstreams: Mapping[str, Upstream]) -> Settings:
         catalog=config.catalog,
         frozen=MappingProxyType({model.id: freeze(model.price) for model in config.catalog.values()}),
         upstreams=upstreams,
+        routes=MappingProxyType({model.id: routes_of(model, upstreams) for model in config.catalog.values()}),
         body_bytes_max=config.server.body_bytes_max,
         body_seconds=config.server.body_seconds,
         early_head_seconds=config.server.early_head_seconds,

@@ -180,6 +180,9 @@ class NewRequest(Struct, frozen=True):
     created_at_ms: int
     claim: IdempotencyClaim | None = None
     """Taken in the same transaction as the hold. On a receipt: the claim that the request still has."""
+    key_name: str = ""
+    """The upstream's key that is asked by; empty: placed before keys had names. With the upstream and its model it is the first choice;
+    on a receipt, what answered, or was asked last."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Each value is read at the scrape, and costs nothing between two scrapes.
 import asyncio
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 from proxy.clock import Clock
@@ -17,6 +18,7 @@ from proxy.store.errors import StoreError
 from proxy.store.values import Census
 from proxy.telemetry.instruments import Labels
 from proxy.telemetry.metrics import Metrics
+from proxy.upstream.routing import Routing, resting
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +33,13 @@ def watch_upstreams(metrics: Metrics, live: Live) -> None:
     def read() -> dict[Labels, float]:
         found: dict[Labels, float] = {}
         for name, upstream in live.now.upstreams.items():
-            idle = upstream.pool.idle_connections
-            found |= {(name, "chat", "busy"): upstream.pool.open_connections - idle, (name, "chat", "idle"): idle}
-            for pool, (busy, idle) in upstream.client.connections.items():
-                found |= {(name, pool, "busy"): busy, (name, pool, "idle"): idle}
+            sums: Counter[Labels] = Counter()
+            for access in upstream.every_access:
+                idle = access.pool.idle_connections
+                connections = {"chat": (access.pool.open_connections - idle, idle), **access.client.connections}
+                for pool, (busy, idle) in connections.items():
+                    sums.update({(name, pool, "busy"): busy, (name, pool, "idle"): idle})
+            found |= sums
         return found
 
     metrics.gauges(
@@ -43,6 +48,21 @@ def watch_upstreams(metrics: Metrics, live: Live) -> None:
         ("upstream", "pool", "state"),
         read,
     )
+
+
+def watch_routes(metrics: Metrics, live: Live, routing: Routing, clock: Clock) -> None:
+    """Register what came of each attempt, and what rests of each upstream and key."""
+    metrics.counters(
+        "llm_proxy_route_attempts",
+        "Upstreams asked for a chat or a picture, by model, upstream, key and result.",
+        ("model", "upstream", "key", "result"),
+        lambda: routing.attempts(live.now.upstreams),
+    )
+
+    def read() -> dict[Labels, float]:
+        return {(upstream, key): models for upstream, key, models in resting(live.now.upstreams, clock.monotonic())}
+
+    metrics.gauges("llm_proxy_resting", "Models of an upstream that rest under a key, or the whole key.", ("upstream", "key"), read)
 
 
 def watch_store(metrics: Metrics, engine: Engine, path: Path) -> None:

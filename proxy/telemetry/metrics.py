@@ -127,16 +127,16 @@ class Metrics:
             return {(model,): sums.units for model, sums in self._sums.items() if sums.units}
 
         described = "Tokens of chats: input without what was cached, cached, output."
-        self._counters("llm_proxy_tokens", described, ("model", "direction"), tokens)
-        self._counters("llm_proxy_units", "Images made, or video tokens charged.", ("model",), units)
+        self.counters("llm_proxy_tokens", described, ("model", "direction"), tokens)
+        self.counters("llm_proxy_units", "Images made, or video tokens charged.", ("model",), units)
         charged, short = (
             each(lambda sums: sums.charged_nanos / NANOS_PER_YUAN),
             each(lambda sums: sums.shortfall_nanos / NANOS_PER_YUAN),
         )
-        self._counters("llm_proxy_charged_yuan", "Charged to customers, in yuan.", ("model",), charged)
-        self._counters("llm_proxy_shortfall_yuan", "Usage above its hold, never charged, in yuan.", ("model",), short)
+        self.counters("llm_proxy_charged_yuan", "Charged to customers, in yuan.", ("model",), charged)
+        self.counters("llm_proxy_shortfall_yuan", "Usage above its hold, never charged, in yuan.", ("model",), short)
         shortfalls = each(lambda sums: sums.shortfalls)
-        self._counters("llm_proxy_shortfalls", "Requests whose usage was above their hold.", ("model",), shortfalls)
+        self.counters("llm_proxy_shortfalls", "Requests whose usage was above their hold.", ("model",), shortfalls)
 
     def gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         """Add a gauge that is read at each scrape."""
@@ -148,9 +148,10 @@ class Metrics:
 
     def counter(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         """Add a counter that is kept elsewhere."""
-        self._counters(name, documentation, (), lambda: {(): read()})
+        self.counters(name, documentation, (), lambda: {(): read()})
 
-    def _counters(self, name: str, documentation: str, labels: Labels, read: Callable[[], Mapping[Labels, float]]) -> None:
+    def counters(self, name: str, documentation: str, labels: Labels, read: Callable[[], Mapping[Labels, float]]) -> None:
+        """Add counters, by their label values, that are kept elsewhere."""
         Reading(CounterMetricFamily, name, documentation, labels, read, self._registry)
 
     def _level(self, name: str, documentation: str) -> Level:

@@ -37,6 +37,8 @@ class UpstreamRow:
     errors: Number
     causes: Mapping[str, float]
     """Errors a second of each cause that occurred since the last scrape; on the first scrape, errors since the start."""
+    resting: Number = None
+    """Models that rest under one of its keys, whole keys included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,7 @@ def _upstream(rates: _Rates, name: str) -> UpstreamRow:
         busy=now.total("llm_proxy_upstream_connections", upstream=name, state="busy"),
         idle=now.total("llm_proxy_upstream_connections", upstream=name, state="idle"),
         errors=rates(errors, upstream=name),
+        resting=now.total("llm_proxy_resting", upstream=name),
         causes={cause: count for cause, count in counts.items() if count},
     )
 

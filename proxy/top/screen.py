@@ -127,12 +127,13 @@ def _tables(shown: Figures, lines: int, columns: int) -> list[RenderableType]:
 
 
 def _upstreams(rows: Sequence[UpstreamRow], columns: int) -> Table:
-    table = _table("upstream", "busy", "idle", "errors/s")
-    table.add_column("of these", no_wrap=True, overflow="ellipsis", max_width=max(10, columns - 50))
+    table = _table("upstream", "busy", "idle", "rest", "errors/s")
+    table.add_column("of these", no_wrap=True, overflow="ellipsis", max_width=max(10, columns - 56))
     for row in rows:
         causes = ", ".join(f"{cause} {rate(count)}" for cause, count in sorted(row.causes.items(), key=lambda one: -one[1]))
-        style = "red" if row.errors else ""
-        table.add_row(_text(row.upstream), whole(row.busy), whole(row.idle), rate(row.errors), _text(causes), style=style)
+        style = "red" if row.errors or row.resting else ""
+        figures = whole(row.busy), whole(row.idle), whole(row.resting), rate(row.errors)
+        table.add_row(_text(row.upstream), *figures, _text(causes), style=style)
     return table
 
 

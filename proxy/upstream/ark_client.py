@@ -16,7 +16,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from proxy.config import UpstreamConfig
+from proxy.config import Secret, UpstreamConfig
 from proxy.core.json_text import is_crowded
 from proxy.tasks import TaskGroup
 from proxy.upstream.failures import UpstreamBrokenError, UpstreamTimeoutError, UpstreamUnreachableError
@@ -80,12 +80,15 @@ class ArkClient:
     def __init__(
         self,
         config: UpstreamConfig,
+        api_key: Secret | None = None,
         *,
         connections_max: int = CONNECTIONS_MAX,
         answer_bytes_max: int = ANSWER_BYTES_MAX,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
+        """Args: api_key: None: the first of the upstream's."""
         self._config = config
+        self._api_key = api_key or config.api_key
         self._connections_max = connections_max
         self._answer_bytes_max = answer_bytes_max
         self._ssl_context = ssl_context
@@ -95,12 +98,12 @@ class ArkClient:
         self._asking: _Session | None = None
 
     async def open(self) -> Self:
-        self.renew(self._config)
+        self.renew(self._config, self._api_key)
         return self
 
-    def renew(self, config: UpstreamConfig) -> None:
-        """Use this configuration from the next call on. Calls under way end as they began, on their own connections."""
-        self._config = config
+    def renew(self, config: UpstreamConfig, api_key: Secret) -> None:
+        """Use this configuration and key from the next call on. Calls under way end as they began, on their own connections."""
+        self._config, self._api_key = config, api_key
         for session in (self._creating, self._asking):
             if session is not None:
                 session.is_retired = True
@@ -175,7 +178,7 @@ class ArkClient:
             sock_read=seconds,
         )
         headers = {
-            "Authorization": f"Bearer {config.api_key.reveal()}",
+            "Authorization": f"Bearer {self._api_key.reveal()}",
             "Content-Type": "application/json",
             "Accept": "application/json",
             "Accept-Encoding": "identity",

@@ -1,17 +1,19 @@
-"""All upstreams: the clients of each, and the rate limits of its video calls.
+"""All upstreams: the clients of each of their keys, what of them rests, and the rate limits of their video calls.
 
-A reload replaces the clients of changed upstreams. Calls under way end over the connections that they began with. An upstream removed
-from the configuration stays here for its unfinished videos, until the process ends.
+A reload replaces the clients of changed upstreams. Calls under way end over the connections that they began with. An upstream or a key
+that is removed from the configuration stays here for its unfinished videos, until the process ends.
 """
 
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from weakref import WeakSet
 
 from proxy.clock import Clock
-from proxy.config import UpstreamConfig
+from proxy.config import Secret, UpstreamConfig
+from proxy.config.upstreams import DEFAULT_KEY
+from proxy.core.health import Rest, Unrest
 from proxy.upstream.ark_client import ArkClient
 from proxy.upstream.http1.pool import Limits, Pool, default_ssl_context
 from proxy.upstream.rates import Rate
@@ -19,15 +21,48 @@ from proxy.upstream.tunnel import proxy_of
 
 
 @dataclass(frozen=True, slots=True)
-class Upstream:
-    """One upstream. Ark allows as many deletes a second as gets, counted separately."""
+class Access:
+    """One upstream by one of its keys. Ark allows an account as many deletes a second as gets, counted separately."""
 
     config: UpstreamConfig
+    name: str
+    """Of the key."""
+    secret: Secret
     pool: Pool
     client: ArkClient
     gets: Rate
     lists: Rate
     deletes: Rate
+    rest: Rest
+    """Of the key, whatever is asked by it."""
+    rests: dict[str, Rest] = field(default_factory=dict)
+    """Of the upstream's models, by this key."""
+    answers: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    """Number of answers by public and upstream's model, each in a list of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One upstream, and all keys that it may be asked by."""
+
+    config: UpstreamConfig
+    accesses: Mapping[str, Access]
+    """By the key's name, in the order of the configuration."""
+    retired: Mapping[str, Access]
+    """Of keys that were taken out: for the videos that were made by them."""
+
+    @property
+    def every_access(self) -> tuple[Access, ...]:
+        return (*self.accesses.values(), *self.retired.values())
+
+    def access(self, key_name: str) -> Access | None:
+        """Return the access by a key, also by one that was taken out; None if it is not known.
+
+        Args: key_name: empty: by the key that an upstream has which has only one, as all had before keys had names.
+        """
+        if not key_name:
+            return self.accesses.get(DEFAULT_KEY) or next(iter(self.accesses.values()))
+        return self.accesses.get(key_name) or self.retired.get(key_name)
 
 
 class Upstreams:
@@ -36,46 +71,64 @@ class Upstreams:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._upstreams: Mapping[str, Upstream] = MappingProxyType({})
-        self._retired: WeakSet[Pool] = WeakSet()
+        self._replaced: WeakSet[Pool] = WeakSet()
         """Pools that were replaced; one without connections and callers disappears by itself."""
         self._tls: ssl.SSLContext | None = None
+        self._unrest = Unrest()
 
     def take(self, configs: Mapping[str, UpstreamConfig]) -> Mapping[str, Upstream]:
         """Return the upstreams of these configurations, and, unchanged, those that no longer have one."""
         taken = dict(self._upstreams)
         changed = {name: config for name, config in configs.items() if name not in taken or taken[name].config != config}
-        pools = {name: self._pool(config) for name, config in changed.items()}  # everything that can fail comes first
+        # Everything that can fail comes first.
+        pools = {name: {key: self._pool(config, secret) for key, secret in config.api_keys.items()} for name, config in changed.items()}
         for name, config in changed.items():
-            before = taken.get(name)
-            taken[name] = self._made(config, pools[name]) if before is None else self._renewed(before, config, pools[name])
+            taken[name] = self._renewed(taken.get(name), config, pools[name])
         self._upstreams = MappingProxyType(taken)
         return self._upstreams
 
     async def close(self) -> None:
         """Close all connections; calls under way end as broken."""
         for upstream in self._upstreams.values():
-            await upstream.pool.close()
-            await upstream.client.close()
-        for pool in tuple(self._retired):
+            for access in upstream.every_access:
+                await access.pool.close()
+                await access.client.close()
+        for pool in tuple(self._replaced):
             await pool.close()
 
-    def _made(self, config: UpstreamConfig, pool: Pool) -> Upstream:
-        client = ArkClient(config)
-        client.renew(config)
+    def _renewed(self, before: Upstream | None, config: UpstreamConfig, pools: Mapping[str, Pool]) -> Upstream:
+        """Return an upstream with new clients. Its rate limits go on: a call of a moment ago still counts. So does what rests."""
+        known = {} if before is None else {access.name: access for access in before.every_access}
+        accesses = {
+            key: self._made(config, key, pool) if key not in known else self._taken_over(known[key], config, pool, config.api_keys[key])
+            for key, pool in pools.items()
+        }
+        retired = {
+            key: self._taken_over(access, config, access.pool, access.secret) for key, access in known.items() if key not in accesses
+        }
+        return Upstream(config, MappingProxyType(accesses), MappingProxyType(retired))
+
+    def _made(self, config: UpstreamConfig, key: str, pool: Pool) -> Access:
+        secret = config.api_keys[key]
+        client = ArkClient(config, secret)
+        client.renew(config, secret)
         gets, deletes = (Rate(config.requests_per_second, self._clock) for _ in range(2))
-        return Upstream(config, pool, client, gets, Rate(config.list_requests_per_second, self._clock), deletes)
+        lists = Rate(config.list_requests_per_second, self._clock)
+        return Access(config, key, secret, pool, client, gets, lists, deletes, Rest(config.health, self._unrest))
 
-    def _renewed(self, before: Upstream, config: UpstreamConfig, pool: Pool) -> Upstream:
-        """Return an upstream with new clients. Its rate limits go on: a call of a moment ago still counts."""
-        self._retired.add(before.pool)
-        before.pool.retire()
-        before.client.renew(config)
-        for rate in (before.gets, before.deletes):
+    def _taken_over(self, access: Access, config: UpstreamConfig, pool: Pool, secret: Secret) -> Access:
+        """Return a key's access with this configuration. Its old pool, where another takes its place, serves the calls under way."""
+        self._replaced.add(access.pool)
+        access.pool.retire()
+        access.client.renew(config, secret)
+        for rate in (access.gets, access.deletes):
             rate.limit(config.requests_per_second)
-        before.lists.limit(config.list_requests_per_second)
-        return Upstream(config, pool, before.client, before.gets, before.lists, before.deletes)
+        access.lists.limit(config.list_requests_per_second)
+        for rest in (access.rest, *access.rests.values()):
+            rest.renew(config.health)
+        return replace(access, config=config, pool=pool, secret=secret)
 
-    def _pool(self, config: UpstreamConfig) -> Pool:
+    def _pool(self, config: UpstreamConfig, secret: Secret) -> Pool:
         limits = Limits(
             connect_seconds=config.connect_seconds,
             first_byte_seconds=config.first_byte_seconds,
@@ -83,5 +136,5 @@ class Upstreams:
         )
         if self._tls is None and config.base_url.startswith("https:"):
             self._tls = default_ssl_context()
-        headers = {"Authorization": f"Bearer {config.api_key.reveal()}"}
+        headers = {"Authorization": f"Bearer {secret.reveal()}"}
         return Pool(config.base_url, headers=headers, limits=limits, ssl_context=self._tls, proxy=proxy_of(config))

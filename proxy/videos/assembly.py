@@ -13,6 +13,7 @@ from proxy.jobs.scheduler import DueWork, Scheduler
 from proxy.live.settings import Live, Settings
 from proxy.store.contract import Store
 from proxy.telemetry.metrics import Metrics
+from proxy.upstream.routing import Routing
 from proxy.videos import sweep
 from proxy.videos.calls import VideoCalls
 from proxy.videos.cancel import VideoCancels
@@ -26,14 +27,14 @@ logger = logging.getLogger(__name__)
 class Videos:
     """Everything that advances video tasks. Its builder closes it: the scheduler first, then `jobs`, then `calls`."""
 
-    def __init__(self, *, store: Store, scheduler: Scheduler, live: Live, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, *, store: Store, scheduler: Scheduler, live: Live, clock: Clock, metrics: Metrics, routing: Routing) -> None:
         self._store = store
         self._scheduler = scheduler
         self._live = live
         self._clock = clock
         self._due: dict[str, DueWork[VideoTask]] = {}
         """By upstream, so that one that hangs does not delay the others' tasks."""
-        self.calls = VideoCalls(live, metrics)
+        self.calls = VideoCalls(live, metrics, routing)
         self.jobs = VideoJobs(
             store=store, calls=self.calls, live=live, clock=clock, metrics=metrics, jitter=random.random, expect=self._expect
         )

@@ -13,6 +13,7 @@ from proxy.core.ark.field_names import without_unsupported
 from proxy.core.ark.refusal import outage, with_delay
 from proxy.core.ark.text import read_error
 from proxy.core.errors import GatewayError, ModelUnavailableError
+from proxy.core.health import Trouble, retry_after_seconds
 from proxy.core.settlement import Outcome
 from proxy.core.video.answers import CLOCK_BEHIND_MS, is_endpoint, read_poll, read_submit
 from proxy.core.video.record import VideoTask
@@ -22,8 +23,9 @@ from proxy.live.settings import Live
 from proxy.tasks import TaskGroup
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.ark_client import PAGE_SIZE_MAX, ArkClient, Reply
-from proxy.upstream.failures import UpstreamFailure
-from proxy.upstream.upstreams import Upstream
+from proxy.upstream.failures import UpstreamFailure, UpstreamUnreachableError
+from proxy.upstream.routing import Routing
+from proxy.upstream.upstreams import Access
 
 logger = logging.getLogger(__name__)
 
@@ -61,25 +63,29 @@ class _Page:
 class VideoCalls:
     """The calls to all upstreams."""
 
-    def __init__(self, live: Live, metrics: Metrics) -> None:
+    def __init__(self, live: Live, metrics: Metrics, routing: Routing) -> None:
         self._live = live
+        self._routing = routing
         self._metrics = metrics
         self._tasks = TaskGroup("listing")
-        self._listings: dict[tuple[str, str, str], _Listing] = {}
+        self._listings: dict[tuple[str, str, str, str], _Listing] = {}
         self._troubled: set[tuple[str, str]] = set()
         """Upstreams and topics whose last call failed, so that an outage is two lines in the log and not thousands."""
 
     async def submit(self, task: VideoTask, body: Mapping[str, object]) -> Submission:
         """Submit a task, once."""
+        asked_at = self._routing.now()
         try:
-            reply = await self._created(self._live.now.upstreams[task.upstream].client, body)
+            reply = await self._created(self._submitted_by(task), body)
         except UpstreamFailure as failure:
+            self._learn(task, Trouble.UNREACHABLE if failure.is_unasked else Trouble.UNKNOWN, asked_at)
             return self._unanswered(task, failure)
         report = read_submit(reply.status, reply.answer)
         if isinstance(report, SubmitRefused):
             return self._refused(task, report, reply)
         if isinstance(report, SubmitUnknown):
             self._metrics.upstream_failed(task.upstream, "submit_unknown")
+        self._learn(task, Trouble.UNKNOWN if isinstance(report, SubmitUnknown) else None, asked_at)
         return Submission(report)
 
     async def status(self, task: VideoTask, *, urgent: bool = False) -> Polled | PollFailed:
@@ -91,19 +97,19 @@ class VideoCalls:
 
     async def cancel_turn(self, task: VideoTask) -> None:
         """Wait until the upstream may be asked to `cancel`."""
-        if (upstream := self._live.now.upstreams.get(task.upstream)) is not None:
-            await upstream.deletes.turn(urgent=True)
+        if (access := self._access(task)) is not None:
+            await access.deletes.turn(urgent=True)
 
     async def cancel(self, task: VideoTask) -> bool:
         """Ask the upstream, after `cancel_turn`, to cancel a task that is queued; return whether it says that it has.
 
         False proves nothing. Neither does True: if the task had ended, its record was deleted.
         """
-        upstream = self._live.now.upstreams.get(task.upstream)
-        if upstream is None:
+        access = self._access(task)
+        if access is None:
             return False
         try:
-            reply = await upstream.client.delete_task(task.upstream_id)
+            reply = await access.client.delete_task(task.upstream_id)
         except (UpstreamFailure, ValueError) as failure:  # ValueError: its id fits no path
             logger.warning("video %s: its cancel was not answered: %s", task.id, failure)
             return False
@@ -114,7 +120,7 @@ class VideoCalls:
 
         One request a second is allowed, for all: a caller that comes while a list is being read shares it.
         """
-        key = (task.upstream, task.upstream_model, task.service_tier)
+        key = (task.upstream, task.key_name, task.upstream_model, task.service_tier)
         since_ms = task.created_at_ms - CLOCK_BEHIND_MS
         listing = self._listings.get(key)
         if listing is None or listing.since_ms > since_ms:
@@ -134,6 +140,22 @@ class VideoCalls:
         await self._tasks.cancel()
 
     # steps
+
+    def _learn(
+        self, task: VideoTask, trouble: Trouble | None, asked_at: float, retry_after: float | None = None, *, is_refused: bool = False
+    ) -> None:
+        """Tell the choice of routes what came of a submit, for the next ones."""
+        routes = self._live.now.routes.get(task.model)
+        target = None if routes is None else routes.by_name.get((task.upstream, task.key_name, task.upstream_model))
+        if target is None:
+            return
+        if trouble is not None:
+            self._routing.failed(target, trouble, retry_after)
+        elif is_refused:
+            self._routing.count(target, "refused")
+        else:
+            target.answers[0] += 1
+            self._routing.answered(target, asked_at)
 
     async def _created(self, client: ArkClient, body: Mapping[str, object]) -> Reply:
         """Ask for a task; ask again without the optional fields that the model refuses."""
@@ -156,6 +178,7 @@ class VideoCalls:
     def _refused(self, task: VideoTask, report: SubmitRefused, reply: Reply) -> Submission:
         names, error = FIELD_NAMES, report.error
         refusal = with_delay(creation_refusal(reply.status, reply.answer, names, upstream_model=task.upstream_model), reply.retry_after)
+        self._learn(task, refusal.trouble, 0.0, retry_after_seconds(reply.retry_after), is_refused=True)
         if refusal.outcome is not Outcome.REFUSED:
             self._metrics.upstream_failed(task.upstream, "operator" if refusal.operator else "error")
             logger.warning("video %s: %s", task.id, refusal.note)
@@ -164,15 +187,26 @@ class VideoCalls:
         said = replace(error, message=names.told(error.message))
         return Submission(replace(report, error=said, http_status=refusal.error.status), refusal.error)
 
-    async def _get(self, task: VideoTask, *, urgent: bool) -> Reply | None:
+    def _access(self, task: VideoTask) -> Access | None:
+        """Return the way to a task: its upstream, by the key that it was submitted by. By another it might seem not to exist."""
         upstream = self._live.now.upstreams.get(task.upstream)
-        if upstream is None:
-            self._note_trouble(task.upstream, "it is not configured any more")
+        return None if upstream is None else upstream.access(task.key_name)
+
+    def _submitted_by(self, task: VideoTask) -> ArkClient:
+        access = self._access(task)
+        if access is None:
+            raise UpstreamUnreachableError(f"upstream: {_gone(task)}")
+        return access.client
+
+    async def _get(self, task: VideoTask, *, urgent: bool) -> Reply | None:
+        access = self._access(task)
+        if access is None:
+            self._note_trouble(task.upstream, _gone(task))
             return None
-        await upstream.gets.turn(urgent=urgent)
+        await access.gets.turn(urgent=urgent)
         try:
             async with asyncio.timeout(STATUS_SECONDS_MAX):
-                reply = await upstream.client.get_task(task.upstream_id)
+                reply = await access.client.get_task(task.upstream_id)
         except ValueError as fault:  # only this task's fault: recorded before ids were checked
             logger.warning("video %s cannot be asked for: %s", task.id, fault)
             return None
@@ -186,10 +220,10 @@ class VideoCalls:
         return reply
 
     async def _list(self, task: VideoTask, since_ms: int) -> Sequence[object] | None:
-        upstream = self._live.now.upstreams.get(task.upstream)
+        access = self._access(task)
         items: list[object] = []
         for number in range(1, PAGES_MAX + 1):
-            page = None if upstream is None else await self._page(upstream, task, number)
+            page = None if access is None else await self._page(access, task, number)
             self._metrics.video_polled(task.upstream, "list_failed" if page is None else "listed")
             if page is None:
                 return None
@@ -198,11 +232,11 @@ class VideoCalls:
                 break
         return items
 
-    async def _page(self, upstream: Upstream, task: VideoTask, number: int) -> _Page | None:
-        await upstream.lists.turn()
+    async def _page(self, access: Access, task: VideoTask, number: int) -> _Page | None:
+        await access.lists.turn()
         model = None if is_endpoint(task.upstream_model) else task.upstream_model  # its tasks are listed under the model behind it
         try:
-            reply = await upstream.client.list_tasks(model=model, service_tier=task.service_tier, page_num=number)
+            reply = await access.client.list_tasks(model=model, service_tier=task.service_tier, page_num=number)
         except UpstreamFailure as failure:
             self._note_trouble(task.upstream, str(failure), _LIST)
             return None
@@ -223,6 +257,10 @@ class VideoCalls:
         if (upstream, what) in self._troubled:
             self._troubled.remove((upstream, what))
             logger.info("upstream %s can be asked about %s again", upstream, what)
+
+
+def _gone(task: VideoTask) -> str:
+    return f"it, or its key {task.key_name or 'default'}, is not configured any more"
 
 
 def _read(task: VideoTask, reply: Reply) -> Polled | PollFailed:

@@ -7,7 +7,8 @@ in instructions between two such runs is the gateway's own code: the same each t
 import asyncio
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, cast
 
 import uvloop
@@ -16,7 +17,8 @@ from proxy import ids
 from proxy.billing.holds import Billing
 from proxy.billing.idempotency import Idempotency
 from proxy.clock import SystemClock
-from proxy.config import load
+from proxy.config import UpstreamConfig, load
+from proxy.core.health import Rest, Unrest
 from proxy.edge.body import BodyReader
 from proxy.edge.entrance import Dispatcher, Entrance, Observer
 from proxy.edge.router import Route, Router
@@ -33,6 +35,7 @@ from proxy.telemetry.logs import JsonAccessLog, Lines
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.http1.connection import Connection
 from proxy.upstream.http1.pool import Limits, Pool
+from proxy.upstream.routing import Routing
 from proxy.upstream.upstreams import Upstream
 from tests.bench.clients import request
 from tests.bench.jobs import Job, Target
@@ -45,6 +48,9 @@ CONNECTIONS = 64
 """JSON requests in flight; a stream runs alone."""
 MODELS = """[{"id": "doubao-pro-32k", "kind": "chat", "upstream_model": "doubao-seed-2-0-lite-260428",
   "request_defaults": {"thinking": {"type": "disabled"}}, "price": {"input": "0.8", "output": "2.0", "cached_input": "0.16"}}]"""
+ROUTES = 4
+_ROUTED = ", ".join(f'{{"upstream": "ark{at}", "model": "doubao-seed-2-0-lite-260428", "weight": {at}}}' for at in range(1, ROUTES + 1))
+"""Routes to as many upstreams, each with another weight."""
 
 
 class Transport:
@@ -101,13 +107,22 @@ class Access:
 class Gateway:
     """The parts of a gateway that a chat goes through."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, routed: bool = False) -> None:
+        """Args: routed: whether its model has `ROUTES` routes instead of one."""
         self._loop = asyncio.get_running_loop()
         clock, metrics, store = SystemClock(), Metrics(), cast("Store", Books())
         self._limits = Limits()
         self._pool = Pool("http://127.0.0.1:9/api/v3", headers={"Authorization": "Bearer upstream"}, limits=self._limits)
-        config = load(None, {**CONFIGURATION, "LLM_PROXY_MODELS": MODELS})
-        settings: Live = live(config, {"ark": cast("Upstream", _Ark(self._pool))})
+        models = MODELS.replace('"upstream_model": "doubao-seed-2-0-lite-260428"', f'"routes": [{_ROUTED}]') if routed else MODELS
+        others = {
+            name.replace("__ARK__", f"__ARK{at}__"): value
+            for at in range(1, ROUTES + 1)
+            for name, value in CONFIGURATION.items()
+            if routed and "__ARK__" in name
+        }
+        config = load(None, {**CONFIGURATION, **others, "LLM_PROXY_MODELS": models})
+        arks = {name: cast("Upstream", _Ark(self._pool, upstream)) for name, upstream in config.upstreams.items()}
+        settings: Live = live(config, arks)
         bodies, idempotency = BodyReader(settings), Idempotency(store, clock)
         chat = ChatHandlers(
             live=settings,
@@ -118,6 +133,7 @@ class Gateway:
             admission=Admission(accounts=store, idempotency=idempotency, bodies=bodies, live=settings),
             clock=clock,
             metrics=metrics,
+            routing=Routing(clock),
         )
         router = Router([Route("POST", PATH, chat.create)], ("/api/v1", "/v1"))
         dispatcher = Dispatcher(router, Access(), draining=lambda: False, refusing=lambda: False)
@@ -137,16 +153,21 @@ class Gateway:
         return connection.data_received
 
 
+_UNREST = Unrest()
+
+
 class _Ark:
-    """An upstream with only the part that a chat needs: its connection pool."""
+    """An upstream with only the parts that a chat needs: its connection pool, and what may rest."""
 
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
+    def __init__(self, pool: Pool, config: UpstreamConfig) -> None:
+        self.config, self.pool, self.name = config, pool, "default"
+        self.rest, self.rests, self.answers = Rest(config.health, _UNREST), dict[str, Rest](), dict[tuple[str, str], list[int]]()
+        self.accesses = {"default": self}
 
 
-async def answer(count: int) -> None:
+async def answer(count: int, *, routed: bool = False) -> None:
     """Answer ``count`` JSON requests, `CONNECTIONS` at a time."""
-    loop, gateway = asyncio.get_running_loop(), Gateway()
+    loop, gateway = asyncio.get_running_loop(), Gateway(routed=routed)
     asked = _asked(chunks=0)
     left = count + WARM_REQUESTS
     done = loop.create_future()
@@ -204,7 +225,12 @@ def main() -> None:
     what, count = sys.argv[1:]
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 20)
-    uvloop.run({"json": answer, "stream": relay}[what](int(count)))
+    loads: dict[str, Callable[[int], Coroutine[Any, Any, None]]] = {
+        "json": answer,
+        "routes": partial(answer, routed=True),
+        "stream": relay,
+    }
+    uvloop.run(loads[what](int(count)))
 
 
 if __name__ == "__main__":

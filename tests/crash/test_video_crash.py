@@ -32,6 +32,7 @@ from proxy.store.sqlite import open_store
 from proxy.store.sqlite.store import SqliteStore
 from proxy.store.values import NewRequest
 from proxy.telemetry.metrics import Metrics
+from proxy.upstream.routing import Routing
 from proxy.upstream.upstreams import Upstreams
 from proxy.videos.calls import VideoCalls
 from proxy.videos.poll import VideoPoll
@@ -305,7 +306,7 @@ async def live(directory: Path, ark: StandIn, doom: Doom) -> None:
             upstreams = Upstreams(clock)
             stack.push_async_callback(upstreams.close)
             settings = in_force(config, upstreams.take(config.upstreams), pace=Pace(1, 2))
-            calls = MortalCalls(settings, metrics)
+            calls = MortalCalls(settings, metrics, Routing(clock))
             calls.doom = doom
             jobs = VideoJobs(
                 store=mortal, calls=calls, live=settings, clock=clock, metrics=metrics, jitter=lambda: 0.5, expect=lambda *_: None

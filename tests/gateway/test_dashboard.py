@@ -127,7 +127,7 @@ def test_every_panel_has_a_unit_a_description_and_a_place_of_its_own() -> None:
 
 
 def test_each_alert_says_what_is_wrong_and_what_to_do() -> None:
-    assert len(alerts()) == 10
+    assert len(alerts()) == 11
     for alert in alerts():
         assert re.search(r"severity: (critical|warning)\}", alert.text), alert.name
         assert "{{ $labels." in alert.part("summary"), alert.name
@@ -149,6 +149,7 @@ OUTCOMES = 'llm_proxy_outcomes_total{job="llm-proxy", instance="a", outcome="%s"
 COMMITS = 'llm_proxy_commit_seconds_bucket{job="llm-proxy", instance="a", le="%s"}'
 LAGS = 'llm_proxy_loop_lag_seconds_bucket{job="llm-proxy", instance="a", le="%s"}'
 ON_A = '{job="llm-proxy", instance="a"%s}'
+RESTING = 'llm_proxy_resting{job="llm-proxy", instance="a", upstream="ark", key="main"}'
 HEALTHY: Mapping[str, str] = {
     "up" + ON_A % "": "1x120",
     "process_start_time_seconds" + ON_A % "": "1000x120",
@@ -160,6 +161,7 @@ HEALTHY: Mapping[str, str] = {
     OUTCOMES % ("upstream_cut", "estimated"): "0+1x120",
     'llm_proxy_upstream_errors_total{job="llm-proxy", instance="a", upstream="ark", cause="operator"}': "0x120",
     'llm_proxy_video_due_lag_seconds{job="llm-proxy", instance="a", upstream="ark"}': "3x120",
+    RESTING: "0x50 1x3 0x67",
     "llm_proxy_shortfalls_total" + ON_A % ', model="m"': "0x120",
     COMMITS % "0.01": "0+600x120",
     COMMITS % "+Inf": "0+600x120",
@@ -178,6 +180,7 @@ ILL: Mapping[str, Mapping[str, str]] = {
     "LlmProxyUpstreamRefusesOperator": {
         'llm_proxy_upstream_errors_total{job="llm-proxy", instance="a", upstream="ark", cause="operator"}': "0x50 1x70"
     },
+    "LlmProxyRouteResting": {RESTING: "0x50 1x70"},
     "LlmProxyVideosWaiting": {'llm_proxy_video_due_lag_seconds{job="llm-proxy", instance="a", upstream="ark"}': "0+60x120"},
     "LlmProxyUsageNotCharged": {"llm_proxy_shortfalls_total" + ON_A % ', model="m"': "0x100 1x20"},
 }

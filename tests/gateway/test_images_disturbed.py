@@ -31,6 +31,7 @@ from proxy.store.sqlite import open_store
 from proxy.store.values import Grant
 from proxy.tasks import TaskGroup
 from proxy.telemetry.metrics import Metrics
+from proxy.upstream.routing import Routing
 from proxy.upstream.upstreams import Upstreams
 from tests.support.books import assert_books_balance
 from tests.support.entrance import straight_to
@@ -98,6 +99,7 @@ async def rig(directory: Path, policy: BillingConfig) -> AsyncIterator[Rig]:
             admission=Admission(accounts=store, idempotency=idempotency, bodies=BodyReader(settings), live=settings),
             clock=clock,
             metrics=metrics,
+            routing=Routing(clock),
         )
         made = Rig(store, settlements, relay, idempotency, images, Grant(b"", "", account.id, "acme"))
         asyncio.get_running_loop().set_exception_handler(lambda _loop, fault: made.faults.append(fault))

@@ -18,6 +18,7 @@ from proxy.demo.ark import TASKS, Hang, Reset, StandIn, answer_json, known_error
 from proxy.gateway import process
 from proxy.jobs.scheduler import RUNNING_MAX
 from proxy.telemetry.metrics import Metrics
+from proxy.upstream.routing import Routing
 from proxy.videos.calls import VideoCalls
 from proxy.videos.poll import DueVideos, VideoPoll
 from proxy.videos.tasks import VideoJobs
@@ -97,7 +98,7 @@ def jobs_of(gateway: Bench) -> VideoJobs:
     metrics = Metrics()
     return VideoJobs(
         store=gateway.store,
-        calls=VideoCalls(live(), metrics),
+        calls=VideoCalls(live(), metrics, Routing(SystemClock())),
         live=live(),
         clock=SystemClock(),
         metrics=metrics,
@@ -160,7 +161,7 @@ async def test_a_task_that_is_gone_upstream_ends_after_three_times(tmp_path: Pat
 async def test_a_task_of_an_upstream_that_is_no_longer_configured_waits(tmp_path: Path) -> None:
     async with quick_bench(tmp_path, poll_seconds="600, 600") as gateway:
         task_id = await submitted(gateway)
-        report = await VideoCalls(live(), Metrics()).status(await stored(gateway, task_id))
+        report = await VideoCalls(live(), Metrics(), Routing(SystemClock())).status(await stored(gateway, task_id))
 
         assert report == PollFailed(PollFailure.TRANSIENT)
         assert (await jobs_of(gateway).advance(task_id, report)).task.state == "pending"

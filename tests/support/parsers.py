@@ -46,7 +46,7 @@ from proxy.edge.request import Request
 from proxy.edge.response import Response
 from proxy.edge.router import Route, Router
 from proxy.edge.server import Server
-from proxy.exchange import chat
+from proxy.exchange import ends
 from proxy.operations import dates
 from proxy.top import exposition
 from proxy.upstream import ark_client, tunnel
@@ -574,7 +574,7 @@ PARSERS: dict[str, Parser] = {
     ),
     "an answer": Parser(
         lambda raw: chat_answer.read_answer(raw, MODEL, ("a",)),
-        chat.ANSWER_BYTES_MAX,
+        ends.ANSWER_BYTES_MAX,
         (
             Worst(b"{},", b'{"choices":[{}],"usage":{"prompt_tokens":1,"completion_tokens":1},"id":[', b"1]}", units_max=33_000),
             Worst(b"[],", b'{"choices":[', b'1],"usage":{"prompt_tokens":1,"completion_tokens":1}}'),

@@ -15,6 +15,7 @@ from proxy.store.contract import Store
 from proxy.store.sqlite import open_store
 from proxy.store.values import NewRequest
 from proxy.telemetry.metrics import Metrics
+from proxy.upstream.routing import Routing
 from proxy.videos.calls import VideoCalls
 from proxy.videos.tasks import VideoJobs
 from tests.support.books import assert_books_balance
@@ -78,7 +79,7 @@ async def opened(folder: Path) -> AsyncIterator[House]:
     account = await store.create_account("acme", CREDIT, START_MS)
     jobs = VideoJobs(
         store=store,
-        calls=VideoCalls(live(), metrics),
+        calls=VideoCalls(live(), metrics, Routing(clock)),
         live=live(),
         clock=clock,
         metrics=metrics,

@@ -28,7 +28,7 @@ Client = Callable[..., Any]
 
 
 def config(base_url: str, proxy: str, *, user: str = "", seconds: float = 20.0) -> UpstreamConfig:
-    return UpstreamConfig("ark", base_url, Secret("k"), seconds, seconds, seconds, 20.0, 1.0, proxy, Secret(user))
+    return UpstreamConfig("ark", base_url, {"default": Secret("k")}, seconds, seconds, seconds, 20.0, 1.0, proxy, Secret(user))
 
 
 @asynccontextmanager
@@ -219,5 +219,5 @@ async def test_the_environments_proxy_is_not_obeyed(monkeypatch: pytest.MonkeyPa
 
     async with serve(answering(ANSWER)) as origin:
         for client in (by_pool, by_ark_client):
-            async with client(UpstreamConfig("ark", origin.base_url, Secret("k"), 20, 20, 20, 20.0, 1.0)) as ask:
+            async with client(UpstreamConfig("ark", origin.base_url, {"default": Secret("k")}, 20, 20, 20, 20.0, 1.0)) as ask:
                 assert await ask() in (ANSWER[-12:], {"data": [1]})

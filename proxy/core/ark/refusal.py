@@ -28,6 +28,7 @@ from proxy.core.errors import (
     RequestTooLargeError,
     WrongEndpointError,
 )
+from proxy.core.health import Trouble
 from proxy.core.settlement import Outcome
 
 RETRY_AFTER_SECONDS = 2.0
@@ -54,6 +55,15 @@ _OPERATOR_WORDS = re.compile(
 """What servers that give every fault the same code or type say of the operator's account."""
 _OPERATOR_STATUSES = frozenset({401, 402, 403, 404, 405, 410})
 """Key, balance, access, and a route or model that is not there; so are redirects, which a wrong address earns."""
+_KEY_CODES = re.compile(
+    r"AccountOverdue|AuthenticationError|InvalidAccountStatus|InvalidSubscription|OperationDenied\.ServiceOverdue"
+    r"|insufficient_(?:quota|balance|credit|funds)|exceeded_current_quota|billing_|account_deactivated|Arrearage|1113$|invalid_api_key"
+)
+_KEY_WORDS = re.compile(r"credit balance|api key|insufficient balance|欠费|余额不足", re.IGNORECASE)
+_KEY_STATUSES = frozenset({401, 402})
+"""What is about the whole account, whatever model is asked for."""
+_ACCOUNT_LIMITS = re.compile(r"(?:API)?AccountR")
+"""``AccountRateLimitExceeded``, ``APIAccountRpmRateLimitExceeded``: no other model of the account is let through either."""
 _WRONG_ENDPOINT = re.compile(r"does not support (?:this api|content generation|image generation)", re.IGNORECASE)
 _QUEUED = re.compile(r"queue", re.IGNORECASE)
 _LIMIT_CODES = re.compile(r".*RateLimitExceeded|QuotaExceeded|ServerOverloaded|RequestBurstTooFast|InflightBatchsizeExceeded")
@@ -67,6 +77,8 @@ TIMEOUTS = frozenset({408, 504, 524})
 """Statuses that prove nothing, whatever their body says: a proxy on the way stopped waiting, and the call may run."""
 _ARKS_CODE = re.compile(r"[A-Z][A-Za-z]+(?:\.[A-Za-z]+)*")
 """Other servers' codes say less: ``do_request_failed`` of a gateway may be an answer that it lost."""
+_UNMADE = frozenset({500, 502, 503})
+"""Statuses of an upstream that failed, and says so: another may be asked."""
 _NOT_BEGUN = re.compile(r"unavailable|overloaded", re.IGNORECASE)
 """Types of other servers' errors that say that a call was not begun: llama.cpp's ``unavailable_error`` while it loads its model."""
 _OVERLOADED = re.compile(r"overloaded", re.IGNORECASE)
@@ -102,6 +114,8 @@ class Refusal:
     """Status and code only: messages carry account numbers and model ids."""
     operator: bool = False
     """The operator must act: key, balance, quota, access."""
+    trouble: Trouble | None = None
+    """What is the matter with the upstream, its key or its model; None: nothing, the request itself was refused."""
 
 
 def read_refusal(
@@ -132,15 +146,19 @@ def read_refusal(
     note = f"upstream {status} {code}".rstrip()
     if status == 200:
         status = _status_of(code) if said.status == 200 else said.status
+    is_told = found is not None or body == b""
     if status in _OPERATOR_STATUSES or 300 <= status < 400 or _is_operators(said.code, said.message):
-        return operators_fault(note)
+        is_key = status in _KEY_STATUSES or bool(_KEY_CODES.match(said.code) or _KEY_WORDS.search(said.message))
+        return operators_fault(note, Trouble.KEY_REFUSED if is_key else Trouble.MODEL_REFUSED, is_told=is_told)
     if status == 429:
         error: GatewayError = ModelUnavailableError("The model is at its limit just now", retry_after_seconds=RETRY_AFTER_SECONDS)
-        return Refusal(error, Outcome.UPSTREAM_ERROR, note)
+        trouble = Trouble.KEY_LIMITED if _ACCOUNT_LIMITS.match(code) else Trouble.LIMITED
+        return Refusal(error, Outcome.UPSTREAM_ERROR, note, trouble=trouble if is_told else Trouble.UNKNOWN)
     if messages and (status in _FAULTS or status >= 500) and (overflow := read_overflow(said)) is not None:
         return Refusal(overflow_error(overflow, context_tokens), Outcome.REFUSED, note)
     if code == "ContentSecurityDetectionError" or status >= 500 or status in TIMEOUTS or code == "InternalServiceError":
-        return outage(note, may_have_run=status in TIMEOUTS or not _is_proof(code, said.message, coded=bool(coded and coded.code)))
+        is_proven = status not in TIMEOUTS and _is_proof(code, said.message, coded=bool(coded and coded.code))
+        return outage(note, may_have_run=not is_proven, trouble=Trouble.FAILED if is_proven and status in _UNMADE else Trouble.UNKNOWN)
     shown = public_message(_without_model(said.message, upstream_model), own_names(names, upstream_model))
     if is_moderation(code):
         rejected = ContentRejectedError(shown or "The content was rejected by moderation", should_retry=False)
@@ -167,7 +185,7 @@ def _is_proof(code: str, message: str, *, coded: bool) -> bool:
     return is_arks or bool(_NOT_BEGUN.search(code) or _OVERLOADED.search(message))
 
 
-def outage(note: str, *, may_have_run: bool = False) -> Refusal:
+def outage(note: str, *, may_have_run: bool = False, trouble: Trouble = Trouble.UNKNOWN) -> Refusal:
     """Return the refusal for a failure that is nobody's fault: an unavailable model.
 
     Args: may_have_run: the upstream may have got the call, and may run and charge it: a retry could pay twice. Else the customer is
@@ -177,7 +195,7 @@ def outage(note: str, *, may_have_run: bool = False) -> Refusal:
         error = ModelUnavailableError("The model gave no proper answer; it is not known whether the call ran", should_retry=False)
     else:
         error = ModelUnavailableError("The model is unavailable just now", retry_after_seconds=OUTAGE_RETRY_AFTER_SECONDS)
-    return Refusal(error, Outcome.UPSTREAM_ERROR, note)
+    return Refusal(error, Outcome.UPSTREAM_ERROR, note, trouble=trouble)
 
 
 def with_delay(refusal: Refusal, told: str | None) -> Refusal:
@@ -187,15 +205,24 @@ def with_delay(refusal: Refusal, told: str | None) -> Refusal:
     return refusal
 
 
-def operators_fault(note: str) -> Refusal:
-    """Return the refusal for what the operator has to mend: no retry does."""
+def unanswered(failure: str, *, may_have_run: bool) -> Refusal:
+    """Return the refusal for a call that the upstream gave no answer to."""
+    return outage(failure, may_have_run=may_have_run, trouble=Trouble.UNKNOWN if may_have_run else Trouble.UNREACHABLE)
+
+
+def operators_fault(note: str, trouble: Trouble = Trouble.UNKNOWN, *, is_told: bool = True) -> Refusal:
+    """Return the refusal for what the operator has to mend: no retry does.
+
+    Args: is_told: whether the upstream itself says so, and no proxy on the way.
+    """
     error = ModelUnavailableError("The model is unavailable at present", should_retry=False)
-    return Refusal(error, Outcome.UPSTREAM_ERROR, note, operator=True)
+    return Refusal(error, Outcome.UPSTREAM_ERROR, note, operator=True, trouble=trouble if is_told else Trouble.UNKNOWN)
 
 
 def _senseless(note: str) -> Refusal:
     """Return the refusal for a meaningless answer: the upstream may have worked, and a retry might charge the operator twice."""
-    return Refusal(InternalError("The model gave an unexpected answer", should_retry=False), Outcome.UPSTREAM_ERROR, note)
+    error = InternalError("The model gave an unexpected answer", should_retry=False)
+    return Refusal(error, Outcome.UPSTREAM_ERROR, note, trouble=Trouble.UNKNOWN)
 
 
 def _status_of(code: str) -> int:

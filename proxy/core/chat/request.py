@@ -165,7 +165,11 @@ def upstream_body(call: ChatCall, model: Model) -> bytes:
     Raises:
         InvalidJsonError: nested too deeply to be serialised.
     """
-    fields = {**call.fields, "model": model.upstream_model}
+    if not model.is_routed:
+        fields: Body = {**call.fields, "model": model.upstream_model}
+    else:
+        fields = {"model": None, **call.fields}  # the name comes first: `renamed`
+        fields["model"] = model.upstream_model
     for message in fields["messages"]:
         if message["role"] == "developer":
             fields["messages"] = [{**each, "role": "system"} if each["role"] == "developer" else each for each in fields["messages"]]
@@ -175,6 +179,15 @@ def upstream_body(call: ChatCall, model: Model) -> bytes:
     elif "stream_options" in fields:
         del fields["stream_options"]  # OpenAI and Ark refuse them beside a call that does not stream
     return encode(fields)
+
+
+def renamed(body: bytes, before: Model, after: Model) -> bytes:
+    """Return a body of `upstream_body` for another route of the same dialect: only the model's name differs, and it comes first."""
+    return body if before.upstream_model == after.upstream_model else _begun(after) + body[len(_begun(before)) :]
+
+
+def _begun(model: Model) -> bytes:
+    return b'{"model":' + encode(model.upstream_model)
 
 
 def _include_usage(body: Body) -> bool:

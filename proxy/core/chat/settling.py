@@ -14,7 +14,7 @@ from proxy.core.catalog import ChatPrice
 from proxy.core.money import DISCOUNT_WHOLE, Nanos, discounted
 from proxy.core.pricing import charge_for_chat, prompt_tokens_min
 from proxy.core.protocol import NOTHING_SEEN, SeenAnswer
-from proxy.core.settlement import NO_USAGE, Outcome, Settlement, TokenUsage, UsageSource, capped
+from proxy.core.settlement import NO_USAGE, Attempt, Outcome, Settlement, TokenUsage, UsageSource, capped
 
 _REPORTED = UsageSource.REPORTED
 
@@ -30,6 +30,8 @@ class Seen(Struct, frozen=True):
     first_byte_ms: int | None = None
     total_ms: int | None = None
     note: str = ""
+    attempts: tuple[Attempt, ...] = ()
+    """All that were asked, in order."""
 
 
 BytesPerToken = tuple[float, float]
@@ -70,6 +72,7 @@ def conclude(
         first_byte_ms=seen.first_byte_ms,
         total_ms=seen.total_ms,
         note=seen.note,
+        attempts=seen.attempts,
     )
 
 

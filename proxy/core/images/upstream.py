@@ -58,6 +58,10 @@ class UpstreamBody:
         """Return one JSON object, in pieces; the shared part is not copied."""
         return [orjson.dumps(self.own)[:-1] + b",", memoryview(self.shared)[1:]]
 
+    def renamed(self, upstream_model: str) -> "UpstreamBody":
+        """Return the body for another model."""
+        return replace(self, own={**self.own, "model": upstream_model})
+
 
 def upstream_bodies(call: ImageCall, upstream_model: str) -> tuple[UpstreamBody, ...]:
     """Return one body for each image, in order. A given seed is incremented for each, else all images would be the same."""

@@ -93,6 +93,8 @@ class VideoTask:
     error: TaskError | None = None
     charge_nanos: Nanos = _NOTHING
     ended_at_ms: int | None = None
+    key_name: str = ""
+    """The upstream's key that it was submitted by, and is asked for by; empty: submitted before keys had names."""
 
     @property
     def ended(self) -> bool:
@@ -125,6 +127,7 @@ def new_task(
     rate_nanos_per_kilotoken: int,
     now_ms: int,
     discount: int = DISCOUNT_WHOLE,
+    key_name: str = "",
 ) -> VideoTask:
     """Return the task to be stored with its hold, before the submit is sent. The discount is in hold and quote, not in the rate."""
     return VideoTask(
@@ -141,6 +144,7 @@ def new_task(
         service_tier=call.service_tier,
         seed=call.seed,
         safety_identifier=safety_identifier,
+        key_name=key_name,
         billing=billing,
         hold_nanos=hold_nanos,
         quote_nanos=quote_nanos,

@@ -6,6 +6,9 @@ may have changed something: its caller undoes the savepoint.
 
 import sqlite3
 
+import orjson
+from msgspec.structs import asdict
+
 from proxy.core.catalog import Kind
 from proxy.core.money import NANOS_MAX, Nanos, format_yuan
 from proxy.core.settlement import Settlement
@@ -27,14 +30,15 @@ _HOLD = """
     WHERE id = ?2 AND kind = 'customer' AND balance_nanos - held_nanos >= ?1 AND closed_at_ms IS NULL"""
 _INSERT_REQUEST = """
     INSERT INTO requests (owner, id, kind, account_id, key_id, model, upstream, upstream_model, stream, hold_nanos, price,
-      created_at_ms, claimed)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+      created_at_ms, claimed, key_name)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _SETTLE_REQUEST = """
     UPDATE requests SET settled_at_ms = ?, outcome = ?, usage_source = ?, charge_nanos = ?, prompt_tokens = ?, cached_tokens = ?,
       completion_tokens = ?, reasoning_tokens = ?, units = ?, shortfall_nanos = ?, http_status = ?, upstream_id = ?, first_byte_ms = ?,
       total_ms = ?, note = ?
     WHERE id = ? AND settled_at_ms IS NULL
     RETURNING account_id, coalesce(key_id, ''), created_at_ms, hold_nanos, kind, claimed"""
+_NOTE_ATTEMPTS = "UPDATE requests SET upstream = ?, upstream_model = ?, key_name = ?, attempts = ? WHERE id = ?"
 _INSERT_TRANSFER = """
     INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, note, created_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)"""
 
@@ -100,6 +104,10 @@ def settle(
     if row is None:
         return _settled_before(connection, request_id, settlement)
     account_id, key_id, created_at_ms, hold, kind, claimed = row
+    if len(settlement.attempts) > 1:
+        last = settlement.attempts[-1]
+        told = orjson.dumps([asdict(attempt) for attempt in settlement.attempts]).decode()
+        connection.execute(_NOTE_ATTEMPTS, (last.upstream, last.model, last.key or None, told, request_id))
     if kind == "video":
         _require_ended_task(connection, request_id)
     if claimed:
@@ -238,6 +246,7 @@ def request_values(request: NewRequest) -> tuple[object, ...]:
         request.price,
         request.created_at_ms,
         int(request.claim is not None),
+        request.key_name or None,
     )
 
 

@@ -2,10 +2,12 @@
 
 import sqlite3
 
+import msgspec
+
 from proxy.core.catalog import Kind
 from proxy.core.days import Zone
 from proxy.core.money import Nanos
-from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource
+from proxy.core.settlement import Attempt, Outcome, Settlement, TokenUsage, UsageSource
 from proxy.core.video.record import TaskState
 from proxy.store.sqlite import ledger
 from proxy.store.values import Census, IdempotencyClaim, NewRequest, OpenRequest, OpenTasks, Receipt, UsageQuery, UsageRow
@@ -18,6 +20,7 @@ _GROUPS = {
 """SQL expressions of each group: for a request, and for a daily sum."""
 _SUMMED = ("prompt_tokens", "cached_tokens", "completion_tokens", "units", "charge_nanos", "shortfall_nanos")
 _TIME_MAX_MS = 2**62
+_ATTEMPTS = msgspec.json.Decoder(tuple[Attempt, ...])
 
 _OPEN = """
     SELECT id, kind, account_id, hold_nanos, created_at_ms, owner FROM requests
@@ -26,7 +29,7 @@ _RECEIPT = """
     SELECT requests.id, requests.kind, requests.account_id, coalesce(key_id, ''), model, upstream, upstream_model, stream, hold_nanos,
       price, requests.created_at_ms, idempotency.key, body_sha256, accounts.name, settled_at_ms,
       outcome, usage_source, charge_nanos, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, units, shortfall_nanos,
-      http_status, upstream_id, first_byte_ms, total_ms, note,
+      http_status, upstream_id, first_byte_ms, total_ms, note, coalesce(key_name, ''), attempts,
       (SELECT coalesce(sum(amount_nanos), 0) FROM transfers WHERE request_id = requests.id AND transfers.kind = 'reversal')
     FROM requests JOIN accounts ON accounts.id = requests.account_id LEFT JOIN idempotency ON request_id = requests.id
     WHERE requests.id = ?"""
@@ -67,7 +70,7 @@ def receipt(connection: sqlite3.Connection, request_id: str) -> tuple[Receipt, i
     if row is None:
         return None
     identity, kind, account_id, key_id, model, upstream, upstream_model, stream, hold, price, created_at_ms = row[:11]
-    key, body_sha256, account, settled_at_ms, *settled, refunded = row[11:]
+    key, body_sha256, account, settled_at_ms, *settled, key_name, attempts, refunded = row[11:]
     request = NewRequest(
         id=identity,
         kind=Kind(kind),
@@ -81,8 +84,9 @@ def receipt(connection: sqlite3.Connection, request_id: str) -> tuple[Receipt, i
         price=price,
         created_at_ms=created_at_ms,
         claim=None if key is None else IdempotencyClaim(key, body_sha256),
+        key_name=key_name,
     )
-    settlement = None if settled_at_ms is None else _settlement(*settled)
+    settlement = None if settled_at_ms is None else _settlement(attempts, *settled)
     return Receipt(request, account, settlement, settled_at_ms, Nanos(refunded)), account_id
 
 
@@ -117,6 +121,7 @@ def usage(connection: sqlite3.Connection, query: UsageQuery, zone: Zone) -> list
 
 
 def _settlement(
+    attempts: str | None,
     outcome: str,
     usage_source: str,
     charge_nanos: int,
@@ -144,4 +149,5 @@ def _settlement(
         first_byte_ms=first_byte_ms,
         total_ms=total_ms,
         note=note,
+        attempts=() if attempts is None else _ATTEMPTS.decode(attempts),
     )

@@ -20,7 +20,8 @@ from proxy.store.values import NewRequest, StoredAnswer
 
 _ASKED = (
     "id, account_id, model, upstream, upstream_model, prompt, task_type, resolution, duration_seconds, generate_audio, service_tier, "
-    "seed, safety_identifier, billing, hold_nanos, quote_nanos, quote_tokens, rate_nanos_per_kilotoken, discount, created_at_ms"
+    "seed, safety_identifier, billing, hold_nanos, quote_nanos, quote_tokens, rate_nanos_per_kilotoken, discount, created_at_ms, "
+    "key_name"
 )
 _REACHED = (
     "state, upstream_id, lost_at_ms, expires_at_ms, polls, missing, urlless, odd_status, video_url, thumbnail_url, error_code, "
@@ -156,7 +157,7 @@ def _require_pair(request: NewRequest, task: VideoTask) -> None:
         raise ValueError(f"a new task is that of a video's request, and submitting: {request.kind}, {task.state}")
     asked = (request.id, request.account_id, request.model, request.upstream, request.upstream_model, request.hold_nanos)
     recorded = (task.id, task.account_id, task.model, task.upstream, task.upstream_model, task.hold_nanos)
-    if (*asked, request.created_at_ms) != (*recorded, task.created_at_ms):
+    if (*asked, request.key_name, request.created_at_ms) != (*recorded, task.key_name, task.created_at_ms):
         raise ValueError(f"task {task.id} is not that of request {request.id}")
 
 
@@ -184,7 +185,7 @@ def _asked(task: VideoTask) -> tuple[Any, ...]:
     who = (task.id, task.account_id, task.model, task.upstream, task.upstream_model)
     what = (task.prompt, task.task_type, task.resolution, task.duration_seconds, int(task.generate_audio), task.service_tier, task.seed)
     price = (task.billing.value, task.hold_nanos, task.quote_nanos, task.quote_tokens, task.rate_nanos_per_kilotoken, task.discount)
-    return (*who, *what, task.safety_identifier, *price, task.created_at_ms)
+    return (*who, *what, task.safety_identifier, *price, task.created_at_ms, task.key_name or None)
 
 
 def _reached(task: VideoTask) -> tuple[Any, ...]:
@@ -196,7 +197,7 @@ def _reached(task: VideoTask) -> tuple[Any, ...]:
 
 
 def _task(row: Sequence[Any]) -> VideoTask:
-    *asked, billing, hold, quote, quote_tokens, rate, discount, created_at_ms = row[:_ASKED_COUNT]
+    *asked, billing, hold, quote, quote_tokens, rate, discount, created_at_ms, key_name = row[:_ASKED_COUNT]
     identity, account_id, model, upstream, upstream_model, prompt, task_type, resolution, duration, audio, tier, seed, safety = asked
     state, upstream_id, lost, expires, polls, missing, urlless, odd, video, thumbnail, code, message, charge, ended = row[_ASKED_COUNT:]
     return VideoTask(
@@ -233,4 +234,5 @@ def _task(row: Sequence[Any]) -> VideoTask:
         error=None if code is None else TaskError(code, message),
         charge_nanos=Nanos(charge),
         ended_at_ms=ended,
+        key_name=key_name or "",
     )

@@ -123,7 +123,7 @@ class Pool:
         while True:
             may_have_died = connection is not None
             if connection is None:
-                connection = await self._dial()
+                connection = await self._dial_for(upload, body)
             upload.is_asked = True
             expected = connection.ask(head, body)
             try:
@@ -138,7 +138,7 @@ class Pool:
 
     async def _ask_once(self, head: bytes, body: bytes, upload: Upload) -> Answer:
         """Send a large body over a new connection, which cannot have died while idle, and keep nothing of it."""
-        connection = await self._dial()
+        connection = await self._dial_for(upload, body)
         upload.is_asked = True
         expected = connection.ask(head, body, upload.sent)
         del body
@@ -195,6 +195,14 @@ class Pool:
                 return connection
             connection.abort()
         return None
+
+    async def _dial_for(self, upload: Upload, body: bytes) -> Connection:
+        """Dial; where that fails, give the body back: nothing of it was sent, and it may be sent elsewhere."""
+        try:
+            return await self._dial()
+        except UpstreamFailure:
+            upload.body = body
+            raise
 
     async def _dial(self) -> Connection:
         self._refuse_if_closed()

@@ -12,7 +12,7 @@ class Upload(Struct, eq=False):
     """A body that the pool takes and lets go of as soon as no further try can need it, so that no caller keeps it alive."""
 
     body: bytes
-    """Empty once the pool has taken it."""
+    """Empty once the pool has taken it; there again where no connection could be made for it."""
     sent: Callable[[], None] | None = None
     """Called once a body too long to be repeated has left this process, or its connection is gone."""
     is_asked: bool = False

@@ -257,7 +257,7 @@ def test_every_key_of_an_upstream_has_its_variable(key: str) -> None:
 
     overlay(document, {f"LLM_PROXY_UPSTREAMS__ARK__{key.upper()}": "7"}, is_all=True)
 
-    assert document == {"upstreams": {"ark": {key: "7" if key in ("base_url", "proxy") else 7}}}
+    assert document == {"upstreams": {"ark": {key: "7" if key in ("base_url", "proxy", "dialect") else 7}}}
 
 
 @pytest.mark.parametrize(

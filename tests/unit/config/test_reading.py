@@ -445,7 +445,7 @@ def test_all_faults_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     keys = [fault.split(": ")[0] for fault in faults_of(tmp_path, text)]
 
     price = 'models[0] "chat-1".price'
-    assert keys == ["server.auth", "upstreams.ark.api_key", "billing.x", f"{price}.input", f"{price}.output"]
+    assert keys == ["server.auth", "upstreams.ark.base_url", "upstreams.ark.api_key", "billing.x", f"{price}.input", f"{price}.output"]
 
 
 @pytest.mark.parametrize(

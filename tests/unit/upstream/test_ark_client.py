@@ -4,7 +4,6 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
@@ -27,7 +26,7 @@ KEY = "the-upstream-key"
 
 
 def upstream(base_url: str, *, connect: float = 5.0, first_byte: float = 5.0) -> UpstreamConfig:
-    return UpstreamConfig("ark", base_url, Secret(KEY), connect, first_byte, 5.0, 20.0, 1.0)
+    return UpstreamConfig("ark", base_url, {"default": Secret(KEY)}, connect, first_byte, 5.0, 20.0, 1.0)
 
 
 @pytest.fixture
@@ -353,7 +352,7 @@ async def test_a_renewed_client_asks_anew_and_its_calls_under_way_end_as_they_be
         under_way = group.create_task(client.create_image([orjson.dumps(IMAGE)]))
         await ark.wait_for_calls(2)
 
-        client.renew(replace(upstream(other.base_url), api_key=Secret("another-key")))
+        client.renew(upstream(other.base_url), Secret("another-key"))
         await client.get_task("cgt-2")
         await ark.wait_until(lambda: ark.open_connections == 1)
         finish.set()
@@ -369,6 +368,6 @@ async def test_a_client_that_is_closed_closes_what_it_had_before_it_was_renewed(
         async with ArkClient(upstream(ark.base_url)) as client:
             under_way = group.create_task(ended(client.create_image, [orjson.dumps(IMAGE)]))
             await ark.wait_for_calls(1)
-            client.renew(upstream(ark.base_url, connect=1.0))
+            client.renew(upstream(ark.base_url, connect=1.0), Secret(KEY))
 
         assert isinstance(await under_way, UpstreamBrokenError)
