@@ -28,7 +28,7 @@ TASKS_PATH = "/contents/generations/tasks"
 
 CONNECTIONS_MAX = 1024
 """Connections for creating, and as many for asking; a call without a free one within ``connect_seconds`` was not sent."""
-ANSWER_BYTES_MAX = 16 * 1024 * 1024
+ANSWER_BYTES_MAX = 8 * 1024 * 1024
 """A page of 500 tasks is about half a megabyte."""
 QUESTION_SECONDS_MAX = 60.0
 """Questions about a task are answered in moments; one that hangs must not hold its poller as long as an image may take."""
