@@ -127,7 +127,8 @@ def _between(key: str, before: object, after: object, *, live: Container[str] | 
     parts, others = _parts(before), _parts(after)
     if isinstance(before, Model) and isinstance(after, Model):
         is_one = len(before.routes) == len(after.routes) == 1 and before.routes[0].weight == after.routes[0].weight
-        for name in ("dialect", "asks_usage", "is_routed", *(("routes",) if is_one else ("upstream", "upstream_model"))):
+        told_as_routes = ("routes",) if is_one else ("upstream", "upstream_model")
+        for name in ("dialect", "asks_usage", "estimated_by", "is_routed", *told_as_routes):
             del parts[name]  # they follow from the upstream's table, or are told as routes
     for name, part in parts.items():
         if part != others[name]:

@@ -47,6 +47,7 @@ _CHAT_KEYS = (
     "answer_tokens_max",
     "reasoning_tokens_max",
     "image_tokens",
+    "bytes_per_token",
     "request_defaults",
 )
 _KEYS_OF_ONE_KIND = {**dict.fromkeys(_CHAT_KEYS, "chat"), "resolutions": "video"}
@@ -125,6 +126,7 @@ def _read_model(value: object, key: str, upstreams: Upstreams, context_tokens_as
         answer_tokens_max=table.answer_tokens_max,
         reasoning_tokens_max=table.reasoning_tokens_max,
         image_tokens=table.image_tokens,
+        bytes_per_token=table.bytes_per_token,
         request_defaults=MappingProxyType(table.request_defaults),
         resolutions=table.resolutions,
         routes=routes,

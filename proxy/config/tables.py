@@ -28,6 +28,7 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Grace = Annotated[float, Meta(ge=0, le=86_400)]
 Rate = Annotated[float, Meta(gt=0, le=100_000)]
 Tokens = Annotated[int, Meta(ge=0, le=100_000_000)]
+BytesOfToken = Annotated[float, Meta(ge=0.25, le=64)]
 Text = Annotated[str, Meta(min_length=1, max_length=4096)]
 Amount = str | int
 """A price in yuan: text or a whole number. Floats are excluded, because money is exact."""
@@ -184,6 +185,7 @@ class ModelTable(Table, frozen=True, kw_only=True):
     answer_tokens_max: Annotated[int, Meta(ge=1, le=100_000_000)] | None = None
     reasoning_tokens_max: Tokens | None = None
     image_tokens: Tokens | None = None
+    bytes_per_token: tuple[BytesOfToken, BytesOfToken] | None = None
     request_defaults: dict[str, Any] = {}
     resolutions: tuple[Annotated[str, Meta(pattern="^[0-9]{1,5}[pk]$")], ...] = ()
 

@@ -80,6 +80,10 @@ class VideoPrice:
 
 
 Price = ChatPrice | ImagePrice | VideoPrice
+BytesPerToken = tuple[float, float]
+"""UTF-8 bytes of a token of the prompt, and of the answer."""
+BYTES_PER_TOKEN: BytesPerToken = (4.0, 4.0)
+"""English text has about four in OpenAI's tokenizers (help.openai.com, "What are tokens"), Chinese at 3 bytes a character as many."""
 Dialect = Literal["ark", "openai"]
 """What an upstream speaks: Ark's API, or OpenAI's chat completions alone."""
 
@@ -144,7 +148,11 @@ class Model:
     dialect: Dialect = "ark"
     """Of the route, as is ``asks_usage``."""
     asks_usage: bool = True
+    bytes_per_token: BytesPerToken | None = None
+    """Bytes of a token of prompt and answer, for an estimate where no usage came; None: what the dialect's upstreams need."""
 
+    estimated_by: BytesPerToken | None = field(init=False)
+    """What an estimate divides by; None: it is a lower bound, as Ark always tells the usage of an answer that it finished."""
     is_routed: bool = field(init=False)
     """True if there are several routes."""
     prompt_limit_tokens: int = field(init=False)
@@ -156,6 +164,8 @@ class Model:
             route = Route(self.upstream, self.upstream_model, dialect=self.dialect, asks_usage=self.asks_usage)
             object.__setattr__(self, "routes", (route,))
         object.__setattr__(self, "is_routed", len(self.routes) > 1)
+        assumed = BYTES_PER_TOKEN if self.dialect == "openai" else None
+        object.__setattr__(self, "estimated_by", self.bytes_per_token or assumed)
 
     def by(self, route: Route) -> "Model":
         """Return the model as it is asked by one of its routes."""

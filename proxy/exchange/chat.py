@@ -243,6 +243,7 @@ class Exchange(Generic[C]):
         if tap is None or stream is None:
             tap = self._tap = self._exchanges.protocol.new_tap(self._call)
             stream = self._flight.open_stream(tap, self._begin, chunked=self._context.request.takes_chunks)
+        tap.counts_text = self._model.estimated_by is not None
         return stream, tap
 
     def _begin(self, first: bytes) -> asyncio.Transport | None:
@@ -393,5 +394,13 @@ class Exchange(Generic[C]):
         if self._way.told:
             seen = replace(seen, attempts=self._way.told)
         hold_nanos, estimate, discount = self._request.hold_nanos, self._settings.estimate, context.grant.discount
-        context.settlement = conclude(self._call.text_bytes, price, hold_nanos, seen, estimate=estimate, discount=discount)
+        context.settlement = conclude(
+            self._call.text_bytes,
+            price,
+            hold_nanos,
+            seen,
+            estimate=estimate,
+            bytes_per_token=self._model.estimated_by,
+            discount=discount,
+        )
         self._hold.settle(context.settlement, stored)

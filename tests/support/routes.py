@@ -61,6 +61,7 @@ async def routed(
     options: Sequence[str] = (),
     keys: Sequence[str] = ("default",),
     upstream: str = "",
+    model: str = "",
     addresses: Sequence[str] = (),
     first_byte_seconds: float = 5,
     **more: Any,
@@ -71,6 +72,7 @@ async def routed(
         options: of each route, such as ``", tier = 2"``; without them each is of a tier of its own, so that they are asked in order.
         keys: names of the keys of each upstream.
         upstream: further lines of each upstream's table.
+        model: further lines of the chat model's table.
         addresses: base URLs of further upstreams, which nobody counts.
     """
     write_keys(directory, many + len(addresses), keys)
@@ -83,10 +85,11 @@ async def routed(
         told = options or [f", tier = {at + 1}" for at in range(count)]
         chat = ", ".join(route(at, told[at]) for at in range(count))
         models = f'[[models]]\nid = "{ROUTED}"\nkind = "chat"\nreasoning_tokens_max = 0\nroutes = [{chat}]\n'
+        models += model
         models += 'request_defaults = { thinking = { type = "disabled" } }\n'
         models += 'price = { input = "0.8", output = "2.0", cached_input = "0.16" }\n'
-        for name, (kind, model, price) in _MODELS.items():
-            ways = ", ".join(route(at, told[at], model) for at in range(count))
+        for name, (kind, made_by, price) in _MODELS.items() if "openai" not in upstream else ():
+            ways = ", ".join(route(at, told[at], made_by) for at in range(count))
             models += f'[[models]]\nid = "{name}"\nkind = "{kind}"\nprice = {price}\nroutes = [{ways}]\n'
         gateway = await stack.enter_async_context(bench(directory, ark=arks[0], models=models + tables, **more))
         yield Routed(gateway, arks)

@@ -17,6 +17,7 @@ from proxy.core.ark.identifiers import own_names
 from proxy.core.ark.named_field import refused_chat_field
 from proxy.core.ark.plain_text import is_plain_text, public_param
 from proxy.core.ark.text import ArkError, is_moderation, public_message, read_chat_error, read_error
+from proxy.core.catalog import Dialect
 from proxy.core.errors import (
     ContentRejectedError,
     GatewayError,
@@ -126,6 +127,7 @@ def read_refusal(
     messages: bool = True,
     context_tokens: int = 0,
     names: Collection[str] = (),
+    dialect: Dialect = "ark",
 ) -> Refusal:
     """Return the refusal for an answer that is an error.
 
@@ -135,6 +137,7 @@ def read_refusal(
         messages: faults in the input are `INVALID_MESSAGES` (chat), else `INVALID_PARAMETER` (images, videos).
         context_tokens: the model's context, told if it is full; 0: not known.
         names: names of functions and calls that the customer sent: the message may repeat them.
+        dialect: what the upstream speaks: by it an error is known as its own.
     """
     answer = _parsed(body) if isinstance(body, bytes) else body
     coded = read_error(status, answer)
@@ -157,7 +160,8 @@ def read_refusal(
     if messages and (status in _FAULTS or status >= 500) and (overflow := read_overflow(said)) is not None:
         return Refusal(overflow_error(overflow, context_tokens), Outcome.REFUSED, note)
     if code == "ContentSecurityDetectionError" or status >= 500 or status in TIMEOUTS or code == "InternalServiceError":
-        is_proven = status not in TIMEOUTS and _is_proof(code, said.message, coded=bool(coded and coded.code))
+        is_own = found is not None if dialect == "openai" else bool(coded and _ARKS_CODE.fullmatch(coded.code))
+        is_proven = status not in TIMEOUTS and _is_proof(code, said.message, is_own=is_own)
         return outage(note, may_have_run=not is_proven, trouble=Trouble.FAILED if is_proven and status in _UNMADE else Trouble.UNKNOWN)
     shown = public_message(_without_model(said.message, upstream_model), own_names(names, upstream_model))
     if is_moderation(code):
@@ -174,15 +178,15 @@ def _is_operators(code: str, message: str) -> bool:
     return bool(_OPERATOR_CODES.match(code) or _OPERATOR_WORDS.search(message))
 
 
-def _is_proof(code: str, message: str, *, coded: bool) -> bool:
+def _is_proof(code: str, message: str, *, is_own: bool) -> bool:
     """Return whether an error proves that nothing was made.
 
-    One with a code of Ark's does (ark-api.md §7.6), and one that says that the server is too busy to begin. A proxy's page does not.
+    One that is the upstream's own does: at Ark one with a code of Ark's (ark-api.md §7.6), elsewhere any in OpenAI's shape. So does one
+    that says that the server is too busy to begin. A proxy's page does not, nor does an error that is about waiting.
     """
     if _TIMED_OUT.search(code) or _TIMED_OUT.search(message):
         return False
-    is_arks = coded and _ARKS_CODE.fullmatch(code) is not None
-    return is_arks or bool(_NOT_BEGUN.search(code) or _OVERLOADED.search(message))
+    return is_own or bool(_NOT_BEGUN.search(code) or _OVERLOADED.search(message))
 
 
 def outage(note: str, *, may_have_run: bool = False, trouble: Trouble = Trouble.UNKNOWN) -> Refusal:

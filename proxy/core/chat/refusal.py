@@ -23,7 +23,7 @@ def chat_refusal(status: int, body: bytes | dict[str, Any], model: Model, names:
 
     Args: names: the call's `chosen_names`.
     """
-    return read_refusal(status, body, model.upstream_model, context_tokens=model.context_tokens, names=names)
+    return read_refusal(status, body, model.upstream_model, context_tokens=model.context_tokens, names=names, dialect=model.dialect)
 
 
 def chosen_names(call: ChatCall) -> tuple[str, ...]:

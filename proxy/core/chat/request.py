@@ -160,7 +160,7 @@ def parse_chat_call(body: Body, model: Model) -> ChatCall:
 
 
 def upstream_body(call: ChatCall, model: Model) -> bytes:
-    """Return the body to send upstream: `model` renamed, ``developer`` as ``system``, usage always asked for.
+    """Return the body to send upstream: `model` renamed, ``developer`` as ``system``, usage asked for wherever it can be.
 
     Raises:
         InvalidJsonError: nested too deeply to be serialised.
@@ -174,10 +174,10 @@ def upstream_body(call: ChatCall, model: Model) -> bytes:
         if message["role"] == "developer":
             fields["messages"] = [{**each, "role": "system"} if each["role"] == "developer" else each for each in fields["messages"]]
             break
-    if call.stream:
+    if call.stream and model.asks_usage:
         fields["stream_options"] = {**(call.fields.get("stream_options") or {}), "include_usage": True}
     elif "stream_options" in fields:
-        del fields["stream_options"]  # OpenAI and Ark refuse them beside a call that does not stream
+        del fields["stream_options"]  # refused beside a call that does not stream, and by upstreams that do not know them
     return encode(fields)
 
 

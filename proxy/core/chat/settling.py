@@ -10,7 +10,7 @@ from math import ceil
 
 from msgspec import Struct
 
-from proxy.core.catalog import ChatPrice
+from proxy.core.catalog import BytesPerToken, ChatPrice
 from proxy.core.money import DISCOUNT_WHOLE, Nanos, discounted
 from proxy.core.pricing import charge_for_chat, prompt_tokens_min
 from proxy.core.protocol import NOTHING_SEEN, SeenAnswer
@@ -32,10 +32,6 @@ class Seen(Struct, frozen=True):
     note: str = ""
     attempts: tuple[Attempt, ...] = ()
     """All that were asked, in order."""
-
-
-BytesPerToken = tuple[float, float]
-"""UTF-8 bytes of a token of the prompt, and of the answer."""
 
 
 def conclude(
