@@ -50,7 +50,7 @@ class Exchanges(Generic[C]):
         assert context.grant is not None
         if self.relay.abandonment.levels:
             self.relay.abandonment.refuse(context.grant.account_id)
-        model = find_model(settings.catalog, protocol.requested_model(body), protocol.kind)
+        model = find_model(settings.catalog, protocol.requested_model(body), protocol.kind, context.bounds)
         context.model = model.id
         call = protocol.parse_call(body, model)
         assert isinstance(model.price, ChatPrice)
@@ -130,7 +130,9 @@ class Exchange(Generic[C]):
         if intake is not None:
             intake.set(len(upload.body))
             upload.sent = intake.release
-        self._hold = await exchanges.billing.hold(self._request, self._advice)
+        bounds, call = context.bounds, self._call
+        admission = None if bounds is None else bounds.rates.admit(call.tokens_counted(), exchanges.clock.monotonic())
+        self._hold = await exchanges.billing.hold(self._request, self._advice, admission)
         flight = self._flight = exchanges.relay.depart(context.request.connection, self._request.account_id)
         try:
             try:
@@ -237,6 +239,8 @@ class Exchange(Generic[C]):
         headers["Cache-Control"] = "no-cache"
         headers["X-Accel-Buffering"] = "no"  # an nginx in front would hold the stream back
         self._context.first_byte_at = self._exchanges.clock.monotonic()
+        if self._context.bounds is not None:
+            headers.update(self._context.bounds.rates.headers(self._context.first_byte_at))
         self._response = self._context.begin_stream(first)
         return self._context.request.connection.transport
 

@@ -68,7 +68,9 @@ class Generations:
         assert isinstance(model.price, ImagePrice)
         assert context.grant is not None
         advise = partial(hold_advice, call.n, model.price, context.grant.discount)
-        hold = await self._billing.hold(self._request(context, settings, model, call, claim), advise)
+        request = self._request(context, settings, model, call, claim)
+        admission = None if context.bounds is None else context.bounds.rates.admit(0, self.clock.monotonic())
+        hold = await self._billing.hold(request, advise, admission)
         generation = Generation(self, context, model, call.n, hold)
         try:
             bodies = dict(enumerate(upstream_bodies(call, model.upstream_model)))

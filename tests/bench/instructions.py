@@ -13,9 +13,13 @@ from tests.bench.options import Options
 from tests.bench.processes import ROOT, SpoiltError
 from tests.bench.rows import Row
 
-COUNTS = {"json": (1_000, 4_000), "stream": (1_000, 11_000)}
+COUNTS = {"json": (1_000, 4_000), "bound": (1_000, 4_000), "stream": (1_000, 11_000)}
 QUICK_COUNTS = (100, 200)
-WHAT = {"json": "instructions a JSON request", "stream": "instructions a chunk"}
+WHAT = {
+    "json": "instructions a JSON request",
+    "bound": "instructions a JSON request of a key with all limits",
+    "stream": "instructions a chunk",
+}
 COUNT_SECONDS = 300.0
 _COUNTED = re.compile(r"I +refs: +([0-9,]+)")
 
