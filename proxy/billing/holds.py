@@ -25,6 +25,7 @@ from proxy.core.errors import (
 )
 from proxy.core.limits import Period
 from proxy.core.money import Nanos, format_yuan
+from proxy.core.rates import Admission
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.core.timestamps import iso
 from proxy.store.contract import Ledger
@@ -100,6 +101,8 @@ class Hold(Struct, eq=False):
 
     billing: "Billing"
     request: NewRequest
+    admission: Admission | None = None
+    """What the call has taken of its key's rates; None: they have no limit."""
     durable: "asyncio.Future[None] | None" = None
     """Done when the settlement is on the ledger, failed where the store refuses it for `SETTLE_WAIT_SECONDS`; None: not settled."""
 
@@ -109,6 +112,9 @@ class Hold(Struct, eq=False):
         The request's idempotency key, where it has one, keeps ``answer`` in the same transaction; without an answer it is free again.
         """
         if self.durable is None:
+            if self.admission is not None:
+                usage = settlement.usage
+                self.admission.end(usage.prompt_tokens + usage.completion_tokens, self.billing.clock.monotonic())
             self.durable = self.billing.commit(self.request, settlement, answer)
 
     def settled(self) -> "asyncio.Future[None]":
@@ -129,23 +135,27 @@ class Billing:
         self._loop = asyncio.get_running_loop()
         self._ledger = ledger
         self._tasks = tasks
-        self._clock = clock
+        self.clock = clock
         self._metrics = metrics
         self.used_at_ms: dict[str, int] = {}
         """When each key, by its id, was last settled for, until `jobs.note_use` has written it."""
 
-    async def hold(self, request: NewRequest, advise: Callable[[int], str] | None = None) -> Hold:
+    async def hold(self, request: NewRequest, advise: Callable[[int], str] | None = None, admission: Admission | None = None) -> Hold:
         """Record the request and hold its worst case, durably.
 
-        Args: advise: called where too little is available, with the nano-yuan that are, for `hold_refused`.
+        Args:
+            advise: called where too little is available, with the nano-yuan that are, for `hold_refused`.
+            admission: what the call has taken of its key's rates; given back unless a hold is placed, and by the hold's settlement.
 
         Raises:
             InsufficientBalanceError: too little is available; KeyLimitReachedError: of a money limit too little is left.
             ModelUnavailableError: the store cannot write; nothing was held.
             IdempotencyConflictError: the request's idempotency key is another request's; nothing was held.
         """
+        is_placed = False
         try:
             await self._ledger.place_hold(request)
+            is_placed = True
         except asyncio.CancelledError:
             # The write goes on without us, so its hold must end without us too.
             self._tasks.spawn(self._abandon(request), f"abandon {request.id}")
@@ -153,7 +163,10 @@ class Billing:
         except HOLD_REFUSALS as fault:
             left = _left(fault)
             raise hold_refused(fault, advise(left) if advise and left is not None else "") from None
-        return Hold(self, request)
+        finally:
+            if admission is not None and not is_placed:
+                admission.withdraw()
+        return Hold(self, request, admission)
 
     def commit(self, request: NewRequest, settlement: Settlement, answer: StoredAnswer | None = None) -> "asyncio.Future[None]":
         """Commit a settlement, however often it takes; the future resolves once it is durable.
@@ -161,7 +174,7 @@ class Billing:
         No task, no shield and no timer where the store takes it at once, as it nearly always does: they cost 25 µs a request.
         """
         durable: asyncio.Future[None] = self._loop.create_future()
-        self.used_at_ms[request.key_id] = now_ms = self._clock.now_ms()
+        self.used_at_ms[request.key_id] = now_ms = self.clock.now_ms()
         stored = self._ledger.settle(request.id, settlement, now_ms, answer)
         self._tasks.keep(stored)
         stored.add_done_callback(partial(self._stored, request, settlement, answer, durable))
@@ -221,14 +234,14 @@ class Billing:
             await asyncio.sleep(delay)
             delay = min(delay * 2, RETRY_SECONDS_MAX)
             try:
-                return await self._ledger.settle(request.id, settlement, self._clock.now_ms(), answer)
+                return await self._ledger.settle(request.id, settlement, self.clock.now_ms(), answer)
             except StoreUnavailableError:
                 continue
 
     async def _abandon(self, request: NewRequest) -> None:
         """End a hold whose caller was cancelled, if it was placed: this is queued behind it."""
         try:
-            settled = await self._ledger.settle(request.id, INTERRUPTED, self._clock.now_ms())
+            settled = await self._ledger.settle(request.id, INTERRUPTED, self.clock.now_ms())
         except KeyError:
             return  # nothing was held
         except StoreUnavailableError:
@@ -244,7 +257,7 @@ class Billing:
         """
         left = [request for request in await self._ledger.orphaned_requests() if request.kind is not Kind.VIDEO]
         note = replace(INTERRUPTED, note="the gateway ended while this was open")
-        await asyncio.gather(*(self._ledger.settle(request.id, note, self._clock.now_ms()) for request in left))
+        await asyncio.gather(*(self._ledger.settle(request.id, note, self.clock.now_ms()) for request in left))
         return len(left)
 
 

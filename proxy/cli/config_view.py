@@ -23,6 +23,7 @@ def describe(config: Config) -> dict[str, Any]:
             "stall_seconds": config.server.stall_seconds,
             "heartbeat_seconds": config.server.heartbeat_seconds,
             "early_head_seconds": config.server.early_head_seconds,
+            "trusted_proxies": list(config.server.trusted_proxies),
         },
         "store": {"path": str(config.store.path)},
         "admin": {"listen": str(config.admin.listen or "off"), "metrics_listen": str(config.admin.metrics_listen or "off")},

@@ -30,6 +30,7 @@ _LIVE_KEYS: Mapping[str, frozenset[str]] = {
             "stall_seconds",
             "heartbeat_seconds",
             "early_head_seconds",
+            "trusted_proxies",
         }
     ),
     "billing": frozenset(

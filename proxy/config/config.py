@@ -29,6 +29,8 @@ class ServerConfig:
     """A stream that is silent for this long gets a comment; 0: never."""
     early_head_seconds: float
     """A stream's head is sent this long after its hold if no event has come yet; 0: never before the first event."""
+    trusted_proxies: tuple[str, ...]
+    """Networks whose ``X-Forwarded-For`` is believed, and "unix" for peers of unix sockets."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from proxy.config.values import (
     read_beginning,
 )
 from proxy.core.days import Zone
+from proxy.core.networks import UNIX, parse_network
 from proxy.core.retention import REQUEST_DAYS_MIN
 
 _FILE_BYTES_MAX = 4_194_304
@@ -138,7 +139,19 @@ def _read_server(value: object, base: Path, faults: Faults) -> ServerConfig | No
         table.stall_seconds,
         table.heartbeat_seconds,
         table.early_head_seconds,
+        _read_trusted_proxies(table.trusted_proxies, faults),
     )
+
+
+def _read_trusted_proxies(texts: tuple[str, ...], faults: Faults) -> tuple[str, ...]:
+    """Return the networks as they are compared; ``unix`` stays."""
+    trusted = []
+    for index, text in enumerate(texts):
+        try:
+            trusted.append(text if text == UNIX else str(parse_network(text)))
+        except ValueError as error:
+            faults.add(f"server.trusted_proxies[{index}]", f'{error}; or "unix", for peers of unix sockets')
+    return tuple(trusted)
 
 
 def _socket_mode(table: ServerTable) -> int:

@@ -95,6 +95,7 @@ class ServerTable(Table, frozen=True, kw_only=True):
     stall_seconds: Seconds = 60
     heartbeat_seconds: Grace = 15
     early_head_seconds: Grace = 0
+    trusted_proxies: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
 
 
 class StoreTable(Table, frozen=True, kw_only=True):

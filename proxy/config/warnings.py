@@ -10,8 +10,11 @@ _PICTURE_TOKENS = max(DETAIL_TOKENS.values())
 
 
 def warnings(config: Config) -> list[str]:
-    """Return a line a warning: ``models "ID".KEY: what is held, and what to set``; of the models that are for sale."""
-    return [f'models "{model.id}".{line}' for model in config.catalog.values() if model.enabled for line in _of_model(model)]
+    """Return a line a warning: ``KEY: what it does, and what to set``; of the models those that are for sale."""
+    everybody = [network for network in config.server.trusted_proxies if network.endswith("/0")]
+    return [f"server.trusted_proxies: {network} is everybody, so anybody can say where a call comes from" for network in everybody] + [
+        f'models "{model.id}".{line}' for model in config.catalog.values() if model.enabled for line in _of_model(model)
+    ]
 
 
 def _of_model(model: Model) -> Iterator[str]:

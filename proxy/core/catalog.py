@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
 
-from proxy.core.errors import ModelNotFoundError, ModelUnavailableError, WrongEndpointError
+from proxy.core.bounds import Bounds
+from proxy.core.errors import ModelNotAllowedError, ModelNotFoundError, ModelUnavailableError, WrongEndpointError
 from proxy.core.money import Nanos
 
 
@@ -178,17 +179,20 @@ Catalog = Mapping[str, Model]
 _ENDPOINTS = {Kind.CHAT: "/chat/completions", Kind.IMAGE: "/images/generations", Kind.VIDEO: "/videos/generations"}
 
 
-def find_model(catalog: Catalog, model_id: str, kind: Kind | None = None) -> Model:
-    """Return the model that the customer named, for an endpoint of this kind (None: any).
+def find_model(catalog: Catalog, model_id: str, kind: Kind | None = None, bounds: Bounds | None = None) -> Model:
+    """Return the model that the customer named, for an endpoint of this kind (None: any), within the key's bounds (None: it has none).
 
     Raises:
         ModelNotFoundError: there is no such model.
+        ModelNotAllowedError: the key may not use it.
         WrongEndpointError: it is of another kind; the message names its endpoint.
         ModelUnavailableError: the operator has switched it off.
     """
     model = catalog.get(model_id)
     if model is None:
         raise ModelNotFoundError(f"The model {model_id[:128]!r} does not exist", param="model")
+    if bounds is not None and model_id not in bounds.allowed and not bounds.allows(model_id):
+        raise ModelNotAllowedError(f"This API key may not use the model {model_id!r}", param="model")
     if kind is not None and model.kind is not kind:
         raise WrongEndpointError(f"The model {model.id!r} is used through {_ENDPOINTS[model.kind]}", param="model")
     if not model.enabled:

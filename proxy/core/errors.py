@@ -72,6 +72,25 @@ class KeyLimitReachedError(InsufficientBalanceError):
     code = "KEY_LIMIT_REACHED"
 
 
+class _ForbiddenError(GatewayError):
+    """The key is good, and something that it may not do."""
+
+    status = 403
+    type = "permission_error"
+
+
+class AccountSuspendedError(_ForbiddenError):
+    code = "ACCOUNT_SUSPENDED"
+
+
+class NetworkNotAllowedError(_ForbiddenError):
+    code = "NETWORK_NOT_ALLOWED"
+
+
+class ModelNotAllowedError(_ForbiddenError):
+    code = "MODEL_NOT_ALLOWED"
+
+
 class BadRequestError(GatewayError):
     """The request line or a header is not HTTP that this server accepts."""
 

@@ -31,6 +31,9 @@ class Call(Protocol):
     def text_bytes(self) -> int:
         """UTF-8 bytes of all text sent upstream; an estimate of the prompt uses it."""
 
+    def tokens_counted(self) -> int:
+        """Return what the call counts of its key's tokens a minute until its usage is known."""
+
     def hold_nanos(self, price: ChatPrice) -> Nanos:
         """Return the worst case of what this call may cost."""
 

@@ -6,6 +6,7 @@ errors for malformed HTTP, and a deadline for clients that read nothing.
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from proxy import ids
 from proxy.clock import Clock
 from proxy.core.errors import BadRequestError, GatewayError, HeadersTooLargeError
+from proxy.core.networks import UNIX, UNKNOWN, canonical
 from proxy.edge.peer import Watcher
 from proxy.edge.receiver import HEAD_BYTES_MAX, HeadTooLargeError, Receiver
 from proxy.edge.request import Body, Request
@@ -33,7 +35,9 @@ _JOIN_BYTES_MAX = 65_536
 JSON_TYPE = "application/json"
 CROSS_ORIGIN_HEADERS = {
     "Access-Control-Allow-Origin": "*",
-    "Access-Control-Expose-Headers": "x-request-id, retry-after, retry-after-ms, x-should-retry, idempotent-replayed",
+    "Access-Control-Expose-Headers": "x-request-id, retry-after, retry-after-ms, x-should-retry, idempotent-replayed, "
+    "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
+    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens",
 }
 """Headers that let a page of any origin read an answer. Never with credentials: cookies mean nothing here."""
 
@@ -48,6 +52,7 @@ class Connection(Receiver):
         "_answer",
         "_clock",
         "_heads",
+        "_peer_address",
         "_stall_handle",
         "_stall_seconds",
         "_unread",
@@ -73,6 +78,7 @@ class Connection(Receiver):
         self._stall_seconds = stall_seconds
         self._stall_handle: asyncio.TimerHandle | None = None
         self.watcher: Watcher | None = None
+        self._peer_address: str | None = None
 
     def is_lost(self) -> bool:
         return self.transport is None or self.transport.is_closing()
@@ -95,6 +101,12 @@ class Connection(Receiver):
     def is_loopback(self) -> bool:
         here = None if self.transport is None else self.transport.get_extra_info("sockname")
         return isinstance(here, tuple) and (here[0].startswith("127.") or here[0] == "::1")
+
+    @property
+    def peer_address(self) -> str:
+        if self._peer_address is None:
+            self._peer_address = _peer_address(self.transport)
+        return self._peer_address
 
     def force_close(self) -> None:
         """Close, even if sent bytes are still buffered."""
@@ -186,11 +198,11 @@ class Connection(Receiver):
         if body is not None:
             if response.status != 204:
                 response.headers["Content-Length"] = str(len(body))
-            self._send(request, response.status, response.headers, b"" if request.method == "HEAD" else body)
+            self._send(request, response.status, response.headers, b"" if request.method == "HEAD" else body, response.fields)
         elif request.takes_chunks and self.transport is not None:
             self.transport.write(b"0\r\n\r\n")
 
-    def _send(self, request: Request, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    def _send(self, request: Request, status: int, headers: Mapping[str, str], body: bytes, fields: str = "") -> None:
         if self.transport is None:
             return
         version = "HTTP/1.1"
@@ -199,7 +211,7 @@ class Connection(Receiver):
             headers = {**headers, "Connection": "close" if request.closing else "keep-alive"}
         elif request.closing:
             headers = {**headers, "Connection": "close"}
-        head = self._heads.head(version, status, headers, self._clock.now_ms())
+        head = self._heads.head(version, status, headers, self._clock.now_ms(), fields)
         if len(body) <= _JOIN_BYTES_MAX:
             self.transport.write(head + body)
         else:
@@ -329,6 +341,17 @@ class Connection(Receiver):
             self._watch_for_stall()
         else:
             self.transport.abort()
+
+
+def _peer_address(transport: asyncio.BaseTransport | None) -> str:
+    """Return the address of the other end. By the socket's family: of a connection that was reset no address can be had."""
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sock is None:
+        return UNKNOWN
+    if sock.family == socket.AF_UNIX:
+        return UNIX
+    peer = transport.get_extra_info("peername") if transport is not None else None
+    return canonical(peer[0]) if isinstance(peer, tuple) else UNKNOWN
 
 
 def _error_for(fault: BaseException | None) -> GatewayError:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from proxy.core.bounds import Bounds
 from proxy.core.settlement import Settlement
 from proxy.edge.connection import JSON_TYPE
 from proxy.edge.intake import Reservation
@@ -32,6 +33,8 @@ class Context:
     tail: str = ""
     """The part of the path that matched ``{id}``."""
     grant: Grant | None = None
+    bounds: Bounds | None = None
+    """Of the key and its account; None: nothing limits them."""
     intake: Reservation | None = None
     """What a large body takes of the memory for all of them; None for ordinary ones."""
     model: str = ""

@@ -7,13 +7,14 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import orjson
 
 from proxy import ids
 from proxy.clock import Clock
+from proxy.core.bounds import Bounds
 from proxy.core.credential import refuse_foreign_page, secret_of
 from proxy.core.errors import (
     RETRY_AFTER_OBEYED_SECONDS,
@@ -30,6 +31,7 @@ from proxy.edge.context import Context
 from proxy.edge.request import Request
 from proxy.edge.response import Response
 from proxy.edge.router import Router
+from proxy.live.settings import Live
 from proxy.store.errors import StoreUnavailableError
 from proxy.store.values import Grant
 from proxy.telemetry.logs import AccessLog, RequestLine
@@ -78,6 +80,8 @@ class Entrance:
             status = response.status
             if response.body is not None:
                 context.body_bytes = len(response.body)
+                if context.bounds is not None and context.bounds.rates.meters:  # a stream's head has been sent
+                    response.fields = context.bounds.rates.fields(self._clock.monotonic())
             return response
         finally:
             self._inside -= 1
@@ -100,6 +104,10 @@ class Access(Protocol):
     @property
     def anonymous(self) -> Grant | None: ...
 
+    @property
+    def bounds(self) -> Mapping[bytes, Bounds]:
+        """What bounds a key, by `Grant.sha256`; a key without limits is not in it."""
+
     def authenticate(self, credential: bytes) -> Grant | None:
         """Return what the key with this SHA-256 grants, or None."""
 
@@ -107,8 +115,11 @@ class Access(Protocol):
 class Dispatcher:
     """Finds the route, checks the key if the route needs one, and starts the handler."""
 
-    def __init__(self, router: Router, access: Access, *, draining: Callable[[], bool], refusing: Callable[[], bool]) -> None:
+    def __init__(
+        self, router: Router, access: Access, live: Live, *, draining: Callable[[], bool], refusing: Callable[[], bool]
+    ) -> None:
         """``draining``: a connection closes after its current request; ``refusing``: no new call is accepted."""
+        self._live = live
         self._router = router
         self._access = access
         self.draining = draining
@@ -130,7 +141,9 @@ class Dispatcher:
             route, context.tail = match.route, match.tail
         context.route = route.path
         if route.needs_key:
-            context.grant = self._grant(context)
+            grant = context.grant = self._grant(context)
+            if self._access.bounds and (bounds := self._access.bounds.get(grant.sha256)) is not None:
+                self._check(context, bounds)
             if self._refusing():
                 raise ModelUnavailableError("The gateway is restarting", retry_after_seconds=1)
         return route.handler(context)
@@ -148,6 +161,18 @@ class Dispatcher:
         if grant is None:
             raise InvalidApiKeyError("Invalid or revoked API key")
         return grant
+
+    def _check(self, context: Context, bounds: Bounds) -> None:
+        """Refuse what the key may not do, whatever it asks for. Raises: GatewayError."""
+        context.bounds = bounds
+        if context.received_at_ms >= bounds.idle_from_ms:
+            bounds.refuse_idle(context.received_at_ms)
+        if bounds.has_networks:
+            address, proxies = context.request.connection.peer_address, self._live.now.trusted_proxies
+            if proxies.are_any:
+                address = proxies.client(address, context.header_values("X-Forwarded-For"))
+            if address not in bounds.admitted:
+                bounds.refuse_address(address)
 
     async def _options(self, context: Context, path: str) -> Response:
         """Answer a preflight or a plain OPTIONS request; no key is needed."""

@@ -55,6 +55,10 @@ class Peer(Client, Protocol):
     def is_loopback(self) -> bool:
         """True over this machine's loopback, where the client may be a browser; over a unix socket it never is."""
 
+    @property
+    def peer_address(self) -> str:
+        """`canonical` address of the other end, `UNIX` over a unix socket, `UNKNOWN` where it cannot be had."""
+
     def send_head(self, request: "Request", status: int, headers: Mapping[str, str], first: bytes) -> None:
         """Send the head of an answer whose body the handler sends, in chunks or until the connection ends, with its first bytes."""
 

@@ -17,6 +17,8 @@ class Response(Struct, eq=False):
     status: int
     headers: dict[str, str]
     body: bytes | None
+    fields: str = ""
+    """Further fields as they are sent, each after a line break: of our own making, so nobody looks for line breaks in them."""
 
 
 class HeadWriter:
@@ -26,7 +28,7 @@ class HeadWriter:
         self._second = -1
         self._starts: dict[tuple[str, int], str] = {}
 
-    def head(self, version: str, status: int, headers: Mapping[str, str], now_ms: int) -> bytes:
+    def head(self, version: str, status: int, headers: Mapping[str, str], now_ms: int, fields: str = "") -> bytes:
         """Return a head, from its status line to its empty line; ``Server`` and ``Date`` (RFC 9110, 6.6.1) are added.
 
         Raises:
@@ -45,4 +47,4 @@ class HeadWriter:
             head += f"\r\n{name}: {value}"
         if head.count("\n") != len(headers) + 2 or head.count("\r") != len(headers) + 2:
             raise ValueError("a header field holds a line break")
-        return (head + "\r\n\r\n").encode("latin-1")
+        return f"{head}{fields}\r\n\r\n".encode("latin-1")

@@ -55,7 +55,7 @@ class Exchanges(Generic[C]):
         assert context.grant is not None
         if self.relay.abandonment.levels:
             self.relay.abandonment.refuse(context.grant.account_id)
-        model = find_model(settings.catalog, protocol.requested_model(body), protocol.kind)
+        model = find_model(settings.catalog, protocol.requested_model(body), protocol.kind, context.bounds)
         context.model = model.id
         call = protocol.parse_call(body, model)
         routes = settings.routes[model.id]
@@ -137,7 +137,9 @@ class Exchange(Generic[C]):
         self._names = exchanges.protocol.chosen_names(self._call)
         intake = context.intake
         upload = self._written(intake)
-        self._hold = await exchanges.billing.hold(self._request, self._advice)
+        bounds, call = context.bounds, self._call
+        admission = None if bounds is None else bounds.rates.admit(call.tokens_counted(), exchanges.clock.monotonic())
+        self._hold = await exchanges.billing.hold(self._request, self._advice, admission)
         flight = self._flight = exchanges.relay.depart(context.request.connection, self._request.account_id)
         try:
             try:
@@ -250,6 +252,8 @@ class Exchange(Generic[C]):
         """Send the client's head and the first bytes of its body; return its transport."""
         self._context.headers.update(STREAM_HEADERS)
         self._context.first_byte_at = self._exchanges.clock.monotonic()
+        if self._context.bounds is not None:
+            self._context.headers.update(self._context.bounds.rates.headers(self._context.first_byte_at))
         self._response = self._context.begin_stream(first)
         if self._way.kept and self._tap is not None and self._tap.begun:
             self._way.kept, self._call.fields = b"", _LET_GO

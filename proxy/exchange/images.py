@@ -75,7 +75,9 @@ class Generations:
         routes = settings.routes[model.id]
         target = self._routing.first(routes)
         advise = partial(hold_advice, call.n, model.price, context.grant.discount)
-        hold = await self._billing.hold(self._request(context, settings, target, call, claim), advise)
+        request = self._request(context, settings, target, call, claim)
+        admission = None if context.bounds is None else context.bounds.rates.admit(0, self.clock.monotonic())
+        hold = await self._billing.hold(request, advise, admission)
         ways = [Way(self._routing, routes, target, only=routes.only is not None) for _ in range(call.n)]
         generation = Generation(self, context, target.model, ways, hold)
         try:

@@ -115,9 +115,11 @@ class _Construction:
         self._stack.push_async_callback(self._upstreams.close)  # whatever is drained below may still call them
         store = await self._store()
         billing = await self._billing(store)
-        live_keys = LiveKeys(store, await anonymous_grant(store, self._clock) if self._config.server.auth == "none" else None)
+        is_keyless = self._config.server.auth == "none"
+        live_keys = LiveKeys(store, self._clock, await anonymous_grant(store, self._clock) if is_keyless else None)
         await live_keys.refresh()
         videos = await self._videos(store)
+        videos.jobs.occupied(live_keys.occupy(await store.open_requests()))  # only videos are open: all else has been settled
         await require_balanced(store)  # before anything moves money again, but after what was left has been settled
         videos.start()
         self._keep_house(store)
@@ -127,7 +129,7 @@ class _Construction:
         # The public listener opens last, so it stops first, and the operator sees the drain on the other two.
         await self._open_admin_listener(store, live_keys, ops, reloader)
         scraped = await self._open_metrics_listener(live_keys, ops)
-        addresses = await self._open_public_listener(self._public_router(store, billing, videos, ops), live_keys, videos)
+        addresses = await self._open_public_listener(self._public_router(store, live_keys, billing, videos, ops), live_keys, videos)
         return Gateway(store, addresses, live_keys, self._live, reloader, scraped)
 
     def _reloader(self, source: Source | None, videos: Videos) -> Reloader:
@@ -204,16 +206,16 @@ class _Construction:
 
     # the customers' routes
 
-    def _public_router(self, store: Store, billing: Billing, videos: Videos, ops: OpsHandlers) -> Router:
+    def _public_router(self, store: Store, live_keys: LiveKeys, billing: Billing, videos: Videos, ops: OpsHandlers) -> Router:
         idempotency = Idempotency(store, self._clock)
         admission = Admission(accounts=store, idempotency=idempotency, bodies=self._bodies, live=self._live)
         probes = probe_routes(ops)
         public = public_routes(
             chat=self._chat(billing, idempotency, admission),
             images=self._images(billing, idempotency, admission),
-            videos=self._video_handlers(store, videos, idempotency, admission),
+            videos=self._video_handlers(store, live_keys, videos, idempotency, admission),
             models=ModelHandlers(self._live),
-            account=AccountHandlers(store, store, self._zone),
+            account=AccountHandlers(store, store, self._clock, self._zone),
         )
         return Router([*public, *probes], PREFIXES, at_root=probes, elsewhere=ELSEWHERE)
 
@@ -242,7 +244,9 @@ class _Construction:
             routing=self._routing,
         )
 
-    def _video_handlers(self, store: Store, videos: Videos, idempotency: Idempotency, admission: Admission) -> VideoHandlers:
+    def _video_handlers(
+        self, store: Store, live_keys: LiveKeys, videos: Videos, idempotency: Idempotency, admission: Admission
+    ) -> VideoHandlers:
         return VideoHandlers(
             live=self._live,
             tasks=store,
@@ -251,6 +255,7 @@ class _Construction:
             cancels=videos.cancels,
             idempotency=idempotency,
             admission=admission,
+            keys=live_keys,
             clock=self._clock,
             routing=self._routing,
             draw_seed=lambda: secrets.randbelow(SEED_MAX + 1),

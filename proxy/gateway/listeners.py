@@ -40,7 +40,7 @@ class Listeners:
         """Open a listener on all its addresses; return it and the addresses. Raises: ListenError."""
         observer = Observer(self._clock, self._access_log, self._metrics)
         entrance = Entrance(
-            Dispatcher(router, live_keys, draining=self._stop.requested.is_set, refusing=self._stop.refusing.is_set),
+            Dispatcher(router, live_keys, self._live, draining=self._stop.requested.is_set, refusing=self._stop.refusing.is_set),
             observer,
             self._clock,
         )

@@ -58,7 +58,7 @@ class ImageHandlers:
     async def _make(self, context: Context, body: Posted, claim: IdempotencyClaim | None) -> Response:
         checked = fields.checked_body(body.take(), PUBLISHED_KEYS)
         settings = self._live.now
-        model = find_model(settings.catalog, fields.model_id(checked, DEFAULT_MODEL), Kind.IMAGE)
+        model = find_model(settings.catalog, fields.model_id(checked, DEFAULT_MODEL), Kind.IMAGE, context.bounds)
         context.model = model.id
         making = self._generations.make(context, settings, model, parse_image_call(checked), claim)
         del checked  # tens of megabytes, for as long as the images take

@@ -12,8 +12,12 @@ class ModelHandlers:
         self._live = live
 
     async def list(self, context: Context) -> Response:
-        models = [listed(model) for model in self._live.now.catalog.values() if model.enabled]
+        """Answer with the models that the key may use."""
+        bounds = context.bounds
+        models = [
+            listed(model) for model in self._live.now.catalog.values() if model.enabled and (bounds is None or bounds.allows(model.id))
+        ]
         return context.json({"object": "list", "data": models})
 
     async def retrieve(self, context: Context) -> Response:
-        return context.json(listed(find_model(self._live.now.catalog, context.tail)))
+        return context.json(listed(find_model(self._live.now.catalog, context.tail, bounds=context.bounds)))

@@ -35,6 +35,7 @@ from proxy.edge.body import Posted
 from proxy.edge.context import Context
 from proxy.edge.response import Response
 from proxy.exchange.admission import Admission
+from proxy.live.keys import LiveKeys
 from proxy.live.settings import Live, Settings
 from proxy.store.contract import Books, VideoTasks
 from proxy.store.values import Grant, IdempotencyClaim, NewRequest
@@ -60,6 +61,7 @@ class VideoHandlers:
         cancels: VideoCancels,
         idempotency: Idempotency,
         admission: Admission,
+        keys: LiveKeys,
         clock: Clock,
         routing: Routing,
         draw_seed: Callable[[], int],
@@ -74,6 +76,7 @@ class VideoHandlers:
         self._cancels = cancels
         self._idempotency = idempotency
         self._admission = admission
+        self._keys = keys
         self._clock = clock
         self._routing = routing
         self._draw_seed = draw_seed
@@ -89,13 +92,15 @@ class VideoHandlers:
     async def _submit(self, context: Context, body: Posted, claim: IdempotencyClaim | None) -> Response:
         checked = fields.checked_body(body.take(), PUBLISHED_KEYS)
         settings = self._live.now
-        model = find_model(settings.catalog, fields.model_id(checked, DEFAULT_MODEL), Kind.VIDEO)
+        model = find_model(settings.catalog, fields.model_id(checked, DEFAULT_MODEL), Kind.VIDEO, context.bounds)
         context.model = model.id
         call = self._told_apart(parse_video_call(checked, model))
         del checked  # what is ignored of it can be tens of megabytes
         target = self._routing.first(settings.routes[model.id])
         request, task = self._drawn_up(context, call, target, settings, claim)
-        submit = self._jobs.submit(request, task, upstream_body(call, task.upstream_model, task.safety_identifier))
+        body_up = upstream_body(call, task.upstream_model, task.safety_identifier)
+        assert context.grant is not None
+        submit = self._jobs.submit(request, task, body_up, self._keys.rates(context.grant).admit(0, self._clock.monotonic()))
         try:
             async with asyncio.timeout(SUBMIT_SECONDS_MAX + SUBMIT_MARGIN_SECONDS):
                 result = await asyncio.shield(submit)

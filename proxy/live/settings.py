@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from proxy.config import BillingConfig, Config
 from proxy.core.catalog import Catalog
+from proxy.core.networks import TrustedProxies
 from proxy.core.pricing import freeze, is_free
 from proxy.core.video.price import VideoBilling
 from proxy.core.video.task import Pace
@@ -31,6 +32,7 @@ class Settings:
     body_bytes_max: int
     body_seconds: float
     early_head_seconds: float
+    trusted_proxies: TrustedProxies
     billing: BillingConfig
     estimate: bool
     """True if what was relayed is charged when no usage ever came."""
@@ -60,6 +62,7 @@ def settings_of(config: Config, upstreams: Mapping[str, Upstream]) -> Settings:
         body_bytes_max=config.server.body_bytes_max,
         body_seconds=config.server.body_seconds,
         early_head_seconds=config.server.early_head_seconds,
+        trusted_proxies=TrustedProxies(config.server.trusted_proxies),
         billing=config.billing,
         estimate=config.billing.unknown_usage == "estimate",
         sells_for_nothing=any(model.enabled and is_free(model.price) for model in config.catalog.values()),

@@ -121,6 +121,7 @@ class Grant:
     """The key's; None: none."""
     account_limits: Limits | None = None
     """The account's; None: none."""
+    key_name: str = ""
     discount: int = DISCOUNT_WHOLE
     """What the account pays of each price, in ten-thousandths."""
 
@@ -196,6 +197,8 @@ class OpenRequest:
     created_at_ms: int
     owner: str | None
     """Id of the owner that placed it; None: placed before owners were recorded."""
+    key_id: str = ""
+    """Empty where no keys are used."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,16 @@
 """A chat's path through the gateway without kernel, disk and threads: memory transports, and a store that answers at once.
 
-``python -m tests.bench.in_memory json|stream COUNT`` answers COUNT requests, or relays COUNT chunks, and ends at once. The difference
-in instructions between two such runs is the gateway's own code: the same each time, whatever else the machine does.
+``python -m tests.bench.in_memory json|bound|stream COUNT`` answers COUNT requests (``bound``: of a key with all limits), or relays
+COUNT chunks, and ends at once. The difference in instructions between two such runs is the gateway's own code: the same each time,
+whatever else the machine does.
 """
 
 import asyncio
 import gc
+import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -18,7 +21,9 @@ from proxy.billing.holds import Billing
 from proxy.billing.idempotency import Idempotency
 from proxy.clock import SystemClock
 from proxy.config import UpstreamConfig, load
+from proxy.core.bounds import Bounds
 from proxy.core.health import Rest, Unrest
+from proxy.core.limits import Limits as BoundLimits
 from proxy.edge.body import BodyReader
 from proxy.edge.entrance import Dispatcher, Entrance, Observer
 from proxy.edge.router import Route, Router
@@ -27,6 +32,7 @@ from proxy.exchange.admission import Admission
 from proxy.exchange.flight import Relay
 from proxy.gateway.process import GC_ALLOCATIONS
 from proxy.handlers.chat import PATH, ChatHandlers
+from proxy.live.meters import Meters
 from proxy.live.settings import Live
 from proxy.store.contract import Store
 from proxy.store.values import Grant, Settled
@@ -69,8 +75,14 @@ class Transport:
     def get_write_buffer_size(self) -> int:
         return 0
 
-    def get_extra_info(self, _: str, default: object = None) -> object:
-        return default
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return {"socket": Socket, "peername": ("127.0.0.1", 40_000)}.get(name, default)
+
+
+class Socket:
+    """What is asked of a connection's socket."""
+
+    family = socket.AF_INET
 
 
 class Books:
@@ -91,14 +103,34 @@ class Books:
         return future
 
 
+GRANT = Grant(ids.digest(SECRET), "key_bench", 3, "bench", "key_bench")
+UNBOUND: Mapping[bytes, Bounds] = {}
+
+
+def all_bounds(*, account: bool = True) -> Mapping[bytes, Bounds]:
+    """Return every limit that a key, and with ``account`` its account too, can have, but money: the store has that. None is reached."""
+    limits = BoundLimits(
+        expires_at_ms=2**52,
+        models=("doubao-seed-*", "doubao-pro-32k"),
+        networks=("10.0.0.0/8", "127.0.0.0/8"),
+        requests_per_minute=10_000,
+        tokens_per_minute=100_000_000,
+        concurrent=1_000,
+    )
+    grant = replace(GRANT, limits=limits, account_limits=limits if account else None)
+    meters = Meters()
+    meters.limit([grant], 0)
+    return {GRANT.sha256: Bounds(limits, grant.account_limits, ends_at_ms=None, rates=meters.limited(grant))}
+
+
 class Access:
     """Accepts one key."""
 
     anonymous: Grant | None = None
 
-    def __init__(self) -> None:
-        grant = Grant(ids.digest(SECRET), "key_bench", 3, "bench")
-        self._grants = {grant.sha256: grant}
+    def __init__(self, bounds: Mapping[bytes, Bounds]) -> None:
+        self.bounds = bounds
+        self._grants = {GRANT.sha256: GRANT}
 
     def authenticate(self, credential: bytes) -> Grant | None:
         return self._grants.get(credential)
@@ -107,7 +139,7 @@ class Access:
 class Gateway:
     """The parts of a gateway that a chat goes through."""
 
-    def __init__(self, *, routed: bool = False) -> None:
+    def __init__(self, bounds: Mapping[bytes, Bounds] = UNBOUND, *, routed: bool = False) -> None:
         """Args: routed: whether its model has `ROUTES` routes instead of one."""
         self._loop = asyncio.get_running_loop()
         clock, metrics, store = SystemClock(), Metrics(), cast("Store", Books())
@@ -136,7 +168,7 @@ class Gateway:
             routing=Routing(clock),
         )
         router = Router([Route("POST", PATH, chat.create)], ("/api/v1", "/v1"))
-        dispatcher = Dispatcher(router, Access(), draining=lambda: False, refusing=lambda: False)
+        dispatcher = Dispatcher(router, Access(bounds), settings, draining=lambda: False, refusing=lambda: False)
         observer = Observer(clock, JsonAccessLog(clock, Lines(len)), metrics)
         self._server = Server(Entrance(dispatcher, observer, clock).answer, clock=clock, keepalive_seconds=75, stall_seconds=30)
 
@@ -165,9 +197,14 @@ class _Ark:
         self.accesses = {"default": self}
 
 
-async def answer(count: int, *, routed: bool = False) -> None:
+async def answer_bound(count: int) -> None:
+    """Do as `answer`, for a key with all limits."""
+    await answer(count, all_bounds(account=False))
+
+
+async def answer(count: int, bounds: Mapping[bytes, Bounds] = UNBOUND, *, routed: bool = False) -> None:
     """Answer ``count`` JSON requests, `CONNECTIONS` at a time."""
-    loop, gateway = asyncio.get_running_loop(), Gateway(routed=routed)
+    loop, gateway = asyncio.get_running_loop(), Gateway(bounds, routed=routed)
     asked = _asked(chunks=0)
     left = count + WARM_REQUESTS
     done = loop.create_future()
@@ -227,6 +264,7 @@ def main() -> None:
     gc.set_threshold(GC_ALLOCATIONS, 20, 20)
     loads: dict[str, Callable[[int], Coroutine[Any, Any, None]]] = {
         "json": answer,
+        "bound": answer_bound,
         "routes": partial(answer, routed=True),
         "stream": relay,
     }

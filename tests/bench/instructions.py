@@ -13,10 +13,11 @@ from tests.bench.options import Options
 from tests.bench.processes import ROOT, SpoiltError
 from tests.bench.rows import Row
 
-COUNTS = {"json": (1_000, 4_000), "routes": (1_000, 4_000), "stream": (1_000, 11_000)}
+COUNTS = {"json": (1_000, 4_000), "bound": (1_000, 4_000), "routes": (1_000, 4_000), "stream": (1_000, 11_000)}
 QUICK_COUNTS = (100, 200)
 WHAT = {
     "json": "instructions a JSON request",
+    "bound": "instructions a JSON request of a key with all limits",
     "routes": "instructions a JSON request of a model with four routes",
     "stream": "instructions a chunk",
 }

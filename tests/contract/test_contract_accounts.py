@@ -105,7 +105,8 @@ async def test_a_live_key_stands_for_its_account(store: Store, alice: Account) -
     key = await store.create_key("alice", new_key("key_1", name="laptop"))
 
     assert key == Key("key_1", "laptop", "sk_abcdefg", "alice", NOW_MS, None, identity="key_1")
-    assert await store.grants() == [Grant(new_key("key_1").sha256, "key_1", alice.id, "alice", identity="key_1")]
+    grant = Grant(new_key("key_1").sha256, "key_1", alice.id, "alice", identity="key_1", key_name="laptop")
+    assert await store.grants() == [grant]
 
 
 async def test_a_revoked_key_stands_for_nobody_and_keeps_its_first_time(store: Store, alice: Account) -> None:

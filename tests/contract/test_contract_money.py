@@ -27,7 +27,7 @@ async def test_a_hold_is_taken_from_what_is_available_not_from_the_balance(store
     assert await balance_and_held(store) == (1000, 300)
     (held,) = await store.open_requests()
     assert held.owner
-    assert held == OpenRequest("req_1", request.kind, alice.id, Nanos(300), NOW_MS, held.owner)
+    assert held == OpenRequest("req_1", request.kind, alice.id, Nanos(300), NOW_MS, held.owner, request.key_id)
     await assert_books_balance(store)
 
 

@@ -20,6 +20,7 @@ from proxy.clock import SystemClock
 from proxy.config import load
 from proxy.core.catalog import Kind
 from proxy.core.money import Nanos
+from proxy.core.rates import NO_RATES
 from proxy.core.video.price import VideoBilling, video_tokens
 from proxy.core.video.record import VideoTask, new_task
 from proxy.core.video.request import VideoCall
@@ -313,7 +314,7 @@ async def live(directory: Path, ark: StandIn, doom: Doom) -> None:
             )
             poll = VideoPoll(mortal, jobs, calls, metrics)
             request, task, body = _drawn_up(account_id, clock.now_ms())
-            await jobs.submit(request, task, body)
+            await jobs.submit(request, task, body, NO_RATES.occupy())
             for status in ("running", "succeeded"):
                 ark.videos.advance(next(iter(ark.videos.tasks)), status)
                 pending = await store.task(task.id)

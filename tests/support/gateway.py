@@ -19,6 +19,7 @@ from proxy.core.money import Nanos, parse_yuan
 from proxy.demo.ark import StandIn
 from proxy.gateway.app import running
 from proxy.gateway.shutdown import StopSignal
+from proxy.live.keys import LiveKeys
 from proxy.store.contract import Store
 from proxy.store.values import NewKey
 from proxy.telemetry.logs import Field, RequestLine
@@ -181,6 +182,7 @@ class Bench:
     log: Lines
     stop: StopSignal
     directory: Path
+    live_keys: LiveKeys
     scraped_at: tuple[str, ...] = ()
 
     @property
@@ -233,7 +235,8 @@ async def bench(directory: Path, *, balance: Nanos = BALANCE, ark: StandIn | Non
         secret, account_id = await _customer(gateway.store, "acme", balance)
         await gateway.live_keys.refresh()
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
-        yield Bench(gateway.addresses[0], secret, account_id, gateway.store, ark, session, log, stop, directory, gateway.scraped_at)
+        started = (gateway.live_keys, gateway.scraped_at)
+        yield Bench(gateway.addresses[0], secret, account_id, gateway.store, ark, session, log, stop, directory, *started)
 
 
 async def _customer(store: Store, name: str, balance: Nanos) -> tuple[str, int]:

@@ -90,6 +90,11 @@ class ChatCall(Struct):
     prompt: PromptBound
     output: OutputBound
 
+    def tokens_counted(self) -> int:
+        """Return the lower bound of the prompt and, where the client limits the answer, that limit; not what is thought besides."""
+        output = self.output
+        return self.text_bytes // PROMPT_BYTES_PER_TOKEN_MAX + (output.answer_tokens * output.choices if output.limit else 0)
+
     def hold_nanos(self, price: ChatPrice) -> Nanos:
         """Return the worst case of what this call may cost."""
         return hold_for_chat(price, self.prompt.tokens, self.output.tokens)

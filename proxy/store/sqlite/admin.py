@@ -240,7 +240,7 @@ def grants(connection: sqlite3.Connection) -> list[Grant]:
     whole = {one.id: one.limits for one in accounts(connection)}
     rows = connection.execute(
         f"""SELECT keys.sha256, keys.id, keys.account_id, accounts.name, accounts.discount, {limits.IDENTITY},
-              keys.ends_at_ms, {limits.columns()}
+              keys.ends_at_ms, keys.name, {limits.columns()}
             FROM keys JOIN accounts ON accounts.id = keys.account_id
             LEFT JOIN limits ON limits.account_id = keys.account_id AND limits.identity = {limits.IDENTITY}
             WHERE keys.revoked_at_ms IS NULL"""  # noqa: S608
@@ -255,9 +255,10 @@ def grants(connection: sqlite3.Connection) -> list[Grant]:
             ends_at_ms=ends_at_ms,
             limits=limits.of_columns(its),
             account_limits=whole[account_id],
+            key_name=key_name,
             discount=discount,
         )
-        for sha256, key_id, account_id, name, discount, identity, ends_at_ms, *its in rows
+        for sha256, key_id, account_id, name, discount, identity, ends_at_ms, key_name, *its in rows
     ]
 
 

@@ -23,7 +23,7 @@ _TIME_MAX_MS = 2**62
 _ATTEMPTS = msgspec.json.Decoder(tuple[Attempt, ...])
 
 _OPEN = """
-    SELECT id, kind, account_id, hold_nanos, created_at_ms, owner FROM requests
+    SELECT id, kind, account_id, hold_nanos, created_at_ms, owner, coalesce(key_id, '') FROM requests
     WHERE settled_at_ms IS NULL {whose} ORDER BY created_at_ms, rowid"""
 _RECEIPT = """
     SELECT requests.id, requests.kind, requests.account_id, coalesce(key_id, ''), model, upstream, upstream_model, stream, hold_nanos,

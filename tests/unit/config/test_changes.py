@@ -57,6 +57,7 @@ OTHER_VALUES: dict[str, tuple[str, Any, Any]] = {
     "server.stall_seconds": ("1", 60, 1),
     "server.heartbeat_seconds": ("1", 15, 1),
     "server.early_head_seconds": ("1", 0, 1),
+    "server.trusted_proxies": ('["10.0.0.1", "unix"]', [], ["10.0.0.1/32", "unix"]),
     "store.url": ('"sqlite:b.db"', "sqlite:{directory}/llm-proxy.db", "sqlite:{directory}/b.db"),
     "admin.listen": ('"off"', "unix:{directory}/admin.sock", "off"),
     "admin.metrics_listen": ('"127.0.0.1:7"', "off", "127.0.0.1:7"),

@@ -21,6 +21,7 @@ from proxy.telemetry.metrics import Metrics
 from tests.support.backlogs import CROWD, expected_backlog, tcp_backlog, unix_clients_that_wait
 from tests.support.entrance import Nobody
 from tests.support.gateway import Lines
+from tests.support.settings import live
 
 pytestmark = pytest.mark.both_loops
 
@@ -31,7 +32,7 @@ SOCKET_UNIT = Path(__file__).parents[3] / "systemd/llm-proxy.socket"
 @pytest.fixture
 async def listener() -> Listener:
     clock = SystemClock()
-    dispatcher = Dispatcher(Router([], ()), Nobody(), draining=lambda: False, refusing=lambda: False)
+    dispatcher = Dispatcher(Router([], ()), Nobody(), live(), draining=lambda: False, refusing=lambda: False)
     return Listener(Entrance(dispatcher, Observer(clock, Lines(), Metrics()), clock), clock, keepalive_seconds=5, stall_seconds=5)
 
 

@@ -21,6 +21,7 @@ from proxy.telemetry.metrics import Metrics
 from tests.support.entrance import Nobody
 from tests.support.gateway import Lines
 from tests.support.raw import connect, request
+from tests.support.settings import live
 
 SECRET = "canary-in-an-exception"
 
@@ -46,7 +47,7 @@ async def serving(handler: Handler, *, seconds: float = 5) -> AsyncIterator[tupl
     clock, log = SystemClock(), Lines()
     router = Router([], (), at_root=[Route("GET", "/", handler, needs_key=False)])
     entrance = Entrance(
-        Dispatcher(router, Nobody(), draining=lambda: False, refusing=lambda: False), Observer(clock, log, Metrics()), clock
+        Dispatcher(router, Nobody(), live(), draining=lambda: False, refusing=lambda: False), Observer(clock, log, Metrics()), clock
     )
     listener = Listener(entrance, clock, keepalive_seconds=seconds, stall_seconds=seconds)
     (address,) = await listener.open(open_sockets(TcpAddress("127.0.0.1", 0)))
