@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 import orjson
-from msgspec.structs import replace
 
 from proxy.billing.holds import Billing
 from proxy.billing.idempotency import kept
@@ -187,8 +186,7 @@ class Exchange(Generic[C]):
 
     def _advice(self, available_nanos: int) -> str:
         """Return how to lower the hold, for a customer who has no more than this available."""
-        assert isinstance(self._model.price, ChatPrice)
-        assert self._context.grant is not None
+        assert isinstance(self._model.price, ChatPrice) and self._context.grant is not None
         return self._call.hold_advice(self._model.price, before_discount(available_nanos, self._context.grant.discount))
 
     def _close(self) -> None:
@@ -394,17 +392,9 @@ class Exchange(Generic[C]):
             first_byte_ms=milliseconds(context.first_byte_at, context.received_at),
             total_ms=milliseconds(now, context.received_at),
             note=note,
+            attempts=self._way.told,
         )
-        if self._way.told:
-            seen = replace(seen, attempts=self._way.told)
         hold_nanos, estimate, discount = self._request.hold_nanos, self._settings.estimate, context.grant.discount
-        context.settlement = conclude(
-            self._call.text_bytes,
-            price,
-            hold_nanos,
-            seen,
-            estimate=estimate,
-            bytes_per_token=self._model.estimated_by,
-            discount=discount,
-        )
+        text_bytes, each = self._call.text_bytes, self._model.estimated_by
+        context.settlement = conclude(text_bytes, price, hold_nanos, seen, estimate=estimate, bytes_per_token=each, discount=discount)
         self._hold.settle(context.settlement, stored)
