@@ -64,6 +64,12 @@ class Context:
         assert self.grant is not None
         return self.grant.key_id
 
+    @property
+    def discount(self) -> int:
+        """What the account pays of each price, in ten-thousandths. Only for routes that ask for a key."""
+        assert self.grant is not None
+        return self.grant.discount
+
     def has_left(self) -> bool:
         """Return True once the client's connection is lost."""
         return self.connection.is_lost()

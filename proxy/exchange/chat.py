@@ -186,8 +186,8 @@ class Exchange(Generic[C]):
 
     def _advice(self, available_nanos: int) -> str:
         """Return how to lower the hold, for a customer who has no more than this available."""
-        assert isinstance(self._model.price, ChatPrice) and self._context.grant is not None
-        return self._call.hold_advice(self._model.price, before_discount(available_nanos, self._context.grant.discount))
+        assert isinstance(self._model.price, ChatPrice)
+        return self._call.hold_advice(self._model.price, before_discount(available_nanos, self._context.discount))
 
     def _close(self) -> None:
         """Leave no hold behind, whatever ended the call."""

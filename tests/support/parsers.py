@@ -19,7 +19,7 @@ from proxy.billing import idempotency, retries
 from proxy.clock import SystemClock
 from proxy.config import quoting
 from proxy.config import values as config_values
-from proxy.core import credential, json_text, money, shown_text, waiting
+from proxy.core import credential, json_text, money, networks, shown_text, waiting
 from proxy.core.ark import context_length, creation, field_names, identifiers, named_field, plain_text, refusal, text
 from proxy.core.ark.lenient_json import MENDED_BYTES_MAX, read_mended
 from proxy.core.ark.text import ArkError
@@ -246,6 +246,12 @@ def credentials(raw: bytes) -> None:
             credential.refuse_foreign_page(origin, said)
 
 
+def forwarded(raw: bytes) -> None:
+    proxies = networks.TrustedProxies(["10.0.0.0/8", "2001:db8::/32"])
+    for values in ([words_of(raw)], [words_of(raw)] * 50):
+        proxies.client("10.0.0.1", values)
+
+
 def headed(raw: bytes) -> None:
     found = HeadReader(64 * KB).feed(raw)
     if found is not None:
@@ -430,6 +436,9 @@ PARSERS: dict[str, Parser] = {
         ("proxy.edge.router", "proxy.edge.slips", "proxy.edge.entrance"),
     ),
     "a query": Parser(queried, HEADER_BYTES, (Worst(b"%41=1&"), Worst(b"a&")), ("proxy.edge.request",)),
+    "whose address a call comes from": Parser(
+        forwarded, HEADER_BYTES, (Worst(b"10.0.0.1,"), Worst(b"2001:db8::1,"), Worst(b","), Worst(b"1:")), (f"{CORE}.networks",)
+    ),
     "a credential, an origin, a host": Parser(credentials, HEADER_BYTES, (Worst(b" \t"), Worst("℀".encode())), (f"{CORE}.credential",)),
     "other headers": Parser(
         headers,
