@@ -25,7 +25,7 @@ from proxy.core.errors import (
 )
 from proxy.core.limits import Period
 from proxy.core.money import Nanos, format_yuan
-from proxy.core.rates import Admission
+from proxy.core.rates import Rates
 from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.core.timestamps import iso
 from proxy.store.contract import Ledger
@@ -101,8 +101,10 @@ class Hold(Struct, eq=False):
 
     billing: "Billing"
     request: NewRequest
-    admission: Admission | None = None
-    """What the call has taken of its key's rates; None: they have no limit."""
+    rates: Rates | None = None
+    """Rates of its key that the call was admitted to; None: nothing limits the key."""
+    tokens: int = 0
+    """Tokens that it has taken of them."""
     durable: "asyncio.Future[None] | None" = None
     """Done when the settlement is on the ledger, failed where the store refuses it for `SETTLE_WAIT_SECONDS`; None: not settled."""
 
@@ -112,9 +114,9 @@ class Hold(Struct, eq=False):
         The request's idempotency key, where it has one, keeps ``answer`` in the same transaction; without an answer it is free again.
         """
         if self.durable is None:
-            if self.admission is not None:
+            if self.rates is not None:
                 usage = settlement.usage
-                self.admission.end(usage.prompt_tokens + usage.completion_tokens, self.billing.clock.monotonic())
+                self.rates.end(self.tokens, usage.prompt_tokens + usage.completion_tokens, self.billing.clock.monotonic())
             self.durable = self.billing.commit(self.request, settlement, answer)
 
     def settled(self) -> "asyncio.Future[None]":
@@ -140,12 +142,14 @@ class Billing:
         self.used_at_ms: dict[str, int] = {}
         """When each key, by its id, was last settled for, until `jobs.note_use` has written it."""
 
-    async def hold(self, request: NewRequest, advise: Callable[[int], str] | None = None, admission: Admission | None = None) -> Hold:
+    async def hold(
+        self, request: NewRequest, advise: Callable[[int], str] | None = None, rates: Rates | None = None, tokens: int = 0
+    ) -> Hold:
         """Record the request and hold its worst case, durably.
 
         Args:
             advise: called where too little is available, with the nano-yuan that are, for `hold_refused`.
-            admission: what the call has taken of its key's rates; given back unless a hold is placed, and by the hold's settlement.
+            rates: those that the call was admitted to with so many tokens. The hold ends that; here, if none is placed.
 
         Raises:
             InsufficientBalanceError: too little is available; KeyLimitReachedError: of a money limit too little is left.
@@ -164,9 +168,9 @@ class Billing:
             left = _left(fault)
             raise hold_refused(fault, advise(left) if advise and left is not None else "") from None
         finally:
-            if admission is not None and not is_placed:
-                admission.withdraw()
-        return Hold(self, request, admission)
+            if rates is not None and not is_placed:
+                rates.withdraw(tokens)
+        return Hold(self, request, rates, tokens)
 
     def commit(self, request: NewRequest, settlement: Settlement, answer: StoredAnswer | None = None) -> "asyncio.Future[None]":
         """Commit a settlement, however often it takes; the future resolves once it is durable.

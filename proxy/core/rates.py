@@ -102,8 +102,8 @@ class Rates:
     def __bool__(self) -> bool:
         return bool(self.meters)
 
-    def admit(self, tokens: int, now: float) -> "Admission":
-        """Take one request, its tokens and a slot of every meter, or nothing of any.
+    def admit(self, tokens: int, now: float) -> int:
+        """Take one request, its tokens and a slot of every meter, or nothing of any; return the tokens. `end` or `withdraw` ends it.
 
         A call that counts more tokens than a bucket holds is admitted when the bucket is full, and leaves a debt: it must be able to
         pass some day, and what it really uses may be far less.
@@ -122,20 +122,19 @@ class Rates:
             # `max` takes five times as long
             meter.requests_full_at = (requests_at if requests_at > now else now) + meter.request_seconds  # noqa: FURB136
             meter.tokens_full_at = (tokens_at if tokens_at > now else now) + taken  # noqa: FURB136
-        return Admission(self, tokens)
+        return tokens
 
     def _refused(self, at: Meter, tokens: int, now: float) -> RateLimitedError:
         """Return the refusal, after what meters before this one have been taken of is given back."""
         before = self.meters[: self.meters.index(at)]
         if before:
-            Admission(Rates(before), tokens).withdraw()
+            Rates(before).withdraw(tokens)
         return _refusal(self.meters, tokens, now)
 
-    def occupy(self) -> "Admission":
+    def occupy(self) -> None:
         """Take a slot of every meter, whatever its limit: for a call that was admitted by a process before."""
         for meter in self.meters:
             meter.open += 1
-        return Admission(self, 0)
 
     def fields(self, now: float) -> str:
         """Return OpenAI's ``x-ratelimit-*`` fields, of the key or the account, whichever has less left; each begins with a line break.
@@ -163,25 +162,10 @@ class Rates:
             told = f"{told}{meter.tokens_told}{left}\r\nx-ratelimit-reset-tokens: {reset}"
         return told
 
-    def headers(self, now: float) -> dict[str, str]:
-        """Return the same fields by their names."""
-        lines = self.fields(now).split("\r\n")[1:]
-        return {name: value for name, _, value in (line.partition(": ") for line in lines)}
-
-
-NO_RATES = Rates(())
-
-
-class Admission(Struct, eq=False, gc=False):
-    """What one call has taken. It ends once: by `end`, or by `withdraw` if nothing came of it."""
-
-    rates: Rates
-    tokens: int
-
-    def end(self, tokens: int, now: float) -> None:
-        """Give the slots back, and count the tokens that were used instead of those that were taken."""
-        more = tokens - self.tokens
-        for meter, before in self.rates.pairs:
+    def end(self, taken: int, used: int, now: float) -> None:
+        """Give the slots of one call back, and count the tokens that it used instead of those that it had taken."""
+        more = used - taken
+        for meter, before in self.pairs:
             meter.open -= 1
             if before:
                 full_at, seconds = meter.tokens_full_at, meter.token_seconds
@@ -190,11 +174,14 @@ class Admission(Struct, eq=False, gc=False):
                 # By the larger limit, as `Meter.limit` keeps what was taken: a small one that is new is no debt of hours.
                 meter.tokens_full_at = full_at + more * (seconds if seconds < before else before)  # noqa: FURB136
 
-    def withdraw(self) -> None:
-        """Give everything back, as if the call had not been made."""
-        for meter in self.rates.meters:
+    def withdraw(self, taken: int) -> None:
+        """Give all back that one call has taken, as if it had not been made."""
+        for meter in self.meters:
             meter.requests_full_at -= meter.request_seconds
-        self.end(0, -math.inf)
+        self.end(taken, 0, -math.inf)
+
+
+NO_RATES = Rates(())
 
 
 def _requests_wait(meter: Meter, now: float) -> float:

@@ -120,12 +120,12 @@ class Connection(Receiver):
         if self.waiter is not None and not self.waiter.done():
             self.force_close()  # close() would leave the transport open, and a next request on it unanswered
 
-    def send_head(self, request: Request, status: int, headers: Mapping[str, str], first: bytes) -> None:
+    def send_head(self, request: Request, status: int, headers: Mapping[str, str], first: bytes, fields: str = "") -> None:
         if request.takes_chunks:
-            self._send(request, status, {**headers, "Transfer-Encoding": "chunked"}, first)
+            self._send(request, status, {**headers, "Transfer-Encoding": "chunked"}, first, fields)
         else:
             request.closing = True
-            self._send(request, status, headers, first)
+            self._send(request, status, headers, first, fields)
 
     # the request cycle
 

@@ -116,10 +116,13 @@ class Context:
         self.headers["Content-Type"] = content_type
         return Response(status, self.headers, body)
 
-    def begin_stream(self, first: bytes) -> Response:
-        """Send the head of a streamed answer and the first bytes of its body, framed. Return its `Response`, without a body."""
+    def begin_stream(self, first: bytes, fields: str = "") -> Response:
+        """Send the head of a streamed answer and the first bytes of its body, framed. Return its `Response`, without a body.
+
+        Args: fields: as `Response.fields`.
+        """
         self.begun = True
-        self.request.connection.send_head(self.request, 200, self.headers, first)
+        self.request.connection.send_head(self.request, 200, self.headers, first, fields)
         return Response(200, self.headers, None)
 
 

@@ -80,7 +80,7 @@ class Entrance:
             status = response.status
             if response.body is not None:
                 context.body_bytes = len(response.body)
-                if context.bounds is not None and context.bounds.rates.meters:  # a stream's head has been sent
+                if context.bounds is not None:  # a stream's head has been sent
                     response.fields = context.bounds.rates.fields(self._clock.monotonic())
             return response
         finally:

@@ -59,7 +59,7 @@ class Peer(Client, Protocol):
     def peer_address(self) -> str:
         """`canonical` address of the other end, `UNIX` over a unix socket, `UNKNOWN` where it cannot be had."""
 
-    def send_head(self, request: "Request", status: int, headers: Mapping[str, str], first: bytes) -> None:
+    def send_head(self, request: "Request", status: int, headers: Mapping[str, str], first: bytes, fields: str = "") -> None:
         """Send the head of an answer whose body the handler sends, in chunks or until the connection ends, with its first bytes."""
 
 

@@ -136,9 +136,9 @@ class Exchange(Generic[C]):
         self._names = exchanges.protocol.chosen_names(self._call)
         intake = context.intake
         upload = self._written(intake)
-        bounds, call = context.bounds, self._call
-        admission = None if bounds is None else bounds.rates.admit(call.tokens_counted(), exchanges.clock.monotonic())
-        self._hold = await exchanges.billing.hold(self._request, self._advice, admission)
+        rates = None if context.bounds is None else context.bounds.rates
+        tokens = 0 if rates is None else rates.admit(self._call.tokens_counted(), exchanges.clock.monotonic())
+        self._hold = await exchanges.billing.hold(self._request, self._advice, rates, tokens)
         flight = self._flight = exchanges.relay.depart(context.request.connection, self._request.account_id)
         try:
             try:
@@ -250,9 +250,9 @@ class Exchange(Generic[C]):
         """Send the client's head and the first bytes of its body; return its transport."""
         self._context.headers.update(STREAM_HEADERS)
         self._context.first_byte_at = self._exchanges.clock.monotonic()
-        if self._context.bounds is not None:
-            self._context.headers.update(self._context.bounds.rates.headers(self._context.first_byte_at))
-        self._response = self._context.begin_stream(first)
+        bounds = self._context.bounds
+        fields = "" if bounds is None else bounds.rates.fields(self._context.first_byte_at)
+        self._response = self._context.begin_stream(first, fields)
         if self._way.kept and self._tap is not None and self._tap.begun:
             self._way.kept, self._call.fields = b"", _LET_GO
         return self._context.request.connection.transport

@@ -76,8 +76,10 @@ class Generations:
         target = self._routing.first(routes)
         advise = partial(hold_advice, call.n, model.price, context.grant.discount)
         request = self._request(context, settings, target, call, claim)
-        admission = None if context.bounds is None else context.bounds.rates.admit(0, self.clock.monotonic())
-        hold = await self._billing.hold(request, advise, admission)
+        rates = None if context.bounds is None else context.bounds.rates
+        if rates is not None:
+            rates.admit(0, self.clock.monotonic())
+        hold = await self._billing.hold(request, advise, rates)
         ways = [Way(self._routing, routes, target, only=routes.only is not None) for _ in range(call.n)]
         generation = Generation(self, context, target.model, ways, hold)
         try:

@@ -100,7 +100,9 @@ class VideoHandlers:
         request, task = self._drawn_up(context, call, target, settings, claim)
         body_up = upstream_body(call, task.upstream_model, task.safety_identifier)
         assert context.grant is not None
-        submit = self._jobs.submit(request, task, body_up, self._keys.rates(context.grant).admit(0, self._clock.monotonic()))
+        rates = self._keys.rates(context.grant)
+        rates.admit(0, self._clock.monotonic())
+        submit = self._jobs.submit(request, task, body_up, rates)
         try:
             async with asyncio.timeout(SUBMIT_SECONDS_MAX + SUBMIT_MARGIN_SECONDS):
                 result = await asyncio.shield(submit)

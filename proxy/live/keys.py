@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from proxy.clock import Clock
 from proxy.core.bounds import Bounds
-from proxy.core.rates import Admission, Rates
+from proxy.core.rates import Rates
 from proxy.live.meters import Meters
 from proxy.store.contract import Accounts
 from proxy.store.values import Grant, OpenRequest
@@ -51,8 +51,8 @@ class LiveKeys:
         """Return the meters of a key and its account, limited or not: what goes on for long is counted before there is a limit."""
         return self._meters.all(grant)
 
-    def occupy(self, requests: Iterable[OpenRequest]) -> dict[str, Admission]:
-        """Take the slots of requests that the last process left open and whose work goes on; return each one's by its id.
+    def occupy(self, requests: Iterable[OpenRequest]) -> dict[str, Rates]:
+        """Take the slots of requests that the last process left open and whose work goes on; return each one's rates by its id.
 
         Of a request whose key is revoked the account's alone: such a key admits no others.
         """
@@ -60,7 +60,8 @@ class LiveKeys:
         taken = {}
         for request in requests:
             grant = by_key.get(request.key_id) or Grant(b"", request.key_id, request.account_id, "")
-            taken[request.id] = self._meters.all(grant).occupy()
+            taken[request.id] = rates = self._meters.all(grant)
+            rates.occupy()
         return taken
 
     def _bounds(self, grant: Grant) -> Bounds:

@@ -20,7 +20,7 @@ from proxy.clock import Clock
 from proxy.core.catalog import Kind
 from proxy.core.errors import GatewayError
 from proxy.core.money import format_yuan
-from proxy.core.rates import Admission
+from proxy.core.rates import Rates
 from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.report import Report, SubmitUnknown
 from proxy.core.video.task import Step, advance
@@ -74,25 +74,25 @@ class VideoJobs:
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._alone: WeakValueDictionary[str, Alone] = WeakValueDictionary()
         self._has_released = False
-        self._admissions: dict[str, Admission] = {}
-        """By task: what it has taken of its key's rates and slots, until it is settled."""
+        self._rates: dict[str, Rates] = {}
+        """By task: the rates that its call was admitted to, until it is settled."""
 
     # the life of a task
 
     def submit(
-        self, request: NewRequest, task: VideoTask, body: Mapping[str, object], admission: Admission
+        self, request: NewRequest, task: VideoTask, body: Mapping[str, object], rates: Rates
     ) -> "asyncio.Task[Step | GatewayError]":
         """Record a task and its hold, then submit it, then record the result. A client that leaves does not cut it.
 
         Returns: the step, or the customer's error. InsufficientBalanceError, IdempotencyConflictError or ModelUnavailableError:
         nothing was recorded; any other error of a refused submit: nothing was charged.
         """
-        self._admissions[task.id] = admission
+        self._rates[task.id] = rates
         return self._submits.spawn(self._submit(request, task, body), task.id)
 
-    def occupied(self, admissions: Mapping[str, Admission]) -> None:
+    def occupied(self, rates: Mapping[str, Rates]) -> None:
         """Keep the slots of tasks that the last process left, until they are settled."""
-        self._admissions.update(admissions)
+        self._rates.update(rates)
 
     async def advance(self, task_id: str, report: Report, answer: StoredAnswer | None = None) -> Step:
         """Store the step that a report leads to, and return it once it is durable.
@@ -192,7 +192,7 @@ class VideoJobs:
             return hold_refused(fault, hold_advice(task))
         finally:
             if not is_placed:
-                self._admissions.pop(task.id).withdraw()
+                self._rates.pop(task.id).withdraw(0)
         self._expect(task.upstream, due_at_ms)
         return None
 
@@ -221,8 +221,8 @@ class VideoJobs:
             for change in self._watchers.get(task.id, ()):
                 change.set()
         if step.settlement is not None:
-            if (admission := self._admissions.pop(task.id, None)) is not None:
-                admission.end(0, self._clock.monotonic())
+            if (rates := self._rates.pop(task.id, None)) is not None:
+                rates.end(0, 0, self._clock.monotonic())
             self._metrics.settled(Kind.VIDEO, task.model, step.settlement)
             seconds = (step.settlement.total_ms or 0) / 1000
             cost, note = format_yuan(step.settlement.charge_nanos, 4), step.settlement.note

@@ -314,7 +314,7 @@ async def live(directory: Path, ark: StandIn, doom: Doom) -> None:
             )
             poll = VideoPoll(mortal, jobs, calls, metrics)
             request, task, body = _drawn_up(account_id, clock.now_ms())
-            await jobs.submit(request, task, body, NO_RATES.occupy())
+            await jobs.submit(request, task, body, NO_RATES)
             for status in ("running", "succeeded"):
                 ark.videos.advance(next(iter(ark.videos.tasks)), status)
                 pending = await store.task(task.id)

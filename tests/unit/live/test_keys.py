@@ -16,7 +16,7 @@ from proxy.core.catalog import Kind, Model, find_model
 from proxy.core.errors import GatewayError, RateLimitedError
 from proxy.core.limits import Limits
 from proxy.core.networks import UNIX, TrustedProxies, canonical
-from proxy.core.rates import Admission
+from proxy.core.rates import Rates
 from proxy.live.keys import LiveKeys
 from proxy.store.contract import Accounts
 from proxy.store.values import Grant
@@ -113,7 +113,7 @@ class Call:
     parties: list[tuple[Party, int | None]]
     """With each one's tokens a minute when it began; those that no limit counted are left out."""
     tokens: int
-    admission: Admission | None
+    rates: Rates | None
 
 
 def expected(grant: Grant, key: Party, account: Party, ask: tuple[str, str, int], now: Fraction, now_ms: int) -> tuple[str, Fraction]:
@@ -158,7 +158,7 @@ def within(peer: str, networks: tuple[str, ...]) -> bool:
 # the gateway's own way
 
 
-def outcome(keys: LiveKeys, grant: Grant, ask: tuple[str, str, int], clock: Time) -> Admission | GatewayError | None:
+def outcome(keys: LiveKeys, grant: Grant, ask: tuple[str, str, int], clock: Time) -> Rates | GatewayError | None:
     """Ask as the dispatcher, a handler and the exchange do."""
     model_id, peer, tokens = ask
     found = keys.authenticate(grant.sha256)
@@ -171,9 +171,12 @@ def outcome(keys: LiveKeys, grant: Grant, ask: tuple[str, str, int], clock: Time
             if bounds.has_networks:
                 bounds.refuse_address(TRUSTED.client(peer if peer == UNIX else canonical(peer), ()))
         find_model(CATALOG, model_id, Kind.CHAT, bounds)
-        return bounds.rates.admit(tokens, clock.monotonic()) if bounds is not None and bounds.rates else None
+        if bounds is None or not bounds.rates:
+            return None
+        bounds.rates.admit(tokens, clock.monotonic())
     except GatewayError as error:
         return error
+    return bounds.rates
 
 
 # worlds
@@ -257,14 +260,14 @@ class World:
         if random.random() < 0.1:  # no money: as if it had not been made
             self.end(self.calls.pop(), None)
 
-    def take(self, key: Party, account: Party, tokens: int, admission: Admission | None) -> None:
+    def take(self, key: Party, account: Party, tokens: int, rates: Rates | None) -> None:
         counted = [party for party in (key, account) if any_rate(party.limits)]
-        assert (admission is None) == (not counted)
+        assert (rates is None) == (not counted)
         for party in counted:
             party.open += 1
             party.requests.taken += 1
             party.tokens.taken += tokens
-        self.calls.append(Call([(party, party.tokens.limit) for party in counted], tokens, admission))
+        self.calls.append(Call([(party, party.tokens.limit) for party in counted], tokens, rates))
 
     def end(self, call: Call, used: int | None) -> None:
         """Settle a call, or (None) take it back."""
@@ -277,16 +280,16 @@ class World:
             if limit is not None and before is not None:
                 more = Fraction((used or 0) - call.tokens)
                 party.tokens.taken = max(Fraction(0), party.tokens.taken + more * limit / max(limit, before))
-        if call.admission is not None and used is None:
-            call.admission.withdraw()
-        elif call.admission is not None:
-            call.admission.end(used or 0, self.clock.monotonic())
+        if call.rates is not None and used is None:
+            call.rates.withdraw(call.tokens)
+        elif call.rates is not None:
+            call.rates.end(call.tokens, used or 0, self.clock.monotonic())
 
     def compare(self) -> None:
         """Compare what each key is told of its rates."""
         for grant in self.grants:
             bounds = self.keys.bounds.get(grant.sha256)
-            told = {} if bounds is None else bounds.rates.headers(self.clock.monotonic())
+            told = {} if bounds is None else told_by(bounds.rates.fields(self.clock.monotonic()))
             for name in ("requests", "tokens"):
                 left = []
                 for party in (self.parties[grant.identity], self.parties[""]):
@@ -307,6 +310,10 @@ class World:
         else:
             self.ask()
         self.compare()
+
+
+def told_by(fields: str) -> dict[str, str]:
+    return dict(line.split(": ") for line in fields.split("\r\n")[1:])
 
 
 def any_rate(limits: Limits | None) -> bool:
