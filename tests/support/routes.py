@@ -86,7 +86,8 @@ async def routed(
         chat = ", ".join(route(at, told[at]) for at in range(count))
         models = f'[[models]]\nid = "{ROUTED}"\nkind = "chat"\nreasoning_tokens_max = 0\nroutes = [{chat}]\n'
         models += model
-        models += 'request_defaults = { thinking = { type = "disabled" } }\n'
+        if "openai" not in upstream:  # a field of Ark's
+            models += 'request_defaults = { thinking = { type = "disabled" } }\n'
         models += 'price = { input = "0.8", output = "2.0", cached_input = "0.16" }\n'
         for name, (kind, made_by, price) in _MODELS.items() if "openai" not in upstream else ():
             ways = ", ".join(route(at, told[at], made_by) for at in range(count))
