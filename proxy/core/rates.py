@@ -148,7 +148,7 @@ class Rates:
             left, reset = meter.requests, "0s"
             if seconds > _ROUNDING_SECONDS:
                 left = int(left - seconds / meter.request_seconds + _ROUNDING_SECONDS)  # type: ignore[operator]  # it has this limit
-                reset = _SHORT[int((seconds - _ROUNDING_SECONDS) * 1000)] if seconds < _SHORT_SECONDS else duration(seconds)
+                reset = _SHORT[int(seconds * 1000)] if seconds < _SHORT_SECONDS else duration(seconds)
             told = f"{meter.requests_told}{left}\r\nx-ratelimit-reset-requests: {reset}"
         meter = self._tokens if self._is_alone else _least(self.meters, tokens_level, now)
         if meter is not None:
@@ -156,7 +156,7 @@ class Rates:
             left, reset = meter.tokens, "0s"
             if seconds > _ROUNDING_SECONDS:
                 left = int(left - seconds / meter.token_seconds + _ROUNDING_SECONDS)  # type: ignore[operator]
-                reset = _SHORT[int((seconds - _ROUNDING_SECONDS) * 1000)] if seconds < _SHORT_SECONDS else duration(seconds)
+                reset = _SHORT[int(seconds * 1000)] if seconds < _SHORT_SECONDS else duration(seconds)
                 if left < 0:  # a debt
                     left = 0
             told = f"{told}{meter.tokens_told}{left}\r\nx-ratelimit-reset-tokens: {reset}"
