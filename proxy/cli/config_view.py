@@ -36,9 +36,10 @@ def describe(config: Config) -> dict[str, Any]:
                 "name": upstream.name,
                 "base_url": upstream.base_url,
                 "dialect": upstream.dialect,
-                "api_keys": {name: "set" if secret else "missing" for name, secret in upstream.api_keys.items()},
+                "api_keys": [f"{name}: {'set' if secret else 'missing'}" for name, secret in upstream.api_keys.items()],
                 "asks_usage": upstream.asks_usage,
-                "health": {"failures": upstream.health.failures, "rest_seconds": list(upstream.health.rest_seconds)},
+                "failures": upstream.health.failures,
+                "rest_seconds": list(upstream.health.rest_seconds),
                 "proxy": upstream.proxy or "none",
             }
             for upstream in config.upstreams.values()
@@ -54,9 +55,7 @@ def _described_model(model: Model) -> dict[str, Any]:
         "kind": str(model.kind),
         "upstream": model.upstream,
         "upstream_model": model.upstream_model,
-        "routes": [
-            {"upstream": route.upstream, "model": route.model, "weight": route.weight, "tier": route.tier} for route in model.routes
-        ],
+        "routes": [f"{route.name} weight {route.weight} tier {route.tier}" for route in model.routes if len(model.routes) > 1],
         "enabled": model.enabled,
         "price": price_in_words(model.price),
     }

@@ -129,7 +129,7 @@ def _between(key: str, before: object, after: object, *, live: Container[str] | 
     if isinstance(before, Model) and isinstance(after, Model):
         is_one = len(before.routes) == len(after.routes) == 1 and before.routes[0].weight == after.routes[0].weight
         told_as_routes = ("routes",) if is_one else ("upstream", "upstream_model")
-        for name in ("dialect", "asks_usage", "estimated_by", "is_routed", *told_as_routes):
+        for name in ("dialect", "asks_usage", "estimated_by", "first_fields", *told_as_routes):
             del parts[name]  # they follow from the upstream's table, or are told as routes
     for name, part in parts.items():
         if part != others[name]:

@@ -154,8 +154,8 @@ class Model:
 
     estimated_by: BytesPerToken | None = field(init=False)
     """What an estimate divides by; None: it is a lower bound, as Ark always tells the usage of an answer that it finished."""
-    is_routed: bool = field(init=False)
-    """True if there are several routes."""
+    first_fields: Mapping[str, Any] = field(init=False)
+    """What a chat's body begins with, under the client's fields; of a model with several routes first its name, which differs."""
     prompt_limit_tokens: int = field(init=False)
     """Tokens that no prompt of this model can exceed upstream; 0 where nobody said. Looked at in each call, so no property."""
 
@@ -164,7 +164,8 @@ class Model:
         if not self.routes:
             route = Route(self.upstream, self.upstream_model, dialect=self.dialect, asks_usage=self.asks_usage)
             object.__setattr__(self, "routes", (route,))
-        object.__setattr__(self, "is_routed", len(self.routes) > 1)
+        first = {"model": self.id, **self.request_defaults} if len(self.routes) > 1 else self.request_defaults
+        object.__setattr__(self, "first_fields", first)
         assumed = BYTES_PER_TOKEN if self.dialect == "openai" else None
         object.__setattr__(self, "estimated_by", self.bytes_per_token or assumed)
 

@@ -23,7 +23,7 @@ from proxy.edge.context import Context
 from proxy.edge.intake import Reservation
 from proxy.edge.response import Response
 from proxy.exchange.attempts import Way, at_hand
-from proxy.exchange.ends import ANSWER_BYTES_MAX, ERROR_BYTES_MAX, EVENT_STREAM, STREAM_HEADERS, broken_off, milliseconds, restarting
+from proxy.exchange.ends import ANSWER_BYTES_MAX, ERROR_BYTES_MAX, EVENT_STREAM, STREAM_HEADERS, broken_off, restarting
 from proxy.exchange.flight import Relay
 from proxy.exchange.stream import Stream
 from proxy.live.settings import Live, Settings
@@ -388,9 +388,9 @@ class Exchange(Generic[C]):
             outcome=outcome,
             answer=answer,
             abandoned=outcome is _CLIENT_GONE and self._is_abandoned(answer),
-            http_status=0 if self._is_unheard(outcome) else status,
-            first_byte_ms=milliseconds(context.first_byte_at, context.received_at),
-            total_ms=milliseconds(now, context.received_at),
+            http_status=0 if outcome is not _COMPLETE and self._is_unheard(outcome) else status,
+            first_byte_ms=None if (at := context.first_byte_at) is None else round((at - context.received_at) * 1000),
+            total_ms=round((now - context.received_at) * 1000),
             note=note,
             attempts=self._way.told,
         )

@@ -375,7 +375,9 @@ def test_check_config_shows_what_would_run_and_no_secret(run: Command, tmp_path:
     lines = result.stdout.splitlines()
     assert f"admin.listen                    unix:{tmp_path / 'admin.sock'}" in lines
     assert "admin.metrics_listen            off" in lines
-    assert ["ark", "https://ark.example/api/v3", "set", "none"] in [line.split() for line in lines]
+    assert ["ark", "https://ark.example/api/v3", "ark", "default:", "set", "yes", "5", "5,", "60", "none"] in [
+        line.split() for line in lines
+    ]
     prices = {model["id"]: (model["price"], model["enabled"]) for model in answer_of(as_json)["models"]}
     assert prices == {
         "doubao-pro-32k": ("≤ 32768: 0.8 in, 2 out, 0.16 cached /M; 1.2 in, 16 out, 1.2 cached /M", True),

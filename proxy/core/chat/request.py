@@ -138,7 +138,7 @@ def parse_chat_call(body: Body, model: Model) -> ChatCall:
         ContextLengthError: the text is surely longer than the model's context.
         InvalidParameterError: a field that the price depends on has a wrong type or range.
     """
-    body = {**model.request_defaults, **body}
+    body = {**model.first_fields, **body}
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidMessagesError("'messages' must be a non-empty array", param="messages")
@@ -170,11 +170,7 @@ def upstream_body(call: ChatCall, model: Model) -> bytes:
     Raises:
         InvalidJsonError: nested too deeply to be serialised.
     """
-    if not model.is_routed:
-        fields: Body = {**call.fields, "model": model.upstream_model}
-    else:
-        fields = {"model": None, **call.fields}  # the name comes first: `renamed`
-        fields["model"] = model.upstream_model
+    fields: Body = {**call.fields, "model": model.upstream_model}
     for message in fields["messages"]:
         if message["role"] == "developer":
             fields["messages"] = [{**each, "role": "system"} if each["role"] == "developer" else each for each in fields["messages"]]

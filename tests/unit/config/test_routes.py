@@ -83,17 +83,18 @@ def test_upstream_and_upstream_model_are_one_route(tmp_path: Path) -> None:
 def test_check_config_shows_routes_and_keys_without_secrets(tmp_path: Path) -> None:
     shown = describe(load(written(tmp_path), ENV))
 
-    assert shown["upstreams"][0]["api_keys"] == {"main": "set", "spare": "set"}
+    assert shown["upstreams"][0]["api_keys"] == ["main: set", "spare: set"]
     assert shown["upstreams"][2] == {
         "name": "deep",
         "base_url": "https://deep.example/v1",
         "dialect": "openai",
-        "api_keys": {"default": "set"},
+        "api_keys": ["default: set"],
         "asks_usage": False,
-        "health": {"failures": 5, "rest_seconds": [5, 60]},
+        "failures": 5,
+        "rest_seconds": [5, 60],
         "proxy": "none",
     }
-    assert shown["models"][0]["routes"][0] == {"upstream": "ark", "model": "seed-a", "weight": 3, "tier": 1}
+    assert shown["models"][0]["routes"][0] == "ark/seed-a weight 3 tier 1"
     assert "key-1" not in str(shown)
 
 
