@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.core.days import UTC
 from proxy.core.money import Nanos
 from proxy.store.progress import Progress
 from proxy.store.sqlite import open_store, writer
@@ -78,7 +79,7 @@ async def test_commits_do_not_begin_a_backup_anew(tmp_path: Path, monkeypatch: p
 async def test_a_fold_brings_the_next_checkpoint_nearer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a thousand slices of hundreds of pages each would count like a thousand holds."""
     monkeypatch.setattr(writer, "CHECKPOINT_FRAMES", 60)
-    store = await open_store(tmp_path / "books.db")
+    store = await open_store(tmp_path / "books.db", zone=UTC)
     alice = await store.create_account("alice", Nanos(10**9), NOW_MS)
     await requests(store, alice.id, 0, 200)
     checkpoints: list[int] = []
