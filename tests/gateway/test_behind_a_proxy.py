@@ -1,7 +1,8 @@
 """The blocks of the guide for nginx and Caddy, each run as it stands in front of a real gateway."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from proxy.demo.ark import TASKS, Answer, Hang, Pause, Send, Wait, answer_sse, c
 from proxy.doctor import front
 from tests.support.gateway import Bench, bench
 from tests.support.images import PRICE, ROUTE, paint
+from tests.support.limits import limit_key
 from tests.support.proxies import DEFAULT_READ_SECONDS, caddy, nginx
 from tests.support.videos import look, submitted
 
@@ -137,3 +139,17 @@ async def test_doctor_finds_what_each_line_of_the_guides_nginx_is_for(
     async with nginx(gateway, plain=True, without=without) as seen:
         assert await told(seen) == finding
     await gateway.assert_charged(0)
+
+
+@pytest.mark.parametrize(("proxy", "statuses"), [(nginx, [200, 403]), (caddy, [403, 200])], ids=["nginx", "caddy"])
+async def test_the_address_that_a_trusted_proxy_reports_is_the_callers(
+    tmp_path: Path, proxy: Callable[[Bench], AbstractAsyncContextManager[Bench]], statuses: list[int]
+) -> None:
+    """nginx adds to what its client sent, and the client is on a trusted machine itself; Caddy believes no client."""
+    async with bench(tmp_path, server='trusted_proxies = ["127.0.0.1"]') as gateway, proxy(gateway) as seen:
+        found = []
+        for network in ("192.0.2.0/24", "127.0.0.0/8"):
+            await limit_key(gateway, networks=(network,))
+            found.append((await seen.ask("/account", headers={"X-Forwarded-For": "192.0.2.7"})).status)
+
+    assert found == statuses

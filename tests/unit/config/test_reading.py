@@ -206,6 +206,22 @@ def test_the_operator_and_the_customers_have_no_door_in_common(tmp_path: Path, l
     assert faults == (f"admin.listen: unix:{tmp_path}/data/admin.sock {reason}",)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("10.0.0.1/8", 'is an address within a network: write "10.0.0.0/8" for all of it; or "unix", for peers of unix sockets'),
+        ("proxy.internal", 'must be a network such as "10.0.0.0/8"'),
+    ],
+)
+def test_a_trusted_proxy_is_a_network_or_the_word_unix(tmp_path: Path, text: str, reason: str) -> None:
+    config = load(write(tmp_path, 'server.trusted_proxies = ["10.0.0.0/8", "::1", "unix"]\n' + UPSTREAM + CHAT), ENV)
+    (fault,) = faults_of(tmp_path, f'server.trusted_proxies = ["::1", "{text}"]\n' + UPSTREAM + CHAT)
+
+    assert config.server.trusted_proxies == ("10.0.0.0/8", "::1/128", "unix")
+    assert fault.startswith("server.trusted_proxies[1]: ")
+    assert reason in fault
+
+
 @pytest.mark.parametrize("url", ["sqlite:.", "sqlite:data", "sqlite:data/"])
 def test_a_directory_is_no_store(tmp_path: Path, url: str) -> None:
     (tmp_path / "data").mkdir()

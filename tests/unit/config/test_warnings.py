@@ -48,3 +48,12 @@ def test_pictures_and_videos_have_nothing_to_warn_of() -> None:
     models = '[{"id": "p", "kind": "image", "price": {"image": 1}}, {"id": "v", "kind": "video", "price": {"silent": 1}}]'
 
     assert warnings(load(None, {**CONFIGURATION, "LLM_PROXY_MODELS": models})) == []
+
+
+def test_proxies_that_are_everybody_are_told() -> None:
+    trusted = '["10.0.0.0/8", "0.0.0.0/0", "::/0"]'
+
+    told = warnings(load(None, {**CONFIGURATION, "LLM_PROXY_SERVER__TRUSTED_PROXIES": trusted}))
+
+    network = "server.trusted_proxies: {} is everybody, so anybody can say where a call comes from"
+    assert [line for line in told if line.startswith("server")] == [network.format("0.0.0.0/0"), network.format("::/0")]
