@@ -20,6 +20,7 @@ from tests.support.gateway import CANARY_KEY, CONFIG, DEFAULTS
 from tests.support.raw import connect, request
 
 START_SECONDS = 30.0
+GROWTH_SECONDS, GROWTH_LOOKS = 10.0, 50
 
 
 class GatewayProcess:
@@ -123,6 +124,20 @@ async def resident_bytes(gateway: GatewayProcess) -> int:
         for _ in range(3):
             await client.ask(request("GET", "/healthz"))
     return _resident_bytes(gateway.process.pid)
+
+
+async def growth_bytes(gateway: GatewayProcess, before: int, most: int) -> int:
+    """Return by how much a gateway takes more memory than ``before``: at once if that is under ``most``, else what stays of it.
+
+    On a busy machine the last body of some megabytes may be on its way still when its upstream has seen all of it.
+    """
+    grown = most
+    for _ in range(GROWTH_LOOKS):
+        grown = await resident_bytes(gateway) - before
+        if grown < most:
+            break
+        await asyncio.sleep(GROWTH_SECONDS / GROWTH_LOOKS)
+    return grown
 
 
 def _resident_bytes(pid: int) -> int:
