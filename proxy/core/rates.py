@@ -23,7 +23,8 @@ _EMPTY_SECONDS = MINUTE_SECONDS + _ROUNDING_SECONDS
 _NO_LIMIT = 2**62
 _SHORT = tuple(f"{number}ms" for number in range(1, 1000))
 _SHORT_SECONDS = 0.999
-"""Durations that are looked up: to write one takes three times as long."""
+_WHOLE = (*(f"{number}s" for number in range(1, 60)), "1m0s")
+"""Durations that are looked up: to write one takes three times as long. From a second on a bucket's reset is told in whole ones."""
 
 
 class Meter:
@@ -148,7 +149,7 @@ class Rates:
             left, reset = meter.requests, "0s"
             if seconds > _ROUNDING_SECONDS:
                 left = int(left - seconds / meter.request_seconds + _ROUNDING_SECONDS)  # type: ignore[operator]  # it has this limit
-                reset = _SHORT[int(seconds * 1000)] if seconds < _SHORT_SECONDS else duration(seconds)
+                reset = _SHORT[int(seconds * 1000)] if seconds < _SHORT_SECONDS else _whole(seconds)
             told = f"{meter.requests_told}{left}\r\nx-ratelimit-reset-requests: {reset}"
         meter = self._tokens if self._is_alone else _least(self.meters, tokens_level, now)
         if meter is not None:
@@ -156,7 +157,7 @@ class Rates:
             left, reset = meter.tokens, "0s"
             if seconds > _ROUNDING_SECONDS:
                 left = int(left - seconds / meter.token_seconds + _ROUNDING_SECONDS)  # type: ignore[operator]
-                reset = _SHORT[int(seconds * 1000)] if seconds < _SHORT_SECONDS else duration(seconds)
+                reset = _SHORT[int(seconds * 1000)] if seconds < _SHORT_SECONDS else _whole(seconds)
                 if left < 0:  # a debt
                     left = 0
             told = f"{told}{meter.tokens_told}{left}\r\nx-ratelimit-reset-tokens: {reset}"
@@ -239,6 +240,11 @@ def _least(meters: tuple[Meter, ...], level_of: Callable[[Meter, float], Level |
 def _level(limit: int, full_at: float, now: float) -> Level:
     reset = max(0.0, full_at - now)
     return Level(limit, math.ceil(limit * reset / MINUTE_SECONDS - _ROUNDING_SECONDS), reset)
+
+
+def _whole(seconds: float) -> str:
+    """Return a duration in whole seconds, rounded up."""
+    return _WHOLE[int(seconds)] if seconds < MINUTE_SECONDS else duration(math.ceil(seconds))
 
 
 def duration(seconds: float) -> str:

@@ -85,5 +85,5 @@ def test_the_headers_are_those_of_whoever_has_less_left() -> None:
         "x-ratelimit-reset-requests: 500ms",
         "x-ratelimit-limit-tokens: 50",
         "x-ratelimit-remaining-tokens: 30",
-        "x-ratelimit-reset-tokens: 23.5s",
+        "x-ratelimit-reset-tokens: 24s",
     ]
