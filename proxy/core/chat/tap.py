@@ -163,11 +163,12 @@ class Tap:
             self.done = was_done
             return b""
         if self.error is None:
-            told = not withheld and _has_content(tail)
-            if told:
+            passed = self.content_events, self.text_bytes
+            if not withheld and _has_content(tail):
                 self._count_content(tail)
             self._conclude()
-            self.content_events -= told and not self.whole
+            if not self.whole:
+                self.content_events, self.text_bytes = passed
         return tail if self.whole and not withheld else b""
 
     def seen(self) -> SeenAnswer:

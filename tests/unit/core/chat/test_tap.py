@@ -422,6 +422,15 @@ def test_after_a_clean_end_a_usage_event_without_its_empty_line_is_still_withhel
     assert facts == Facts(HELLO, USED, False, None, 1, "0217abc")
 
 
+@pytest.mark.parametrize(("last", "counted"), [(HELLO[:-1], (1, 0)), (EMPTY + HELLO[:-1], (2, 5))])
+def test_of_a_last_event_without_its_empty_line_the_text_counts_only_if_it_passes(last: bytes, counted: tuple[int, int]) -> None:
+    tap = Tap(withhold_usage=True, counts_text=True)
+    passed = tap.feed(THINK + last) + tap.finish(clean=True)
+
+    assert (tap.content_events, tap.text_bytes) == (counted[0], counted[1] + 2)
+    assert passed.endswith(last if tap.whole else THINK)
+
+
 def test_after_a_cut_the_half_event_is_dropped() -> None:
     facts = run([HELLO, HELLO[:40]], clean=False)
 
