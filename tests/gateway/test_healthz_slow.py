@@ -1,10 +1,10 @@
 """``/healthz?wait=``: a slow answer without a key, for whoever looks at a proxy in front."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
-import orjson
 import pytest
 
 from proxy.handlers import ops
@@ -76,13 +76,15 @@ async def test_only_so_many_are_slow_at_a_time_and_the_next_is_answered_at_once(
 
 
 async def test_a_stop_waits_for_none_of_them(tmp_path: Path) -> None:
-    async with aiohttp.ClientSession() as stranger:
+    async with AsyncExitStack() as strangers:
         async with bench(tmp_path, drain_seconds=60) as gateway:
-            stream = await stranger.get(gateway.base_url + "/healthz?wait=100&stream=true")
-            waiting = asyncio.ensure_future(stranger.get(gateway.base_url + "/healthz?wait=100"))  # noqa: TID251
-            async with gateway.session.get(gateway.base_url + "/healthz") as beside:
-                assert beside.status == 200
-        answer = await waiting
+            stream, waiting = [await strangers.enter_async_context(connect(gateway.origin)) for _ in range(2)]
+            for client in (stream, waiting):
+                assert (await client.ask(request("GET", "/healthz"))).status == 200  # the gateway has accepted the connection
+            await stream.send(request("GET", "/healthz?wait=100&stream=true"))
+            await waiting.send(request("GET", "/healthz?wait=100"))
+            assert (await gateway.ask("/healthz", key=None)).status == 200  # sent after them, so they are under way
+        answers = [await client.answer() for client in (stream, waiting)]
 
-        assert orjson.loads(await answer.read()) == {"status": "ok"}
-        assert (await stream.read()).endswith(b"data: [DONE]\n\n")
+    assert answers[0].body.endswith(b"data: [DONE]\n\n")
+    assert answers[1].json == {"status": "ok"}
