@@ -6,7 +6,7 @@ The client's head waits for the first event that has data: until then an error o
 import asyncio
 from collections.abc import Callable
 
-from proxy.core.chat.tap import is_told
+from proxy.core.chat.event_bytes import is_told
 from proxy.core.protocol import EventTooLargeError, StreamTap
 from proxy.upstream.http1.framing import PLAIN_CHUNKS
 from proxy.upstream.http1.pool import Shortcut, UpstreamBrokenError, UpstreamFailure

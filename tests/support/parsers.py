@@ -26,9 +26,10 @@ from proxy.core.ark.text import ArkError
 from proxy.core.catalog import ChatPrice, ChatTier, Kind, Model, VideoPrice, VideoRate
 from proxy.core.chat import answer as chat_answer
 from proxy.core.chat import events, usage
+from proxy.core.chat.event_bytes import is_told
 from proxy.core.chat.refusal import chosen_names
 from proxy.core.chat.request import parse_chat_call, requested_model, upstream_body
-from proxy.core.chat.tap import Tap, is_told
+from proxy.core.chat.tap import Tap
 from proxy.core.days import CHINA, Zone
 from proxy.core.errors import GatewayError
 from proxy.core.images import request as image_request
@@ -566,7 +567,7 @@ PARSERS: dict[str, Parser] = {
         ),
         (f"{CORE}.chat.tap", f"{CORE}.chat.events"),
     ),
-    "a text within an event": Parser(is_told, 2 * KB, (Worst(b"\\n"),), (f"{CORE}.chat.tap",)),
+    "a text within an event": Parser(is_told, 2 * KB, (Worst(b"\\n"),), (f"{CORE}.chat.event_bytes",)),
     "the lines of an event": Parser(events.fields_of, 10_000, (Worst(b"x\n"),), (f"{CORE}.chat.events",)),
     "a comment": Parser(
         lambda raw: events.is_plain_comment(b":" + raw),

@@ -8,8 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.core.ark.text import ArkError, read_error
+from proxy.core.chat.event_bytes import is_told
 from proxy.core.chat.events import LINES_MAX
-from proxy.core.chat.tap import Tap, is_told
+from proxy.core.chat.tap import Tap
 from proxy.core.protocol import EventTooLargeError
 from proxy.core.repetition import SHAPE_BYTES_MAX
 from proxy.core.settlement import TokenUsage
