@@ -65,7 +65,7 @@ def test_every_command_is_in_the_table_of_commands() -> None:
 def test_the_two_commands_of_a_newcomer_are_what_ci_runs() -> None:
     commands = re.findall(r"^python3 -m venv \.venv .*$", README, re.MULTILINE)
 
-    assert [command.split("&& ")[-1] for command in commands] == [".venv/bin/llm-proxy demo", ".venv/bin/pytest"]
+    assert [command.split("&& ")[-1] for command in commands] == [".venv/bin/llm-proxy demo", ".venv/bin/pytest -n auto"]
     assert "README.md" in (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 

@@ -16,7 +16,8 @@ RELOADED = "a reload under load, good or faulty: no request fails, each is charg
 STOPPED = "SIGTERM, with streams under way: finished, or visibly broken and settled; exit status 0"
 
 _COUNTED = pytest.StashKey["Faults"]()
-_KEPT = pytest.StashKey["dict[str, Promise]"]()
+_PROPERTY = "promise"
+"""The name of what a report carries, from a worker of pytest-xdist too."""
 _WIDTH = 104
 
 
@@ -43,7 +44,7 @@ class Promise:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_KEPT] = {}
+    config.pluginmanager.register(Table())
 
 
 @pytest.fixture
@@ -57,23 +58,35 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     marker = item.get_closest_marker("promise")
     if marker is not None and (report.when == "call" or not report.passed):
-        promise = item.config.stash[_KEPT].setdefault(marker.args[0], Promise())
         counted = item.stash.get(_COUNTED, Faults())
-        if report.skipped:
-            promise.skipped = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
-        else:
-            promise.injected += counted.injected or 1
-            promise.lost += len(counted.lost) or int(report.failed)
+        report.user_properties.append((_PROPERTY, [marker.args[0], counted.injected or 1, len(counted.lost)]))
     return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    kept = config.stash[_KEPT]
-    if not kept:
-        return
-    terminalreporter.section("what was promised, the faults injected, what was lost")
-    for sentence, promise in kept.items():
-        figures = f"{promise.injected:>7} {promise.lost:>5}" if promise.injected else f"      – {promise.skipped}"
-        terminalreporter.line(f"{sentence:<{_WIDTH}} {figures}", red=promise.lost > 0)
-    totals = sum(promise.injected for promise in kept.values()), sum(promise.lost for promise in kept.values())
-    terminalreporter.line(f"{'all':<{_WIDTH}} {totals[0]:>7} {totals[1]:>5}")
+class Table:
+    """What the reports of one run carry, added up where they all arrive."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Promise] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for name, value in report.user_properties:
+            if name != _PROPERTY or not isinstance(value, list):
+                continue
+            sentence, injected, lost = value
+            promise = self._kept.setdefault(sentence, Promise())
+            if report.skipped:
+                promise.skipped = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+            else:
+                promise.injected += injected
+                promise.lost += lost or int(report.failed)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self._kept:
+            return
+        terminalreporter.section("what was promised, the faults injected, what was lost")
+        for sentence, promise in self._kept.items():
+            figures = f"{promise.injected:>7} {promise.lost:>5}" if promise.injected else f"      – {promise.skipped}"
+            terminalreporter.line(f"{sentence:<{_WIDTH}} {figures}", red=promise.lost > 0)
+        totals = sum(promise.injected for promise in self._kept.values()), sum(promise.lost for promise in self._kept.values())
+        terminalreporter.line(f"{'all':<{_WIDTH}} {totals[0]:>7} {totals[1]:>5}")
