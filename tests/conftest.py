@@ -21,6 +21,8 @@ hypothesis.settings.load_profile("busy")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(promises)
+    for name in ("COLUMNS", "LINES"):  # pytest-xdist sets both, and some shells do: a command's terminal is as large as its test says
+        os.environ.pop(name, None)
     # Where Python writes no byte code (PYTHONDONTWRITEBYTECODE), each process that a test starts would compile all modules again.
     for directory in ("proxy", "tests/support", "tests/bench"):
         compileall.compile_dir(config.rootpath / directory, quiet=1)
