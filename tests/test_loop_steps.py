@@ -31,7 +31,7 @@ ROOMS = (
 """Rooms that the gateway's loop runs, or that read what others send. Not the store, whose rows are ours, nor the stand-in for Ark."""
 EXEMPT = {
     "proxy.core.pricing": "reads back the prices that this gateway froze with a request",
-    "proxy.exchange.chat": "hands on to its protocol, whose parsers are listed",
+    "proxy.exchange.call": "hands on to its protocol, whose parsers are listed",
     "proxy.billing.receipts": "reads back the prices that this gateway froze with a request",
     "proxy.config.tables": "at a start or a reload, in a thread: the operator's own file, of which msgspec reads each value once",
     "proxy.config.reading": "at a start or a reload, in a thread: the operator's own file",

@@ -1,6 +1,6 @@
 """The API protocols of paid calls: for each, one value of pure functions for what differs.
 
-`exchange/chat.py` does the same for all of them: hold, ask, relay, settle. A protocol says what is checked and counted, what is sent
+`exchange/call.py` does the same for all of them: hold, ask, relay, settle. A protocol says what is checked and counted, what is sent
 upstream, where the usage is, what an error and a break look like, and what ends a stream. `core/chat/protocol.py` is the first.
 A protocol is a value and no base class: the exchange calls its functions directly, without a method in between.
 """

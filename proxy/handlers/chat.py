@@ -14,8 +14,9 @@ from proxy.edge.context import Context
 from proxy.edge.intake import LARGE_BYTES
 from proxy.edge.response import Response
 from proxy.exchange.admission import Admission
-from proxy.exchange.chat import Exchanges
 from proxy.exchange.flight import Relay
+from proxy.exchange.opening import opened
+from proxy.exchange.parts import Parts
 from proxy.live.settings import Live
 from proxy.store.values import IdempotencyClaim
 from proxy.telemetry.metrics import Metrics
@@ -40,9 +41,7 @@ class ChatHandlers:
         metrics: Metrics,
         routing: Routing,
     ) -> None:
-        self._exchanges = Exchanges(
-            protocol=CHAT, live=live, billing=billing, relay=relay, clock=clock, metrics=metrics, routing=routing
-        )
+        self._parts = Parts(protocol=CHAT, live=live, billing=billing, relay=relay, clock=clock, metrics=metrics, routing=routing)
         self._idempotency = idempotency
         self._bodies = bodies
         self._admission = admission
@@ -54,7 +53,7 @@ class ChatHandlers:
         if not here or len(here) > LARGE_BYTES or KEY_HEADER in context.request.headers:
             return self._create(context, here)
         # The usual case, without another coroutine around it.
-        return self._exchanges.exchange(context, parsed(here), context.received_at_ms).run()
+        return opened(self._parts, context, parsed(here), context.received_at_ms).run()
 
     async def _create(self, context: Context, here: bytes | bytearray) -> Response:
         """Answer a call whose body is large or still to come, or that has an idempotency key."""
@@ -66,7 +65,7 @@ class ChatHandlers:
 
     async def _keyed(self, context: Context, body: Posted, claim: IdempotencyClaim | None) -> Response:
         """Answer the first call under a key. A repeated answer needs no model that is still for sale."""
-        exchange = self._exchanges.exchange(context, body.take(), self._clock.now_ms(), claim)
+        exchange = opened(self._parts, context, body.take(), self._clock.now_ms(), claim)
         await self._bodies.breathe(context)
         return await exchange.run()
 

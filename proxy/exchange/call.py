@@ -1,93 +1,32 @@
 """One paid call in any `ApiProtocol`, from its hold to its settlement: hold, ask, relay, settle."""
 
-import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Generic
 
 import orjson
 
-from proxy.billing.holds import Billing
 from proxy.billing.idempotency import kept
-from proxy.clock import Clock
 from proxy.core.ark.refusal import Refusal, unanswered, with_delay
-from proxy.core.catalog import ChatPrice, find_model
+from proxy.core.catalog import ChatPrice
 from proxy.core.chat.settling import Seen, conclude
 from proxy.core.errors import GatewayError, InternalError
 from proxy.core.health import Trouble, retry_after_seconds
-from proxy.core.money import DISCOUNT_WHOLE, before_discount, discounted
-from proxy.core.pricing import with_discount
-from proxy.core.protocol import NOTHING_SEEN, ApiProtocol, C, SeenAnswer, StreamTap
+from proxy.core.money import before_discount
+from proxy.core.protocol import NOTHING_SEEN, C, SeenAnswer, StreamTap
 from proxy.core.settlement import Outcome
 from proxy.edge.context import Context
 from proxy.edge.intake import Reservation
 from proxy.edge.response import Response
 from proxy.exchange.attempts import Way, at_hand
-from proxy.exchange.ends import ANSWER_BYTES_MAX, ERROR_BYTES_MAX, EVENT_STREAM, STREAM_HEADERS, broken_off, restarting
-from proxy.exchange.flight import Relay
-from proxy.exchange.stream import Stream
-from proxy.live.settings import Live, Settings
-from proxy.store.values import IdempotencyClaim, NewRequest, StoredAnswer
-from proxy.telemetry.metrics import Metrics
+from proxy.exchange.ends import ANSWER_BYTES_MAX, ERROR_BYTES_MAX, EVENT_STREAM, broken_off, restarting
+from proxy.exchange.parts import Parts
+from proxy.exchange.streamed import Streamed
+from proxy.live.settings import Settings
+from proxy.store.values import NewRequest, StoredAnswer
 from proxy.upstream.http1.pool import Answer, Upload, UpstreamBrokenError, UpstreamFailure
-from proxy.upstream.routing import Routing
 
 _LET_GO: dict[str, Any] = {}
 _COMPLETE, _CLIENT_GONE = Outcome.COMPLETE, Outcome.CLIENT_GONE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exchanges(Generic[C]):
-    """Makes the exchanges of one protocol."""
-
-    protocol: ApiProtocol[C]
-    live: Live
-    billing: Billing
-    relay: Relay
-    clock: Clock
-    metrics: Metrics
-    routing: Routing
-
-    def exchange(self, context: Context, body: Any, now_ms: int, claim: IdempotencyClaim | None = None) -> "Exchange[C]":
-        """Find the model, check the call, and return its exchange. Raises: GatewayError."""
-        protocol, settings = self.protocol, self.live.now
-        assert context.grant is not None
-        if self.relay.abandonment.levels:
-            self.relay.abandonment.refuse(context.grant.account_id)
-        model = find_model(settings.catalog, protocol.requested_model(body), protocol.kind, context.bounds)
-        context.model = model.id
-        call = protocol.parse_call(body, model)
-        routes = settings.routes[model.id]
-        target = routes.only
-        if target is None:
-            conversation = protocol.conversation(call, context.grant.account_id, model.id)
-            way = Way.chosen(self.routing, routes, conversation, context.received_at)
-            target = way.target
-        else:
-            if routes.unrest.count:
-                target = self.routing.first(routes)
-            way = Way(self.routing, routes, target)
-        model = target.model
-        assert isinstance(model.price, ChatPrice)
-        hold_nanos, price, discount = call.hold_nanos(model.price), settings.frozen[model.id], context.grant.discount
-        if discount != DISCOUNT_WHOLE:
-            hold_nanos, price = discounted(hold_nanos, discount), with_discount(price, discount)
-        request = NewRequest(
-            id=context.id,
-            kind=protocol.kind,
-            account_id=context.grant.account_id,
-            key_id=context.grant.key_id,
-            model=model.id,
-            upstream=model.upstream,
-            upstream_model=model.upstream_model,
-            stream=call.stream,
-            hold_nanos=hold_nanos,
-            price=price,
-            created_at_ms=now_ms,
-            claim=claim,
-            key_name=target.key_name,
-        )
-        return Exchange(self, settings, context, way, call, request)
 
 
 class Exchange(Generic[C]):
@@ -96,22 +35,21 @@ class Exchange(Generic[C]):
     __slots__ = (
         "_call",
         "_context",
-        "_exchanges",
         "_flight",
         "_hold",
         "_is_refused",
         "_model",
         "_names",
+        "_parts",
         "_request",
-        "_response",
         "_settings",
-        "_tap",
+        "_streamed",
         "_upload",
         "_way",
     )
 
-    def __init__(self, exchanges: Exchanges[C], settings: Settings, context: Context, way: Way, call: C, request: NewRequest) -> None:
-        self._exchanges = exchanges
+    def __init__(self, parts: Parts[C], settings: Settings, context: Context, way: Way, call: C, request: NewRequest) -> None:
+        self._parts = parts
         self._settings = settings
         self._context = context
         self._way = way
@@ -121,9 +59,8 @@ class Exchange(Generic[C]):
         self._request = request
         self._is_refused = False
         """True once the upstream has told an error, by a status, whatever of its body came, or within a stream."""
-        self._tap: StreamTap | None = None
-        self._response: Response | None = None
-        """The streamed answer, once its head has been sent."""
+        self._streamed: Streamed[C] | None = None
+        """Of a call that asks for a stream, once it departs."""
 
     async def run(self) -> Response:
         """Hold, ask, relay, settle. Return the answer, or raise its error, once the settlement is durable.
@@ -132,28 +69,29 @@ class Exchange(Generic[C]):
             GatewayError: sent to the customer instead of an answer.
             ConnectionError: the client left before its answer began; the call is settled.
         """
-        context, exchanges, way = self._context, self._exchanges, self._way
-        self._names = exchanges.protocol.chosen_names(self._call)
+        context, parts, way = self._context, self._parts, self._way
+        self._names = parts.protocol.chosen_names(self._call)
         intake = context.intake
         upload = self._written(intake)
         rates = None if context.bounds is None else context.bounds.rates
-        tokens = 0 if rates is None else rates.admit(self._call.tokens_counted(), exchanges.clock.monotonic())
-        self._hold = await exchanges.billing.hold(self._request, self._advice, rates, tokens)
-        flight = self._flight = exchanges.relay.depart(context.request.connection, self._request.account_id)
+        tokens = 0 if rates is None else rates.admit(self._call.tokens_counted(), parts.clock.monotonic())
+        self._hold = await parts.billing.hold(self._request, self._advice, rates, tokens)
+        flight = self._flight = parts.relay.depart(context.request.connection, self._request.account_id)
+        streamed = self._streamed = Streamed(parts, context, flight, way, self._call) if self._call.stream else None
         try:
             try:
                 with flight:
                     if flight.is_over():
                         raise TimeoutError  # over before the upstream was asked
-                    way.began_at = way.asked_at = exchanges.clock.monotonic()
-                    if self._call.stream and self._settings.early_head_seconds:
-                        flight.call_later(self._settings.early_head_seconds, self._begin_early)
+                    way.began_at = way.asked_at = parts.clock.monotonic()
+                    if streamed is not None and self._settings.early_head_seconds:
+                        flight.call_later(self._settings.early_head_seconds, streamed.begin_early)
                     try:
-                        answer = await way.target.access.pool.ask(exchanges.protocol.path, upload)
+                        answer = await way.target.access.pool.ask(parts.protocol.path, upload)
                         if intake is not None:
                             intake.release()
-                        context.first_byte_at = exchanges.clock.monotonic()
-                        raw = None if self._call.stream else at_hand(answer)
+                        context.first_byte_at = parts.clock.monotonic()
+                        raw = at_hand(answer) if streamed is None else None
                         result = await self._take(answer) if raw is None else self._whole(raw)
                     except UpstreamFailure as failure:
                         result = self._failed(failure)
@@ -161,14 +99,14 @@ class Exchange(Generic[C]):
                         result = await self._ask_on()
             except TimeoutError:
                 result = self._ended_here()
-            if self._response is None:
+            if streamed is None or streamed.response is None:
                 await self._hold.settled()
             else:
                 with suppress(InternalError):  # the stream has been sent: it ends cleanly even if its settlement takes longer
                     await self._hold.settled()
         finally:
             self._close()
-        if self._response is None and flight.has_client_left():
+        if (streamed is None or streamed.response is None) and flight.has_client_left():
             raise ConnectionResetError("the client left")
         if isinstance(result, GatewayError):
             raise result
@@ -176,7 +114,7 @@ class Exchange(Generic[C]):
 
     def _written(self, intake: Reservation | None) -> Upload:
         """Return the body for the first target, and let go of what it was written from."""
-        upload = self._upload = Upload(self._exchanges.protocol.upstream_body(self._call, self._model))
+        upload = self._upload = Upload(self._parts.protocol.upstream_body(self._call, self._model))
         if self._way.only or not self._way.keep(upload.body):
             self._call.fields = _LET_GO
         if intake is not None:
@@ -205,20 +143,21 @@ class Exchange(Generic[C]):
         if (answer.header(b"content-encoding") or b"identity").lower() != b"identity":
             answer.abort()
             raise UpstreamBrokenError("upstream: a compressed answer, though none was asked for")
-        if self._call.stream and (answer.header(b"content-type") or b"").lower().startswith(EVENT_STREAM.encode()):
-            return await self._stream(answer)
-        if self._response is not None:
+        streamed = self._streamed
+        if streamed is not None and (answer.header(b"content-type") or b"").lower().startswith(EVENT_STREAM.encode()):
+            return await self._stream(answer, streamed)
+        if streamed is not None and streamed.response is not None:
             answer.abort()
             return self._refused(self._read_refusal(200, {}))  # a head went out early, and no stream came
         return self._whole(await answer.read(ANSWER_BYTES_MAX))
 
     def _read_refusal(self, status: int, body: bytes | dict[str, Any]) -> Refusal:
-        return self._exchanges.protocol.read_refusal(status, body, self._model, self._names)
+        return self._parts.protocol.read_refusal(status, body, self._model, self._names)
 
     # one JSON answer
 
     def _whole(self, raw: bytes) -> Response | GatewayError | None:
-        seen = self._exchanges.protocol.read_answer(raw, self._model, self._names)
+        seen = self._parts.protocol.read_answer(raw, self._model, self._names)
         if isinstance(seen, Refusal):
             return self._refused(seen)
         claim = self._request.claim
@@ -228,42 +167,16 @@ class Exchange(Generic[C]):
 
     # a stream
 
-    async def _stream(self, answer: Answer) -> Response | GatewayError | None:
-        stream, tap = self._open_stream()
-        with self._exchanges.metrics.open_streams.track_inprogress():
+    async def _stream(self, answer: Answer, streamed: Streamed[C]) -> Response | GatewayError | None:
+        stream, tap = streamed.open()
+        with self._parts.metrics.open_streams.track_inprogress():
             failure = await self._flight.splice(answer, stream)
         if failure is not None and tap.error is None and not stream.begun:
             raise failure  # as if it had come before the head
         note = "the stream ended without saying how" if failure is None else str(failure)
-        return self._end_stream(tap, Outcome.UPSTREAM_CUT, note)
+        return self._end_stream(streamed, tap, Outcome.UPSTREAM_CUT, note)
 
-    def _open_stream(self) -> tuple[Stream, StreamTap]:
-        """Return the stream that passes on the answer, and its tap; those that an early head went out on, where one did."""
-        tap, stream = self._tap, self._flight.stream
-        if tap is None or stream is None:
-            tap = self._tap = self._exchanges.protocol.new_tap(self._call)
-            stream = self._flight.open_stream(tap, self._begin, chunked=self._context.request.takes_chunks)
-        tap.counts_text = self._model.estimated_by is not None
-        return stream, tap
-
-    def _begin(self, first: bytes) -> asyncio.Transport | None:
-        """Send the client's head and the first bytes of its body; return its transport."""
-        self._context.headers.update(STREAM_HEADERS)
-        self._context.first_byte_at = self._exchanges.clock.monotonic()
-        bounds = self._context.bounds
-        fields = "" if bounds is None else bounds.rates.fields(self._context.first_byte_at)
-        self._response = self._context.begin_stream(first, fields)
-        if self._way.kept and self._tap is not None and self._tap.begun:
-            self._way.kept, self._call.fields = b"", _LET_GO
-        return self._context.request.connection.transport
-
-    def _begin_early(self) -> None:
-        """Send the head before the first event, which takes long: a proxy in front may wait no longer."""
-        stream, _ = self._open_stream()
-        if not stream.begun:
-            stream.keep_alive()
-
-    def _end_stream(self, tap: StreamTap, cut: Outcome, note: str) -> Response | GatewayError | None:
+    def _end_stream(self, streamed: Streamed[C], tap: StreamTap, cut: Outcome, note: str) -> Response | GatewayError | None:
         """Settle a stream that has ended. If it was not whole, ``cut`` and ``note`` say why."""
         if tap.error is not None:
             self._is_refused = True
@@ -273,34 +186,31 @@ class Exchange(Generic[C]):
             return self._break_off(cut, error, note)
         self._way.answered()
         self._settle(self._outcome(_COMPLETE), tap.seen())
-        return self._response or restarting()  # no answer has begun: the client has left
+        return streamed.response or restarting()  # no answer has begun: the client has left
 
     def _break_off(self, outcome: Outcome, error: GatewayError, note: str) -> Response | GatewayError:
         """End a call early. A stream that has begun gets an error event, and its body ends without a last event."""
-        tap = self._tap
+        streamed = self._streamed
+        seen = NOTHING_SEEN if streamed is None else streamed.seen()
         self._way.broke_off(outcome, note, is_asked=self._upload.is_asked)
-        if self._response is None:
+        if streamed is None or streamed.response is None:
             # The customer got nothing, so whoever ended the call bears its cost: we, unless the client left.
-            self._settle(self._outcome(outcome), NOTHING_SEEN if tap is None else tap.seen(), status=error.status, note=note)
+            self._settle(self._outcome(outcome), seen, status=error.status, note=note)
             return error
         if outcome in (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_ERROR):
-            self._exchanges.metrics.upstream_failed(self._model.upstream, outcome)
-        self._tell(error)
-        self._settle(self._outcome(outcome), NOTHING_SEEN if tap is None else tap.seen(), note=note)
-        return self._response
-
-    def _tell(self, error: GatewayError) -> None:
-        """Tell of an error in the stream that has begun."""
-        self._context.code = error.code
-        self._flight.write(self._exchanges.protocol.error_event(error))
+            self._parts.metrics.upstream_failed(self._model.upstream, outcome)
+        streamed.tell(error)
+        self._settle(self._outcome(outcome), seen, note=note)
+        return streamed.response
 
     # other ends
 
     def _ended_here(self) -> Response | GatewayError:
         """End a call whose client left, or whose process is ending, before the upstream was done."""
         outcome, note = self._outcome(self._flight.cause or Outcome.INTERRUPTED), "the upstream was not done"
-        if self._tap is not None:
-            return self._end_stream(self._tap, outcome, note) or restarting()  # nothing more is asked: the flight is over
+        streamed = self._streamed
+        if streamed is not None and streamed.tap is not None:
+            return self._end_stream(streamed, streamed.tap, outcome, note) or restarting()  # nothing more is asked: the flight is over
         return self._break_off(outcome, restarting(asked=self._upload.is_asked), note)
 
     def _failed(self, failure: UpstreamFailure) -> Response | GatewayError | None:
@@ -309,37 +219,35 @@ class Exchange(Generic[C]):
     def _refused(self, refusal: Refusal, cause: str = "", *, retry_after: float | None = None) -> Response | GatewayError | None:
         """End the call by a refusal, or return None: the next target is to be asked."""
         if refusal.outcome is not Outcome.REFUSED:
-            self._exchanges.metrics.upstream_failed(self._model.upstream, cause or ("operator" if refusal.operator else "error"))
+            self._parts.metrics.upstream_failed(self._model.upstream, cause or ("operator" if refusal.operator else "error"))
         if refusal.trouble is None:
             self._way.refused()
         else:
             self._way.failed(refusal.trouble, retry_after, refusal.note)
             if self._moves(refusal.trouble):
                 return None
-        error, claim = refusal.error, self._request.claim
-        seen = NOTHING_SEEN if self._tap is None else self._tap.seen()
-        if self._response is not None:
-            self._tell(error)
+        error, claim, streamed = refusal.error, self._request.claim, self._streamed
+        seen = NOTHING_SEEN if streamed is None else streamed.seen()
+        if streamed is not None and streamed.response is not None:
+            streamed.tell(error)
             self._settle(self._outcome(refusal.outcome), seen, note=refusal.note)
-            return self._response
+            return streamed.response
         stored = None if claim is None else kept(claim, error.status, orjson.dumps(error.body()))
         self._settle(refusal.outcome, seen, status=error.status, note=refusal.note, stored=stored)
         return error
 
     def _moves(self, trouble: Trouble) -> bool:
         """Go on to the next target, if nothing was bought and nothing said yet; return whether there is one."""
-        tap = self._tap
-        is_said = tap is not None and (tap.begun or (tap.error is not None and self._response is not None))
-        if is_said or self._flight.is_over():
+        streamed = self._streamed
+        if self._flight.is_over() or (streamed is not None and streamed.is_said()):
             return False
-        upload = self._way.move(trouble, self._upload, self._exchanges.protocol, self._call)
+        upload = self._way.move(trouble, self._upload, self._parts.protocol, self._call)
         if upload is None:
             return False
         self._upload, self._model = upload, self._way.target.model
         self._is_refused = False
-        if tap is not None and self._response is None:
-            self._tap = None
-            self._flight.drop_stream()
+        if streamed is not None:
+            streamed.forget()
         return True
 
     async def _ask_on(self) -> Response | GatewayError:
@@ -347,9 +255,9 @@ class Exchange(Generic[C]):
         result: Response | GatewayError | None = None
         while result is None:
             try:
-                answer = await self._way.ask(self._exchanges.protocol.path, self._upload)
-                self._context.first_byte_at = self._exchanges.clock.monotonic()
-                raw = None if self._call.stream else at_hand(answer)
+                answer = await self._way.ask(self._parts.protocol.path, self._upload)
+                self._context.first_byte_at = self._parts.clock.monotonic()
+                raw = at_hand(answer) if self._streamed is None else None
                 result = await self._take(answer) if raw is None else self._whole(raw)
             except UpstreamFailure as failure:
                 result = self._failed(failure)
@@ -360,7 +268,7 @@ class Exchange(Generic[C]):
 
     def _is_unheard(self, outcome: Outcome) -> bool:
         """Return whether the client left before anything was answered."""
-        if self._response is not None or outcome is _COMPLETE:
+        if outcome is _COMPLETE or (self._streamed is not None and self._streamed.response is not None):
             return False
         return outcome is _CLIENT_GONE or self._flight.has_client_left()
 
@@ -372,14 +280,14 @@ class Exchange(Generic[C]):
         if answer.usage is not None or not self._upload.is_asked or self._is_refused:
             return False
         if not answer.began or self._flight.is_crowded_out:
-            self._exchanges.relay.abandonment.count(self._request.account_id)
+            self._parts.relay.abandonment.count(self._request.account_id)
         return True
 
     def _settle(
         self, outcome: Outcome, answer: SeenAnswer, *, status: int = 200, note: str = "", stored: StoredAnswer | None = None
     ) -> None:
         """Conclude the call and begin to commit its settlement, once; ``stored`` is kept for the request's idempotency key."""
-        context, price, now = self._context, self._model.price, self._exchanges.clock.monotonic()
+        context, price, now = self._context, self._model.price, self._parts.clock.monotonic()
         assert isinstance(price, ChatPrice)
         assert context.grant is not None
         if self._way.began_at is not None:
