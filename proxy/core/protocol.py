@@ -110,8 +110,10 @@ class ApiProtocol(Generic[C]):
     """Return the checked call of a body, measured for its hold."""
     upstream_body: Callable[[C, Model], bytes]
     """Return the body to send upstream."""
-    renamed: Callable[[bytes, Model, Model], bytes]
-    """Return such a body for another of the model's routes, which speaks the same dialect: the body, the model as before and as now."""
+    asking: Callable[[C], bytes]
+    """Return how a call's body ends where it asks for its usage, for `readdressed`; empty if it never does."""
+    readdressed: Callable[[bytes, Model, Model, bytes], bytes]
+    """Return such a body for another of the model's routes: the body, the model as before and as now, and the call's `asking`."""
     conversation: Callable[[C, int, str], int]
     """Return the number of a call's conversation, given the account and the public model."""
     chosen_names: Callable[[C], tuple[str, ...]]

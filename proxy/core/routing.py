@@ -101,8 +101,8 @@ class Routes(Generic[A]):
         self.by_name = {target.name: target for target in self.targets}
         self.only = self.targets[0] if len(self.targets) == 1 else None
         """The one that there is, where there is one: it needs no choice."""
-        self.is_mixed = len({(target.route.dialect, target.route.asks_usage) for target in self.targets}) > 1
-        """True if one body does not do for all of them but for the model's name."""
+        self.is_mixed = len({target.route.asks_usage for target in self.targets}) > 1
+        """True if their bodies differ in more than the model's name: some are asked for the usage of a stream, and some are not."""
         self._wheels: dict[tuple[int, ...], _Wheel] = {}
         unrests = {rest.unrest for target in self.targets for rest in (target.rest, target.key_rest)}
         self.unrest = unrests.pop() if len(unrests) == 1 else _restless()

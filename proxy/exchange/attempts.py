@@ -4,7 +4,7 @@ Never pay twice: another target is asked only after a trouble that proves that n
 """
 
 import asyncio
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
@@ -20,6 +20,8 @@ from proxy.upstream.routing import AccessRoutes, AccessTarget, Routing
 C = TypeVar("C", bound=Call)
 
 ATTEMPTS_TOLD_MAX = 64
+ASKING_BYTES_MAX = 4_096
+"""Honest ``stream_options`` are a few flags. A call with longer ones is not passed on between targets that differ in them."""
 MOVING = frozenset(Trouble) - {Trouble.UNKNOWN}
 """Troubles after which another target may be asked."""
 
@@ -43,6 +45,8 @@ class Way(Struct, eq=False, gc=False):
     """True while an attempt for a picture is under way."""
     kept: bytes = b""
     """The request's body, while another target may still be asked for it."""
+    asking: bytes | None = b""
+    """How the body ends where it asks for its usage; None: with more than is kept for that. Only where targets differ in it."""
     told: tuple[Attempt, ...] = ()
     """All attempts that have ended, of a model that has more than one target."""
     tried: frozenset[AccessTarget] = frozenset()
@@ -58,14 +62,13 @@ class Way(Struct, eq=False, gc=False):
                 return Way(routing, routes, target, conversation, False)
         return Way(routing, routes, routing.first(routes, conversation, now), conversation, only=False, is_noted=False)
 
-    def keep(self, body: bytes) -> bool:
-        """Keep what may have to be asked again; return whether the call's fields are needed for that too.
-
-        A long body is sent once: only what no connection can be made to is passed by.
-        """
+    def keep(self, body: bytes, protocol: ApiProtocol[C], call: C) -> None:
+        """Keep what may have to be asked again. A long body is sent once: only what no connection can be made to is passed by."""
         if len(body) <= REPEATABLE_BYTES_MAX:
             self.kept = body
-        return self.routes.is_mixed and bool(self.kept)
+        if self.routes.is_mixed:
+            asking = protocol.asking(call)
+            self.asking = asking if len(asking) <= ASKING_BYTES_MAX else None
 
     def begin(self, now: float) -> None:
         """Begin the first attempt for a picture: all of them are told of, also those that succeed at once."""
@@ -107,17 +110,15 @@ class Way(Struct, eq=False, gc=False):
         self.routing.failed(self.target, trouble, retry_after, why)
         self._tell(trouble.value)
 
-    def move(self, trouble: Trouble, upload: Upload, protocol: ApiProtocol[C], call: C) -> Upload | None:
+    def move(self, trouble: Trouble, upload: Upload, protocol: ApiProtocol[Any]) -> Upload | None:
         """Go on to the next target after a trouble that `failed` has noted; return what to send it, or None: there is none.
 
-        Args: upload: what the last one was sent; call: with its fields, where `keep` wanted them.
+        Args: upload: what the last one was sent, or, where it could not be reached, what it would have been.
         """
-        before, is_mixed = self.target.model, self.routes.is_mixed
-        body = self.kept if is_mixed else self.kept or upload.body
-        if not body or not self.turn(trouble):
+        before, body = self.target.model, self.kept or upload.body
+        if not body or self.asking is None or not self.turn(trouble):
             return None
-        after = self.target.model
-        body = protocol.upstream_body(call, after) if is_mixed else protocol.renamed(body, before, after)
+        body = protocol.readdressed(body, before, self.target.model, self.asking)
         self.kept = body if self.kept else b""
         return Upload(body, upload.sent)
 

@@ -115,8 +115,9 @@ class Exchange(Generic[C]):
     def _written(self, intake: Reservation | None) -> Upload:
         """Return the body for the first target, and let go of what it was written from."""
         upload = self._upload = Upload(self._parts.protocol.upstream_body(self._call, self._model))
-        if self._way.only or not self._way.keep(upload.body):
-            self._call.fields = _LET_GO
+        if not self._way.only:
+            self._way.keep(upload.body, self._parts.protocol, self._call)
+        self._call.fields = _LET_GO
         if intake is not None:
             intake.set(len(upload.body))
             upload.sent = intake.release
@@ -241,7 +242,7 @@ class Exchange(Generic[C]):
         streamed = self._streamed
         if self._flight.is_over() or (streamed is not None and streamed.is_said()):
             return False
-        upload = self._way.move(trouble, self._upload, self._parts.protocol, self._call)
+        upload = self._way.move(trouble, self._upload, self._parts.protocol)
         if upload is None:
             return False
         self._upload, self._model = upload, self._way.target.model
@@ -256,6 +257,8 @@ class Exchange(Generic[C]):
         while result is None:
             try:
                 answer = await self._way.ask(self._parts.protocol.path, self._upload)
+                if self._context.intake is not None:
+                    self._context.intake.release()
                 self._context.first_byte_at = self._parts.clock.monotonic()
                 raw = at_hand(answer) if self._streamed is None else None
                 result = await self._take(answer) if raw is None else self._whole(raw)

@@ -57,7 +57,7 @@ class Streamed(Generic[C]):
         fields = "" if bounds is None else bounds.rates.fields(context.first_byte_at)
         self.response = context.begin_stream(first, fields)
         if self._way.kept and self.tap is not None and self.tap.begun:
-            self._way.kept, self._call.fields = b"", {}
+            self._way.kept = b""
         return context.request.connection.transport
 
     def tell(self, error: GatewayError) -> None:

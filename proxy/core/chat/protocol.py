@@ -6,7 +6,7 @@ from proxy.core.catalog import Kind
 from proxy.core.chat.answer import read_answer
 from proxy.core.chat.conversation import conversation_of
 from proxy.core.chat.refusal import chat_refusal, chosen_names
-from proxy.core.chat.request import ChatCall, parse_chat_call, renamed, requested_model, upstream_body
+from proxy.core.chat.request import ChatCall, asking, parse_chat_call, readdressed, requested_model, upstream_body
 from proxy.core.chat.tap import Tap
 from proxy.core.errors import GatewayError
 from proxy.core.protocol import ApiProtocol
@@ -28,7 +28,8 @@ CHAT = ApiProtocol(
     requested_model=requested_model,
     parse_call=parse_chat_call,
     upstream_body=upstream_body,
-    renamed=renamed,
+    asking=asking,
+    readdressed=readdressed,
     conversation=conversation_of,
     read_answer=read_answer,
     chosen_names=chosen_names,

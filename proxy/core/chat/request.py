@@ -167,6 +167,8 @@ def parse_chat_call(body: Body, model: Model) -> ChatCall:
 def upstream_body(call: ChatCall, model: Model) -> bytes:
     """Return the body to send upstream: `model` renamed, ``developer`` as ``system``, usage asked for wherever it can be.
 
+    `readdressed` relies on the order: the question for the usage stands last, and `model` first where there are several routes.
+
     Raises:
         InvalidJsonError: nested too deeply to be serialised.
     """
@@ -176,15 +178,37 @@ def upstream_body(call: ChatCall, model: Model) -> bytes:
             fields["messages"] = [{**each, "role": "system"} if each["role"] == "developer" else each for each in fields["messages"]]
             break
     if call.stream and model.asks_usage:
-        fields["stream_options"] = {**(call.fields.get("stream_options") or {}), "include_usage": True}
+        fields["stream_options"] = {**(fields.pop("stream_options", None) or {}), "include_usage": True}
     elif "stream_options" in fields:
         del fields["stream_options"]  # refused beside a call that does not stream, and by upstreams that do not know them
     return encode(fields)
 
 
-def renamed(body: bytes, before: Model, after: Model) -> bytes:
-    """Return a body of `upstream_body` for another route of the same dialect: only the model's name differs, and it comes first."""
-    return body if before.upstream_model == after.upstream_model else _begun(after) + body[len(_begun(before)) :]
+def asking(call: ChatCall) -> bytes:
+    """Return how a body ends that asks for its usage; empty if it never does, since the call does not stream.
+
+    Raises:
+        InvalidJsonError: nested too deeply to be serialised.
+    """
+    if not call.stream:
+        return b""
+    return b',"stream_options":%b}' % encode({**(call.fields.get("stream_options") or {}), "include_usage": True})
+
+
+def readdressed(body: bytes, before: Model, after: Model, asked: bytes) -> bytes:
+    """Return a body of `upstream_body` as another route of the model gets it: under its own name, and asked for the usage if it can be.
+
+    By the bytes, in one copy: a body may be long, and what it was written from has been let go.
+
+    Args: asked: the call's `asking`.
+    """
+    if asked and before.asks_usage is not after.asks_usage:
+        cut, ending = (len(asked), b"}") if before.asks_usage else (1, asked)
+    elif before.upstream_model == after.upstream_model:
+        return body
+    else:
+        cut, ending = 0, b""
+    return b"".join((_begun(after), memoryview(body)[len(_begun(before)) : len(body) - cut], ending))
 
 
 def _begun(model: Model) -> bytes:

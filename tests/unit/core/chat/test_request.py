@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.catalog import ChatPrice, ChatTier, Kind, Model
+from proxy.core.catalog import ChatPrice, ChatTier, Kind, Model, Route
 from proxy.core.chat.measure import ROLES
-from proxy.core.chat.request import parse_chat_call, requested_model, upstream_body
+from proxy.core.chat.request import asking, parse_chat_call, readdressed, requested_model, upstream_body
 from proxy.core.errors import GatewayError, InvalidMessagesError, InvalidParameterError
 from proxy.core.money import Nanos
 
@@ -188,6 +188,25 @@ def test_a_developer_goes_up_as_system_and_the_clients_body_stays_as_it_was() ->
 
     assert up({"messages": messages})["messages"] == [{"role": "system", "content": "x", "name": "a"}, *HELLO]
     assert messages[0]["role"] == "developer"
+
+
+ROUTES = (Route("ark", "ep-1"), Route("ark", "ep-22"), Route("local", "tiny", dialect="openai", asks_usage=False))
+SEVERAL = replace(MODEL, routes=ROUTES, request_defaults={"thinking": {"type": "disabled"}})
+_OPTIONS = st.none() | st.fixed_dictionaries(
+    {}, optional={"include_usage": st.booleans(), "chunk_include_usage": st.booleans(), "x": st.just({"a": 1, "stream_options": {}})}
+)
+_STREAMED = st.fixed_dictionaries(
+    {"messages": st.just([{"role": "developer", "content": ',"stream_options":{"include_usage":true}}'}, *HELLO])},
+    optional={"model": st.just("chat"), "stream": st.booleans(), "stream_options": _OPTIONS, "n": st.just(2), "user": st.text()},
+)
+
+
+@given(_STREAMED, st.sampled_from(ROUTES), st.sampled_from(ROUTES))
+def test_a_body_for_another_route_is_the_one_that_it_would_have_got_at_first(body: dict[str, Any], first: Route, then: Route) -> None:
+    call = parse_chat_call(body, SEVERAL)
+    before, after = SEVERAL.by(first), SEVERAL.by(then)
+
+    assert readdressed(upstream_body(call, before), before, after, asking(call)) == upstream_body(call, after)
 
 
 STREAMS: list[tuple[dict[str, Any], dict[str, Any] | None, bool]] = [
