@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ async def routed(
     options: Sequence[str] = (),
     keys: Sequence[str] = ("default",),
     upstream: str = "",
+    each: Sequence[str] = (),
     model: str = "",
     addresses: Sequence[str] = (),
     first_byte_seconds: float = 5,
@@ -71,7 +73,7 @@ async def routed(
     Args:
         options: of each route, such as ``", tier = 2"``; without them each is of a tier of its own, so that they are asked in order.
         keys: names of the keys of each upstream.
-        upstream: further lines of each upstream's table.
+        upstream: further lines of every upstream's table; each: of one after the other.
         model: further lines of the chat model's table.
         addresses: base URLs of further upstreams, which nobody counts.
     """
@@ -80,16 +82,18 @@ async def routed(
         arks = [await stack.enter_async_context(StandIn(Settings(timeline=Timeline(0.5, 0.5)), calls_max=100_000)) for _ in range(many)]
         bases = [*(ark.base_url for ark in arks), *addresses]
         upstream = f"first_byte_seconds = {first_byte_seconds}\n{upstream}"
-        tables = "".join(_table(at, base, keys, upstream) for at, base in enumerate(bases))
+        lines = [upstream + own for own, _ in zip_longest(each, bases, fillvalue="")]
+        is_arks = not any("openai" in table for table in lines)
+        tables = "".join(_table(at, base, keys, lines[at]) for at, base in enumerate(bases))
         count = many + len(addresses)
         told = options or [f", tier = {at + 1}" for at in range(count)]
         chat = ", ".join(route(at, told[at]) for at in range(count))
         models = f'[[models]]\nid = "{ROUTED}"\nkind = "chat"\nreasoning_tokens_max = 0\nroutes = [{chat}]\n'
         models += model
-        if "openai" not in upstream:  # a field of Ark's
+        if is_arks:  # a field of Ark's
             models += 'request_defaults = { thinking = { type = "disabled" } }\n'
         models += 'price = { input = "0.8", output = "2.0", cached_input = "0.16" }\n'
-        for name, (kind, made_by, price) in _MODELS.items() if "openai" not in upstream else ():
+        for name, (kind, made_by, price) in _MODELS.items() if is_arks else ():
             ways = ", ".join(route(at, told[at], made_by) for at in range(count))
             models += f'[[models]]\nid = "{name}"\nkind = "{kind}"\nprice = {price}\nroutes = [{ways}]\n'
         gateway = await stack.enter_async_context(bench(directory, ark=arks[0], models=models + tables, **more))
