@@ -68,7 +68,19 @@ class Unrest:
 class Rest:
     """The state of what may rest: a key, or one model under a key."""
 
-    __slots__ = ("_failed_at", "_level", "_outcomes", "_policy", "_tries", "is_quiet", "retry_at", "since", "unrest", "until")
+    __slots__ = (
+        "_failed_at",
+        "_level",
+        "_outcomes",
+        "_policy",
+        "_tried_at",
+        "_tries",
+        "is_quiet",
+        "retry_at",
+        "since",
+        "unrest",
+        "until",
+    )
 
     def __init__(self, policy: HealthPolicy, unrest: Unrest | None = None) -> None:
         """Args: unrest: of all that is chosen among."""
@@ -80,6 +92,8 @@ class Rest:
         """Number of rests that one another followed."""
         self._tries = False
         """True while the one call is out that is to show whether the rest is over."""
+        self._tried_at = 0.0
+        """When that call took its try."""
         self._failed_at: deque[float] = deque()
         self._outcomes: deque[tuple[float, bool]] = deque(maxlen=WINDOW_CALLS)
         """Time of each of the last calls, and whether it failed; only where a share of them counts."""
@@ -103,7 +117,14 @@ class Rest:
         """Take the one try after a rest. It goes on resting for all others until the try has ended, or is overdue."""
         if self.until != 0.0 and self.until <= now:
             self._tries = True
+            self._tried_at = now
             self.until = now + self._policy.rest_seconds[0]
+
+    def untried(self, at: float) -> None:
+        """Give back the try that was taken at this time, if it is still out: its call showed nothing, so the next may try at once."""
+        if self._tries and self._tried_at == at:
+            self._tries = False
+            self.until = at
 
     def succeeded(self, now: float, asked_at: float) -> bool:
         """Note an answer to a call that was sent at ``asked_at``; return whether it ends a rest. An older call proves nothing."""

@@ -43,6 +43,11 @@ class Target(Generic[A]):
     def rests(self, now: float) -> bool:
         return self.rest.until > now or self.key_rest.until > now
 
+    def untried(self, at: float) -> None:
+        """Give back the try that the choice at this time took, where it took one, and its call has shown nothing."""
+        self.rest.untried(at)
+        self.key_rest.untried(at)
+
     @property
     def until(self) -> float:
         return max(self.rest.until, self.key_rest.until)

@@ -41,6 +41,8 @@ class Way(Struct, eq=False, gc=False):
     """Time of the first attempt; None: nothing was asked yet."""
     asked_at: float = 0.0
     """Time of the attempt under way."""
+    chosen_at: float = 0.0
+    """Time at which the target was chosen, where anything rested: the choice may have taken the one try of what had rested."""
     is_open: bool = False
     """True while an attempt for a picture is under way."""
     kept: bytes = b""
@@ -60,7 +62,18 @@ class Way(Struct, eq=False, gc=False):
             target, noted_at = known
             if now - noted_at < NOTED_SECONDS and target.home is routes and target.is_first:  # as nearly always
                 return Way(routing, routes, target, conversation, False)
-        return Way(routing, routes, routing.first(routes, conversation, now), conversation, only=False, is_noted=False)
+        if routes.unrest.count:
+            now = routing.now()  # its body may have taken long, and a rest may be over meanwhile
+        first = routing.first(routes, now, conversation)
+        return Way(routing, routes, first, conversation, only=False, is_noted=False, chosen_at=now)
+
+    @staticmethod
+    def alone(routing: Routing, routes: AccessRoutes, target: AccessTarget) -> "Way":
+        """Return the way of a model that has one target. Raises: ModelUnavailableError."""
+        if not routes.unrest.count:  # as nearly always
+            return Way(routing, routes, target)
+        now = routing.now()
+        return Way(routing, routes, routing.first(routes, now), chosen_at=now)
 
     def keep(self, body: bytes, protocol: ApiProtocol[C], call: C) -> None:
         """Keep what may have to be asked again. A long body is sent once: only what no connection can be made to is passed by."""
@@ -100,10 +113,17 @@ class Way(Struct, eq=False, gc=False):
         """Note an attempt that was broken off: by the upstream, or by the client or this process, which proves nothing about it."""
         if outcome in (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_ERROR):
             self.failed(Trouble.UNKNOWN, why=note)
-        elif is_asked:
+            return
+        if is_asked:
             self.is_open = False
             self.routing.count(self.target, "left")
             self._tell("left")
+        self.untried()
+
+    def untried(self) -> None:
+        """Give back the try that the choice took, where it took one: nothing was asked, or nothing came of it."""
+        if self.chosen_at:
+            self.target.untried(self.chosen_at)
 
     def failed(self, trouble: Trouble, retry_after: float | None = None, why: str = "") -> None:
         self.is_open = False
@@ -129,9 +149,12 @@ class Way(Struct, eq=False, gc=False):
             return False
         self.tried = self.tried.union(self.routes.spent(self.target, trouble))
         target = self.routes.choose(now, tried=self.tried)
-        if target is None or self.began_at is None or now - self.began_at >= target.access.config.first_byte_seconds:
+        if target is None or self.began_at is None:
             return False
-        self.target = target
+        if now - self.began_at >= target.access.config.first_byte_seconds:
+            target.untried(now)
+            return False
+        self.target, self.chosen_at = target, now
         self.is_noted = False
         return True
 

@@ -70,12 +70,16 @@ class Exchange(Generic[C]):
             ConnectionError: the client left before its answer began; the call is settled.
         """
         context, parts, way = self._context, self._parts, self._way
-        self._names = parts.protocol.chosen_names(self._call)
         intake = context.intake
-        upload = self._written(intake)
-        rates = None if context.bounds is None else context.bounds.rates
-        tokens = 0 if rates is None else rates.admit(self._call.tokens_counted(), parts.clock.monotonic())
-        self._hold = await parts.billing.hold(self._request, self._advice, rates, tokens)
+        try:
+            self._names = parts.protocol.chosen_names(self._call)
+            upload = self._written(intake)
+            rates = None if context.bounds is None else context.bounds.rates
+            tokens = 0 if rates is None else rates.admit(self._call.tokens_counted(), parts.clock.monotonic())
+            self._hold = await parts.billing.hold(self._request, self._advice, rates, tokens)
+        except BaseException:
+            way.untried()
+            raise
         flight = self._flight = parts.relay.depart(context.request.connection, self._request.account_id)
         streamed = self._streamed = Streamed(parts, context, flight, way, self._call) if self._call.stream else None
         try:
@@ -106,7 +110,13 @@ class Exchange(Generic[C]):
                     await self._hold.settled()
         finally:
             self._close()
-        if (streamed is None or streamed.response is None) and flight.has_client_left():
+        if isinstance(result, GatewayError) or flight.has_client_left():
+            return self._raised(result)
+        return result
+
+    def _raised(self, result: Response | GatewayError) -> Response:
+        """Raise what the call came to, unless its answer has begun, which no client that leaves changes."""
+        if (self._streamed is None or self._streamed.response is None) and self._flight.has_client_left():
             raise ConnectionResetError("the client left")
         if isinstance(result, GatewayError):
             raise result

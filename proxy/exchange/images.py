@@ -73,14 +73,19 @@ class Generations:
         assert isinstance(model.price, ImagePrice)
         assert context.grant is not None
         routes = settings.routes[model.id]
-        target = self._routing.first(routes)
+        now = self.clock.monotonic()
+        target = self._routing.first(routes, now)
         advise = partial(hold_advice, call.n, model.price, context.grant.discount)
         request = self._request(context, settings, target, call, claim)
         rates = None if context.bounds is None else context.bounds.rates
-        if rates is not None:
-            rates.admit(0, self.clock.monotonic())
-        hold = await self._billing.hold(request, advise, rates)
-        ways = [Way(self._routing, routes, target, only=routes.only is not None) for _ in range(call.n)]
+        try:
+            if rates is not None:
+                rates.admit(0, now)
+            hold = await self._billing.hold(request, advise, rates)
+        except BaseException:
+            target.untried(now)
+            raise
+        ways = [Way(self._routing, routes, target, only=routes.only is not None, chosen_at=now) for _ in range(call.n)]
         generation = Generation(self, context, target.model, ways, hold)
         try:
             bodies = dict(enumerate(upstream_bodies(call, target.model.upstream_model)))

@@ -1,6 +1,7 @@
 """How a paid call begins, in any `ApiProtocol`: its model, its checks, the target that is asked first, and the row of its hold.
 
-Nothing is taken here but a place in the order of routes: rates, slots and money are taken by `Exchange.run`.
+Nothing is taken here but a turn of the routes, and perhaps the try of one that has rested: rates, slots and money are taken by
+`Exchange.run`, which gives all of them back.
 """
 
 from typing import Any
@@ -32,9 +33,7 @@ def opened(parts: Parts[C], context: Context, body: Any, now_ms: int, claim: Ide
         way = Way.chosen(parts.routing, routes, conversation, context.received_at)
         target = way.target
     else:
-        if routes.unrest.count:
-            target = parts.routing.first(routes)
-        way = Way(parts.routing, routes, target)
+        way = Way.alone(parts.routing, routes, target)
     model = target.model
     assert isinstance(model.price, ChatPrice)
     hold_nanos, price, discount = call.hold_nanos(model.price), settings.frozen[model.id], context.grant.discount

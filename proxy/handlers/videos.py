@@ -96,7 +96,17 @@ class VideoHandlers:
         context.model = model.id
         call = self._told_apart(parse_video_call(checked, model))
         del checked  # what is ignored of it can be tens of megabytes
-        target = self._routing.first(settings.routes[model.id])
+        now = self._clock.monotonic()
+        target = self._routing.first(settings.routes[model.id], now)
+        try:
+            return await self._submit_to(target, context, call, settings, claim)
+        except BaseException:
+            target.untried(now)  # unless the submit has shown whether it still has to rest
+            raise
+
+    async def _submit_to(
+        self, target: AccessTarget, context: Context, call: VideoCall, settings: Settings, claim: IdempotencyClaim | None
+    ) -> Response:
         request, task = self._drawn_up(context, call, target, settings, claim)
         body_up = upstream_body(call, task.upstream_model, task.safety_identifier)
         assert context.grant is not None

@@ -56,13 +56,11 @@ class Routing:
     def now(self) -> float:
         return self._clock.monotonic()
 
-    def first(self, routes: AccessRoutes, conversation: int | None = None, now: float | None = None) -> AccessTarget:
-        """Return what a call asks first.
+    def first(self, routes: AccessRoutes, now: float, conversation: int | None = None) -> AccessTarget:
+        """Return what a call asks first. One that is not asked after all is given back by `Target.untried`, with the same time.
 
         Raises: ModelUnavailableError: nothing may be asked before the upstream's own ``Retry-After`` is over.
         """
-        if now is None:
-            now = self._clock.monotonic()
         preferred = None
         if conversation is not None and (before := self.conversations.find(conversation, now)) is not None:
             preferred = routes.by_name.get(before.name)  # as it is since the last reload

@@ -78,11 +78,11 @@ class VideoCalls:
         try:
             reply = await self._created(self._submitted_by(task), body)
         except UpstreamFailure as failure:
-            self._learn(task, Trouble.UNREACHABLE if failure.is_unasked else Trouble.UNKNOWN, asked_at)
+            self._learn(task, Trouble.UNREACHABLE if failure.is_unasked else Trouble.UNKNOWN, asked_at, why=str(failure))
             return self._unanswered(task, failure)
         report = read_submit(reply.status, reply.answer)
         if isinstance(report, SubmitRefused):
-            return self._refused(task, report, reply)
+            return self._refused(task, report, reply, asked_at)
         if isinstance(report, SubmitUnknown):
             self._metrics.upstream_failed(task.upstream, "submit_unknown")
         self._learn(task, Trouble.UNKNOWN if isinstance(report, SubmitUnknown) else None, asked_at)
@@ -142,17 +142,24 @@ class VideoCalls:
     # steps
 
     def _learn(
-        self, task: VideoTask, trouble: Trouble | None, asked_at: float, retry_after: float | None = None, *, is_refused: bool = False
+        self,
+        task: VideoTask,
+        trouble: Trouble | None,
+        asked_at: float,
+        retry_after: float | None = None,
+        *,
+        is_refused: bool = False,
+        why: str = "",
     ) -> None:
-        """Tell the choice of routes what came of a submit, for the next ones."""
+        """Tell the choice of routes what came of a submit, for the next ones. ``why``: for the log."""
         routes = self._live.now.routes.get(task.model)
         target = None if routes is None else routes.by_name.get((task.upstream, task.key_name, task.upstream_model))
         if target is None:
             return
         if trouble is not None:
-            self._routing.failed(target, trouble, retry_after)
+            self._routing.failed(target, trouble, retry_after, why)
         elif is_refused:
-            self._routing.count(target, "refused")
+            self._routing.refused(target, asked_at)
         else:
             target.answers[0] += 1
             self._routing.answered(target, asked_at)
@@ -175,10 +182,11 @@ class VideoCalls:
         refusal = outage(str(failure))
         return Submission(SubmitRefused(None, str(failure), refusal.error.status), refusal.error)
 
-    def _refused(self, task: VideoTask, report: SubmitRefused, reply: Reply) -> Submission:
+    def _refused(self, task: VideoTask, report: SubmitRefused, reply: Reply, asked_at: float) -> Submission:
         names, error = FIELD_NAMES, report.error
         refusal = with_delay(creation_refusal(reply.status, reply.answer, names, upstream_model=task.upstream_model), reply.retry_after)
-        self._learn(task, refusal.trouble, 0.0, retry_after_seconds(reply.retry_after), is_refused=True)
+        retry_after = retry_after_seconds(reply.retry_after)
+        self._learn(task, refusal.trouble, asked_at, retry_after, is_refused=True, why=refusal.note)
         if refusal.outcome is not Outcome.REFUSED:
             self._metrics.upstream_failed(task.upstream, "operator" if refusal.operator else "error")
             logger.warning("video %s: %s", task.id, refusal.note)

@@ -19,7 +19,9 @@ from proxy.billing.holds import Billing
 from proxy.billing.idempotency import Idempotency
 from proxy.clock import SystemClock
 from proxy.config import BillingConfig, load
+from proxy.core.bounds import Bounds
 from proxy.core.money import Nanos
+from proxy.core.rates import Meter, Rates
 from proxy.core.settlement import Outcome
 from proxy.demo.ark import Send, StandIn, answer_head
 from proxy.edge.body import BodyReader
@@ -102,6 +104,8 @@ class Rig:
     chat: ChatHandlers
     ark: StandIn
     grant: Grant
+    meter: Meter = field(default_factory=lambda: Meter("key"))
+    bounds: Bounds | None = None
     origin: str = ""
     cancel_at: int = 0
     """Number of the await at which the call is cancelled; 0: none."""
@@ -112,7 +116,7 @@ class Rig:
     faults: list[dict[str, Any]] = field(default_factory=list)
 
     async def handle(self, context: Context) -> Response:
-        context.grant = self.grant
+        context.grant, context.bounds = self.grant, self.bounds
         self.ids.append(context.id)
         self.call = CancelAt(self.chat.create(context), self.cancel_at, late=self.cancel_late)
         task = asyncio.get_running_loop().create_task(self._answer(self.call))
@@ -152,6 +156,8 @@ async def rig(directory: Path, policy: BillingConfig) -> AsyncIterator[Rig]:
             routing=Routing(clock),
         )
         made = Rig(store, settlements, relay, chat, ark, Grant(b"", "", account.id, "acme"))
+        made.meter.limit(None, None, 1, clock.monotonic())  # one slot: a call that kept it would be the last
+        made.bounds = Bounds(None, None, ends_at_ms=None, rates=Rates((made.meter,)))
         asyncio.get_running_loop().set_exception_handler(lambda _loop, fault: made.faults.append(fault))
         served = Listener(straight_to(made.handle, clock), clock, keepalive_seconds=5, stall_seconds=5)
         stack.push_async_callback(served.close)
@@ -191,7 +197,7 @@ async def test_a_handler_cancelled_at_any_of_its_awaits_leaks_no_hold(tmp_path: 
             call = await whole_call(it, stream=stream)
             was_cancelled = call.awaits >= nth
 
-            assert await it.store.open_requests() == []
+            assert (await it.store.open_requests(), it.meter.open) == ([], 0)
             if (found := await it.store.receipt(it.ids[-1])) is not None:
                 assert found[0].settlement is not None
                 outcomes.append(found[0].settlement.outcome)
@@ -247,7 +253,7 @@ async def test_whatever_happens_at_whatever_turn_leaks_no_hold(
         while undisturbed < UNDISTURBED_IN_A_ROW:
             undisturbed = 0 if await disturbed_call(it, disturb, turns, stream=stream) else undisturbed + 1
             turns += 1 + max(0, turns - EVERY_TURN_UP_TO) // 15
-            assert await it.store.open_requests() == []
+            assert (await it.store.open_requests(), it.meter.open) == ([], 0)
             assert len(it.relay) == 0
 
         account = await it.store.account("acme")

@@ -66,6 +66,7 @@ async def routed(
     model: str = "",
     addresses: Sequence[str] = (),
     first_byte_seconds: float = 5,
+    idle_seconds: float = 5,
     **more: Any,
 ) -> AsyncIterator[Routed]:
     """Start it.
@@ -81,7 +82,7 @@ async def routed(
     async with AsyncExitStack() as stack:
         arks = [await stack.enter_async_context(StandIn(Settings(timeline=Timeline(0.5, 0.5)), calls_max=100_000)) for _ in range(many)]
         bases = [*(ark.base_url for ark in arks), *addresses]
-        upstream = f"first_byte_seconds = {first_byte_seconds}\n{upstream}"
+        upstream = f"idle_seconds = {idle_seconds}\nfirst_byte_seconds = {first_byte_seconds}\n{upstream}"
         lines = [upstream + own for own, _ in zip_longest(each, bases, fillvalue="")]
         is_arks = not any("openai" in table for table in lines)
         tables = "".join(_table(at, base, keys, lines[at]) for at, base in enumerate(bases))
@@ -102,7 +103,7 @@ async def routed(
 
 def _table(at: int, base_url: str, keys: Sequence[str], more: str) -> str:
     named = ", ".join(f'{name} = "file:{name}-{at}.key"' for name in keys)
-    return f'[upstreams.u{at}]\nbase_url = "{base_url}"\napi_keys = {{ {named} }}\nconnect_seconds = 2\nidle_seconds = 5\n{more}\n'
+    return f'[upstreams.u{at}]\nbase_url = "{base_url}"\napi_keys = {{ {named} }}\nconnect_seconds = 2\n{more}\n'
 
 
 def write_keys(directory: Path, many: int, keys: Sequence[str]) -> None:

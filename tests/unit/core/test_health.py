@@ -68,6 +68,24 @@ def test_a_failure_of_a_call_that_was_sent_although_it_rests_changes_nothing() -
     assert rest.until == 5
 
 
+def test_a_try_that_showed_nothing_is_given_back_by_the_call_that_took_it_alone() -> None:
+    rest = Rest(POLICY)
+    fail(rest, 0, 0, 0)
+    rest.untried(0)
+    assert rest.until == 5
+    rest.try_now(6)
+    rest.untried(5.5)
+    assert rest.until == 11
+
+    rest.untried(6)
+
+    assert rest.until == 6, "the next call may try"
+    rest.try_now(7)
+    assert rest.succeeded(8, 7) is True
+    rest.untried(7)
+    assert rest.until == 0
+
+
 def test_a_try_that_is_never_heard_of_again_keeps_it_resting_for_no_longer_than_a_first_rest() -> None:
     rest = Rest(POLICY)
     fail(rest, 0, 0, 0)
