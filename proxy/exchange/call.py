@@ -258,7 +258,7 @@ class Exchange(Generic[C]):
         self._upload, self._model = upload, self._way.target.model
         self._is_refused = False
         if streamed is not None:
-            streamed.forget()
+            streamed.begin_anew()
         return True
 
     async def _ask_on(self) -> Response | GatewayError:

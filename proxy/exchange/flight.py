@@ -201,6 +201,11 @@ class Flight:
         if self.stream is not None:
             self._relay.heartbeats.forget(self.stream)
 
+    def renew_stream(self, tap: StreamTap) -> None:
+        """Let the stream, whose head is out, pass on another answer through a tap of its own."""
+        if self.stream is not None:
+            self.stream.renew(tap, self._relay.loop.create_future())
+
     def drop_stream(self) -> None:
         """Forget a stream that has passed nothing on: another answer is to be asked for."""
         if self.stream is not None:

@@ -114,6 +114,11 @@ class Stream:
         elif self._transport is not None and not self._transport.get_write_buffer_size():
             self.write(KEEP_ALIVE)
 
+    def renew(self, tap: StreamTap, done: "asyncio.Future[UpstreamFailure | None]") -> None:
+        """Pass on another answer, after one of which nothing was passed on but comments."""
+        self._tap, self.done = tap, done
+        self._comments = b""
+
     def forget_client(self) -> None:
         """Stop writing, and begin nothing; the upstream is still read."""
         self._transport = self._begin = None

@@ -66,16 +66,20 @@ class Streamed(Generic[C]):
         self._flight.write(self._parts.protocol.error_event(error))
 
     def is_said(self) -> bool:
-        """Return whether anything of an answer has been told, so that no other may follow."""
-        tap = self.tap
-        return tap is not None and (tap.begun or (tap.error is not None and self.response is not None))
+        """Return whether anything of an answer has been told, so that no other may follow. An early head tells nothing of it."""
+        return self.tap is not None and self.tap.begun
 
     def seen(self) -> SeenAnswer:
         """Return the facts so far that a settlement needs."""
         return NOTHING_SEEN if self.tap is None else self.tap.seen()
 
-    def forget(self) -> None:
-        """Forget a stream that has passed nothing on, unless its head is out: another answer is to be asked for."""
-        if self.tap is not None and self.response is None:
+    def begin_anew(self) -> None:
+        """Make ready for another answer, after one that has passed nothing on. A head that went out early stays."""
+        if self.tap is None:
+            return
+        if self.response is None:
             self.tap = None
             self._flight.drop_stream()
+        elif self.tap.error is not None:
+            self.tap = self._parts.protocol.new_tap(self._call)
+            self._flight.renew_stream(self.tap)

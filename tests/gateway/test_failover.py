@@ -6,7 +6,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from proxy.demo.ark import error, known_error
+from proxy.demo.ark import LAST_CHUNK, chunk, error, known_error
 from proxy.demo.ark.script import Close, Hang, Pause, Perform, Reset, Send, Step, Wait, answer_head, answer_json, answer_sse
 from tests.support.gateway import Reply
 from tests.support.routes import CHAT_MODELS, ROUTED, Routed, routed
@@ -215,6 +215,40 @@ async def test_a_head_that_went_out_early_does_not_keep_from_asking_the_next(tmp
         assert b"[DONE]" in reply.body
         assert await house.results(identity) == [("u0", "failed"), ("u1", "answered")]
         await house.gateway.assert_charged(COST)
+
+
+@pytest.mark.parametrize("first", ["nothing", "the head", "a comment"])
+async def test_nor_does_it_where_the_error_is_the_first_event(tmp_path: Path, first: str) -> None:
+    begins = {
+        "nothing": [Pause(0.5), *answer_sse(ERROR_EVENT)],
+        "the head": [*answer_sse(b"", end=False), Pause(0.5), Send(chunk(ERROR_EVENT) + LAST_CHUNK)],
+        "a comment": [*answer_sse(b": queued\n\n", end=False), Pause(0.5), Send(chunk(ERROR_EVENT) + LAST_CHUNK)],
+    }
+    async with routed(tmp_path, server="early_head_seconds = 0.2") as house:
+        house.arks[0].enqueue(begins[first])
+        house.arks[1].enqueue(begins[first])
+
+        reply, identity = await asked(house, stream=True)
+
+        assert reply.status == 200
+        assert reply.body.startswith(b": ")
+        assert reply.body.count(b"[DONE]") == 1
+        assert b"error" not in reply.body
+        assert await house.results(identity) == [("u0", "limited"), ("u1", "limited"), ("u2", "answered")]
+        await house.gateway.assert_charged(COST)
+
+
+async def test_when_all_fail_after_an_early_head_the_last_error_is_told_within_the_stream(tmp_path: Path) -> None:
+    async with routed(tmp_path, 2, server="early_head_seconds = 0.2") as house:
+        for ark in house.arks:
+            ark.enqueue([Pause(0.5), *answer_sse(ERROR_EVENT)])
+
+        reply, identity = await asked(house, stream=True)
+
+        assert (reply.status, reply.body.count(b"data:")) == (200, 1)
+        assert b"MODEL_UNAVAILABLE" in reply.body
+        assert await house.results(identity) == [("u0", "limited"), ("u1", "limited")]
+        await house.gateway.assert_charged(0)
 
 
 async def test_a_client_that_leaves_while_the_first_thinks_is_not_answered_by_the_next(tmp_path: Path) -> None:
