@@ -103,6 +103,13 @@ class Rest:
         self.retry_at = 0.0
         """The upstream itself said not to ask before; 0: it did not."""
 
+    def count_in(self, unrest: Unrest) -> None:
+        """Count in another whole from now on: one that is no longer chosen must not make every choice look at each."""
+        if self.unrest is not unrest:
+            self.unrest.count -= self.rests
+            unrest.count += self.rests
+            self.unrest = unrest
+
     def renew(self, policy: HealthPolicy) -> None:
         """Go by another policy from now on."""
         self._policy = policy

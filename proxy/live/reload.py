@@ -11,7 +11,7 @@ from pathlib import Path
 from proxy.config import Config, ConfigError, Source
 from proxy.config.changes import NotReloadedError, Reloaded, adopted, changes
 from proxy.live.settings import Live, Settings, settings_of
-from proxy.upstream.routing import wake_keys
+from proxy.upstream.routing import let_go, wake_keys
 from proxy.upstream.upstreams import Upstreams
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ class Reloader:
 
     def _swap(self, config: Config) -> None:
         settings = settings_of(config, self._upstreams.take(config.upstreams))
+        let_go(settings.upstreams, settings.routes.values())
         self._live.now = settings
         for told in self._on_swap:
             told(settings)

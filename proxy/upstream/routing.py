@@ -5,13 +5,13 @@ One log line when something goes to rest and one when it wakes. Nothing is kept 
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from proxy.clock import Clock
 from proxy.core.affinity import Affinity
-from proxy.core.catalog import Model
+from proxy.core.catalog import Model, Route
 from proxy.core.errors import ModelUnavailableError
-from proxy.core.health import Rest, Trouble, note_trouble
+from proxy.core.health import Rest, Trouble, Unrest, note_trouble
 from proxy.core.routing import Lane, Routes, Target
 from proxy.upstream.upstreams import Access, Upstream
 
@@ -27,21 +27,28 @@ def routes_of(model: Model, upstreams: Mapping[str, Upstream]) -> AccessRoutes:
     for route in model.routes:
         upstream = upstreams.get(route.upstream)
         if upstream is not None:
-            policy = upstream.config.health
-            targets = [
-                Target(
-                    model,
-                    route,
-                    access.name,
-                    access,
-                    rest=access.rests.setdefault(route.model, Rest(policy, access.rest.unrest)),
-                    key_rest=access.rest,
-                    answers=access.answers.setdefault((model.id, route.model), [0]),
-                )
-                for access in upstream.accesses.values()
-            ]
-            lanes.append(Lane(route, targets))
+            lanes.append(Lane(route, [_target(model, route, access) for access in upstream.accesses.values()]))
     return Routes(lanes)
+
+
+def _target(model: Model, route: Route, access: Access) -> AccessTarget:
+    rest = access.rests.setdefault(route.model, Rest(access.config.health, access.unrest))
+    access.rest.count_in(access.unrest)
+    answers = access.answers.setdefault((model.id, route.model), [0])
+    return Target(model, route, access.name, access, rest=rest, key_rest=access.rest, answers=answers)
+
+
+def let_go(upstreams: Mapping[str, Upstream], routes: Iterable[AccessRoutes]) -> None:
+    """Forget what rests of that which no route leads to any more. Calls under way may still tell it how they ended."""
+    used = {rest for each in routes for target in each.targets for rest in (target.rest, target.key_rest)}
+    for upstream in upstreams.values():
+        for access in upstream.every_access:
+            for model, rest in list(access.rests.items()):
+                if rest not in used:
+                    rest.count_in(Unrest())
+                    del access.rests[model]
+            if access.rest not in used:
+                access.rest.count_in(Unrest())
 
 
 class Routing:

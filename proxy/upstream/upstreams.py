@@ -33,6 +33,8 @@ class Access:
     gets: Rate
     lists: Rate
     deletes: Rate
+    unrest: Unrest
+    """Of all upstreams."""
     rest: Rest
     """Of the key, whatever is asked by it."""
     rests: dict[str, Rest] = field(default_factory=dict)
@@ -114,7 +116,7 @@ class Upstreams:
         client.renew(config, secret)
         gets, deletes = (Rate(config.requests_per_second, self._clock) for _ in range(2))
         lists = Rate(config.list_requests_per_second, self._clock)
-        return Access(config, key, secret, pool, client, gets, lists, deletes, Rest(config.health, self._unrest))
+        return Access(config, key, secret, pool, client, gets, lists, deletes, self._unrest, Rest(config.health, self._unrest))
 
     def _taken_over(self, access: Access, config: UpstreamConfig, pool: Pool, secret: Secret) -> Access:
         """Return a key's access with this configuration. Its old pool, where another takes its place, serves the calls under way."""
@@ -124,9 +126,15 @@ class Upstreams:
         for rate in (access.gets, access.deletes):
             rate.limit(config.requests_per_second)
         access.lists.limit(config.list_requests_per_second)
-        for rest in (access.rest, *access.rests.values()):
-            rest.renew(config.health)
-        return replace(access, config=config, pool=pool, secret=secret)
+        rests = access.rest, *access.rests.values()
+        if (secret, config.base_url) == (access.secret, access.config.base_url):
+            for rest in rests:
+                rest.renew(config.health)
+            return replace(access, config=config, pool=pool, secret=secret)
+        # How another secret, or another server, fares says nothing about these: not what came of it, nor what is still to come.
+        for rest in rests:
+            rest.count_in(Unrest())
+        return replace(access, config=config, pool=pool, secret=secret, rest=Rest(config.health, self._unrest), rests={})
 
     def _pool(self, config: UpstreamConfig, secret: Secret) -> Pool:
         limits = Limits(
