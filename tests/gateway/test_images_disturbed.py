@@ -16,7 +16,9 @@ from proxy.billing.holds import Billing
 from proxy.billing.idempotency import Idempotency
 from proxy.clock import SystemClock
 from proxy.config import BillingConfig, load
+from proxy.core.bounds import Bounds
 from proxy.core.money import Nanos
+from proxy.core.rates import Meter, Rates
 from proxy.core.settlement import Outcome
 from proxy.demo.ark import StandIn
 from proxy.edge.body import BodyReader
@@ -57,13 +59,15 @@ class Rig:
     idempotency: Idempotency
     images: ImageHandlers
     grant: Grant
+    meter: Meter = field(default_factory=lambda: Meter("key"))
+    bounds: Bounds | None = None
     origin: str = ""
     inside: asyncio.Future[asyncio.Task[Any]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     ids: list[str] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
 
     async def handle(self, context: Context) -> Response:
-        context.grant = self.grant
+        context.grant, context.bounds = self.grant, self.bounds
         context.route = ROUTE
         task = asyncio.get_running_loop().create_task(self._answer(context))
         self.inside.set_result(task)
@@ -102,6 +106,8 @@ async def rig(directory: Path, policy: BillingConfig) -> AsyncIterator[Rig]:
             routing=Routing(clock),
         )
         made = Rig(store, settlements, relay, idempotency, images, Grant(b"", "", account.id, "acme"))
+        made.meter.limit(None, None, 1, clock.monotonic())  # one slot: a call that kept it would be the last
+        made.bounds = Bounds(None, None, ends_at_ms=None, rates=Rates((made.meter,)))
         asyncio.get_running_loop().set_exception_handler(lambda _loop, fault: made.faults.append(fault))
         listener = Listener(straight_to(made.handle, clock), clock, keepalive_seconds=5, stall_seconds=5)
         stack.push_async_callback(listener.close)
@@ -161,7 +167,7 @@ async def test_whatever_happens_at_whatever_turn_leaks_no_hold_and_no_key(
         while undisturbed < UNDISTURBED_IN_A_ROW:
             undisturbed = 0 if await disturbed_call(it, disturb, turns, is_held=is_held) else undisturbed + 1
             turns += 1 + max(0, turns - EVERY_TURN_UP_TO) // 10
-            assert await it.store.open_requests() == []
+            assert (await it.store.open_requests(), it.meter.open) == ([], 0)
             assert len(it.relay) == 0
             assert it.idempotency._under_way == {}
 
