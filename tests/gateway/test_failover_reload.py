@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ import pytest
 from proxy.demo.ark import LAST_CHUNK, Answer, Check, Send, StandIn, Step, Wait, answer_sse, chunk, error, known_error
 from tests.support.books import assert_books_balance
 from tests.support.gateway import Reply
+from tests.support.limits import limit_key
 from tests.support.raw_chat import raw_chat
 from tests.support.routes import CLIPS, PICTURES, ROUTED, Routed, keys_of, route, routed
 from tests.support.scraping import scrape_socket
@@ -214,3 +216,46 @@ async def test_the_only_key_is_refused_and_mended_by_a_reload(tmp_path: Path, re
         assert (await ended(house.gateway, before))["status"] == "succeeded"
         assert (await scrape_socket(house.gateway.admin_socket)).value("llm_proxy_resting", upstream="u0") == 0
         await house.gateway.assert_charged(2 * COST + SILENT)
+
+
+# all of it, under load
+
+
+CALLS, AT_ONCE = 600, 12
+
+
+async def test_reloads_under_load_lose_no_call_no_slot_and_no_connection(tmp_path: Path) -> None:
+    """One upstream of two fails each third call, and is taken away, renamed, moved and given another secret all the while."""
+    async with routed(tmp_path, 2, options=("", ""), upstream="health = { failures = 3, rest_seconds = [0.05, 0.1] }\n") as house:
+        await limit_key(house.gateway, concurrent=AT_ONCE)  # a slot that is lost is missed by the next call
+        ill, well = house.arks
+        ill.enqueue(lambda call: known_error("InternalServiceError") if call.number % 3 == 0 else [Answer()], times=None)
+        both, alone = f"{route(0)}, {route(1)}", route(1)
+        changes = [
+            (both, alone),
+            (alone, both),
+            ("u0", "renamed"),
+            ("renamed", "u0"),
+            ("connect_seconds = 2", "connect_seconds = 3"),
+            ("connect_seconds = 3", "connect_seconds = 2"),
+        ]
+        numbers, statuses, reloads = iter(range(CALLS)), Counter[int](), 0
+
+        async def customer() -> None:
+            for number in numbers:
+                statuses[(await chat(house, f"call {number}", stream=number % 3 == 0)).status] += 1
+
+        calling = asyncio.gather(*(customer() for _ in range(AT_ONCE)))
+        while not calling.done():
+            (tmp_path / "default-0.key").write_text(f"key-{reloads // 2}")
+            await reload(house, changes[reloads % len(changes)])
+            reloads += 1
+        await calling
+
+        assert (statuses, reloads > 20, len(ill.calls) > CALLS / 10) == ({200: CALLS}, True, True)
+        limits = (await house.gateway.ask("/account")).json["key"]["limits"]
+        assert [limit["used"] for limit in limits] == [0]
+        seen = await scrape_socket(house.gateway.admin_socket)
+        assert seen.value("llm_proxy_upstream_connections", state="busy") == 0
+        assert ill.open_connections + well.open_connections <= 2 * AT_ONCE
+        await house.gateway.assert_charged(CALLS * COST)
