@@ -138,6 +138,7 @@ class Way(Struct, eq=False, gc=False):
         before, body = self.target.model, self.kept or upload.body
         if not body or self.asking is None or not self.turn(trouble):
             return None
+        upload.body = b""  # its caller keeps the upload for as long as the next target thinks
         body = protocol.readdressed(body, before, self.target.model, self.asking)
         self.kept = body if self.kept else b""
         return Upload(body, upload.sent)

@@ -193,7 +193,8 @@ class _Ark:
 
     def __init__(self, pool: Pool, config: UpstreamConfig) -> None:
         self.config, self.pool, self.name = config, pool, "default"
-        self.rest, self.rests, self.answers = Rest(config.health, _UNREST), dict[str, Rest](), dict[tuple[str, str], list[int]]()
+        self.unrest, self.rest, self.rests = _UNREST, Rest(config.health, _UNREST), dict[str, Rest]()
+        self.answers = dict[tuple[str, str], list[int]]()
         self.accesses = {"default": self}
 
 

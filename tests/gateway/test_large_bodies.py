@@ -13,7 +13,7 @@ from proxy.store.values import Reference
 from tests.support.books import assert_books_balance
 from tests.support.gateway import MODEL, Bench, bench
 from tests.support.images import PRICE, PROMPT, ROUTE
-from tests.support.process import GatewayProcess, gateway_process, growth_bytes, resident_bytes
+from tests.support.process import GatewayProcess, free_port, gateway_process, growth_bytes, resident_bytes
 from tests.support.raw import connect, request
 from tests.support.raw_chat import raw_chat
 
@@ -91,6 +91,39 @@ async def test_nothing_of_a_large_prompt_is_kept_once_the_upstream_has_it(tmp_pa
         for client in held:
             await client.__aexit__(None, None, None)
 
+    assert grown < 8_000_000, f"three more open calls of 8 MB each keep {grown / 3:.0f} bytes each"
+
+
+PASSED_ON = """
+[upstreams.dead]
+base_url = "http://127.0.0.1:{port}/v1"
+api_key = "env:ARK_API_KEY"
+dialect = "openai"
+asks_usage = false
+[[models]]
+id = "routed"
+kind = "chat"
+routes = [{{ upstream = "dead" }}, {{ upstream = "ark", tier = 2 }}]
+reasoning_tokens_max = 0
+price = {{ input = "0.8", output = "2.0" }}
+"""
+
+
+async def test_nor_is_anything_kept_of_one_that_was_passed_on_to_another_dialect(tmp_path: Path) -> None:
+    models = PASSED_ON.format(port=free_port())
+    async with StandIn() as ark, gateway_process(tmp_path, ark.base_url, balance=Nanos(10**15), models=models) as gateway:
+        await gateway.start()
+        ark.enqueue([Hang()], times=4)
+        async with AsyncExitStack() as held:
+            for calls in range(1, 5):
+                client = raw_chat(gateway.origin, gateway.key, model="routed", stream=True, user="A" * 8_000_000)
+                await held.enter_async_context(client)
+                await ark.wait_until(partial(has_calls, ark, calls), 30)
+                if calls == 1:
+                    first = await resident_bytes(gateway)
+            grown = await growth_bytes(gateway, first, 8_000_000)
+
+    assert [call.json["stream_options"] for call in ark.calls] == [{"include_usage": True}] * 4
     assert grown < 8_000_000, f"three more open calls of 8 MB each keep {grown / 3:.0f} bytes each"
 
 
