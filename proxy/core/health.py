@@ -51,7 +51,7 @@ class Trouble(StrEnum):
     """A failure that leaves open whether the call ran: a time-out, a page of some proxy's, a cut."""
 
 
-_OF_THE_KEY = frozenset({Trouble.KEY_LIMITED, Trouble.KEY_REFUSED})
+OF_THE_KEY = frozenset({Trouble.KEY_LIMITED, Trouble.KEY_REFUSED})
 _LIMITS = frozenset({Trouble.LIMITED, Trouble.KEY_LIMITED})
 _COUNTED = frozenset({Trouble.UNREACHABLE, Trouble.FAILED, Trouble.UNKNOWN})
 
@@ -75,6 +75,7 @@ class Rest:
         "_policy",
         "_tried_at",
         "_tries",
+        "forgiven_at",
         "is_quiet",
         "retry_at",
         "since",
@@ -97,6 +98,8 @@ class Rest:
         self._failed_at: deque[float] = deque()
         self._outcomes: deque[tuple[float, bool]] = deque(maxlen=WINDOW_CALLS)
         """Time of each of the last calls, and whether it failed; only where a share of them counts."""
+        self.forgiven_at = 0.0
+        """A refusal of a call that was sent before then does not count: who can mend what it is about has had the chance."""
         self.since = 0.0
         self.until = 0.0
         """It rests until then; 0: it does not rest, and no try is due."""
@@ -219,7 +222,7 @@ def note_trouble(trouble: Trouble, own: Rest, key: Rest, now: float, retry_after
         key: of the whole key.
         retry_after: seconds that the upstream's ``Retry-After`` named.
     """
-    rest = key if trouble in _OF_THE_KEY else own
+    rest = key if trouble in OF_THE_KEY else own
     if trouble in _COUNTED:
         begins = rest.failed(now)
     elif trouble in _LIMITS:

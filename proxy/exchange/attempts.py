@@ -127,7 +127,7 @@ class Way(Struct, eq=False, gc=False):
 
     def failed(self, trouble: Trouble, retry_after: float | None = None, why: str = "") -> None:
         self.is_open = False
-        self.routing.failed(self.target, trouble, retry_after, why)
+        self.routing.failed(self.target, trouble, self.asked_at, retry_after=retry_after, why=why)
         self._tell(trouble.value)
 
     def move(self, trouble: Trouble, upload: Upload, protocol: ApiProtocol[Any]) -> Upload | None:

@@ -137,6 +137,7 @@ class _Construction:
             source=source,
             live=self._live,
             upstreams=self._upstreams,
+            routing=self._routing,
             is_stopping=self._stop.requested.is_set,
             on_swap=(
                 self._listeners.limit,

@@ -11,7 +11,7 @@ from pathlib import Path
 from proxy.config import Config, ConfigError, Source
 from proxy.config.changes import NotReloadedError, Reloaded, adopted, changes
 from proxy.live.settings import Live, Settings, settings_of
-from proxy.upstream.routing import let_go, wake_keys
+from proxy.upstream.routing import Routing, let_go
 from proxy.upstream.upstreams import Upstreams
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ class Reloader:
         source: Source | None,
         live: Live,
         upstreams: Upstreams,
+        routing: Routing,
         is_stopping: Callable[[], bool],
         on_swap: Iterable[Callable[[Settings], None]],
     ) -> None:
@@ -33,6 +34,7 @@ class Reloader:
         self._source = source
         self._live = live
         self._upstreams = upstreams
+        self._routing = routing
         self._is_stopping = is_stopping
         self._on_swap = tuple(on_swap)
         self._reloading = asyncio.Lock()
@@ -47,7 +49,7 @@ class Reloader:
                 raise
             if reloaded.live:
                 self._swap(config)
-            wake_keys(self._live.now.upstreams)
+            self._routing.wake_keys(self._live.now.upstreams)
         if reloaded.live or not reloaded.restart:
             logger.info("reloaded: %s", ", ".join(change.key for change in reloaded.live) or "nothing is different")
         if reloaded.restart:

@@ -11,7 +11,7 @@ from proxy.clock import Clock
 from proxy.core.affinity import Affinity
 from proxy.core.catalog import Model, Route
 from proxy.core.errors import ModelUnavailableError
-from proxy.core.health import Rest, Trouble, Unrest, note_trouble
+from proxy.core.health import OF_THE_KEY, Rest, Trouble, Unrest, note_trouble
 from proxy.core.routing import Lane, Routes, Target
 from proxy.upstream.upstreams import Access, Upstream
 
@@ -88,14 +88,18 @@ class Routing:
         self.count(target, "refused")
         self._relieve(target, asked_at)
 
-    def failed(self, target: AccessTarget, trouble: Trouble, retry_after: float | None = None, why: str = "") -> None:
-        """Note an attempt that gave no answer.
+    def failed(
+        self, target: AccessTarget, trouble: Trouble, asked_at: float, *, retry_after: float | None = None, why: str = ""
+    ) -> None:
+        """Note an attempt that was sent at ``asked_at`` and gave no answer.
 
         Args:
             retry_after: seconds that the upstream asked to be left alone for.
             why: for the log; status and code only.
         """
         self.count(target, trouble.value)
+        if trouble in OF_THE_KEY and asked_at < target.key_rest.forgiven_at:
+            return
         now = self._clock.monotonic()
         rest = note_trouble(trouble, target.rest, target.key_rest, now, retry_after)
         if rest is not None:
@@ -111,6 +115,16 @@ class Routing:
                 del known[conversation]
             else:
                 known[conversation] = now, at
+
+    def wake_keys(self, upstreams: Mapping[str, Upstream]) -> None:
+        """Let all keys be asked again: the operator may have paid a bill, or had a key allowed."""
+        now = self._clock.monotonic()
+        for upstream in upstreams.values():
+            for access in upstream.every_access:
+                access.rest.forgiven_at = now
+                if access.rest.rests:
+                    access.rest.wake()
+                    logger.info("upstream %s, key %s is asked again", access.config.name, access.name)
 
     def attempts(self, upstreams: Mapping[str, Upstream]) -> dict[tuple[str, ...], float]:
         """Return the number of attempts by model, upstream, key and result."""
@@ -131,15 +145,6 @@ class Routing:
     def count(self, target: AccessTarget, result: str) -> None:
         """Count an attempt that proves nothing about its target."""
         self._attempts[target.model.id, target.route.upstream, target.key_name, result] += 1
-
-
-def wake_keys(upstreams: Mapping[str, Upstream]) -> None:
-    """Let all keys be asked again: the operator may have paid a bill, or had a key allowed."""
-    for upstream in upstreams.values():
-        for access in upstream.every_access:
-            if access.rest.rests:
-                access.rest.wake()
-                logger.info("upstream %s, key %s is asked again", access.config.name, access.name)
 
 
 def resting(upstreams: Mapping[str, Upstream], now: float) -> Iterator[tuple[str, str, int]]:

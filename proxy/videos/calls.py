@@ -157,7 +157,7 @@ class VideoCalls:
         if target is None:
             return
         if trouble is not None:
-            self._routing.failed(target, trouble, retry_after, why)
+            self._routing.failed(target, trouble, asked_at, retry_after=retry_after, why=why)
         elif is_refused:
             self._routing.refused(target, asked_at)
         else:

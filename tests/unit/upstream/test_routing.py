@@ -10,7 +10,7 @@ from proxy.config import Secret, UpstreamConfig
 from proxy.core.catalog import ChatPrice, ChatTier, Kind, Model, Route
 from proxy.core.health import HealthPolicy, Trouble
 from proxy.core.money import Nanos
-from proxy.upstream.routing import AccessRoutes, Routing, let_go, routes_of, wake_keys
+from proxy.upstream.routing import AccessRoutes, Routing, let_go, routes_of
 from proxy.upstream.upstreams import Upstreams
 
 BASE_URL = "http://127.0.0.1:1/api/v3"
@@ -38,11 +38,11 @@ class House:
         upstreams = self.upstreams.take({config.name: config})
         found = routes_of(replace(MODEL, routes=routes or MODEL.routes), upstreams)
         let_go(upstreams, [found])
-        wake_keys(upstreams)
+        self.routing.wake_keys(upstreams)
         return found
 
     def fail(self, routes: AccessRoutes, trouble: Trouble, key: str = "one", model: str = "m") -> None:
-        self.routing.failed(routes.by_name["a", key, model], trouble)
+        self.routing.failed(routes.by_name["a", key, model], trouble, self.routing.now())
 
 
 @pytest.fixture
