@@ -157,9 +157,11 @@ class Exchange(Generic[C]):
         streamed = self._streamed
         if streamed is not None and (answer.header(b"content-type") or b"").lower().startswith(EVENT_STREAM.encode()):
             return await self._stream(answer, streamed)
-        if streamed is not None and streamed.response is not None:
-            answer.abort()
-            return self._refused(self._read_refusal(200, {}))  # a head went out early, and no stream came
+        if streamed is not None:
+            if streamed.response is not None:
+                answer.abort()
+                return self._refused(self._read_refusal(200, {}))  # a head went out early, and no stream came
+            self._flight.call_off()  # what is no stream has a head of its own
         return self._whole(await answer.read(ANSWER_BYTES_MAX))
 
     def _read_refusal(self, status: int, body: bytes | dict[str, Any]) -> Refusal:

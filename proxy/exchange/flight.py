@@ -193,11 +193,15 @@ class Flight:
         """Run ``action`` after so many seconds, unless the call lands first."""
         self.timer = self._relay.loop.call_later(seconds, action)
 
-    def close(self) -> None:
-        """Stop what runs by time: nothing is sent of itself any more."""
+    def call_off(self) -> None:
+        """Let the action of `call_later` not happen, if it has not."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+    def close(self) -> None:
+        """Stop what runs by time: nothing is sent of itself any more."""
+        self.call_off()
         if self.stream is not None:
             self._relay.heartbeats.forget(self.stream)
 

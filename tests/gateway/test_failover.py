@@ -238,6 +238,33 @@ async def test_nor_does_it_where_the_error_is_the_first_event(tmp_path: Path, fi
         await house.gateway.assert_charged(COST)
 
 
+@pytest.mark.parametrize("pause_seconds", [0.0, 0.5])
+async def test_json_that_comes_instead_of_a_stream_has_a_head_of_its_own(tmp_path: Path, pause_seconds: float) -> None:
+    """Its body may take longer than the early head waits: that would be the head of a stream, and the client would wait for its end."""
+    usage = {"prompt_tokens": 20, "completion_tokens": 12, "total_tokens": 32}
+    whole = orjson.dumps({"id": "0217", "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}}], "usage": usage})
+    head = answer_head(200, "application/json", body_bytes=len(whole))
+    async with routed(tmp_path, 2, server="early_head_seconds = 0.2") as house:
+        house.arks[0].enqueue([Send(head), Pause(pause_seconds), Send(whole)])
+
+        reply, _ = await asked(house, stream=True)
+
+        assert (reply.status, reply.headers["Content-Type"], reply.body) == (200, "application/json", whole)
+        await house.gateway.assert_charged(COST)
+
+
+async def test_json_that_comes_after_an_early_head_is_an_error_within_the_stream(tmp_path: Path) -> None:
+    async with routed(tmp_path, 2, server="early_head_seconds = 0.2") as house:
+        house.arks[0].enqueue([Pause(0.5), *answer_json(200, {"id": "0217", "choices": []})])
+
+        reply, _ = await asked(house, stream=True)
+
+        assert (reply.status, reply.body.count(b"data:"), house.calls()) == (200, 1, [1, 0])
+        assert b"INTERNAL_ERROR" in reply.body
+        assert b"0217" not in reply.body
+        await house.gateway.assert_charged(0)
+
+
 async def test_when_all_fail_after_an_early_head_the_last_error_is_told_within_the_stream(tmp_path: Path) -> None:
     async with routed(tmp_path, 2, server="early_head_seconds = 0.2") as house:
         for ark in house.arks:
