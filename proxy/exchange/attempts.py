@@ -68,10 +68,8 @@ class Way(Struct, eq=False, gc=False):
         return Way(routing, routes, first, conversation, only=False, is_noted=False, chosen_at=now)
 
     @staticmethod
-    def alone(routing: Routing, routes: AccessRoutes, target: AccessTarget) -> "Way":
-        """Return the way of a model that has one target. Raises: ModelUnavailableError."""
-        if not routes.unrest.count:  # as nearly always
-            return Way(routing, routes, target)
+    def rested(routing: Routing, routes: AccessRoutes) -> "Way":
+        """Return the way of a model that has one target, which may rest. Raises: ModelUnavailableError."""
         now = routing.now()
         return Way(routing, routes, routing.first(routes, now), chosen_at=now)
 

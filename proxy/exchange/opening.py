@@ -33,7 +33,7 @@ def opened(parts: Parts[C], context: Context, body: Any, now_ms: int, claim: Ide
         way = Way.chosen(parts.routing, routes, conversation, context.received_at)
         target = way.target
     else:
-        way = Way.alone(parts.routing, routes, target)
+        way = Way.rested(parts.routing, routes) if routes.unrest.count else Way(parts.routing, routes, target)
     model = target.model
     assert isinstance(model.price, ChatPrice)
     hold_nanos, price, discount = call.hold_nanos(model.price), settings.frozen[model.id], context.grant.discount
