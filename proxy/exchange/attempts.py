@@ -81,6 +81,10 @@ class Way(Struct, eq=False, gc=False):
             asking = protocol.asking(call)
             self.asking = asking if len(asking) <= ASKING_BYTES_MAX else None
 
+    def let_go(self) -> None:
+        """Keep nothing any more: an answer has begun, and no other target may be asked."""
+        self.kept = b""
+
     def begin(self, now: float) -> None:
         """Begin the first attempt for a picture: all of them are told of, also those that succeed at once."""
         self.began_at = self.asked_at = now

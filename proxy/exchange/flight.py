@@ -168,10 +168,13 @@ class Flight:
 
     # the upstream's side
 
-    def open_stream(self, tap: StreamTap, begin: Begin, *, chunked: bool) -> Stream:
-        """Return the stream that will pass on the answer's body; ``begin`` sends the client's head with the first bytes of it."""
+    def open_stream(self, tap: StreamTap, begin: Begin, *, chunked: bool, on_answer: Callable[[], None] | None = None) -> Stream:
+        """Return the stream that will pass on the answer's body.
+
+        Args: begin: sends the client's head with the first bytes of the body; on_answer: as `Stream` has it.
+        """
         done: asyncio.Future[UpstreamFailure | None] = self._relay.loop.create_future()
-        stream = self.stream = Stream(tap, begin, done, chunked=chunked)
+        stream = self.stream = Stream(tap, begin, done, chunked=chunked, on_answer=on_answer)
         if self.connection.is_lost():
             stream.forget_client()
         self._relay.heartbeats.watch(stream)

@@ -33,6 +33,8 @@ class Stream:
         "_begin",
         "_chunked",
         "_comments",
+        "_flows",
+        "_on_answer",
         "_tap",
         "_transport",
         "begun",
@@ -40,8 +42,22 @@ class Stream:
         "sent_bytes",
     )
 
-    def __init__(self, tap: StreamTap, begin: Begin, done: "asyncio.Future[UpstreamFailure | None]", *, chunked: bool) -> None:
-        """Write to the transport that `begin` returns, in chunked coding if `chunked`, else as it is."""
+    def __init__(
+        self,
+        tap: StreamTap,
+        begin: Begin,
+        done: "asyncio.Future[UpstreamFailure | None]",
+        *,
+        chunked: bool,
+        on_answer: Callable[[], None] | None = None,
+    ) -> None:
+        """Write to the transport that `begin` returns, in chunked coding if `chunked`, else as it is.
+
+        Args: on_answer: called with the first event of an answer whose head went out before.
+        """
+        self._on_answer = on_answer
+        self._flows = False
+        """True once an event has been passed on, and not only a head."""
         self._tap = tap
         self._begin: Begin | None = begin
         self._transport: asyncio.Transport | None = None
@@ -66,7 +82,7 @@ class Stream:
         if tap.error is not None:
             self._pass(passed)
             self._finish(None)
-        elif framed is None or passed is not payload or not self._chunked or not self.begun:
+        elif framed is None or passed is not payload or not self._chunked or not self._flows:
             self._pass(passed)
         elif self._transport is not None:
             self.sent_bytes += len(passed)
@@ -126,6 +142,8 @@ class Stream:
     def _pass(self, piece: bytes) -> None:
         """Send what the tap passed; comments wait for the first event that has data, which begins the client's answer."""
         if self.begun:
+            if self._tap.begun and not self._flows:
+                self._flow()
             self.write(piece)
         elif self._tap.begun and (piece or self._comments):
             self._open(self._comments + piece)
@@ -136,8 +154,14 @@ class Stream:
         begin, self._begin, self._comments = self._begin, None, b""
         if begin is not None:
             self.begun = True
+            self._flows = self._tap.begun
             self.sent_bytes += len(piece)
             self._transport = begin(self._framed(piece))
+
+    def _flow(self) -> None:
+        self._flows = True
+        if self._on_answer is not None:
+            self._on_answer()
 
     def _framed(self, piece: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece

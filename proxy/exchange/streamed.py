@@ -38,7 +38,8 @@ class Streamed(Generic[C]):
         tap, stream = self.tap, self._flight.stream
         if tap is None or stream is None:
             tap = self.tap = self._parts.protocol.new_tap(self._call)
-            stream = self._flight.open_stream(tap, self._begin, chunked=self._context.request.takes_chunks)
+            chunked = self._context.request.takes_chunks
+            stream = self._flight.open_stream(tap, self._begin, chunked=chunked, on_answer=self._way.let_go)
         tap.counts_text = self._way.target.model.estimated_by is not None
         return stream, tap
 
@@ -56,8 +57,8 @@ class Streamed(Generic[C]):
         bounds = context.bounds
         fields = "" if bounds is None else bounds.rates.fields(context.first_byte_at)
         self.response = context.begin_stream(first, fields)
-        if self._way.kept and self.tap is not None and self.tap.begun:
-            self._way.kept = b""
+        if self.tap is not None and self.tap.begun:
+            self._way.let_go()
         return context.request.connection.transport
 
     def tell(self, error: GatewayError) -> None:

@@ -91,11 +91,13 @@ class Relayed:
     client: Transport = field(default_factory=Transport)
     upstream: Transport = field(default_factory=Transport)
     tap: Tap = field(default_factory=lambda: Tap(withhold_usage=True))
+    answers: list[int] = field(default_factory=list)
+    """Bytes that the client had been sent when it was told that an answer began after its head."""
 
     def __post_init__(self) -> None:
         self.loop = Loop()
         self.done: asyncio.Future[UpstreamFailure | None] = self.loop.create_future()
-        self.stream = Stream(self.tap, self.begin, self.done, chunked=self.chunked)
+        self.stream = Stream(self.tap, self.begin, self.done, chunked=self.chunked, on_answer=self.began)
         self.connection = Connection(Home(), Limits(), cast("asyncio.AbstractEventLoop", self.loop))
         self.connection.connection_made(cast("asyncio.Transport", self.upstream))
         expected = self.connection.ask(b"POST / HTTP/1.1\r\n\r\n", b"")
@@ -105,6 +107,9 @@ class Relayed:
     def begin(self, first: bytes) -> asyncio.Transport:
         self.client.write(first)
         return cast("asyncio.Transport", self.client)
+
+    def began(self) -> None:
+        self.answers.append(self.stream.sent_bytes)
 
     def feed(self, *pieces: bytes) -> "Relayed":
         for piece in pieces:
@@ -374,3 +379,18 @@ async def test_a_client_that_left_before_the_head_is_sent_neither_head_nor_comme
     relayed.feed(chunk(EVENT), chunk(ENDED), b"0\r\n\r\n")
 
     assert (relayed.client.written, relayed.stream.begun, relayed.tap.whole) == ([], False, True)
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_the_first_event_after_an_early_head_is_told_once(*, chunked: bool) -> None:
+    """From then on no other upstream may be asked, and nothing is kept for it."""
+    late, early = Relayed(chunked=chunked), Relayed(chunked=chunked)
+
+    late.feed(chunk(EVENT), chunk(EVENT))
+    early.stream.keep_alive()
+    early.feed(chunk(b": queued\n\n"))
+    assert early.answers == []
+    early.feed(chunk(EVENT), chunk(EVENT), chunk(ENDED), b"0\r\n\r\n")
+
+    assert (late.answers, early.answers) == ([], [len(b": keep-alive\n\n: queued\n\n")])
+    assert early.facts()[0] == b": keep-alive\n\n: queued\n\n" + EVENT + EVENT + ENDED
