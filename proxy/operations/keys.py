@@ -1,21 +1,59 @@
-"""Operations on keys that exist: their limits, their rolling, whose they are."""
+"""Operations on keys: made, limited, paused, rolled, revoked, and whose they are."""
 
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
 from proxy import ids
-from proxy.core.limits import LimitsChange
+from proxy.core.limits import NO_LIMITS, LimitsChange
 from proxy.core.timestamps import iso_or_none
 from proxy.operations import views
 from proxy.operations.dates import parse_span
-from proxy.operations.limits import LimitedOperation
+from proxy.operations.limits import LimitedOperation, Pausing, Resuming
 from proxy.operations.operation import MAY_BE_DONE, Answer, Operation, Operator
-from proxy.operations.parameters import AccountName, KeyId, KeySecret
+from proxy.operations.parameters import AccountName, KeyId, KeySecret, Label, check_label
 from proxy.store.values import Key, NewKey
 
 PREFIX_MIN = 5
 Id = Annotated[str, Meta(min_length=1, max_length=100)]
+
+
+class KeyCreate(LimitedOperation, frozen=True, kw_only=True):
+    """Make a key. Its secret is in the answer and nowhere else."""
+
+    name: ClassVar = "key.create"
+    account: AccountName
+    label: Label = ""
+    id: KeyId = ""
+    secret: KeySecret = ""
+    """Id and secret that the caller has drawn, so that it can ask again for this very key. Empty: both are drawn here."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_label("label", self.label)
+        if bool(self.id) != bool(self.secret):
+            raise ValueError("id: goes with a secret, and a secret with an id")
+
+    @property
+    def is_repeatable(self) -> bool:
+        return bool(self.id)
+
+    @property
+    def doubt(self) -> str:
+        key = self.id or "ID"
+        return (
+            f"{MAY_BE_DONE}, and nobody has the key's secret: look with `llm-proxy key list`, revoke it with "
+            f"`llm-proxy key revoke {key}`, and make another"
+        )
+
+    async def run(self, operator: Operator) -> Answer:
+        secret = ids.secret_from(self.secret) if self.secret else ids.new_secret()
+        now_ms = operator.clock.now_ms()
+        limits = self.change_now(operator).of(NO_LIMITS)
+        new = NewKey(self.id or ids.key_id(), self.label, secret.prefix, secret.sha256, now_ms, limits)
+        key = await operator.store.create_key(self.account, new)
+        await operator.changed()
+        return {"id": key.id, "key": secret.text, "account": key.account, "name": key.name}
 
 
 class KeyList(Operation, frozen=True, kw_only=True):
@@ -25,16 +63,15 @@ class KeyList(Operation, frozen=True, kw_only=True):
     account: AccountName | None = None
 
     async def run(self, operator: Operator) -> Answer:
-        keys = await operator.store.keys(self.account)
-        uses = await operator.store.key_use(operator.clock.now_ms(), self.account)
-        return {"keys": views.keys(keys, uses, operator.clock.now_ms(), operator.zone)}
+        keys, now_ms = await operator.store.keys(self.account), operator.clock.now_ms()
+        uses = await operator.store.key_use(now_ms, self.account)
+        return {"keys": views.keys(keys, uses, now_ms, operator.zone)}
 
 
 class KeySet(LimitedOperation, frozen=True, kw_only=True):
     """Change limits of a key and of all its secrets. The gateway counts by them from the next request on."""
 
     name: ClassVar = "key.set"
-    changes: ClassVar = True
     id: Id
 
     def __post_init__(self) -> None:
@@ -43,29 +80,28 @@ class KeySet(LimitedOperation, frozen=True, kw_only=True):
             raise ValueError("there is nothing to set: name a limit")
 
     async def run(self, operator: Operator) -> Answer:
-        return await _set(operator, self.id, self.change_now(operator))
+        return await _set_limits(operator, self.id, self.change_now(operator))
 
 
-class KeyPause(Operation, frozen=True, kw_only=True):
+class OfKey(Operation, frozen=True, kw_only=True):
+    """An operation that changes one key's limits."""
+
+    id: Id
+
+    async def set_limits(self, operator: Operator, change: LimitsChange) -> Answer:
+        return await _set_limits(operator, self.id, change)
+
+
+class KeyPause(OfKey, Pausing, frozen=True, kw_only=True):
     """Refuse a key, with all its secrets, until it is resumed. What streams already goes on."""
 
     name: ClassVar = "key.pause"
-    changes: ClassVar = True
-    id: Id
-
-    async def run(self, operator: Operator) -> Answer:
-        return await _set(operator, self.id, LimitsChange(paused_at_ms=operator.clock.now_ms()))
 
 
-class KeyResume(Operation, frozen=True, kw_only=True):
+class KeyResume(OfKey, Resuming, frozen=True, kw_only=True):
     """Let a paused key be used again."""
 
     name: ClassVar = "key.resume"
-    changes: ClassVar = True
-    id: Id
-
-    async def run(self, operator: Operator) -> Answer:
-        return await _set(operator, self.id, LimitsChange(paused_at_ms=None))
 
 
 class KeyRoll(Operation, frozen=True, kw_only=True):
@@ -127,12 +163,12 @@ class KeyFind(Operation, frozen=True, kw_only=True):
             raise ValueError(f"prefix: {PREFIX_MIN} characters at least, {ids.KEY_PREFIX} among them")
 
     async def run(self, operator: Operator) -> Answer:
-        keys = await operator.store.find_keys(self.prefix.strip())
-        now_ms = operator.clock.now_ms()
-        return {"keys": views.keys(keys, [], now_ms, operator.zone)}
+        keys, now_ms = await operator.store.find_keys(self.prefix.strip()), operator.clock.now_ms()
+        uses = await operator.store.key_use(now_ms) if keys else []
+        return {"keys": views.keys(keys, uses, now_ms, operator.zone)}
 
 
-async def _set(operator: Operator, key_id: str, change: LimitsChange) -> Answer:
+async def _set_limits(operator: Operator, key_id: str, change: LimitsChange) -> Answer:
     key = await operator.store.set_key_limits(key_id, change, operator.clock.now_ms())
     await operator.changed()
     return await _view(operator, key)

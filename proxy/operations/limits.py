@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 from msgspec import UNSET, Meta, UnsetType
 
@@ -12,7 +12,7 @@ from proxy.core.limits import LimitsChange, Period
 from proxy.core.money import Nanos, parse_yuan
 from proxy.core.shown_text import first_unseen
 from proxy.operations.dates import parse_end
-from proxy.operations.operation import Operation, Operator
+from proxy.operations.operation import Answer, Operation, Operator
 from proxy.operations.parameters import ParameterError
 
 NONE = "none"
@@ -30,6 +30,7 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 class LimitedOperation(Operation, frozen=True, kw_only=True):
     """An operation that sets limits. What is None stays as it is."""
 
+    changes: ClassVar = True
     expires: Option | None = None
     models: Option | None = None
     networks: Option | None = None
@@ -70,6 +71,30 @@ class LimitedOperation(Operation, frozen=True, kw_only=True):
             return self.change(operator.clock.now_ms(), operator.zone)
         except ValueError as error:
             raise ParameterError(str(error)) from None
+
+
+class Limiting(Operation, frozen=True, kw_only=True):
+    """An operation that changes limits of whatever a subclass with its name says."""
+
+    changes: ClassVar = True
+
+    async def set_limits(self, operator: Operator, change: LimitsChange) -> Answer:
+        """Change the limits and return what has them, as it is shown."""
+        raise NotImplementedError
+
+
+class Pausing(Limiting, frozen=True, kw_only=True):
+    """Refuses all calls of an account or a key until it is resumed."""
+
+    async def run(self, operator: Operator) -> Answer:
+        return await self.set_limits(operator, LimitsChange(paused_at_ms=operator.clock.now_ms()))
+
+
+class Resuming(Limiting, frozen=True, kw_only=True):
+    """Lets it call again."""
+
+    async def run(self, operator: Operator) -> Answer:
+        return await self.set_limits(operator, LimitsChange(paused_at_ms=None))
 
 
 def _option(name: str, text: str | None, parse: Callable[[str], T]) -> T | UnsetType:

@@ -4,22 +4,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from proxy.operations.accounts import (
-    AccountClose,
-    AccountCreate,
-    AccountCredit,
-    AccountList,
-    AccountResume,
-    AccountSet,
-    AccountShow,
-    AccountSuspend,
-    KeyCreate,
-    RequestRefund,
-)
+from proxy.operations.accounts import AccountClose, AccountList, AccountResume, AccountSet, AccountShow, AccountSuspend
 from proxy.operations.books import Backup, LedgerVerify, RetentionFold, RetentionLook, ShowReceipt, Usage
-from proxy.operations.keys import KeyFind, KeyList, KeyPause, KeyResume, KeyRevoke, KeyRoll, KeySet
+from proxy.operations.keys import KeyCreate, KeyFind, KeyList, KeyPause, KeyResume, KeyRevoke, KeyRoll, KeySet
 from proxy.operations.operation import Answer, Operation, Operator
 from proxy.operations.parameters import ParameterError, UnknownOperationError
+from proxy.operations.payments import AccountCreate, AccountCredit, RequestRefund
 from proxy.operations.reloading import Reload
 
 OPERATIONS: Mapping[str, type[Operation]] = {

@@ -34,6 +34,12 @@ def account(row: Account) -> dict[str, Any]:
     }
 
 
+def limited_account(row: Account, uses: Sequence[KeyUse], now_ms: int, zone: Zone) -> dict[str, Any]:
+    """Return an account with its state, its limits, and what of ``uses`` (of any account or key) is spent of these."""
+    its = [use for use in uses if use.account == row.name and not use.identity]
+    return account(row) | {"state": _account_state(row, now_ms)} | limits(row.limits, its, zone)
+
+
 def booking(row: Booking, reference: str) -> dict[str, Any]:
     """Return the account with the payment's reference, and whether it was booked now or had been before."""
     return account(row.account) | {"reference": reference, "booked": row.is_new, "booked_at": iso(row.booked_at_ms)}
@@ -96,12 +102,23 @@ def _money(its: Limits, uses: Sequence[KeyUse]) -> list[tuple[Period, Nanos, Spe
     return [(period, limit, spent or Spent(Nanos(0), Nanos(0))) for period, limit, spent in of_period if limit is not None]
 
 
+def _account_state(row: Account, now_ms: int) -> str:
+    if row.closed_at_ms is not None:
+        return "closed"
+    state = _limited_state(row.limits, now_ms)
+    return {"live": "open", "paused": "suspended"}.get(state, state)
+
+
 def _state(row: Key, now_ms: int) -> str:
     if row.revoked_at_ms is not None:
         return "revoked"
     if row.ends_at_ms is not None and row.ends_at_ms <= now_ms:
         return "rolled"
-    its = row.limits or NO_LIMITS
+    return _limited_state(row.limits, now_ms)
+
+
+def _limited_state(row: Limits | None, now_ms: int) -> str:
+    its = row or NO_LIMITS
     if its.expires_at_ms is not None and its.expires_at_ms <= now_ms:
         return "expired"
     return "live" if its.paused_at_ms is None else "paused"

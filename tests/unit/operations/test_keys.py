@@ -76,6 +76,7 @@ async def test_a_key_is_listed_with_its_limits_and_what_is_used_of_them(desk: De
         {"per": "day", "limit": "5.00", "spent": "0.50", "held": "1.00", "left": "3.50"},
         {"per": "month", "limit": "50.00", "spent": "0.50", "held": "1.00", "left": "48.50"},
     ]
+    assert (await desk.run("key.find", prefix=key["prefix"]))["keys"] == [key]
     await assert_books_balance(desk.store)
 
 
@@ -118,7 +119,34 @@ async def test_an_account_is_set_suspended_and_resumed(desk: Desk) -> None:
     assert suspended["paused_at"] == shown["paused_at"] == "2025-11-24T16:00:00.000Z"
     assert (shown["concurrent"], [key["id"] for key in shown["keys"]]) == (4, [desk.key])
     assert resumed["paused_at"] is None
+    assert [one["state"] for one in (limited, suspended, shown, resumed)] == ["open", "suspended", "suspended", "open"]
     assert desk.changes == 3
+
+
+async def test_accounts_are_listed_each_with_its_own_state_limits_and_use(desk: Desk) -> None:
+    """Worked out by hand: 0.50 of acme's request count for acme; its key's daily limit does not."""
+    for name in ("closed", "ended", "plain"):
+        await desk.run("account.create", account=name)
+    await desk.run("account.set", account="acme", spend="500/month", rpm="60", expires="1d")
+    await desk.run("account.set", account="ended", spend="7/day", expires="1h")
+    await desk.run("account.suspend", account="acme")
+    closed = await desk.run("account.close", account="closed")
+    await pay(desk.store, new_request("paid", account_id=desk.account_id, key_id=desk.key, hold_nanos=YUAN), settlement(YUAN // 2))
+    desk.clock.at_ms += 3_600_000
+
+    accounts = {account["name"]: account for account in (await desk.run("account.list"))["accounts"]}
+
+    assert {name: account["state"] for name, account in accounts.items()} == {
+        "acme": "suspended",
+        "closed": "closed",
+        "ended": "expired",
+        "plain": "open",
+    }
+    assert accounts["acme"]["spend"] == [{"per": "month", "limit": "500.00", "spent": "0.50", "held": "0.00", "left": "499.50"}]
+    assert [one["left"] for one in accounts["ended"]["spend"]] == ["7.00"]
+    assert (accounts["plain"]["spend"], accounts["plain"]["rpm"], accounts["acme"]["rpm"]) == ([], None, 60)
+    assert accounts["closed"] == closed
+    await assert_books_balance(desk.store)
 
 
 async def test_what_cannot_be_is_refused_and_changes_nothing(desk: Desk) -> None:

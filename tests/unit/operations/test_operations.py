@@ -74,6 +74,19 @@ def operator(store: Store, changes: Changes) -> Operator:
     return Operator(store, StandingClock(), UTC, changes)
 
 
+NO_LIMITS: dict[str, Any] = {
+    "state": "open",
+    "expires_at": None,
+    "paused_at": None,
+    "models": [],
+    "networks": [],
+    "rpm": None,
+    "tpm": None,
+    "concurrent": None,
+    "spend": [],
+}
+
+
 async def settled(store: Store, request: NewRequest, **outcome: Any) -> None:
     await pay(store, request, settlement(**outcome), NOW_MS + 1500)
 
@@ -88,9 +101,10 @@ async def test_an_account_begins_with_its_credit_in_yuan(operator: Operator) -> 
     expected = {"name": "acme", "balance": "100.00", "held": "0.00", "available": "100.00", "currency": "CNY", "discount": "1"}
     assert {name: created[name] for name in expected} == expected
     assert created["created_at"] == "2025-11-24T16:00:00.000Z"
-    assert await run(operator, "account.list", {}) == {
-        "accounts": [{name: created[name] for name in ("id", *expected, "created_at", "closed_at")}]
-    }
+    (listed,) = (await run(operator, "account.list", {}))["accounts"]
+    account = {name: created[name] for name in ("id", *expected, "created_at", "closed_at")}
+    assert {name: listed[name] for name in account} == account
+    assert {name: value for name, value in listed.items() if name not in account} == NO_LIMITS
 
 
 async def test_an_account_is_opened_once(operator: Operator) -> None:
