@@ -6,19 +6,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from proxy import ids
-from proxy.cli import tables
+from proxy.cli import account_tables, tables
 from proxy.cli.completion import account_names
 from proxy.cli.examples import examples
-from proxy.cli.limits import (
-    ConcurrentOption,
-    ExpiresOption,
-    ModelsOption,
-    NetworksOption,
-    PerOption,
-    RpmOption,
-    SpendOption,
-    TpmOption,
-)
+from proxy.cli.limits import takes_limits
 from proxy.cli.shared import WRONG_USAGE, ConfigOption, JsonOption, fail, perform, show
 from proxy.clock import SystemClock
 
@@ -45,19 +36,19 @@ def account_create(
 ) -> None:
     """Open an account."""
     answer = perform(context, config, "account.create", account=name, credit=credit, reference=reference or _made_up())
-    show(answer, tables.print_booking, json)
+    show(answer, account_tables.print_booking, json)
 
 
 @account_app.command("list", epilog=examples("account list"))
 def account_list(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
     """List all accounts with what they have."""
-    show(perform(context, config, "account.list"), tables.print_accounts, json)
+    show(perform(context, config, "account.list"), account_tables.print_accounts, json)
 
 
 @account_app.command("show", epilog=examples("account show"))
 def account_show(context: typer.Context, name: NameArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show an account and its keys."""
-    show(perform(context, config, "account.show", account=name), tables.print_account, json)
+    show(perform(context, config, "account.show", account=name), account_tables.print_account, json)
 
 
 @account_app.command(
@@ -88,27 +79,21 @@ def account_credit(
         answer = perform(context, config, "account.credit", account=name, amount=amount, note=note, reference=reference)
     else:
         fail("name an account and an amount, or --request ID", WRONG_USAGE)
-    show(answer, tables.print_booking, json)
+    show(answer, account_tables.print_booking, json)
 
 
 @account_app.command("close", epilog=examples("account close"))
 def account_close(context: typer.Context, name: NameArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Close an account for good: its keys end, the prompts of its videos are erased, the books stay. Nothing is paid out."""
-    show(perform(context, config, "account.close", account=name), tables.print_account, json)
+    show(perform(context, config, "account.close", account=name), account_tables.print_account, json)
 
 
 @account_app.command("set", epilog=examples("account set"))
+@takes_limits
 def account_set(
     context: typer.Context,
     name: NameArgument,
-    expires: ExpiresOption = None,
-    models: ModelsOption = None,
-    networks: NetworksOption = None,
-    rpm: RpmOption = None,
-    tpm: TpmOption = None,
-    concurrent: ConcurrentOption = None,
-    spend: SpendOption = None,
-    per: PerOption = None,
+    limits: dict[str, Any],
     discount: Annotated[
         str | None, typer.Option("--discount", metavar="FACTOR", help="What it pays of each price: 0.85; none: the whole price.")
     ] = None,
@@ -116,28 +101,20 @@ def account_set(
     json: JsonOption = False,
 ) -> None:
     """Limit an account, or change what it pays. Of its limits and those of a key the stricter counts."""
-    limits: dict[str, Any] = {
-        "expires": expires,
-        "models": models,
-        "networks": networks,
-        "rpm": rpm,
-        "tpm": tpm,
-        "concurrent": concurrent,
-    }
-    answer = perform(context, config, "account.set", account=name, **limits, spend=spend, per=per, discount=discount)
-    show(answer, tables.print_account, json)
+    answer = perform(context, config, "account.set", account=name, **limits, discount=discount)
+    show(answer, account_tables.print_account, json)
 
 
 @account_app.command("suspend", epilog=examples("account suspend"))
 def account_suspend(context: typer.Context, name: NameArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Refuse all calls of an account from now on; what streams already goes on."""
-    show(perform(context, config, "account.suspend", account=name), tables.print_account, json)
+    show(perform(context, config, "account.suspend", account=name), account_tables.print_account, json)
 
 
 @account_app.command("resume", epilog=examples("account resume"))
 def account_resume(context: typer.Context, name: NameArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Let a suspended account call again."""
-    show(perform(context, config, "account.resume", account=name), tables.print_account, json)
+    show(perform(context, config, "account.resume", account=name), account_tables.print_account, json)
 
 
 @app.command(epilog=examples("usage"))

@@ -2,19 +2,15 @@
 
 import asyncio
 import csv
-import fcntl
 import io
 import os
 import pty
 import re
 import signal
 import sqlite3
-import struct
 import subprocess
 import sys
-import termios
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +33,7 @@ from proxy.store.sqlite import open_store
 from tests.support.books import assert_books_balance
 from tests.support.gateway import CANARY_KEY, MODEL
 from tests.support.process import GatewayProcess, gateway_process
+from tests.support.terminal import said_on_a_terminal
 
 SEQUENCES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egpj\u2066\u200b\U000e0041\u2028\x85\x7f\ttab\r\nline"
 """Sets the window's title, clears the screen, writes in red and from right to left, hides, and breaks the line."""
@@ -180,18 +177,8 @@ async def piped(gateway: GatewayProcess, line: list[str], **env: str) -> str:
 
 def on_a_terminal(gateway: GatewayProcess, line: list[str]) -> str:
     """Return all that a command writes to a wide terminal, without our own styles."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 1000, 0, 0))
-    env = gateway.environment(TERM="xterm-256color")
-    with subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=slave, stderr=slave, env=env) as process:
-        os.close(slave)
-        said = b""
-        with suppress(OSError):  # no process has the terminal open any more
-            while piece := os.read(master, 65_536):
-                said += piece
-        process.wait(SECONDS_MAX)
-    os.close(master)
-    return STYLES.sub(lambda found: "\n" if "\n" in found[0] else "", said.decode())
+    said = said_on_a_terminal(line, gateway.environment(TERM="xterm-256color"), columns=1000)
+    return STYLES.sub(lambda found: "\n" if "\n" in found[0] else "", said)
 
 
 @pytest.mark.timeout(180)
@@ -381,7 +368,7 @@ def test_a_path_that_is_no_utf_8_is_told_in_json(capsys: pytest.CaptureFixture[s
 
 
 WRITES = re.compile(r"sys\.std(?:out|err)\.write|typer\.echo|\bprint\(|console\.print\(")
-PRINTERS = {"cli/__init__.py", "cli/shared.py", "cli/tables.py", "top/run.py", "demo/tour.py"}
+PRINTERS = {"cli/__init__.py", "cli/printing.py", "cli/shared.py", "cli/tables.py", "top/run.py", "demo/tour.py"}
 """Modules that print, each through `core/shown_text.py`. Any other hands its text to these. (`demo/paste.py` holds an example.)"""
 
 

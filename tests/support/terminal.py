@@ -1,11 +1,18 @@
-"""A controlling terminal for a process, which a test can close: the kernel then sends SIGHUP, as when a window is closed."""
+"""Terminals: a controlling one for a process, which a test can close as a window is, and one to see what a command says.
+
+When the first is closed, the kernel sends SIGHUP.
+"""
 
 import fcntl
 import os
 import pty
+import struct
+import subprocess
 import termios
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+
+SECONDS_MAX = 30
 
 
 class Terminal:
@@ -34,3 +41,18 @@ def terminal() -> Iterator[Terminal]:
         yield opened
     finally:
         opened.close()
+
+
+def said_on_a_terminal(line: Sequence[str], env: Mapping[str, str], columns: int) -> str:
+    """Return all that a command writes to a terminal of so many columns, styles included."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    with subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=slave, stderr=slave, env=dict(env)) as process:
+        os.close(slave)
+        said = b""
+        with suppress(OSError):  # no process has the terminal open any more
+            while piece := os.read(master, 65_536):
+                said += piece
+        process.wait(SECONDS_MAX)
+    os.close(master)
+    return said.decode()
