@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from proxy import ids
-from proxy.cli import account_tables, tables
+from proxy.cli import account_tables, tables, usage_tables
 from proxy.cli.completion import account_names
 from proxy.cli.examples import examples
 from proxy.cli.limits import takes_limits
@@ -132,7 +132,7 @@ def usage(
     if csv and json:
         fail("--csv and --json exclude each other", WRONG_USAGE)
     answer = perform(context, config, "usage", account=account, since=since, until=until, by=by)
-    show(answer, tables.print_usage_csv if csv else tables.print_usage, json)
+    show(answer, usage_tables.print_usage_csv if csv else usage_tables.print_usage, json)
 
 
 @app.command(epilog=examples("receipt"))

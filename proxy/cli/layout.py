@@ -33,6 +33,11 @@ class Block:
     details: Sequence[Detail] = ()
 
 
+def width_of(titles: Sequence[str], blocks: Sequence[Block]) -> int:
+    """Return how wide the rows are if nothing is folded."""
+    return sum(_widths([Column(title) for title in titles], blocks)) + len(GAP) * (len(titles) - 1)
+
+
 def laid_out(columns: Sequence[Column], blocks: Sequence[Block], width: int) -> Iterator[str]:
     """Yield the titles, then each row with its details."""
     widths = _fitted(columns, _widths(columns, blocks), width)

@@ -7,9 +7,7 @@ from typing import Any
 import orjson
 
 from proxy.cli.printing import Answer, plain, print_line, print_lines, print_note, print_table
-from proxy.core.shown_text import csv_cell, shown_json
-
-_USAGE_COLUMNS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "units", "charge", "shortfall", "estimated")
+from proxy.core.shown_text import shown_json
 
 
 def print_json(answer: object) -> None:
@@ -23,29 +21,6 @@ def _writable(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_writable(part) for part in value]
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
-def print_usage(answer: Answer) -> None:
-    columns = ("account", answer["by"], *_USAGE_COLUMNS)
-    total = {"account": "total", answer["by"]: ""} | answer["total"]
-    print_table(columns, [*answer["rows"], total], right=_USAGE_COLUMNS)
-    _note_days_not_cut(answer)
-
-
-def print_usage_csv(answer: Answer) -> None:
-    """Write a header line and the rows, without their total. A name that a spreadsheet would compute has an apostrophe in front."""
-    names, numbers = ("account", answer["by"]), _USAGE_COLUMNS
-    sys.stdout.write(",".join((*names, *numbers)) + "\n")
-    for row in answer["rows"]:
-        cells = (*(csv_cell(plain(row[name])) for name in names), *(plain(row[name]) for name in numbers))
-        sys.stdout.write(",".join(cells) + "\n")
-    _note_days_not_cut(answer)
-
-
-def _note_days_not_cut(answer: Answer) -> None:
-    for day in answer.get("days_not_cut", ()):
-        begin = f"its 00:00 (UTC{answer['time_zone']})"
-        print_note(f"Of {day} there are daily sums: they count whole if the period includes {begin}, else not at all.")
 
 
 def print_receipt(answer: Answer) -> None:

@@ -167,4 +167,5 @@ def _sums(rows: Sequence[UsageRow]) -> dict[str, Any]:
     return counts | {
         "charge": format_yuan(sum(row.charge_nanos for row in rows)),
         "shortfall": format_yuan(sum(row.shortfall_nanos for row in rows)),
+        "refunded": format_yuan(sum(row.refunded_nanos for row in rows)),
     }

@@ -23,7 +23,7 @@ each settled request has exactly one charge or release, none above its hold · n
 request or task without its settlement, and the other way round · a video costs what its task says · no charge without a request ·
 each idempotency key is its request's · each credit and refund has one reference, and no reference two · a discount is in
 the charge as it is in the price · no refund of a request above its charge · nothing happens to a closed account · what was folded is
-in the daily sums, once · what money limits count is what the books say.
+in the daily sums, once, and what was given back of it · what money limits count is what the books say.
 """
 
 from asyncio import Future

@@ -229,7 +229,11 @@ class UsageQuery:
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """Sums of one group. `day` is the date in the ledger's time zone (``2026-11-23``); `key` is the key's id."""
+    """Sums of one group. `day` is the date in the ledger's time zone (``2026-11-23``); `key` is the key's id.
+
+    A refund belongs to its request's group. Of a request that was folded before, key and model are not known any more: such a refund is
+    in the account's group of an empty name.
+    """
 
     account: str
     group: str
@@ -242,6 +246,8 @@ class UsageRow:
     shortfall_nanos: Nanos
     estimated: int
     """Number of requests charged by estimate."""
+    refunded_nanos: Nanos = _NOTHING
+    """What of the charges has been given back since, whenever that was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -250,8 +250,8 @@ async def test_usage_comes_as_a_table_as_csv_and_as_json(tmp_path: Path, in_thre
     rows = list(csv.DictReader(io.StringIO((await in_thread("usage", "--csv")).stdout)))
     answer = answer_of(await in_thread("usage", "--by", "day", "--json"))
 
-    assert table[1] == ["acme", "doubao-pro-32k", "1", "20", "0", "12", "0", "0.00004", "0.00", "0"]
-    assert table[3] == ["total", "2", "20", "0", "12", "2", "0.36004", "0.00", "0"]
+    assert table[1] == ["acme", "doubao-pro-32k", "1", "20", "0", "12", "0", "0.00004", "0.00", "0", "0.00"]
+    assert table[3] == ["total", "2", "20", "0", "12", "2", "0.36004", "0.00", "0", "0.00"]
     assert [(row["model"], row["units"], row["charge"]) for row in rows] == [
         ("doubao-pro-32k", "0", "0.00004"),
         ("pictures", "2", "0.36"),
@@ -259,6 +259,40 @@ async def test_usage_comes_as_a_table_as_csv_and_as_json(tmp_path: Path, in_thre
     assert [(row["day"], row["charge"]) for row in answer["rows"]] == [("2025-11-25", "0.36004")]
     assert (await in_thread("usage", "--since", "2025-11-26", "--csv")).stdout.count("\n") == 1
     assert len(answer_of(await in_thread("usage", "--until", "2025-11-26", "--json"))["rows"]) == 2
+
+
+async def test_usage_tells_what_was_given_back_as_receipts_and_the_audit_do(tmp_path: Path, in_thread: InThread) -> None:
+    """¥0.10 and ¥0.05 of a picture call: the second once the call is folded, when its model is not known any more."""
+    await with_requests(tmp_path)
+    await in_thread("account", "credit", "--request", "img-1", "0.10")
+    receipt = answer_of(await in_thread("receipt", "img-1", "--json"))
+    before = list(csv.DictReader(io.StringIO((await in_thread("usage", "--csv")).stdout)))
+    assert (await in_thread("retention", "--days", "8")).exit_code == 0
+    await in_thread("account", "credit", "--request", "img-1", "0.05")
+
+    rows = list(csv.DictReader(io.StringIO((await in_thread("usage", "--csv")).stdout)))
+    answer = answer_of(await in_thread("usage", "--by", "day", "--json"))
+    verified = await in_thread("ledger", "verify")
+
+    assert receipt["refunded"] == "0.10"
+    assert [(row["model"], row["charge"], row["refunded"]) for row in before] == [
+        ("doubao-pro-32k", "0.00004", "0.00"),
+        ("pictures", "0.36", "0.10"),
+    ]
+    assert [(row["model"], row["charge"], row["refunded"]) for row in rows] == [("", "0.00", "0.05"), *map(_as_it_was, before)]
+    assert [(row["day"], row["refunded"]) for row in answer["rows"]] == [("2025-11-25", "0.15")]
+    assert answer["total"]["refunded"] == "0.15"
+    assert rows_of(await in_thread("usage"))[-1] == ["total", "2", "20", "0", "12", "2", "0.36004", "0.00", "0", "0.15"]
+    assert verified.exit_code == 0
+    assert "no refund of a request is above its charge (2 refunds of requests, ¥0.15)" in verified.stdout
+    assert (
+        "refunds of folded requests are in the daily sums (¥0.15 given back of folded requests, ¥0.05 of it since they were folded)"
+        in verified.stdout
+    )
+
+
+def _as_it_was(row: dict[str, str]) -> tuple[str, str, str]:
+    return row["model"], row["charge"], row["refunded"]
 
 
 async def test_a_receipt_reads_like_one(tmp_path: Path, in_thread: InThread) -> None:

@@ -368,7 +368,7 @@ def test_a_path_that_is_no_utf_8_is_told_in_json(capsys: pytest.CaptureFixture[s
 
 
 WRITES = re.compile(r"sys\.std(?:out|err)\.write|typer\.echo|\bprint\(|console\.print\(")
-PRINTERS = {"cli/__init__.py", "cli/printing.py", "cli/shared.py", "cli/tables.py", "top/run.py", "demo/tour.py"}
+PRINTERS = {"cli/__init__.py", "cli/printing.py", "cli/shared.py", "cli/tables.py", "cli/usage_tables.py", "top/run.py", "demo/tour.py"}
 """Modules that print, each through `core/shown_text.py`. Any other hands its text to these. (`demo/paste.py` holds an example.)"""
 
 

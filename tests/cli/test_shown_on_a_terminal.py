@@ -12,9 +12,10 @@ from rich.cells import cell_len
 
 from proxy.core.limits import LimitsChange
 from proxy.core.money import parse_yuan
+from proxy.core.settlement import TokenUsage
 from proxy.store.sqlite import open_store
 from tests.cli.test_cli_commands import Command, config, run
-from tests.support.store import NOW_MS, new_key, new_request, pay, settlement
+from tests.support.store import NOW_MS, new_key, new_request, pay, reference, settlement
 from tests.support.terminal import said_on_a_terminal
 
 __all__ = ["config", "run"]  # fixtures
@@ -27,6 +28,7 @@ CHINESE = "深圳市前海智能科技有限公司"
 LONG = "a-customer-with-a-very-long-name-indeed-of-more-than-forty-letters"
 MODELS = ("doubao-seed-*", "doubao-pro-32k", "doubao-1-5-vision-pro-250328", "deepseek-*")
 NETWORKS = ("10.0.0.0/8", "2001:db8:85a3::/48", "192.168.178.0/24")
+FIGURES = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "units", "charge", "shortfall", "estimated", "refunded")
 ALL = LimitsChange(
     expires_at_ms=FAR_MS,
     models=MODELS,
@@ -65,7 +67,8 @@ def books(tmp_path: Path, config: Path) -> None:
         await store.set_discount(CHINESE, 8500)
         await store.close_account("closed", NOW_MS)
         paid = new_request("req_1", account_id=ids["acme"], key_id="key_all", hold_nanos=1_300_000_000)
-        await pay(store, paid, settlement(1_200_000_001))
+        await pay(store, paid, settlement(1_200_000_001, usage=TokenUsage(20, 12)))
+        await store.refund_request("req_1", parse_yuan("0.2"), "", NOW_MS, reference())
         await store.note_use({"key_all": NOW_MS})
         await store.close()
 
@@ -166,6 +169,23 @@ def test_accounts_tell_their_state_and_are_suspended_not_paused(shown: Callable[
         assert "paused" not in text
         assert "suspended" in text
         assert "since 2025-11-24 16:00:00.000 UTC" in text
+
+
+def test_usage_is_a_table_where_it_fits_and_else_slim_rows_with_the_rest_beneath(shown: Callable[..., Said]) -> None:
+    wide, narrow = (shown(columns, "usage") for columns in (140, 80))
+
+    assert [line.split() for line in wide.lines] == [
+        ["account", "model", *FIGURES],
+        ["acme", "doubao-pro-32k", "1", "20", "0", "12", "0", "1.200000001", "0.00", "0", "0.20"],
+        ["total", "1", "20", "0", "12", "0", "1.200000001", "0.00", "0", "0.20"],
+    ]
+    assert narrow.lines == [
+        "account  model           requests       charge  refunded",
+        "acme     doubao-pro-32k         1  1.200000001      0.20",
+        "    tokens  20 prompt, 12 completion",
+        "total                           1  1.200000001      0.20",
+        "    tokens  20 prompt, 12 completion",
+    ]
 
 
 def test_in_a_pipe_a_key_is_one_line_however_long(run: Command) -> None:

@@ -11,7 +11,7 @@ from proxy.store.contract import FOLD_REQUESTS_MAX, Store
 from proxy.store.values import Account, Settled, StoredAnswer, UsageQuery
 from tests.contract.conftest import Open
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, made, new_claim, new_key, new_request, new_video, pay, settlement, submitted, task_of
+from tests.support.store import NOW_MS, made, new_claim, new_key, new_request, new_video, pay, reference, settlement, submitted, task_of
 
 DAY_1 = CHINA.begins_ms(CHINA.day(NOW_MS))
 """The beginning of a day; `DAY_3` is two whole days later."""
@@ -28,6 +28,10 @@ QUERIES = [
 async def said(store: Store) -> list[object]:
     """Return the sums of every query by whole days."""
     return [await store.usage(query) for query in QUERIES]
+
+
+async def refunded(store: Store, query: UsageQuery) -> dict[str, int]:
+    return {row.group: row.refunded_nanos for row in await store.usage(query)}
 
 
 async def fold_all(store: Store, account: Account, before_ms: int) -> int:
@@ -69,6 +73,46 @@ async def test_folding_changes_no_sum_and_no_balance(store: Store, alice: Accoun
     assert await store.account("alice") == account
     assert (await store.old_requests(DAY_3), await store.accounts_to_fold(DAY_3)) == ({}, [])
     assert await store.receipt("kept") is not None
+    await assert_books_balance(store)
+
+
+async def test_what_was_given_back_is_in_the_sums_before_folding_and_after(store: Store, alice: Account) -> None:
+    """Worked out by hand: of req_1 (model lite, day 1, charge 2) 1 and 1, of req_3 (pro, day 2, charge 8) 5, 1 of it after folding."""
+    await two_days(store, alice)
+    for number, (request_id, amount) in enumerate((("req_1", 1), ("req_1", 1), ("req_3", 4))):
+        await store.refund_request(request_id, Nanos(amount), "", DAY_4, reference(f"r-{number}"))
+    sums = await said(store)
+    by_model = await refunded(store, UsageQuery("model"))
+    assert by_model == {"doubao-pro-32k": 0, "lite": 2, "pro": 4}
+    assert await refunded(store, UsageQuery("key")) == {"": 0, "key_1": 6}
+    assert await refunded(store, UsageQuery("day", None, DAY_1, DAY_2)) == {"2025-11-25": 2}
+
+    await fold_all(store, alice, DAY_3)
+
+    assert await said(store) == sums
+    await store.refund_request("req_3", Nanos(1), "", DAY_4, reference("late"))
+    await store.refund_request("kept", Nanos(3), "", DAY_4, reference("kept"))  # not folded
+    assert await refunded(store, UsageQuery("day")) == {"2025-11-25": 2, "2025-11-26": 5, "2025-11-27": 3}
+    assert await refunded(store, UsageQuery("day", "alice", DAY_2, DAY_3)) == {"2025-11-26": 5}
+    assert await refunded(store, UsageQuery("model")) == by_model | {"doubao-pro-32k": 3, "": 1}
+    assert await refunded(store, UsageQuery("key")) == {"": 4, "key_1": 6}  # without a key: 3, and 1 whose key is not known any more
+    (unnamed,) = [row for row in await store.usage(UsageQuery("model")) if not row.group]
+    assert (unnamed.requests, unnamed.charge_nanos, unnamed.refunded_nanos) == (0, 0, 1)
+    await assert_books_balance(store)
+
+
+async def test_a_refund_of_one_account_is_in_no_other_ones_sums(store: Store, alice: Account) -> None:
+    bob = await store.create_account("bob", Nanos(1000), NOW_MS)
+    for account in (alice, bob):
+        await pay(store, new_request(f"req_{account.name}", account_id=account.id, created_at_ms=DAY_1), settlement(7))
+    await store.refund_request("req_bob", Nanos(2), "", DAY_4, reference("before"))
+    await fold_all(store, bob, DAY_3)
+    await store.refund_request("req_bob", Nanos(3), "", DAY_4, reference("after"))
+
+    rows = await store.usage(UsageQuery("day"))
+
+    assert [(row.account, row.charge_nanos, row.refunded_nanos) for row in rows] == [("alice", 7, 0), ("bob", 7, 5)]
+    assert [row.refunded_nanos for row in await store.usage(UsageQuery("day", "alice"))] == [0]
     await assert_books_balance(store)
 
 

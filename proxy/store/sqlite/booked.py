@@ -5,6 +5,8 @@ from proxy.store.sqlite.limits import HAS_MONEY, IDENTITY
 ZONE_MINUTES = "coalesce((SELECT value FROM facts WHERE name = 'zone_minutes'), 0)"
 DAY = f"(requests.created_at_ms + 60000 * {ZONE_MINUTES}) / 86400000"
 """SQL of the day on which a request was created."""
+HOLD_DAY = f"(hold.created_at_ms + 60000 * {ZONE_MINUTES}) / 86400000"
+"""SQL of the same, of a request whose hold is all that is left."""
 LIMITED = f"limited AS (SELECT account_id, identity FROM limits WHERE {HAS_MONEY})"  # noqa: S608
 BOOKED = f"""
     moved AS (

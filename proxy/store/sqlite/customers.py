@@ -8,8 +8,16 @@ import sqlite3
 from proxy.core.money import DISCOUNT_WHOLE, Nanos, format_yuan
 from proxy.store.errors import RequestNotFoundError, StoreRefusedError
 from proxy.store.sqlite import ledger, payments
+from proxy.store.sqlite.booked import HOLD_DAY
 from proxy.store.sqlite.invariant import Invariant
 from proxy.store.values import Account, Booking, Reference
+
+_COUNT_FOLDED = f"""
+    INSERT INTO refund_days (account_id, day, refunded_nanos)
+    SELECT debit_id, {HOLD_DAY}, ?2 FROM transfers AS hold
+    WHERE request_id = ?1 AND kind = 'hold' AND NOT EXISTS (SELECT 1 FROM requests WHERE id = ?1)
+    ON CONFLICT DO UPDATE SET refunded_nanos = refunded_nanos + excluded.refunded_nanos"""  # noqa: S608
+"""A folded request's refund goes into its day's sums, where an open one's goes with the request when it is folded."""
 
 
 def set_discount(connection: sqlite3.Connection, name: str, discount: int) -> Account:
@@ -49,6 +57,7 @@ def refund_request(
         left = f"¥{format_yuan(charge)}, of which ¥{format_yuan(refunded)} were given back: ¥{format_yuan(charge - refunded)} are left"
         raise StoreRefusedError(f"request {request_id} cost {left}, nothing was booked")
     ledger.reverse(connection, owner, amount, request_id, note, now_ms, reference)
+    connection.execute(_COUNT_FOLDED, (request_id, amount))
     return Booking(ledger.account_by_id(connection, account_id), True, now_ms)
 
 
@@ -173,6 +182,18 @@ INVARIANTS = (
                        WHERE kind = 'reversal' GROUP BY request_id, credit_id) AS refunds
                      LEFT JOIN transfers AS charge ON charge.request_id = refunds.request_id AND charge.kind IN ('charge', 'release')
                      WHERE charge.kind IS NOT 'charge' OR given > charge.amount_nanos OR account_id <> charge.debit_id""",
+    ),
+    Invariant(
+        name="refunds of folded requests are in the daily sums",
+        figures="""SELECT coalesce(sum(amount), 0), (SELECT coalesce(sum(refunded_nanos), 0) FROM refund_days) FROM folded_refunds""",
+        say="¥{} given back of folded requests, ¥{} of it since they were folded",
+        yuan=(0, 1),
+        offenders="""SELECT 'account ' || account_id || ', ' || date(day * 86400, 'unixepoch') || ': the daily sums say '
+                       || sum(refunded) || ' given back, transfers without a request ' || sum(its_refunded)
+                     FROM (SELECT account_id, day, refunded_nanos AS refunded, 0 AS its_refunded FROM request_days
+                       UNION ALL SELECT account_id, day, refunded_nanos, 0 FROM refund_days
+                       UNION ALL SELECT account_id, day, 0, amount FROM folded_refunds)
+                     GROUP BY account_id, day HAVING sum(refunded) <> sum(its_refunded)""",
     ),
     Invariant(
         name="nothing happens to a closed account",

@@ -21,14 +21,15 @@ _FOLDABLE = """
     AND NOT EXISTS (SELECT 1 FROM video_tasks WHERE video_tasks.id = requests.id AND ended_at_ms IS NULL)"""
 _SUMS = (
     "requests", "estimated", "holds", "hold_nanos", "charges", "charge_nanos", "shortfall_nanos", "prompt_tokens", "cached_tokens",
-    "completion_tokens", "reasoning_tokens", "units",
+    "completion_tokens", "reasoning_tokens", "units", "refunded_nanos",
 )  # fmt: skip
 _CHOSEN = "requests.rowid IN (SELECT value FROM json_each(?))"
 _ADD = f"""
     INSERT INTO request_days (account_id, day, key_id, model, kind, {", ".join(_SUMS)})
     SELECT account_id, {DAY}, coalesce(key_id, ''), model, kind, count(*), sum(usage_source = 'estimated'),
       sum(hold_nanos > 0), sum(hold_nanos), sum(charge_nanos > 0), sum(charge_nanos), sum(shortfall_nanos), sum(prompt_tokens),
-      sum(cached_tokens), sum(completion_tokens), sum(reasoning_tokens), sum(units)
+      sum(cached_tokens), sum(completion_tokens), sum(reasoning_tokens), sum(units),
+      coalesce(sum((SELECT sum(amount_nanos) FROM transfers WHERE request_id = requests.id AND kind = 'reversal')), 0)
     FROM requests WHERE {_CHOSEN} GROUP BY 1, 2, 3, 4, 5
     ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _SUMS)}"""  # noqa: S608
 

@@ -12,12 +12,13 @@ from proxy.core.video.record import TaskState
 from proxy.store.sqlite import ledger
 from proxy.store.values import Census, IdempotencyClaim, NewRequest, OpenRequest, OpenTasks, Receipt, UsageQuery, UsageRow
 
+_OF_DAY = "date(day * 86400, 'unixepoch')"
 _GROUPS = {
-    "model": ("requests.model", "request_days.model"),
-    "key": ("coalesce(requests.key_id, '')", "request_days.key_id"),
-    "day": ("date((requests.created_at_ms + :offset) / 1000, 'unixepoch')", "date(request_days.day * 86400, 'unixepoch')"),
+    "model": ("requests.model", "request_days.model", "''"),
+    "key": ("coalesce(requests.key_id, '')", "request_days.key_id", "''"),
+    "day": ("date((requests.created_at_ms + :offset) / 1000, 'unixepoch')", _OF_DAY, _OF_DAY),
 }
-"""SQL expressions of each group: for a request, and for a daily sum."""
+"""SQL expressions of each group: for a request, for a daily sum, and for a day's refunds of requests that were folded before."""
 _SUMMED = ("prompt_tokens", "cached_tokens", "completion_tokens", "units", "charge_nanos", "shortfall_nanos")
 _TIME_MAX_MS = 2**62
 _ATTEMPTS = msgspec.json.Decoder(tuple[Attempt, ...])
@@ -100,20 +101,30 @@ def usage(connection: sqlite3.Connection, query: UsageQuery, zone: Zone) -> list
     whose = "accounts.kind = 'customer'"
     if query.account is not None:
         whose, parameters["account"] = "accounts.id = :account", ledger.account_by_name(connection, query.account).id
-    of_request, of_day = _GROUPS[query.by]
+    of_request, of_day, of_refunds = _GROUPS[query.by]
     sums = ", ".join(f"sum({name}) AS {name}" for name in _SUMMED)
+    nothing = ", ".join("0" for _ in ("requests", *_SUMMED, "estimated"))
     # CROSS JOIN fixes the order: account by account, each a range of the index on (account, time).
     rows = connection.execute(
-        f"""SELECT account, of, sum(requests), {", ".join(f"sum({name})" for name in _SUMMED)}, sum(estimated) FROM (
+        f"""SELECT account, of, sum(requests), {", ".join(f"sum({name})" for name in _SUMMED)}, sum(estimated), sum(refunded) FROM (
               SELECT accounts.name AS account, {of_request} AS of, count(*) AS requests, {sums},
-                sum(usage_source = 'estimated') AS estimated
+                sum(usage_source = 'estimated') AS estimated, 0 AS refunded
               FROM accounts CROSS JOIN requests ON requests.account_id = accounts.id
                 AND requests.created_at_ms >= :since AND requests.created_at_ms < :until
               WHERE settled_at_ms IS NOT NULL AND {whose} GROUP BY 1, 2
               UNION ALL
-              SELECT accounts.name, {of_day}, sum(requests), {sums}, sum(estimated)
+              SELECT accounts.name, {of_day}, sum(requests), {sums}, sum(estimated), sum(refunded_nanos)
               FROM accounts CROSS JOIN request_days ON request_days.account_id = accounts.id AND day >= :first AND day < :end
-              WHERE {whose} GROUP BY 1, 2)
+              WHERE {whose} GROUP BY 1, 2
+              UNION ALL
+              SELECT accounts.name, {of_request}, {nothing}, amount_nanos
+              FROM transfers INDEXED BY transfers_reversals CROSS JOIN requests ON requests.id = transfers.request_id
+                AND requests.created_at_ms >= :since AND requests.created_at_ms < :until
+              CROSS JOIN accounts ON accounts.id = requests.account_id WHERE transfers.kind = 'reversal' AND {whose}
+              UNION ALL
+              SELECT accounts.name, {of_refunds}, {nothing}, refunded_nanos
+              FROM accounts CROSS JOIN refund_days ON refund_days.account_id = accounts.id AND day >= :first AND day < :end
+              WHERE {whose})
             GROUP BY 1, 2 ORDER BY 1, 2""",  # noqa: S608  the groups are constants
         parameters,
     )

@@ -9,7 +9,7 @@ from functools import partial
 
 from proxy.core.money import format_yuan
 from proxy.store.progress import Progress, Report
-from proxy.store.sqlite.booked import BOOKED, LIMITED, UNLIKE_OPEN_REQUESTS, UNLIKE_THE_BOOKS, ZONE_MINUTES
+from proxy.store.sqlite.booked import BOOKED, HOLD_DAY, LIMITED, UNLIKE_OPEN_REQUESTS, UNLIKE_THE_BOOKS
 from proxy.store.sqlite.customers import INVARIANTS as CUSTOMERS
 from proxy.store.sqlite.invariant import Invariant
 from proxy.store.values import Check
@@ -38,12 +38,16 @@ _DEFINITIONS = f"""
       WHERE hold.kind = 'hold' AND ending.id IS NULL),
     -- what the ledger says of the requests that are folded, by their days
     folded AS (
-      SELECT hold.debit_id AS account_id, (hold.created_at_ms + 60000 * {ZONE_MINUTES}) / 86400000 AS day, count(*) AS holds,
+      SELECT hold.debit_id AS account_id, {HOLD_DAY} AS day, count(*) AS holds,
         sum(hold.amount_nanos) AS hold_nanos,
         sum(ending.kind = 'charge') AS charges, sum(iif(ending.kind = 'charge', ending.amount_nanos, 0)) AS charge_nanos
       FROM transfers AS hold
       JOIN transfers AS ending ON ending.request_id = hold.request_id AND ending.kind IN ('charge', 'release')
       WHERE hold.kind = 'hold' AND NOT EXISTS (SELECT 1 FROM requests WHERE id = hold.request_id) GROUP BY 1, 2),
+    folded_refunds AS (
+      SELECT hold.debit_id AS account_id, {HOLD_DAY} AS day, sum(reversal.amount_nanos) AS amount
+      FROM transfers AS reversal JOIN transfers AS hold ON hold.request_id = reversal.request_id AND hold.kind = 'hold'
+      WHERE reversal.kind = 'reversal' AND NOT EXISTS (SELECT 1 FROM requests WHERE id = reversal.request_id) GROUP BY 1, 2),
     discounted AS (
       SELECT requests.*, json_extract(price, '$.discount') AS discount FROM requests WHERE instr(price, '"discount":')),
     daily AS (

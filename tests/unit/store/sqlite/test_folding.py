@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,11 +16,11 @@ from proxy.core.money import Nanos
 from proxy.core.retention import DAY_MS
 from proxy.core.settlement import TokenUsage, UsageSource
 from proxy.store.contract import CLAIM_LIFE_MS
-from proxy.store.errors import InsufficientFundsError
-from proxy.store.sqlite import admin, folding, idempotency, ledger, open_store, reads, tasks
+from proxy.store.errors import InsufficientFundsError, StoreRefusedError
+from proxy.store.sqlite import admin, customers, folding, idempotency, ledger, open_store, reads, tasks
 from proxy.store.sqlite.file import migrations
 from proxy.store.sqlite.verify import verify
-from proxy.store.values import NewRequest, Settled, StoredAnswer, UsageQuery
+from proxy.store.values import NewRequest, Settled, StoredAnswer, UsageQuery, UsageRow
 from tests.support.books import assert_books_balance
 from tests.support.store import (
     NOW_MS,
@@ -141,10 +142,30 @@ class Books(RuleBasedStateMachine):
         for connection in (self.kept, self.folded):
             ledger.book(connection, account_id, Nanos(100), "", NOW_MS, reference(str(self.serial)))
 
+    @rule(chance=st.integers(0, 1000), amount=st.integers(1, 40), is_folded=st.booleans())
+    def refund(self, chance: int, amount: int, is_folded: bool) -> None:
+        charged = (
+            "SELECT request_id FROM transfers WHERE kind = 'charge' AND (request_id IN (SELECT id FROM requests)) <> ? ORDER BY id"
+        )
+        names = [name for (name,) in self.folded.execute(charged, (is_folded,))]
+        if not names:
+            return
+        self.serial += 1
+        name, given = names[chance % len(names)], (Nanos(amount), "", NOW_MS, reference(f"refund {self.serial}"))
+        said = []
+        for connection in (self.kept, self.folded):
+            try:
+                said.append(str(customers.refund_request(connection, name, *given)))
+            except StoreRefusedError as error:
+                said.append(str(error))
+        assert said[0] == said[1]
+
     @invariant()
     def both_say_the_same(self) -> None:
         for query in QUERIES:
-            assert reads.usage(self.folded, query, UTC) == reads.usage(self.kept, query, UTC)
+            folded, kept = reads.usage(self.folded, query, UTC), reads.usage(self.kept, query, UTC)
+            assert _refunded(folded) == _refunded(kept)
+            assert folded == kept if query.by == "day" else _without_refunds(folded) == _without_refunds(kept)
         assert ledger.accounts(self.folded) == ledger.accounts(self.kept)
         assert reads.open_requests(self.folded) == reads.open_requests(self.kept)
         transfers = "SELECT * FROM transfers ORDER BY id"
@@ -161,6 +182,19 @@ class Books(RuleBasedStateMachine):
             is_there = reads.receipt(self.folded, name) is not None
             known = folding.folded(self.folded, name, UTC)
             assert (known is not None) == (not is_there and hold > 0)
+
+
+def _refunded(rows: list[UsageRow]) -> dict[str, int]:
+    """Return what was given back by account."""
+    sums: dict[str, int] = {}
+    for row in rows:
+        sums[row.account] = sums.get(row.account, 0) + row.refunded_nanos
+    return sums
+
+
+def _without_refunds(rows: list[UsageRow]) -> list[UsageRow]:
+    """Leave out what a refund of a folded request cannot know: its key and its model."""
+    return [replace(row, refunded_nanos=Nanos(0)) for row in rows if row.requests]
 
 
 def test_folded_books_say_what_kept_ones_say(monkeypatch: pytest.MonkeyPatch) -> None:

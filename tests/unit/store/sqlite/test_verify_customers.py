@@ -10,12 +10,13 @@ from msgspec import structs
 from proxy.core import pricing
 from proxy.core.catalog import ChatPrice, ChatTier, ImagePrice, Kind
 from proxy.core.chat.settling import Seen, conclude
+from proxy.core.days import CHINA
 from proxy.core.money import Nanos
 from proxy.core.protocol import SeenAnswer
 from proxy.core.settlement import Outcome, TokenUsage
 from proxy.store.sqlite import SqliteStore, open_store
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, made, new_key, new_request, new_video, reference, settlement, submitted, task_of
+from tests.support.store import NOW_MS, made, new_key, new_request, new_video, pay, reference, settlement, submitted, task_of
 from tests.unit.store.sqlite.test_verify import offenders, tamper
 
 DISCOUNT = 8_571
@@ -27,12 +28,16 @@ TIERS = ChatPrice(
 )
 IN_THE_CHARGE = "a discount is in the charge as it is in the price"
 GIVEN_BACK = "no refund of a request is above its charge"
+FOLDED_BACK = "refunds of folded requests are in the daily sums"
 CLOSED = "nothing happens to a closed account"
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    """Yield a store: alice (3) has a discount, a chat in either tier, one above its hold, pictures, a video; carol (4) is closed."""
+    """Yield a store: alice (3) has a discount, a chat in either tier, one above its hold, pictures, a video; carol (4) is closed.
+
+    A request of bob's (5) is folded, and was refunded before that and since.
+    """
     store = await open_store(tmp_path / "books.db")
     alice = await store.create_account("alice", Nanos(10**9), NOW_MS)
     await store.set_discount("alice", DISCOUNT)
@@ -60,6 +65,11 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     await store.advance_task("film", submitted("cgt-9"), NOW_MS)
     await store.advance_task("film", made(), NOW_MS)
     await store.close_account("carol", NOW_MS)
+    bob = await store.create_account("bob", Nanos(1000), NOW_MS)
+    await pay(store, new_request("old", account_id=bob.id), settlement(60))
+    await store.refund_request("old", Nanos(20), "", NOW_MS, reference("before it was folded"))
+    assert await store.fold_requests(bob.id, CHINA.begins_ms(CHINA.day(NOW_MS) + 1)) == 1
+    await store.refund_request("old", Nanos(5), "", NOW_MS, reference("afterwards"))
     await assert_books_balance(store)
     yield store
     await store.close()
@@ -107,22 +117,46 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
         ),
         ("UPDATE accounts SET discount = 0 WHERE id = 3", IN_THE_CHARGE, "account alice: discount 0"),
         (
-            "UPDATE transfers SET amount_nanos = 467 WHERE kind = 'reversal'",
+            "UPDATE transfers SET amount_nanos = 467 WHERE kind = 'reversal' AND request_id = 'picture'",
             GIVEN_BACK,
             "request picture: 467 given back to account 3, charged 466 to account 3",
         ),
         (
-            "UPDATE transfers SET credit_id = 4 WHERE kind = 'reversal'",
+            "UPDATE transfers SET credit_id = 4 WHERE kind = 'reversal' AND request_id = 'picture'",
             GIVEN_BACK,
             "request picture: 400 given back to account 4, charged 466 to account 3",
         ),
         (
-            "UPDATE transfers SET request_id = 'nothing' WHERE kind = 'reversal'",
+            "UPDATE transfers SET request_id = 'nothing' WHERE kind = 'reversal' AND request_id = 'picture'",
             GIVEN_BACK,
             "request nothing: 400 given back to account 3, charged nothing",
         ),
-        ("UPDATE transfers SET amount_nanos = 401 WHERE kind = 'reversal'", "balance = credits - debits", None),
+        (
+            "UPDATE transfers SET amount_nanos = 401 WHERE kind = 'reversal' AND request_id = 'picture'",
+            "balance = credits - debits",
+            None,
+        ),
         ("DELETE FROM payments WHERE reference = 'payment-1'", "each credit and refund has one reference", None),
+        (
+            "DELETE FROM refund_days",
+            FOLDED_BACK,
+            "account 5, 2025-11-25: the daily sums say 20 given back, transfers without a request 25",
+        ),
+        (
+            "INSERT INTO refund_days VALUES (3, 20418, 5)",
+            FOLDED_BACK,
+            "account 3, 2025-11-26: the daily sums say 5 given back, transfers without a request 0",
+        ),
+        (
+            "UPDATE request_days SET refunded_nanos = 21",
+            FOLDED_BACK,
+            "account 5, 2025-11-25: the daily sums say 26 given back, transfers without a request 25",
+        ),
+        (
+            "UPDATE transfers SET amount_nanos = 6 WHERE kind = 'reversal' AND amount_nanos = 5",
+            FOLDED_BACK,
+            "account 5, 2025-11-25: the daily sums say 25 given back, transfers without a request 26",
+        ),
         ("UPDATE accounts SET held_nanos = 1 WHERE id = 4", CLOSED, "account carol: closed, and has 1 held"),
         ("UPDATE requests SET account_id = 4 WHERE id = 'vreq_1'", CLOSED, "account carol: closed, and request vreq_1 is under way"),
         ("UPDATE keys SET revoked_at_ms = NULL", CLOSED, "account carol: closed, and key key_1 lives"),

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from proxy.core.days import Zone
+from proxy.store.sqlite import reads
 from proxy.store.sqlite.file import migrations
+from proxy.store.sqlite.verify import verify
+from proxy.store.values import UsageQuery
 
 
 @pytest.fixture
@@ -29,8 +33,8 @@ def old(tmp_path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _upgrade(connection: sqlite3.Connection) -> None:
-    for script in migrations.scripts()[6:]:
+def _upgrade(connection: sqlite3.Connection, version: int = 6, to: int | None = None) -> None:
+    for script in migrations.scripts()[version:to]:
         connection.executescript(f"BEGIN; {script}; COMMIT;")
 
 
@@ -65,8 +69,36 @@ def test_a_request_is_folded_into_the_day_of_the_files_time_zone(old: sqlite3.Co
     _upgrade(old)
     assert old.execute("SELECT count(*) FROM facts").fetchone() == (0,)
     old.execute("INSERT INTO facts VALUES ('zone_minutes', 480)")
-    old.execute("INSERT INTO request_days VALUES (3, 0, 'key_1', 'm', 'chat', 1, 0, 1, 40, 1, 30, 0, 1, 0, 1, 0, 0)")
+    old.execute("INSERT INTO request_days VALUES (3, 0, 'key_1', 'm', 'chat', 1, 0, 1, 40, 1, 30, 0, 1, 0, 1, 0, 0, 0)")
     with pytest.raises(sqlite3.IntegrityError, match="folded into daily sums"):
         old.execute("DELETE FROM requests")  # 20:00 UTC is 04:00 of day 1 in China
     old.execute("UPDATE request_days SET day = 1")
     old.execute("DELETE FROM requests")
+
+
+def test_what_was_given_back_of_requests_folded_before_is_in_its_days(old: sqlite3.Connection) -> None:
+    """20:00 UTC of day 0 is 04:00 of day 1 in China: 11 of req_1, folded, and of req_2, which is not folded, 5."""
+    _upgrade(old, to=9)
+    old.executescript("""
+        INSERT INTO facts VALUES ('zone_minutes', 480);
+        INSERT INTO request_days VALUES (3, 1, 'key_1', 'm', 'chat', 1, 0, 1, 40, 1, 30, 0, 1, 0, 1, 0, 0);
+        INSERT INTO requests SELECT 'req_2', kind, account_id, key_id, model, upstream, upstream_model, stream, hold_nanos, price,
+          created_at_ms, settled_at_ms, outcome, usage_source, charge_nanos, prompt_tokens, cached_tokens, completion_tokens,
+          reasoning_tokens, units, shortfall_nanos, http_status, upstream_id, first_byte_ms, total_ms, note, claimed, owner, key_name,
+          attempts FROM requests;
+        INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, created_at_ms) VALUES
+          ('hold', 3, 2, 40, 'req_2', 72000000), ('charge', 3, 2, 30, 'req_2', 72000001), ('reversal', 2, 3, 4, 'req_1', 72000002),
+          ('reversal', 2, 3, 7, 'req_1', 72000003), ('reversal', 2, 3, 5, 'req_2', 72000004);
+        DELETE FROM requests WHERE id = 'req_1';
+    """)
+
+    _upgrade(old, version=9)
+
+    assert old.execute("SELECT * FROM refund_days").fetchall() == [(3, 1, 11)]
+    rows = reads.usage(old, UsageQuery("day"), Zone(480))
+    assert [(row.group, row.requests, row.charge_nanos, row.refunded_nanos) for row in rows] == [("1970-01-02", 2, 60, 16)]
+    found = {check.name: check for check in verify(old)}["refunds of folded requests are in the daily sums"]
+    assert (found.holds, found.figures) == (
+        True,
+        "¥0.000000011 given back of folded requests, ¥0.000000011 of it since they were folded",
+    )
