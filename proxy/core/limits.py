@@ -68,6 +68,11 @@ class LimitsChange(Struct, frozen=True):
     month_nanos: Nanos | UnsetType | None = UNSET
     total_nanos: Nanos | UnsetType | None = UNSET
 
+    @property
+    def limits_money(self) -> bool:
+        """Return whether it sets a money limit, rather than taking some away or leaving them."""
+        return any(isinstance(limit, int) for limit in (self.day_nanos, self.month_nanos, self.total_nanos))
+
     def of(self, limits: Limits) -> Limits:
         """Return the limits as they are after the change. What is paused already keeps the time since when it is."""
         paused_at_ms = _or(self.paused_at_ms, limits.paused_at_ms)

@@ -144,6 +144,8 @@ class Accounts(Protocol):
     def set_key_limits(self, key_id: str, change: LimitsChange, now_ms: int) -> Future[Key]:
         """Change the limits of a key's identity. A first money limit counts what the books show already, of folded days too.
 
+        To count it may take as long as reading the account's requests; other writes go on meanwhile, and later changes of limits wait.
+
         Raises: KeyNotFoundError; StoreRefusedError: the key is revoked, or nothing could pass such a limit.
         """
 
@@ -169,7 +171,9 @@ class Accounts(Protocol):
         """Return the keys whose secret begins so, as far as what is stored of it can tell; revoked ones too, oldest first."""
 
     async def key_use(self, now_ms: int, account: str | None = None, identity: str | None = None) -> list[KeyUse]:
-        """Return what was spent of each money limit in the periods that run: of all, one account and its keys, or one identity of its.
+        """Return what was spent of each money limit in the periods that run: of all, or of one account, or of one identity.
+
+        An empty identity is accounts themselves, without their keys: all of them, or one.
 
         Raises: AccountNotFoundError.
         """

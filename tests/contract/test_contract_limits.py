@@ -317,6 +317,78 @@ async def test_a_first_limit_counts_what_the_books_show_folded_days_and_open_hol
     await assert_books_balance(again)
 
 
+@pytest.mark.parametrize("of_account", [True, False])
+async def test_a_first_limit_set_amid_calls_counts_each_once_and_admits_none_above_it(
+    store: Store, alice: Account, of_account: bool
+) -> None:
+    """Eight callers hold and settle all the while. At the end the limit has no more than what the books show, and all of it."""
+    await key_of(store)
+    for number in range(300):
+        await pay(store, new_request(f"old_{number}", account_id=alice.id, key_id="key_1", hold_nanos=1), settlement(1))
+    refused = asyncio.Event()
+
+    async def calls(caller: int) -> None:
+        number = 0
+        while not refused.is_set():
+            number += 1
+            request = new_request(f"{caller}_{number}", account_id=alice.id, key_id="key_1", hold_nanos=2)
+            try:
+                await store.place_hold(request)
+            except SpendLimitError:
+                refused.set()
+                return
+            if number % 3:
+                await store.settle(request.id, settlement(number % 2), NOW_MS)
+
+    async def limit() -> None:
+        change = spend(total=600)
+        await (store.set_account_limits("alice", change, NOW_MS) if of_account else store.set_key_limits("key_1", change, NOW_MS))
+
+    await asyncio.gather(limit(), *(calls(caller) for caller in range(8)))
+
+    (used,), account = await use(store), await store.account("alice")
+    assert used.total == both(1000 - account.balance_nanos, account.held_nanos)
+    # The refused call found at least 599; each of the seven others has given back 2 since, at most.
+    assert 599 - 14 <= used.total.spent_nanos + used.total.held_nanos <= 600
+    await assert_books_balance(store)
+
+
+async def test_a_change_of_limits_does_not_overtake_the_one_before(store: Store, alice: Account) -> None:
+    await pay(store, new_request("paid", account_id=alice.id), settlement(7))
+    changes = [
+        spend(total=100),
+        LimitsChange(total_nanos=None),
+        spend(day=50),
+        LimitsChange(concurrent=3),
+        LimitsChange(day_nanos=None),
+    ]
+
+    done = await asyncio.gather(*(store.set_account_limits("alice", change, NOW_MS) for change in changes))
+
+    assert [(one.limits or NO_LIMITS).spend for one in done] == [
+        SpendLimits(total=Nanos(100)),
+        SpendLimits(),
+        SpendLimits(day=Nanos(50)),
+        SpendLimits(day=Nanos(50)),
+        SpendLimits(),
+    ]
+    assert (await store.account("alice")).limits == Limits(concurrent=3)
+    await assert_books_balance(store)
+
+
+async def test_whoever_gives_up_on_a_first_limit_has_set_it_all_the_same_and_so_has_a_close(reopen: Open) -> None:
+    store = await reopen()
+    account = await store.create_account("alice", Nanos(1000), NOW_MS)
+    await pay(store, new_request("paid", account_id=account.id), settlement(7))
+
+    store.set_account_limits("alice", spend(total=100), NOW_MS).cancel()
+    await store.close()
+
+    again = await reopen()
+    assert await use(again) == [KeyUse("alice", "", None, None, both(7, 0))]
+    await assert_books_balance(again)
+
+
 async def test_limits_count_videos_retries_and_requests_without_a_key(store: Store, alice: Account) -> None:
     await store.set_account_limits("alice", spend(day=300), NOW_MS)
     video = new_video(account_id=alice.id)

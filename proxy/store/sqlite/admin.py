@@ -14,7 +14,8 @@ from proxy.core.money import Nanos
 from proxy.core.shown_text import first_unseen
 from proxy.core.timestamps import iso
 from proxy.store.errors import AccountExistsError, KeyNotFoundError, StoreRefusedError
-from proxy.store.sqlite import ledger, limits, payments
+from proxy.store.sqlite import counting, ledger, limits, payments
+from proxy.store.sqlite.counting import Counted
 from proxy.store.sqlite.spending import Spending
 from proxy.store.values import Account, Booking, Grant, Key, KeyUse, NewKey, Reference
 
@@ -84,7 +85,8 @@ def create_key(connection: sqlite3.Connection, account: str, key: NewKey, spendi
     if _insert(connection, key, owner.id, key.name, None):
         limits.write(connection, owner.id, key.id, key.limits)
         if key.limits.spend:
-            spending.changed(owner.id, key.id, NO_SPEND_LIMITS, key.limits.spend)
+            nothing = counting.count_new(connection, owner.id, key.id)
+            spending.changed(owner.id, key.id, NO_SPEND_LIMITS, key.limits.spend, nothing)
     return key_by_id(connection, key.id)
 
 
@@ -135,25 +137,45 @@ def revoke_key(connection: sqlite3.Connection, key_id: str, now_ms: int) -> Key:
     return key_by_id(connection, key_id)
 
 
-def set_key_limits(connection: sqlite3.Connection, key_id: str, change: LimitsChange, now_ms: int, spending: Spending) -> Key:
+def set_key_limits(
+    connection: sqlite3.Connection,
+    key_id: str,
+    change: LimitsChange,
+    now_ms: int,
+    spending: Spending,
+    counted: Counted | None = None,
+) -> Key:
     """Raises: KeyNotFoundError; StoreRefusedError: it is revoked, or nothing could pass such a limit."""
     key = key_by_id(connection, key_id)
     if key.revoked_at_ms is not None:
         raise StoreRefusedError(f"key {key_id} was revoked on {iso(key.revoked_at_ms)}, for good")
     (account_id,) = connection.execute("SELECT account_id FROM keys WHERE id = ?", (key_id,)).fetchone()
-    _change_limits(connection, account_id, key.identity, change, now_ms, spending)
+    _change_limits(connection, account_id, key.identity, change, now_ms, spending, counted)
     return key_by_id(connection, key_id)
 
 
-def set_account_limits(connection: sqlite3.Connection, name: str, change: LimitsChange, now_ms: int, spending: Spending) -> Account:
+def set_account_limits(
+    connection: sqlite3.Connection,
+    name: str,
+    change: LimitsChange,
+    now_ms: int,
+    spending: Spending,
+    counted: Counted | None = None,
+) -> Account:
     """Raises: AccountNotFoundError, AccountClosedError; StoreRefusedError: nothing could pass such a limit."""
     account_id = ledger.require_open(ledger.account_by_name(connection, name)).id
-    _change_limits(connection, account_id, "", change, now_ms, spending)
+    _change_limits(connection, account_id, "", change, now_ms, spending, counted)
     return account(connection, name)
 
 
 def _change_limits(
-    connection: sqlite3.Connection, account_id: int, identity: str, change: LimitsChange, now_ms: int, spending: Spending
+    connection: sqlite3.Connection,
+    account_id: int,
+    identity: str,
+    change: LimitsChange,
+    now_ms: int,
+    spending: Spending,
+    counted: Counted | None,
 ) -> None:
     if isinstance(change.expires_at_ms, int) and change.expires_at_ms <= now_ms:
         raise StoreRefusedError(f"an end must be in the future, not {iso(change.expires_at_ms)}")
@@ -161,7 +183,7 @@ def _change_limits(
     after = change.of(before)
     limits.write(connection, account_id, identity, after)
     if before.spend != after.spend:
-        spending.changed(account_id, identity, before.spend, after.spend)
+        spending.changed(account_id, identity, before.spend, after.spend, counted)
 
 
 def _require_living(key: Key, now_ms: int) -> None:

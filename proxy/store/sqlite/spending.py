@@ -15,7 +15,9 @@ from proxy.core.limits import Period, SpendLimits
 from proxy.core.money import Nanos, format_yuan
 from proxy.core.timestamps import iso
 from proxy.store.errors import SpendLimitError, StoreRefusedError
+from proxy.store.sqlite import counting
 from proxy.store.sqlite.booked import BOOKED, LIMITED
+from proxy.store.sqlite.counting import Counted
 from proxy.store.sqlite.limits import HAS_MONEY, IDENTITY
 from proxy.store.values import NewRequest
 
@@ -23,7 +25,7 @@ DAYS_KEPT = 8
 """Days whose sums are remembered for each account or key: nearly all settlements are of today, a video's of the last few days."""
 _FIRST_DAY = -(2**40)
 
-_REBUILD = f"INSERT INTO spend SELECT * FROM (WITH {{limited}}, {BOOKED} SELECT account_id, identity, day, spent, held FROM booked)"  # noqa: S608
+_REBUILD = f"INSERT INTO spend SELECT * FROM (WITH {LIMITED}, {BOOKED} SELECT account_id, identity, day, spent, held FROM booked)"  # noqa: S608
 _SUMS = """
     SELECT coalesce(sum(iif(day = ?3, spent_nanos, 0)), 0), coalesce(sum(iif(day = ?3, held_nanos, 0)), 0),
       coalesce(sum(iif(day >= ?4 AND day < ?5, spent_nanos + held_nanos, 0)), 0), coalesce(sum(spent_nanos + held_nanos), 0)
@@ -186,12 +188,18 @@ class Spending:
 
     # changes of limits
 
-    def changed(self, account_id: int, identity: str, before: SpendLimits, after: SpendLimits) -> None:
-        """Take over a change that was written: the first money limit counts what the books show already, the last one forgets it."""
+    def changed(self, account_id: int, identity: str, before: SpendLimits, after: SpendLimits, counted: Counted | None = None) -> None:
+        """Take over a change that was written: the first money limit counts what the books show already, the last one forgets it.
+
+        Args: counted: what they showed before this transaction, so that only the rest is counted in it.
+        """
         self._has_changed = True
         if after and not before:
-            only = "limited AS (SELECT ?1 AS account_id, ?2 AS identity)"
-            self._connection.execute(_REBUILD.format(limited=only), (account_id, identity))
+            if counted is None or (counted.account_id, counted.identity) != (account_id, identity):
+                now = counting.count(self._connection, account_id, identity)
+            else:
+                now = counting.count_rest(self._connection, counted)
+            self._connection.executemany(_WRITE, now.rows)
         elif before and not after:
             self._connection.execute("DELETE FROM spend WHERE account_id = ? AND identity = ?", (account_id, identity))
         if before or after:
@@ -283,7 +291,7 @@ def adopt_zone(connection: sqlite3.Connection, zone: Zone) -> None:
     try:
         connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES ('zone_minutes', ?)", (zone.minutes,))
         connection.execute("DELETE FROM spend")
-        connection.execute(_REBUILD.format(limited=LIMITED))
+        connection.execute(_REBUILD)
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:

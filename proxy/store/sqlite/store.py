@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -17,8 +18,9 @@ from proxy.core.video.record import VideoTask
 from proxy.core.video.task import Step
 from proxy.store.errors import StoreError, StoreRefusedError, StoreUnavailableError
 from proxy.store.progress import GivenUpError, Progress, Report
-from proxy.store.sqlite import admin, customers, folding, idempotency, ledger, reads, tasks
+from proxy.store.sqlite import admin, counting, customers, folding, idempotency, ledger, reads, tasks
 from proxy.store.sqlite.admission import Admission
+from proxy.store.sqlite.counting import Counted
 from proxy.store.sqlite.file.backup import backup
 from proxy.store.sqlite.file.connection import Connection, connection_to, failure
 from proxy.store.sqlite.spending import Spending
@@ -44,9 +46,11 @@ from proxy.store.values import (
     UsageQuery,
     UsageRow,
 )
+from proxy.tasks import TaskGroup
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
+Count = Callable[[sqlite3.Connection, str], Counted | None]
 
 
 class SqliteStore:
@@ -69,6 +73,9 @@ class SqliteStore:
         self._reader = reader
         self._opened = opened
         self._one_long_read = asyncio.Lock()
+        self._one_count = asyncio.Lock()
+        self._limits_to_set = TaskGroup("limits")
+        """Changes of limits in the order of their calls, which wait for what the books show."""
 
     # accounts and keys: the operator's
 
@@ -107,10 +114,10 @@ class SqliteStore:
         return self._write_money(admin.roll_key, key_id, new, overlap_ms, now_ms)
 
     def set_key_limits(self, key_id: str, change: LimitsChange, now_ms: int) -> asyncio.Future[Key]:
-        return self._write_money(admin.set_key_limits, key_id, change, now_ms)
+        return self._set_limits(admin.set_key_limits, counting.first_of_key, key_id, change, now_ms)
 
     def set_account_limits(self, name: str, change: LimitsChange, now_ms: int) -> asyncio.Future[Account]:
-        return self._write_money(admin.set_account_limits, name, change, now_ms)
+        return self._set_limits(admin.set_account_limits, counting.first_of_account, name, change, now_ms)
 
     def note_use(self, used_at_ms: Mapping[str, int]) -> asyncio.Future[None]:
         return self._write(admin.note_use, used_at_ms)
@@ -256,6 +263,7 @@ class SqliteStore:
         return await self._read_telling(backup, report, self.path, destination)
 
     async def close(self) -> None:
+        await self._limits_to_set.drain()
         await self._opened.aclose()
 
     def _write(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> asyncio.Future[T]:
@@ -268,6 +276,34 @@ class SqliteStore:
         if self._writer is None:
             return _failed(StoreRefusedError(f"{self.path} was opened to be read only"))
         return self._writer.submit(function, *args, self._writer.spending)
+
+    def _set_limits(self, function: Callable[..., T], count: Count, name: str, change: LimitsChange, now_ms: int) -> asyncio.Future[T]:
+        """Write a change of limits: at once, but for a money limit, which may be the first and then counts what the books show.
+
+        Nothing overtakes a change that was called for earlier.
+        """
+        if self._writer is None or not (change.limits_money or len(self._limits_to_set)):
+            return self._write_money(function, name, change, now_ms)
+        written: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._limits_to_set.spawn(self._count_and_set(written, function, count, name, change, now_ms), name)
+        return written
+
+    async def _count_and_set(
+        self, written: asyncio.Future[T], function: Callable[..., T], count: Count, name: str, change: LimitsChange, now_ms: int
+    ) -> None:
+        try:
+            async with self._one_count:
+                counted = None
+                if change.limits_money:
+                    async with connection_to(self.path, "ro") as connection:
+                        counted = await _told(connection, count, name)
+                result = await self._write_money(partial(function, counted=counted), name, change, now_ms)
+        except Exception as error:  # noqa: BLE001  whatever it is, the caller is told
+            if not written.done():
+                written.set_exception(error)
+        else:
+            if not written.done():
+                written.set_result(result)
 
     def _take_on(self, function: Callable[[sqlite3.Connection, *Args, Spending], T], *args: *Args) -> asyncio.Future[T]:
         """Write new paid work, unless what is open might find no room then."""

@@ -16,8 +16,9 @@ from msgspec import Struct
 from proxy.core.days import CHINA, DAY_MS, UTC, Zone
 from proxy.core.limits import LimitsChange, Period
 from proxy.store.errors import InsufficientFundsError, SpendLimitError
-from proxy.store.sqlite import admin, folding, ledger
+from proxy.store.sqlite import admin, counting, folding, ledger
 from proxy.store.sqlite.batch import OpenHolds
+from proxy.store.sqlite.counting import Counted
 from proxy.store.sqlite.file import migrations
 from proxy.store.sqlite.spending import Spending, adopt_zone
 from proxy.store.sqlite.verify import verify, verify_open
@@ -118,6 +119,8 @@ class World:
         self.newest = {key: key for key in KEYS if key}
         """The secret of each identity that can be rolled."""
         self.has_folded = False
+        self.counted: dict[tuple[int, str], Counted] = {}
+        """What was counted for a first limit, any number of transactions ago."""
         self.serial = 0
         self._restart(CHINA)
 
@@ -130,6 +133,18 @@ class World:
     def _restart(self, zone: Zone) -> None:
         self.open_holds = OpenHolds(OWNER, Spending.opened(self.connection, zone))
         self.remembered.clear()
+        self.counted.clear()
+
+    def count(self, key: int, account_id: int) -> None:
+        """Count for a first limit of a key or an account, before its transaction."""
+        key_id = list(self.keys)[key % len(self.keys)]
+        counted = (
+            counting.first_of_key(self.connection, key_id)
+            if key_id
+            else counting.first_of_account(self.connection, {3: "alice", 4: "bob"}[account_id])
+        )
+        if counted is not None:
+            self.counted[counted.account_id, counted.identity] = counted
 
     def batch(self, steps: Sequence[tuple[Any, ...]], *, fails: bool) -> None:
         """Run steps as one transaction, and by the model; the outcome of each must be the same."""
@@ -187,8 +202,10 @@ class World:
             case ("limit", key_id, account_id, period, limit):
                 change = LimitsChange(**{f"{period}_nanos": limit})
                 if key_id:
-                    return operation(admin.set_key_limits, key_id, change, NOW_MS, spending)
-                return operation(admin.set_account_limits, {3: "alice", 4: "bob"}[account_id], change, NOW_MS, spending)
+                    counted = self.counted.get((self.keys[key_id], self.model.identities[key_id]))
+                    return operation(admin.set_key_limits, key_id, change, NOW_MS, spending, counted)
+                counted = self.counted.get((account_id, ""))
+                return operation(admin.set_account_limits, {3: "alice", 4: "bob"}[account_id], change, NOW_MS, spending, counted)
             case ("roll", key_id, identity):
                 return operation(admin.roll_key, self.newest[identity], new_key(key_id), 0, NOW_MS, spending)
             case ("fold", account_id):
@@ -265,18 +282,24 @@ FOLDS = st.tuples(st.just("fold"), st.sampled_from(list(BALANCES)))
 BATCHES = st.tuples(
     st.lists(HOLDS | HOLDS | HOLDS | SETTLES | SETTLES | LIMITS | ROLLS | FOLDS, min_size=1, max_size=8),
     st.sampled_from(["fails", "restart", "elsewhere", "", "", "", "", ""]),
+    st.lists(st.tuples(st.integers(0, 9), st.sampled_from(list(BALANCES))), max_size=2),
 )
+"""Steps of one transaction, what becomes of it, and what is counted afterwards for first limits to come."""
 
 
 @settings(max_examples=150, deadline=None)
 @given(batches=st.lists(BATCHES, min_size=1, max_size=10))
-def test_whatever_happens_spend_books_and_model_agree_after_every_step(batches: list[tuple[list[tuple[Any, ...]], str]]) -> None:
+def test_whatever_happens_spend_books_and_model_agree_after_every_step(
+    batches: list[tuple[list[tuple[Any, ...]], str, list[tuple[int, int]]]],
+) -> None:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         world = World(connection)
-        for steps, then in batches:
+        for steps, then, counts in batches:
             world.batch(steps, fails=then == "fails")
             world.check()
             if then in ("restart", "elsewhere"):
                 world.restart(UTC if then == "elsewhere" else CHINA)
                 world.check()
+            for key, account_id in counts:
+                world.count(key, account_id)
         assert [check for check in verify(connection) if check.offenders] == []

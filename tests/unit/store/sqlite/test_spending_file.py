@@ -1,5 +1,6 @@
 """Money limits and the file: what an opening makes of another time zone, an older version, ten thousand keys, and wrong rows."""
 
+import asyncio
 import sqlite3
 import time
 import tracemalloc
@@ -13,14 +14,14 @@ from proxy.core.days import CHINA, DAY_MS, UTC
 from proxy.core.limits import LimitsChange
 from proxy.core.money import Nanos
 from proxy.store.errors import SpendLimitError, StoreRefusedError
-from proxy.store.sqlite import admin, ledger, open_store
+from proxy.store.sqlite import admin, counting, ledger, open_store
 from proxy.store.sqlite.batch import OpenHolds
 from proxy.store.sqlite.file import migrations
 from proxy.store.sqlite.spending import DAYS_KEPT, Spending, adopt_zone
 from proxy.store.sqlite.writer import _Operation, transact
 from proxy.store.values import KeyUse, NewRequest, Spent
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, OWNER, new_request, pay, settlement
+from tests.support.store import NOW_MS, OWNER, new_key, new_request, pay, settlement
 
 DAILY = LimitsChange(day_nanos=Nanos(500))
 REQUESTS = 100_000
@@ -51,6 +52,63 @@ async def test_another_time_zone_counts_the_days_anew(tmp_path: Path) -> None:
     await reader.close()
     with pytest.raises(SpendLimitError):
         await store.place_hold(new_request("more", account_id=alice.id, hold_nanos=394))
+    await store.close()
+
+
+async def test_a_request_that_was_settled_and_folded_since_it_was_counted_is_counted_once(tmp_path: Path) -> None:
+    """Its key is not known any more: what is left of it is a hold and a charge of its account."""
+    path, old_ms = tmp_path / "books.db", CHINA.begins_ms(CHINA.day(NOW_MS) - 40)
+    store = await open_store(path)
+    alice = await store.create_account("alice", Nanos(1000), NOW_MS)
+    for key_id in ("key_1", "key_2"):
+        await store.create_key("alice", new_key(key_id))
+        await store.place_hold(new_request(f"of_{key_id}", account_id=alice.id, key_id=key_id, created_at_ms=old_ms))
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        counted = (counting.first_of_key(reader, "key_1"), counting.first_of_account(reader, "alice"))
+    for key_id, charge in (("key_1", 7), ("key_2", 11)):
+        await store.settle(f"of_{key_id}", settlement(charge), NOW_MS)
+    assert await store.fold_requests(alice.id, old_ms + DAY_MS) == 2
+    await store.close()
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        open_holds = OpenHolds(OWNER, Spending.opened(connection, CHINA))
+        change = LimitsChange(total_nanos=Nanos(500))
+        operations = [
+            _Operation(cast("Any", None), admin.set_key_limits, ("key_1", change, NOW_MS, open_holds.spending, counted[0])),
+            _Operation(cast("Any", None), admin.set_account_limits, ("alice", change, NOW_MS, open_holds.spending, counted[1])),
+        ]
+        assert transact(connection, operations, open_holds) is None
+        assert [operation.error for operation in operations] == [None, None]
+
+    store = await open_store(path)
+    assert await store.key_use(NOW_MS) == [
+        KeyUse("alice", "", None, None, Spent(Nanos(18), Nanos(0))),
+        KeyUse("alice", "key_1", None, None, Spent(Nanos(7), Nanos(0))),
+    ]
+    await assert_books_balance(store)
+    await store.close()
+
+
+async def test_a_first_limit_leaves_its_transaction_no_more_than_what_came_while_it_was_counted(tmp_path: Path) -> None:
+    """2,000 requests are there, and 150 come afterwards: the transaction looks at the transfers of these alone."""
+    path = tmp_path / "books.db"
+    store = await open_store(path)
+    alice = await store.create_account("alice", Nanos(10**9), NOW_MS)
+    holds = [new_request(f"old_{number}", account_id=alice.id) for number in range(2_000)]
+    await asyncio.gather(*(pay(store, hold, settlement(7)) for hold in holds))
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        counted = counting.first_of_account(connection, "alice")
+        assert counted is not None
+        await asyncio.gather(*(pay(store, new_request(f"new_{number}", account_id=alice.id), settlement(3)) for number in range(150)))
+        steps = []
+        connection.set_progress_handler(lambda: steps.append(1), 100)
+        rest = counting.count_rest(connection, counted)
+        of_the_rest, steps = len(steps), []
+        connection.set_progress_handler(lambda: steps.append(1), 100)
+        whole = counting.count(connection, alice.id, "")
+
+    assert rest.days == whole.days == {CHINA.day(NOW_MS): (2_000 * 7 + 150 * 3, 0)}
+    assert of_the_rest < len(steps) / 2
     await store.close()
 
 
