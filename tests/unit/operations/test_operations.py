@@ -301,6 +301,7 @@ async def test_usage_sums_what_was_settled_in_the_time_asked_for(operator: Opera
         "estimated": 1,
         "charge": "0.00004",
         "shortfall": "0.00",
+        "refunded": "0.00",
     }
     assert answer["rows"] == [{"account": "acme", "model": "doubao-pro-32k"} | sums]
     assert answer["total"] == sums
