@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from proxy import ids
-from proxy.core.limits import NO_LIMITS, LimitsChange
+from proxy.core.limits import NO_LIMITS, Limits, LimitsChange
 from proxy.core.timestamps import iso_or_none
 from proxy.operations import views
 from proxy.operations.dates import parse_span
@@ -31,8 +31,7 @@ class KeyCreate(LimitedOperation, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_label("label", self.label)
-        if bool(self.id) != bool(self.secret):
-            raise ValueError("id: goes with a secret, and a secret with an id")
+        _check_drawn("id", self.id, self.secret)
 
     @property
     def is_repeatable(self) -> bool:
@@ -47,13 +46,10 @@ class KeyCreate(LimitedOperation, frozen=True, kw_only=True):
         )
 
     async def run(self, operator: Operator) -> Answer:
-        secret = ids.secret_from(self.secret) if self.secret else ids.new_secret()
-        now_ms = operator.clock.now_ms()
-        limits = self.change_now(operator).of(NO_LIMITS)
-        new = NewKey(self.id or ids.key_id(), self.label, secret.prefix, secret.sha256, now_ms, limits)
+        new, secret = _new_key(self.id, self.secret, operator, self.label, self.change_now(operator).of(NO_LIMITS))
         key = await operator.store.create_key(self.account, new)
         await operator.changed()
-        return {"id": key.id, "key": secret.text, "account": key.account, "name": key.name}
+        return _made(key, secret)
 
 
 class KeyList(Operation, frozen=True, kw_only=True):
@@ -117,8 +113,7 @@ class KeyRoll(Operation, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _overlap_ms(self.overlap)
-        if bool(self.new_id) != bool(self.secret):
-            raise ValueError("new_id: goes with a secret, and a secret with an id")
+        _check_drawn("new_id", self.new_id, self.secret)
 
     @property
     def is_repeatable(self) -> bool:
@@ -129,14 +124,11 @@ class KeyRoll(Operation, frozen=True, kw_only=True):
         return f"{MAY_BE_DONE}, and nobody has the new secret: look with `llm-proxy key list`, and roll the newest of its secrets"
 
     async def run(self, operator: Operator) -> Answer:
-        now_ms = operator.clock.now_ms()
-        secret = ids.secret_from(self.secret) if self.secret else ids.new_secret()
-        new = NewKey(self.new_id or ids.key_id(), "", secret.prefix, secret.sha256, now_ms)
-        key = await operator.store.roll_key(self.id, new, _overlap_ms(self.overlap), now_ms)
+        new, secret = _new_key(self.new_id, self.secret, operator)
+        key = await operator.store.roll_key(self.id, new, _overlap_ms(self.overlap), new.created_at_ms)
         await operator.changed()
         (old,) = [one for one in await operator.store.keys(key.account) if one.id == self.id]
-        made = {"id": key.id, "key": secret.text, "account": key.account, "name": key.name}
-        return made | {"old_id": old.id, "old_ends_at": iso_or_none(old.ends_at_ms)}
+        return _made(key, secret) | {"old_id": old.id, "old_ends_at": iso_or_none(old.ends_at_ms)}
 
 
 class KeyRevoke(Operation, frozen=True, kw_only=True):
@@ -178,6 +170,21 @@ async def _view(operator: Operator, key: Key) -> Answer:
     now_ms = operator.clock.now_ms()
     uses = await operator.store.key_use(now_ms, key.account, key.identity)
     return views.keys([key], uses, now_ms, operator.zone)[0]
+
+
+def _check_drawn(parameter: str, key_id: str, secret: str) -> None:
+    if bool(key_id) != bool(secret):
+        raise ValueError(f"{parameter}: goes with a secret, and a secret with an id")
+
+
+def _new_key(key_id: str, secret: str, operator: Operator, label: str = "", limits: Limits = NO_LIMITS) -> tuple[NewKey, ids.Secret]:
+    """Return a key to be stored, with the id and secret that the caller has drawn, or (empty) others."""
+    its = ids.secret_from(secret) if secret else ids.new_secret()
+    return NewKey(key_id or ids.key_id(), label, its.prefix, its.sha256, operator.clock.now_ms(), limits), its
+
+
+def _made(key: Key, secret: ids.Secret) -> Answer:
+    return {"id": key.id, "key": secret.text, "account": key.account, "name": key.name}
 
 
 def _overlap_ms(text: str) -> int:

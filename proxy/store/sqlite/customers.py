@@ -91,20 +91,16 @@ def _refunded_before(
 
     Raises: ReferenceTakenError: the reference is another payment's.
     """
-    row = connection.execute(
-        """SELECT transfers.request_id, transfers.amount_nanos, payments.created_at_ms, payments.amount_nanos, accounts.name,
-             (SELECT sum(amount_nanos) FROM transfers AS earlier
-              WHERE earlier.request_id = transfers.request_id AND earlier.kind = 'reversal' AND earlier.id <= transfers.id)
-           FROM payments JOIN accounts ON accounts.id = payments.account_id LEFT JOIN transfers ON transfers.id = transfer_id
-           WHERE source = ? AND reference = ?""",
-        (reference.source, reference.text),
-    ).fetchone()
-    if row is None:
+    booked = payments.find(connection, reference)
+    if booked is None:
         return None
-    its_request, its_amount, booked_at_ms, paid, name, until_then = row
-    if its_request != request_id or (until_then != charge if amount_nanos is None else its_amount != amount_nanos):
-        raise payments.taken(reference, paid, name, booked_at_ms)
-    return int(booked_at_ms)
+    (until_then,) = connection.execute(
+        "SELECT sum(amount_nanos) FROM transfers WHERE request_id = ? AND kind = 'reversal' AND id <= ?",
+        (booked.request_id, booked.transfer_id),
+    ).fetchone()
+    if booked.request_id != request_id or (until_then != charge if amount_nanos is None else booked.amount_nanos != amount_nanos):
+        raise payments.taken(reference, booked)
+    return booked.at_ms
 
 
 def close_account(connection: sqlite3.Connection, name: str, now_ms: int) -> Account:

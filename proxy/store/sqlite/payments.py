@@ -1,6 +1,7 @@
 """Payments by their references, each booked once. Functions of a connection, inside a transaction of the writer's."""
 
 import sqlite3
+from typing import NamedTuple
 
 from proxy.core.money import Nanos, format_yuan
 from proxy.core.timestamps import iso
@@ -8,30 +9,48 @@ from proxy.store.errors import ReferenceTakenError
 from proxy.store.values import Reference
 
 
+class Booked(NamedTuple):
+    """A payment as it is booked."""
+
+    account_id: int
+    account: str
+    amount_nanos: int
+    at_ms: int
+    transfer_id: int | None
+    """None: an account was opened with nothing."""
+    request_id: str | None
+    """Of the request that was refunded by it."""
+
+
 def booked_at_ms(connection: sqlite3.Connection, reference: Reference, account_id: int | None, amount_nanos: Nanos) -> int | None:
     """Return when this very payment was booked, in unix milliseconds; None: its reference is free.
 
     Raises: ReferenceTakenError: another payment has the reference. ``account_id`` None: the account does not exist, so any has.
     """
+    booked = find(connection, reference)
+    if booked is None:
+        return None
+    if (booked.account_id, booked.amount_nanos) != (account_id, amount_nanos) or booked.request_id is not None:
+        raise taken(reference, booked)
+    return booked.at_ms
+
+
+def find(connection: sqlite3.Connection, reference: Reference) -> Booked | None:
+    """Return what is booked under a reference; None: it is free."""
     row = connection.execute(
-        """SELECT payments.account_id, payments.amount_nanos, payments.created_at_ms, accounts.name, transfers.kind
+        """SELECT payments.account_id, accounts.name, payments.amount_nanos, payments.created_at_ms, transfer_id, transfers.request_id
            FROM payments JOIN accounts ON accounts.id = payments.account_id LEFT JOIN transfers ON transfers.id = transfer_id
            WHERE source = ? AND reference = ?""",
         (reference.source, reference.text),
     ).fetchone()
-    if row is None:
-        return None
-    its_account_id, its_amount, created_at_ms, name, kind = row
-    if (its_account_id, its_amount) != (account_id, amount_nanos) or kind == "reversal":
-        raise taken(reference, its_amount, name, created_at_ms)
-    return int(created_at_ms)
+    return None if row is None else Booked(*row)
 
 
-def taken(reference: Reference, amount_nanos: int, name: str, booked_at_ms: int) -> ReferenceTakenError:
+def taken(reference: Reference, booked: Booked) -> ReferenceTakenError:
     """Return the refusal of a payment whose reference is another's."""
     return ReferenceTakenError(
-        f"reference {reference.text} stands for another payment already, ¥{format_yuan(amount_nanos)} for account {name} "
-        f"on {iso(booked_at_ms)}: nothing was booked"
+        f"reference {reference.text} stands for another payment already, ¥{format_yuan(booked.amount_nanos)} for account "
+        f"{booked.account} on {iso(booked.at_ms)}: nothing was booked"
     )
 
 
