@@ -38,7 +38,8 @@ async def test_an_operation_is_answered_with_what_it_returns(store: Store) -> No
 
     assert (status, answer["balance"]) == (200, "1.00")
     (listed,) = (await admin.operate("account.list", b""))[1]["accounts"]
-    assert listed.items() <= answer.items()
+    assert {name: answer[name] for name in listed.keys() & answer.keys()}.items() <= listed.items()
+    assert {"id", "name", "balance", "held", "available", "created_at"} <= listed.keys() & answer.keys()
 
 
 @pytest.mark.parametrize(
