@@ -6,6 +6,9 @@ from proxy.core.limits import Period
 from proxy.core.money import Nanos
 from proxy.store.values import Booking, ClaimedKey
 
+KeyRefusal = Literal["revoked", "rolled", "expired", "paused", "suspended", "account_expired"]
+"""Why a key is refused: ``rolled``: its secret ended; ``suspended`` and ``account_expired``: its account."""
+
 
 class StoreError(Exception):
     """A store refused or failed."""
@@ -17,6 +20,10 @@ class StoreUnavailableError(StoreError):
 
 class StoreCorruptError(StoreError):
     """Nothing more may be written by this process: an fsync failed. The process must end; a restart recovers."""
+
+
+class StoreFencedError(StoreCorruptError):
+    """The other nodes have set this one dead, since its beat stood still: whatever it writes is refused, so it must end."""
 
 
 class StoreRefusedError(StoreError):
@@ -54,6 +61,16 @@ class AccountClosedError(StoreRefusedError):
 
 class KeyNotFoundError(StoreRefusedError):
     pass
+
+
+class KeyRefusedError(StoreRefusedError):
+    """The key, or its account, may place no hold: it was changed since whoever asks looked at it, perhaps by another process."""
+
+    def __init__(self, message: str, *, reason: KeyRefusal, at_ms: int) -> None:
+        """Args: at_ms: since when."""
+        super().__init__(message)
+        self.reason = reason
+        self.at_ms = at_ms
 
 
 class RequestNotFoundError(StoreRefusedError):
