@@ -105,9 +105,10 @@ def test_handlers_do_not_import_one_another(module: str) -> None:
 
 def test_only_the_store_names_its_engine() -> None:
     """Everything else asks `proxy.store`, with a URL: then a second engine is the store's own affair."""
-    namers = {module for module in MODULES if any(other.startswith("proxy.store.sqlite") for other in imports(module))}
+    for engine in ("proxy.store.sqlite", "proxy.store.postgres"):
+        namers = {module for module in MODULES if any(other.startswith(engine) for other in imports(module))}
 
-    assert {module for module in namers if not module.startswith("proxy.store.sqlite")} == {"proxy.store"}
+        assert {module for module in namers if not module.startswith(engine)} == {"proxy.store"}
 
 
 def test_nothing_is_imported_in_a_circle() -> None:

@@ -13,8 +13,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from proxy.clock import Clock
+from proxy.core import bounds
 from proxy.core.catalog import Kind
 from proxy.core.errors import (
+    AccountSuspendedError,
     GatewayError,
     IdempotencyConflictError,
     InsufficientBalanceError,
@@ -33,6 +35,8 @@ from proxy.store.errors import (
     AccountClosedError,
     InsufficientFundsError,
     KeyClaimedError,
+    KeyRefusal,
+    KeyRefusedError,
     SpendLimitError,
     StoreError,
     StoreUnavailableError,
@@ -49,8 +53,19 @@ RETRY_SECONDS_MAX = 1.0
 SETTLE_WAIT_SECONDS = 15.0
 """Seconds an answer waits for its settlement before the customer is told of a failure instead."""
 
-HOLD_REFUSALS = (SpendLimitError, InsufficientFundsError, KeyClaimedError, StoreUnavailableError, AccountClosedError)
+HOLD_REFUSALS = (
+    *(SpendLimitError, InsufficientFundsError, KeyClaimedError, KeyRefusedError, StoreUnavailableError, AccountClosedError),
+)
 """Why a hold may not be placed."""
+_KEY_REFUSALS: dict[KeyRefusal, str] = {
+    "revoked": bounds.REVOKED,
+    "rolled": bounds.REPLACED,
+    "expired": bounds.EXPIRED,
+    "paused": bounds.PAUSED,
+    "suspended": bounds.SUSPENDED,
+    "account_expired": bounds.ACCOUNT_EXPIRED,
+}
+"""What the entrance says for the same reasons, to whoever comes a moment later."""
 
 _NOW = Settled.NOW
 _UNRECORDED = "The answer was made, and cannot be recorded just now; GET /usage/{id} tells its charge once it is"
@@ -73,6 +88,9 @@ def hold_refused(fault: StoreError, advice: str = "") -> GatewayError:
         return KeyLimitReachedError(_limit_reached(fault) + (f". {advice}" if advice else ""), should_retry=False)
     if isinstance(fault, KeyClaimedError):
         return IdempotencyConflictError("The request with this Idempotency-Key is not settled yet", should_retry=True)
+    if isinstance(fault, KeyRefusedError):  # since its key was looked at, here or by another gateway
+        refusal = AccountSuspendedError if fault.reason == "suspended" else InvalidApiKeyError
+        return refusal(_KEY_REFUSALS[fault.reason].format(iso(fault.at_ms)))
     if isinstance(fault, AccountClosedError):  # since its key was looked at, or it pays for calls without one
         return InvalidApiKeyError("The account is closed")
     logger.error("no hold could be placed: %s", fault)

@@ -78,7 +78,7 @@ def restore(
         restored = put_in_place(loaded.store.url, source, compact(SystemClock().now_ms()), report)
     kept, newest_at = restored.kept, restored.newest_at_ms
     answer = {
-        "store": str(loaded.store.path),
+        "store": str(loaded.store.path or loaded.store.url),
         "source": str(source.absolute()),
         "newest_booking_at": None if newest_at is None else iso(newest_at),
         "kept": None if kept is None else str(kept),

@@ -96,7 +96,9 @@ async def ask_gateway(config: Config, name: str, parameters: Mapping[str, Any]) 
 
 async def _in_process(config: Config, clock: Clock, operation: Operation, *, read_only: bool, report: Report | None = None) -> Answer:
     async with AsyncExitStack() as opened:
-        store = await open_store(config.store.url, read_only=read_only, zone=config.billing.zone)
+        store = await open_store(
+            config.store.url, read_only=read_only, zone=config.billing.zone, password=config.store.password.reveal()
+        )
         opened.push_async_callback(store.close)
         return await operation.run(Operator(store, clock, store.zone, report=report))
 

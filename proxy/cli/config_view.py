@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from proxy.config import Config
+from proxy.config import Config, StoreConfig
 from proxy.config.warnings import warnings
 from proxy.config.words import price_in_words
 from proxy.core.catalog import Model
@@ -25,7 +25,7 @@ def describe(config: Config) -> dict[str, Any]:
             "early_head_seconds": config.server.early_head_seconds,
             "trusted_proxies": list(config.server.trusted_proxies),
         },
-        "store": {"path": str(config.store.path)},
+        "store": _described_store(config.store),
         "admin": {"listen": str(config.admin.listen or "off"), "metrics_listen": str(config.admin.metrics_listen or "off")},
         "billing": {name: getattr(config.billing, name) for name in config.billing.__struct_fields__},
         "log": {"level": config.log.level},
@@ -47,6 +47,12 @@ def describe(config: Config) -> dict[str, Any]:
         "models": [_described_model(model) for model in config.catalog.values()],
         "warnings": warnings(config),
     }
+
+
+def _described_store(store: StoreConfig) -> dict[str, Any]:
+    if store.path is not None:
+        return {"path": str(store.path)}
+    return {"url": store.url, "password": "set" if store.password else "none"}
 
 
 def _described_model(model: Model) -> dict[str, Any]:

@@ -36,12 +36,15 @@ class ServerConfig:
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
     url: str
-    """``sqlite:PATH``, absolute: `proxy.store.open_store` opens it."""
+    """``sqlite:PATH``, absolute, or ``postgresql://…`` without a password: `proxy.store.open_store` opens it."""
+    password: Secret = NO_SECRET
+    """Of a database server; empty: none is sent, or libpq's ways (PGPASSWORD, PGPASSFILE) find one."""
 
     @property
-    def path(self) -> Path:
-        """Return the store's file."""
-        return Path(self.url.partition(":")[2])
+    def path(self) -> Path | None:
+        """Return the store's file; None: a database server keeps it."""
+        scheme, _, path = self.url.partition(":")
+        return Path(path) if scheme == "sqlite" else None
 
 
 @dataclass(frozen=True, slots=True)

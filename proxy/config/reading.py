@@ -12,6 +12,7 @@ from proxy.config import environment
 from proxy.config.config import AdminConfig, Config, ServerConfig, StoreConfig, VideosConfig
 from proxy.config.models import read_catalog
 from proxy.config.quoting import masked, told_key
+from proxy.config.store_url import parse_store_url
 from proxy.config.tables import (
     SECTIONS,
     AdminTable,
@@ -27,14 +28,16 @@ from proxy.config.tables import (
 )
 from proxy.config.upstreams import dialects_of, read_upstreams
 from proxy.config.values import (
+    NO_SECRET,
     Address,
+    Secret,
     TcpAddress,
     UnixAddress,
     parse_address,
-    parse_store_url,
     parse_tcp_address,
     parse_unix_address,
     read_beginning,
+    read_secret,
 )
 from proxy.core.days import Zone
 from proxy.core.networks import UNIX, parse_network
@@ -78,8 +81,8 @@ def load(path: Path | None, env: Mapping[str, str], *, require_secrets: bool = T
         faults.add(told_key(name, _SECTIONS), f"unknown key (known here: {', '.join(_SECTIONS)})")
     base = base or base_of(path)
     server = _read_server(document.get("server", {}), base, faults)
-    store = _read_store(document.get("store", {}), base, faults)
-    admin = _read_admin(document.get("admin", {}), store.path.parent if store else base, faults)
+    store = _read_store(document.get("store", {}), base, env, faults, require_secrets=require_secrets)
+    admin = _read_admin(document.get("admin", {}), store.path.parent if store and store.path else base, faults)
     upstreams = read_upstreams(document.get("upstreams"), base, env if require_secrets else None, faults)
     billing = _read_billing(document.get("billing", {}), faults)
     videos = _read_videos(document.get("videos", {}), faults)
@@ -166,18 +169,35 @@ def _is_local(address: Address) -> bool:
     return isinstance(address, UnixAddress) or (isinstance(address, TcpAddress) and address.is_loopback)
 
 
-def _read_store(value: object, base: Path, faults: Faults) -> StoreConfig | None:
+def _read_store(value: object, base: Path, env: Mapping[str, str], faults: Faults, *, require_secrets: bool) -> StoreConfig | None:
+    """Return the store's table. Its password is read for every command, since each needs the store."""
     table = read_table(StoreTable, value, "store", faults)
     if table is None:
         return None
+    password = (
+        NO_SECRET if table.password is None else _read_password(table.password, base, env, faults, require_secrets=require_secrets)
+    )
     try:
-        store = StoreConfig(parse_store_url(table.url, base))
+        store = StoreConfig(parse_store_url(table.url, base), password)
     except ValueError as error:
         faults.add("store.url", str(error))
         return None
+    if store.path is None:
+        return store
+    if table.password is not None:
+        faults.add("store.password", "is for a database server: a file has none")
     if _is_directory(store.path):
         faults.add("store.url", f"{store.path} is a directory: name a file in it")
     return store
+
+
+def _read_password(reference: str, base: Path, env: Mapping[str, str], faults: Faults, *, require_secrets: bool) -> Secret:
+    try:
+        return read_secret(reference, base, env)
+    except ValueError as error:
+        if require_secrets:
+            faults.add("store.password", str(error))
+    return NO_SECRET  # whether the server asks for one shows when the store is opened
 
 
 def _is_directory(path: Path) -> bool:

@@ -100,6 +100,7 @@ class ServerTable(Table, frozen=True, kw_only=True):
 
 class StoreTable(Table, frozen=True, kw_only=True):
     url: Text = "sqlite:llm-proxy.db"
+    password: Text | None = None
 
 
 class AdminTable(Table, frozen=True, kw_only=True):

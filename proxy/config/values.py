@@ -111,18 +111,6 @@ def parse_unix_address(text: str, base: Path) -> UnixAddress:
     return UnixAddress(absolute)
 
 
-def parse_store_url(text: str, base: Path) -> str:
-    """Return ``sqlite:PATH`` with an absolute path; a relative one starts from ``base``."""
-    scheme, colon, path = text.partition(":")
-    if not colon:
-        raise ValueError(f'must be "sqlite:PATH", not {masked(repr(text))}')
-    if scheme != "sqlite":
-        raise ValueError(f'the store {masked(repr(scheme))} is not known: only "sqlite:PATH" is')
-    if path.startswith("//") or "?" in path or "\0" in path or path in ("", ":memory:"):
-        raise ValueError('must be "sqlite:PATH" with the path of a file, relative to this file or absolute')
-    return f"{scheme}:{base / path}"
-
-
 def parse_base_url(text: str) -> str:
     """Return the URL that paths are appended to, without a trailing slash."""
     parts, port = _split_url(text)

@@ -11,6 +11,14 @@ from proxy.core.networks import UNIX, UNKNOWN, Networks
 from proxy.core.rates import Rates
 from proxy.core.timestamps import iso
 
+REVOKED = "Invalid or revoked API key"
+EXPIRED = "This API key expired on {}"
+REPLACED = "This API key was replaced by another one, and expired on {}"
+ACCOUNT_EXPIRED = "The account of this API key expired on {}"
+PAUSED = "This API key is paused"
+SUSPENDED = "The account is suspended; please ask who runs this service"
+"""What a customer is told of a key that may not be used; where a time stands in it, by `iso`."""
+
 _NEVER_MS = 2**62
 _ADMITTED_MAX = 4096
 
@@ -42,9 +50,9 @@ class Bounds:
         ends = [
             (at_ms, message)
             for at_ms, message in (
-                (self.limits.expires_at_ms, "This API key expired on {}"),
-                (ends_at_ms, "This API key was replaced by another one, and expired on {}"),
-                (self.account_limits.expires_at_ms, "The account of this API key expired on {}"),
+                (self.limits.expires_at_ms, EXPIRED),
+                (ends_at_ms, REPLACED),
+                (self.account_limits.expires_at_ms, ACCOUNT_EXPIRED),
             )
             if at_ms is not None
         ]
@@ -75,9 +83,9 @@ class Bounds:
         if now_ms >= self._ends_at_ms:
             raise InvalidApiKeyError(self._ended.format(iso(self._ends_at_ms)))
         if self._is_paused:
-            raise InvalidApiKeyError("This API key is paused")
+            raise InvalidApiKeyError(PAUSED)
         if self._is_suspended:
-            raise AccountSuspendedError("The account is suspended; please ask who runs this service")
+            raise AccountSuspendedError(SUSPENDED)
 
     def refuse_address(self, address: str) -> None:
         """Refuse a call from an address, as `TrustedProxies.client` returns it. Raises: NetworkNotAllowedError."""

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from multidict import CIMultiDictProxy
 
+from proxy.core.bounds import REVOKED
 from proxy.core.errors import InvalidApiKeyError, InvalidParameterError, MissingApiKeyError
 
 KEY_HEADERS = ("x-api-key", "api-key")
@@ -71,7 +72,7 @@ def _is_local(url: str) -> bool:
 
 def _bounded(secret: str) -> str:
     if len(secret) > SECRET_LENGTH_MAX:
-        raise InvalidApiKeyError("Invalid or revoked API key")
+        raise InvalidApiKeyError(REVOKED)
     return secret
 
 

@@ -25,8 +25,10 @@ async def examine(path: Path | None, env: Mapping[str, str], clock: Clock, url: 
         store = config.store
         pid = holder_pid(store.url)
         found += await _looked("configuration file", lambda: files.secrets(config, env))
-        found += await _looked("store file", lambda: files.store_file(store))
-        found += await _looked("disk space", lambda: files.disk(_real(store.path).parent))
+        if store.path is not None:
+            file = _real(store.path)
+            found += await _looked("store file", lambda: files.store_file(store.url, file))
+            found += await _looked("disk space", lambda: files.disk(file.parent))
         found += [await process.store(store), await process.gateway(config, pid)]
         found += await _looked("descriptors", lambda: [process.descriptors(pid), process.accept_queue()])
         found += await _looked("address", lambda: process.listeners(config, pid))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from proxy.config import Config, StoreConfig, environment
+from proxy.config import Config, environment
 from proxy.config.reading import base_of, parse
 from proxy.doctor.finding import Finding, failed, ok, warning
 from proxy.store import unfinished_restore
@@ -45,20 +45,22 @@ def _secret_files(config: Config, env: Mapping[str, str]) -> dict[str, Path]:
     document: dict[str, Any] = {} if config.path is None else parse(config.path)
     environment.overlay(document, env, is_all=config.path is None)
     base, found = base_of(config.path), {}
+    named = {"password of the store": str(document.get("store", {}).get("password", ""))}
     for name, table in document["upstreams"].items():
         keys = {f"key of {name}": table["api_key"]} if "api_key" in table else {}
         keys |= {f"key {key} of {name}": reference for key, reference in table.get("api_keys", {}).items()}
-        for check, reference in (*keys.items(), (f"proxy_auth of {name}", table.get("proxy_auth", ""))):
-            source, _, place = str(reference).partition(":")
-            folder = base if source == "file" else Path(env.get("CREDENTIALS_DIRECTORY", "/nonexistent"))
-            if source in ("file", "credential") and (folder / place).is_file():
-                found[check] = folder / place
+        named |= {check: str(reference) for check, reference in keys.items()}
+        named[f"proxy_auth of {name}"] = str(table.get("proxy_auth", ""))
+    for check, reference in named.items():
+        source, _, place = reference.partition(":")
+        folder = base if source == "file" else Path(env.get("CREDENTIALS_DIRECTORY", "/nonexistent"))
+        if source in ("file", "credential") and (folder / place).is_file():
+            found[check] = folder / place
     return found
 
 
-def store_file(store: StoreConfig) -> Iterator[Finding]:
+def store_file(url: str, path: Path) -> Iterator[Finding]:
     """Check the store's file, the files beside it (``-wal``, ``-shm``, ``.lock``) and its folder."""
-    path = Path(os.path.realpath(store.path))
     folder = path.parent
     if not folder.is_dir():
         yield failed("store file", f"there is no folder {folder}", f"mkdir -m 700 {folder}")
@@ -72,7 +74,7 @@ def store_file(store: StoreConfig) -> Iterator[Finding]:
         return
     yield _privacy(path)
     yield from _owners(path)
-    if (left := unfinished_restore(store.url)) is not None:
+    if (left := unfinished_restore(url)) is not None:
         yield warning("store file", f"a restore was cut short ({left.name})", "start the gateway, which finishes it")
     log = path.with_name(path.name + "-wal")
     size = log.stat().st_size if log.exists() else 0

@@ -59,26 +59,34 @@ def accept_queue() -> Finding:
 
 async def store(config: StoreConfig) -> Finding:
     """Open the store read-only and check that it is ours, that its version is current and that it can be read."""
+    if config.path is not None and (found := await _no_file(config.path)) is not None:
+        return found
+    advice = "restore from a backup: llm-proxy restore BACKUP" if config.path else "look at store.url, store.password and the server"
     try:
-        await asyncio.to_thread(config.path.stat)
-    except FileNotFoundError:
-        return ok("store", "none yet")
-    except OSError as error:
-        return failed("store", f"{config.path} cannot be looked at: {error.strerror}", "run this as the gateway's user, or as root")
-    try:
-        opened = await open_store(config.url, read_only=True)
+        opened = await open_store(config.url, read_only=True, password=config.password.reveal())
     except StoreRefusedError as error:
         if "has not been brought up to date" in str(error):
             return warning("store", "of an older version", "back it up, then start the gateway once, which brings it up to date")
-        return failed("store", str(error), "" if "restore" in str(error) else "restore from a backup: llm-proxy restore BACKUP")
+        return failed("store", str(error), "" if "restore" in str(error) else advice)
     try:
         await opened.ping()
         accounts = await opened.accounts()
     except StoreError as error:
-        return failed("store", str(error), "restore from a backup: llm-proxy restore BACKUP")
+        return failed("store", str(error), advice)
     finally:
         await opened.close()
     return ok("store", f"{len(accounts)} accounts; whether the books hold: llm-proxy ledger verify")
+
+
+async def _no_file(path: Path) -> Finding | None:
+    """Return what is found where a store's file is not there, or cannot be looked at."""
+    try:
+        await asyncio.to_thread(path.stat)
+    except FileNotFoundError:
+        return ok("store", "none yet")
+    except OSError as error:
+        return failed("store", f"{path} cannot be looked at: {error.strerror}", "run this as the gateway's user, or as root")
+    return None
 
 
 async def gateway(config: Config, pid: int | None) -> Finding:

@@ -14,7 +14,7 @@ import orjson
 
 from proxy import ids
 from proxy.clock import Clock
-from proxy.core.bounds import Bounds
+from proxy.core.bounds import REVOKED, Bounds
 from proxy.core.credential import refuse_foreign_page, secret_of
 from proxy.core.errors import (
     RETRY_AFTER_OBEYED_SECONDS,
@@ -159,7 +159,7 @@ class Dispatcher:
             credential = head.credential = ids.digest(secret_of(head.headers))
         grant = self._access.authenticate(credential)
         if grant is None:
-            raise InvalidApiKeyError("Invalid or revoked API key")
+            raise InvalidApiKeyError(REVOKED)
         return grant
 
     def _check(self, context: Context, bounds: Bounds) -> None:

@@ -157,6 +157,7 @@ class _Construction:
             on_commit=lambda commit: metrics.committed(commit.operations, commit.seconds),
             on_corrupt=abort,
             zone=self._zone,
+            password=self._config.store.password.reveal(),
         )
         self._stack.push_async_callback(store.close)  # once nothing writes to it any more
         self._feed_watchdog(store)

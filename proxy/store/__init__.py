@@ -20,19 +20,31 @@ async def open_store(
     on_corrupt: Callable[[BaseException], None] | None = None,
     read_only: bool = False,
     zone: Zone = CHINA,
+    password: str = "",
 ) -> Store:
     """Open the store that a URL names, create it where there is none, and bring it to the newest version.
 
     Args:
-        url: ``sqlite:PATH``, as ``[store] url`` of a loaded configuration.
+        url: ``sqlite:PATH`` or ``postgresql://…``, as ``[store] url`` of a loaded configuration.
         on_commit: called on the loop for each transaction.
         on_corrupt: called on the loop, once, when this process can write no more and should end.
         read_only: create nothing, take no lock, refuse writes: for reading while another process has the store.
         zone: time zone of days and months. It may change as long as no request is folded into days; a reader has the writer's.
+        password: of a database server; it is kept out of the URL, which messages show.
 
     Raises: StoreLockedError, StoreVersionError, StoreRefusedError (no such store, not ours, not to be opened, folded by
     another time zone).
     """
+    if _is_postgres(url):
+        try:
+            from proxy.store import postgres  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise StoreRefusedError(
+                f"a store in PostgreSQL needs a package that is not installed ({error.name}): pip install 'llm-proxy[postgres]'"
+            ) from error
+        return await postgres.open_store(  # type: ignore[return-value]  # until it has all parts of the contract
+            url, password=password, on_commit=on_commit, on_corrupt=on_corrupt, read_only=read_only, zone=zone
+        )
     from proxy.store.sqlite import opening  # noqa: PLC0415
 
     return await opening.open_store(_file_of(url), on_commit=on_commit, on_corrupt=on_corrupt, read_only=read_only, zone=zone)
@@ -47,6 +59,8 @@ def restore(url: str, source: Path, when: str, report: Report | None = None) -> 
 
     Raises: StoreLockedError, StoreVersionError, StoreRefusedError: the store is as it was.
     """
+    if _is_postgres(url):
+        raise StoreRefusedError("a database server is restored by its own means, such as a point-in-time recovery, not from a file")
     from proxy.store.sqlite.file import restore as of_file  # noqa: PLC0415
 
     return of_file.restore(_file_of(url), source, when, report)
@@ -54,21 +68,29 @@ def restore(url: str, source: Path, when: str, report: Report | None = None) -> 
 
 def unfinished_restore(url: str) -> Path | None:
     """Return the copy that the next opening puts in place, where a restore was cut short."""
+    if _is_postgres(url):
+        return None
     from proxy.store.sqlite.file import restore as of_file  # noqa: PLC0415
 
     return of_file.decided_for(_file_of(url).resolve())
 
 
 def holder_pid(url: str) -> int | None:
-    """Return the pid of the process that has the store open to write: 0 where it is not known, None where there is none."""
+    """Return the pid of the process that has the store's file open to write: 0 where it is not known, None where there is none."""
+    if _is_postgres(url):
+        return None
     from proxy.store.sqlite.file import lock  # noqa: PLC0415
 
     return lock.holder_pid(_file_of(url).resolve())
+
+
+def _is_postgres(url: str) -> bool:
+    return url.startswith("postgresql://")
 
 
 def _file_of(url: str) -> Path:
     """Raises: StoreRefusedError."""
     scheme, _, path = url.partition(":")
     if scheme != "sqlite" or not path:
-        raise StoreRefusedError(f"no engine keeps a store at {url!r}: only sqlite:PATH is known")
+        raise StoreRefusedError(f"no engine keeps a store at {url!r}: sqlite:PATH and postgresql://… are known")
     return Path(path)

@@ -192,7 +192,8 @@ class Ledger(Protocol):
         period, which is that of this request's creation. A hold of 0 needs nothing of it.
 
         Raises: KeyClaimedError, checked first: nothing is held then; SpendLimitError; InsufficientFundsError, AccountNotFoundError,
-        AccountClosedError; ValueError: a video, which `place_task` places.
+        AccountClosedError; ValueError: a video, which `place_task` places. Where other processes change keys too, KeyRefusedError
+        before all of them: the key or its account may not be used any more, whatever this process knows.
         """
 
     def settle(self, request_id: str, settlement: Settlement, now_ms: int, answer: StoredAnswer | None = None) -> Future[Settled]:

@@ -65,17 +65,24 @@ def watch_routes(metrics: Metrics, live: Live, routing: Routing, clock: Clock) -
     metrics.gauges("llm_proxy_resting", "Models of an upstream that rest under a key, or the whole key.", ("upstream", "key"), read)
 
 
-def watch_store(metrics: Metrics, engine: Engine, path: Path) -> None:
-    """Register the sizes of the store's files, the free space on its disk, and the state of its writes."""
-    path = path.resolve()
-    log = path.with_name(path.name + "-wal")
-    metrics.gauge("llm_proxy_store_bytes", "Size of the store's file.", lambda: path.stat().st_size)
-    metrics.gauge("llm_proxy_wal_bytes", "Size of its write-ahead log; it does not shrink.", lambda: _size(log))
-    metrics.gauge("llm_proxy_disk_free_bytes", "Room on the store's disk.", lambda: _room(path.parent))
+def watch_store(metrics: Metrics, engine: Engine, path: Path | None) -> None:
+    """Register the sizes of the store's files, the free space on its disk, and the state of its writes.
+
+    Args: path: of its file; None: a database server keeps it.
+    """
+    if path is not None:
+        _watch_file(metrics, path.resolve())
     metrics.gauge("llm_proxy_store_waiting_operations", "Writes that wait for their commit.", lambda: engine.backlog.waiting)
     metrics.counter(
         "llm_proxy_commit_failures", "Group commits in which something could not be written.", lambda: engine.backlog.failures
     )
+
+
+def _watch_file(metrics: Metrics, path: Path) -> None:
+    log = path.with_name(path.name + "-wal")
+    metrics.gauge("llm_proxy_store_bytes", "Size of the store's file.", lambda: path.stat().st_size)
+    metrics.gauge("llm_proxy_wal_bytes", "Size of its write-ahead log; it does not shrink.", lambda: _size(log))
+    metrics.gauge("llm_proxy_disk_free_bytes", "Room on the store's disk.", lambda: _room(path.parent))
 
 
 class OpenBusiness:

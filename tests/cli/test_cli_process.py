@@ -52,6 +52,11 @@ class Ended(NamedTuple):
         return orjson.loads(self.stdout)
 
 
+def file_of(config: Config) -> Path:
+    assert config.store.path is not None
+    return config.store.path
+
+
 def environment(**more: str) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "ARK_API_KEY": "canary-key", **more}
 
@@ -260,7 +265,7 @@ async def test_a_restore_beside_a_running_gateway_is_refused_and_after_a_kill_it
 
 
 async def test_a_damaged_store_is_refused_at_the_start_with_the_way_back(tmp_path: Path, config: Config) -> None:
-    config.store.path.write_bytes(b"\0" * 8192)
+    file_of(config).write_bytes(b"\0" * 8192)
 
     ended = await run(tmp_path, "serve")
 
@@ -291,13 +296,13 @@ def test_a_reader_that_has_seen_enough_is_no_incident(tmp_path: Path, config: Co
 
 async def test_a_lock_with_nobody_behind_the_socket_is_explained(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "LOCK_WAIT_SECONDS", 0.0)
-    store = await open_store(config.store.path)
+    store = await open_store(file_of(config))
 
     with pytest.raises(StoreLockedError) as caught:
         await perform(config, SystemClock(), "account.create", {"account": "acme"})
 
     assert f"(pid {os.getpid()}, " in str(caught.value)
-    assert f"and nothing answers at unix:{config.store.path.parent}/admin.sock" in str(caught.value)
+    assert f"and nothing answers at unix:{file_of(config).parent}/admin.sock" in str(caught.value)
     await store.close()
 
 
@@ -306,7 +311,7 @@ async def test_a_gateway_without_an_admin_door_must_be_stopped_for_a_change(
 ) -> None:
     monkeypatch.setattr(client, "LOCK_WAIT_SECONDS", 0.0)
     (tmp_path / "config.toml").write_text('admin.listen = "off"\n' + CONFIG)
-    store = await open_store(config.store.path)
+    store = await open_store(file_of(config))
 
     with pytest.raises(StoreLockedError, match=r'admin\.listen is "off": stop that process first$'):
         await perform(load(config.path, {}, require_secrets=False), SystemClock(), "account.create", {"account": "acme"})
@@ -315,7 +320,7 @@ async def test_a_gateway_without_an_admin_door_must_be_stopped_for_a_change(
 
 
 async def test_a_command_that_finds_the_lock_taken_goes_on_when_it_is_let_go(config: Config) -> None:
-    store = await open_store(config.store.path)
+    store = await open_store(file_of(config))
     commands = TaskGroup("commands")
     waiting = commands.spawn(perform(config, SystemClock(), "account.create", {"account": "acme"}), "create")
     done, _ = await asyncio.wait([waiting], timeout=0.2)
@@ -352,4 +357,4 @@ async def test_a_gateway_that_does_not_answer_properly_is_never_taken_for_a_chan
         with pytest.raises(error, match=message):
             await perform(config, SystemClock(), "account.create", {"account": "acme"})
 
-    assert not config.store.path.exists()
+    assert not file_of(config).exists()

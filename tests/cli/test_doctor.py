@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from proxy import cli
 from proxy.clock import SystemClock
-from proxy.config import StoreConfig
 from proxy.core.money import Nanos
 from proxy.demo.ark import TASKS, Hang, Reset, Send, StandIn, Step, answer_json, error, known_error
 from proxy.doctor import files, process, upstream
@@ -253,8 +252,8 @@ async def test_a_restore_that_was_cut_short_and_a_log_that_grows_are_told(tmp_pa
 async def test_what_this_user_may_not_look_at_is_told_and_the_rest_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(store: StoreConfig) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(store.path))
+    def refuse(_: str, path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(files, "store_file", refuse)  # simulated: tests may run as root, to whom nothing is refused
 

@@ -17,7 +17,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.billing import idempotency, retries
 from proxy.clock import SystemClock
-from proxy.config import quoting
+from proxy.config import quoting, store_url
 from proxy.config import values as config_values
 from proxy.core import credential, json_text, money, networks, shown_text, waiting
 from proxy.core.ark import context_length, creation, field_names, identifiers, named_field, plain_text, refusal, text
@@ -320,7 +320,7 @@ def configured(raw: bytes) -> None:
         lambda: config_values.parse_address(said, Path("/")),
         lambda: config_values.parse_base_url(said),
         lambda: config_values.parse_proxy(said),
-        lambda: config_values.parse_store_url(said, Path("/")),
+        lambda: store_url.parse_store_url(said, Path("/")),
         lambda: config_values.read_secret(said, Path("/nowhere"), {}),
         lambda: money.parse_yuan(said),
         lambda: money.parse_token_price(said),
@@ -719,6 +719,7 @@ PARSERS: dict[str, Parser] = {
         (Worst(b"a"), Worst(b"1"), Worst(b"/a")),
         (
             "proxy.config.values",
+            "proxy.config.store_url",
             "proxy.config.quoting",
             f"{CORE}.days",
             f"{CORE}.money",

@@ -17,7 +17,14 @@ from proxy.core.limits import Period
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement
 from proxy.jobs.note_use import NoteUse
-from proxy.store.errors import InsufficientFundsError, KeyClaimedError, SpendLimitError, StoreUnavailableError
+from proxy.store.errors import (
+    InsufficientFundsError,
+    KeyClaimedError,
+    KeyRefusal,
+    KeyRefusedError,
+    SpendLimitError,
+    StoreUnavailableError,
+)
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.store import SqliteStore
 from proxy.store.values import Account, ClaimedKey, IdempotencyClaim, Settled
@@ -344,6 +351,25 @@ def test_a_refused_hold_is_told_by_what_refused_it() -> None:
     assert "disk" not in str(told[-1])
     assert str(told[0]) == "The account has ¥0.50 available, and this request needs ¥7.54, the most that it can cost; or top up"
     assert told[1].should_retry is True  # the first call is about to be settled
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("revoked", (401, "INVALID_API_KEY", "Invalid or revoked API key")),
+        ("rolled", (401, "INVALID_API_KEY", "This API key was replaced by another one, and expired on 2025-11-24T16:00:00.000Z")),
+        ("expired", (401, "INVALID_API_KEY", "This API key expired on 2025-11-24T16:00:00.000Z")),
+        ("paused", (401, "INVALID_API_KEY", "This API key is paused")),
+        ("suspended", (403, "ACCOUNT_SUSPENDED", "The account is suspended; please ask who runs this service")),
+        ("account_expired", (401, "INVALID_API_KEY", "The account of this API key expired on 2025-11-24T16:00:00.000Z")),
+    ],
+)
+def test_a_key_that_another_gateway_changed_is_refused_in_the_words_of_the_entrance(
+    reason: KeyRefusal, told: tuple[int, str, str]
+) -> None:
+    refused = hold_refused(KeyRefusedError("key key_1 …", reason=reason, at_ms=NOW_MS))
+
+    assert (refused.status, refused.code, str(refused)) == told
 
 
 def test_a_money_limit_that_is_reached_says_what_is_left_and_when_it_begins_anew() -> None:

@@ -287,7 +287,15 @@ def test_commands_that_ask_no_upstream_do_without_its_key(tmp_path: Path) -> Non
         ("billing.time_zone = 8", "billing.time_zone: must be a string, not an integer"),
         ("retention.request_days = 7", "retention.request_days: must be 0 (for ever) or at least 8"),
         ("retention.request_days = -1", "retention.request_days: must be an integer of at least 0"),
-        ('store.url = "postgres://db/x"', "store.url: the store 'postgres' is not known: only \"sqlite:PATH\" is"),
+        (
+            'store.url = "mysql://db/x"',
+            'store.url: the store \'mysql\' is not known: "sqlite:PATH" and "postgresql://USER@HOST/DATABASE" are',
+        ),
+        (
+            'store.url = "postgresql://u:hunter2@db/x"',
+            'store.url: must not carry a password: it belongs to store.password, as "env:NAME" or "file:PATH"',
+        ),
+        ('store.password = "env:ARK_API_KEY"', "store.password: is for a database server: a file has none"),
         (
             'store.url = "sqlite:///x.db"',
             'store.url: must be "sqlite:PATH" with the path of a file, relative to this file or absolute',
@@ -522,6 +530,7 @@ def test_the_values_that_the_example_shows_are_the_defaults(tmp_path: Path) -> N
     assert example.server == short.server
     assert example.upstreams == short.upstreams
     assert (example.billing, example.videos) == (short.billing, short.videos)
+    assert short.store.path is not None
     assert example.store.path == EXAMPLE.parent / short.store.path.name
 
 

@@ -1,6 +1,8 @@
 """The one place that names an engine: which URL opens what."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,10 +33,45 @@ async def test_a_url_opens_the_books_that_it_names(tmp_path: Path) -> None:
     await opened.close()
 
 
-@pytest.mark.parametrize("url", ["postgresql://db/books", "books.db", "sqlite:", ""])
+@pytest.mark.parametrize("url", ["mysql://db/books", "books.db", "sqlite:", ""])
 async def test_a_url_of_no_known_engine_is_refused_in_words(url: str) -> None:
-    with pytest.raises(StoreRefusedError, match="only sqlite:PATH is known"):
+    with pytest.raises(StoreRefusedError, match=r"sqlite:PATH and postgresql://… are known"):
         await stores.open_store(url)
+
+
+async def test_a_database_that_does_not_answer_is_named_without_its_parameters() -> None:
+    with pytest.raises(StoreRefusedError, match=r"^cannot open postgresql://gateway@127\.0\.0\.1:1/books: .*[Cc]onn") as refused:
+        await stores.open_store("postgresql://gateway@127.0.0.1:1/books?sslmode=disable", password="canary")
+
+    assert "canary" not in f"{refused.value!r} {refused.value.__cause__!r}"
+
+
+WITHOUT = """
+import asyncio, sys
+{first}
+from proxy import store
+async def main() -> None:
+    opened = await store.open_store({url!r})
+    await opened.close()
+asyncio.run(main())
+print("asyncpg" in sys.modules)
+"""
+
+
+def run(url: str, first: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", WITHOUT.format(url=url, first=first)], capture_output=True, text=True)
+
+
+def test_without_its_extra_a_database_is_refused_with_the_command_that_installs_it(tmp_path: Path) -> None:
+    ended = run("postgresql://db/books", "sys.modules['asyncpg'] = None")
+
+    assert ended.returncode == 1
+    assert "(asyncpg): pip install 'llm-proxy[postgres]'" in ended.stderr
+
+
+def test_a_file_needs_nothing_of_the_extra(tmp_path: Path) -> None:
+    assert run(f"sqlite:{tmp_path}/books.db", "sys.modules['asyncpg'] = None").returncode == 0
+    assert run(f"sqlite:{tmp_path}/books.db", "").stdout == "False\n"
 
 
 async def test_who_has_the_store_open_is_told_by_its_url(tmp_path: Path) -> None:
