@@ -99,7 +99,7 @@ async def database(*, is_empty: bool = False) -> AsyncIterator[str]:
         await _make_template(running)
     connection = await connector.connect(statement_seconds=None)
     try:
-        await connection.execute(f"CREATE DATABASE {name}" + ("" if is_empty else f" TEMPLATE {_TEMPLATE}"))
+        await connection.execute(f"CREATE DATABASE {name}" + ("" if is_empty else f" TEMPLATE {_TEMPLATE} STRATEGY FILE_COPY"))
         try:
             yield running.database(name)
         finally:

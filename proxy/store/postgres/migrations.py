@@ -17,6 +17,7 @@ from proxy.store.postgres.connection import Connection
 _LOCK = int.from_bytes(b"llmproxy", "big")
 """Key of the advisory lock. Of a transaction, since a pooler would hand one of a session on to others."""
 _COMPATIBLE_FROM = re.compile(r"-- compatible from (\d+)\n")
+_TABLES = "SELECT tablename::text FROM pg_tables WHERE schemaname = ANY (current_schemas(false))"
 _MINIMUM = 150_000
 """PostgreSQL 15, as ``server_version_num`` writes it."""
 
@@ -76,11 +77,12 @@ async def _record(connection: Connection, number: int, script: str) -> None:
 
 async def _version(connection: Connection, name: str) -> int:
     """Return the version of a database, 0 for an empty one. Raises: StoreVersionError, StoreRefusedError."""
-    if await connection.fetchval("SELECT to_regclass('llm_proxy_schema') IS NULL"):
-        other = await connection.fetchval("SELECT min(tablename::text) FROM pg_tables WHERE schemaname = ANY (current_schemas(false))")
-        if other is not None:
+    # One look at the catalogue as rows: `to_regclass` may answer from a cache of what was not there before the lock was waited for.
+    tables = {table for (table,) in await connection.fetch(_TABLES)}
+    if "llm_proxy_schema" not in tables:
+        if tables:
             raise StoreRefusedError(
-                f"{name} is the database of another program: it has a table {other}. Give this one a database of its own"
+                f"{name} is the database of another program: it has a table {min(tables)}. Give this one a database of its own"
             )
         return 0
     try:
