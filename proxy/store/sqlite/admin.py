@@ -13,6 +13,7 @@ from proxy.core.limits import NO_LIMITS, NO_SPEND_LIMITS, LimitsChange
 from proxy.core.money import Nanos
 from proxy.core.shown_text import first_unseen
 from proxy.core.timestamps import iso
+from proxy.store import limit_row
 from proxy.store.errors import AccountExistsError, KeyNotFoundError, StoreRefusedError
 from proxy.store.sqlite import counting, ledger, limits, payments
 from proxy.store.sqlite.counting import Counted
@@ -24,10 +25,10 @@ OPENING = "opening"
 """Source of an opening's reference that is the account's name."""
 
 _KEY = f"""
-    SELECT keys.id, keys.name, keys.prefix, accounts.name, keys.created_at_ms, keys.revoked_at_ms, {limits.IDENTITY}, keys.ends_at_ms,
-      keys.last_used_at_ms, {limits.columns()}
+    SELECT keys.id, keys.name, keys.prefix, accounts.name, keys.created_at_ms, keys.revoked_at_ms, {limit_row.IDENTITY},
+      keys.ends_at_ms, keys.last_used_at_ms, {limit_row.columns()}
     FROM keys JOIN accounts ON accounts.id = keys.account_id
-    LEFT JOIN limits ON limits.account_id = keys.account_id AND limits.identity = {limits.IDENTITY}"""  # noqa: S608
+    LEFT JOIN limits ON limits.account_id = keys.account_id AND limits.identity = {limit_row.IDENTITY}"""  # noqa: S608
 _SECRETS = "(id = ?1 OR identity = ?1)"
 """SQL of all secrets of an identity."""
 
@@ -239,8 +240,8 @@ def find_keys(connection: sqlite3.Connection, prefix: str) -> list[Key]:
 
 def accounts(connection: sqlite3.Connection) -> list[Account]:
     """Return the customers with their limits, by name."""
-    rows = connection.execute(f"SELECT account_id, {limits.columns()} FROM limits WHERE identity = ''")  # noqa: S608
-    limited = {account_id: limits.of_columns(row) for account_id, *row in rows}
+    rows = connection.execute(f"SELECT account_id, {limit_row.columns()} FROM limits WHERE identity = ''")  # noqa: S608
+    limited = {account_id: limit_row.of_columns(row) for account_id, *row in rows}
     return [replace(one, limits=limited[one.id]) if one.id in limited else one for one in ledger.accounts(connection)]
 
 
@@ -261,10 +262,10 @@ def grants(connection: sqlite3.Connection) -> list[Grant]:
     """Return the keys that are not revoked, with the limits of each and of its account."""
     whole = {one.id: one.limits for one in accounts(connection)}
     rows = connection.execute(
-        f"""SELECT keys.sha256, keys.id, keys.account_id, accounts.name, accounts.discount, {limits.IDENTITY},
-              keys.ends_at_ms, keys.name, {limits.columns()}
+        f"""SELECT keys.sha256, keys.id, keys.account_id, accounts.name, accounts.discount, {limit_row.IDENTITY},
+              keys.ends_at_ms, keys.name, {limit_row.columns()}
             FROM keys JOIN accounts ON accounts.id = keys.account_id
-            LEFT JOIN limits ON limits.account_id = keys.account_id AND limits.identity = {limits.IDENTITY}
+            LEFT JOIN limits ON limits.account_id = keys.account_id AND limits.identity = {limit_row.IDENTITY}
             WHERE keys.revoked_at_ms IS NULL"""  # noqa: S608
     )
     return [
@@ -275,7 +276,7 @@ def grants(connection: sqlite3.Connection) -> list[Grant]:
             account_name=name,
             identity=identity,
             ends_at_ms=ends_at_ms,
-            limits=limits.of_columns(its),
+            limits=limit_row.of_columns(its),
             account_limits=whole[account_id],
             key_name=key_name,
             discount=discount,
@@ -287,4 +288,4 @@ def grants(connection: sqlite3.Connection) -> list[Grant]:
 def _key(row: Sequence[Any]) -> Key:
     key_id, name, prefix, account, created_at_ms, revoked_at_ms, identity, ends_at_ms, last_used_at_ms, *its = row
     known = (created_at_ms, revoked_at_ms, identity, ends_at_ms, last_used_at_ms)
-    return Key(key_id, name, prefix, account, *known, limits.of_columns(its))
+    return Key(key_id, name, prefix, account, *known, limit_row.of_columns(its))

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from proxy.store.audit.booked import BOOKED, HOLD_DAY
+from proxy.store.limit_row import IDENTITY
 from proxy.store.sqlite import limits
-from proxy.store.sqlite.booked import BOOKED, HOLD_DAY
-from proxy.store.sqlite.limits import IDENTITY
 
 REST_TRANSFERS_MAX = 200
 """Transfers that may be left for the transaction of the limit: a millisecond's work."""

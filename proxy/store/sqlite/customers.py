@@ -1,15 +1,14 @@
 """What an operator agrees with one customer: a discount, a charge that is given back, the end of the account.
 
-Functions of a connection, inside a transaction of the writer's; and what `verify` checks of them.
+Functions of a connection, inside a transaction of the writer's.
 """
 
 import sqlite3
 
 from proxy.core.money import DISCOUNT_WHOLE, Nanos, format_yuan
+from proxy.store.audit.booked import HOLD_DAY
 from proxy.store.errors import RequestNotFoundError, StoreRefusedError
 from proxy.store.sqlite import ledger, payments
-from proxy.store.sqlite.booked import HOLD_DAY
-from proxy.store.sqlite.invariant import Invariant
 from proxy.store.values import Account, Booking, Reference
 
 _COUNT_FOLDED = f"""
@@ -139,77 +138,3 @@ def _erase(connection: sqlite3.Connection, account_id: int) -> None:
         connection.execute("DELETE FROM idempotency WHERE account_id = ?", (account_id,))
     finally:
         connection.execute(f"PRAGMA secure_delete = {before}").fetchone()
-
-
-INVARIANTS = (
-    Invariant(
-        name="a discount is in the charge as it is in the price",
-        figures="SELECT count(*), coalesce(sum(charge_nanos), 0) FROM discounted WHERE settled_at_ms IS NOT NULL",
-        say="{} requests with a discount, ¥{} charged",
-        yuan=(1,),
-        # Of what costs more than its hold, the hold is charged. What a video's discount came to, the check of its task says.
-        offenders="""SELECT 'request ' || id || ': ' || charge_nanos || ' and ' || shortfall_nanos || ' not charged, it is '
-                       || list_nanos || ' times ' || discount || ' / 10000'
-                     FROM (SELECT discounted.*, CASE kind WHEN 'image' THEN units * json_extract(price, '$.image') ELSE (
-                         SELECT (prompt_tokens - cached_tokens) * json_extract(value, '$.input')
-                           + cached_tokens * json_extract(value, '$.cached_input') + completion_tokens * json_extract(value, '$.output')
-                         FROM json_each(price, '$.tiers')
-                         WHERE coalesce(json_extract(value, '$.up_to'), prompt_tokens) >= prompt_tokens ORDER BY key LIMIT 1) END
-                         AS list_nanos
-                       FROM discounted WHERE kind <> 'video' AND settled_at_ms IS NOT NULL)
-                     WHERE CASE WHEN shortfall_nanos > 0 THEN charge_nanos <> hold_nanos
-                       ELSE charge_nanos <> list_nanos / 10000 * discount + (list_nanos % 10000 * discount + 9999) / 10000 END
-                     UNION ALL
-                     SELECT 'task ' || video_tasks.id || ': discount ' || video_tasks.discount || ', its request''s price says '
-                       || coalesce(discounted.discount, 'none')
-                     FROM video_tasks LEFT JOIN discounted USING (id)
-                     WHERE video_tasks.discount <> coalesce(discounted.discount, 10000)
-                     UNION ALL
-                     SELECT 'account ' || name || ': discount ' || discount FROM accounts WHERE discount NOT BETWEEN 1 AND 10000""",
-    ),
-    Invariant(
-        name="no refund of a request is above its charge",
-        figures="SELECT count(*), coalesce(sum(amount_nanos), 0) FROM transfers WHERE kind = 'reversal'",
-        say="{} refunds of requests, ¥{}",
-        yuan=(1,),
-        offenders="""SELECT 'request ' || refunds.request_id || ': ' || given || ' given back to account ' || account_id || ', charged '
-                       || coalesce(charge.amount_nanos || ' to account ' || charge.debit_id, 'nothing')
-                     FROM (SELECT request_id, credit_id AS account_id, sum(amount_nanos) AS given FROM transfers
-                       WHERE kind = 'reversal' GROUP BY request_id, credit_id) AS refunds
-                     LEFT JOIN transfers AS charge ON charge.request_id = refunds.request_id AND charge.kind IN ('charge', 'release')
-                     WHERE charge.kind IS NOT 'charge' OR given > charge.amount_nanos OR account_id <> charge.debit_id""",
-    ),
-    Invariant(
-        name="refunds of folded requests are in the daily sums",
-        figures="""SELECT coalesce(sum(amount), 0), (SELECT coalesce(sum(refunded_nanos), 0) FROM refund_days) FROM folded_refunds""",
-        say="¥{} given back of folded requests, ¥{} of it since they were folded",
-        yuan=(0, 1),
-        offenders="""SELECT 'account ' || account_id || ', ' || date(day * 86400, 'unixepoch') || ': the daily sums say '
-                       || sum(refunded) || ' given back, transfers without a request ' || sum(its_refunded)
-                     FROM (SELECT account_id, day, refunded_nanos AS refunded, 0 AS its_refunded FROM request_days
-                       UNION ALL SELECT account_id, day, refunded_nanos, 0 FROM refund_days
-                       UNION ALL SELECT account_id, day, 0, amount FROM folded_refunds)
-                     GROUP BY account_id, day HAVING sum(refunded) <> sum(its_refunded)""",
-    ),
-    Invariant(
-        name="nothing happens to a closed account",
-        figures="SELECT count(*), coalesce(sum(balance_nanos), 0) FROM accounts WHERE closed_at_ms IS NOT NULL",
-        say="{} accounts are closed, with ¥{}",
-        yuan=(1,),
-        offenders="""SELECT 'account ' || name || ': closed, and has ' || held_nanos || ' held'
-                     FROM accounts WHERE closed_at_ms IS NOT NULL AND held_nanos <> 0
-                     UNION ALL
-                     SELECT 'account ' || name || ': closed, and request ' || requests.id || ' is under way'
-                     FROM requests JOIN accounts ON accounts.id = account_id WHERE settled_at_ms IS NULL AND closed_at_ms IS NOT NULL
-                     UNION ALL
-                     SELECT 'account ' || accounts.name || ': closed, and key ' || keys.id || ' lives'
-                     FROM keys JOIN accounts ON accounts.id = account_id WHERE closed_at_ms IS NOT NULL AND revoked_at_ms IS NULL
-                     UNION ALL
-                     SELECT 'account ' || name || ': closed, and task ' || video_tasks.id || ' has its prompt'
-                     FROM video_tasks JOIN accounts ON accounts.id = account_id WHERE closed_at_ms IS NOT NULL AND prompt <> ''
-                     UNION ALL
-                     SELECT 'account ' || name || ': closed, and ' || transfers.kind || ' ' || transfers.id || ' came later'
-                     FROM transfers CROSS JOIN accounts ON accounts.id = iif(debit_id > 2, debit_id, credit_id)
-                     WHERE transfers.id > closed_after""",
-    ),
-)

@@ -12,8 +12,8 @@ import orjson
 from proxy.core.days import Zone
 from proxy.core.money import Nanos
 from proxy.core.retention import FoldedRequest
+from proxy.store.audit.booked import DAY
 from proxy.store.contract import FOLD_REQUESTS_MAX
-from proxy.store.sqlite.booked import DAY
 
 _FOLDABLE = """
     requests.created_at_ms < ? AND settled_at_ms IS NOT NULL

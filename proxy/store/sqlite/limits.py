@@ -4,25 +4,16 @@ A row belongs to an account and an identity: a key's, with all of its secrets, o
 """
 
 import sqlite3
-from collections.abc import Sequence
-from typing import Any
 
 import orjson
 
 from proxy.core.days import Zone, month_of
-from proxy.core.limits import NO_LIMITS, NO_SPEND_LIMITS, Limits, SpendLimits
+from proxy.core.limits import NO_LIMITS, Limits
 from proxy.core.money import NANOS_MAX, Nanos
 from proxy.store.errors import StoreRefusedError
+from proxy.store.limit_row import HAS_MONEY, NAMES, columns, of_columns
 from proxy.store.values import KeyUse, Spent
 
-_NAMES = (
-    "expires_at_ms", "paused_at_ms", "models", "networks", "requests_per_minute", "tokens_per_minute", "concurrent", "day_nanos",
-    "month_nanos", "total_nanos",
-)  # fmt: skip
-IDENTITY = "coalesce(keys.identity, keys.id)"
-"""SQL of a key's identity."""
-HAS_MONEY = "coalesce(limits.day_nanos, limits.month_nanos, limits.total_nanos) IS NOT NULL"
-"""SQL of whether a row limits money."""
 _USE = f"""
     SELECT accounts.name, limits.identity,
       iif(limits.day_nanos IS NULL, NULL, coalesce(sum(iif(spend.day = :day, spend.spent_nanos, 0)), 0)),
@@ -35,28 +26,6 @@ _USE = f"""
       AND (spend.day >= :first OR limits.total_nanos IS NOT NULL)
     WHERE {HAS_MONEY} AND (:account IS NULL OR limits.account_id = :account) AND (:identity IS NULL OR limits.identity = :identity)
     GROUP BY limits.account_id, limits.identity ORDER BY accounts.name, limits.identity"""  # noqa: S608
-
-
-def columns(table: str = "limits") -> str:
-    """Return the columns that `of_columns` reads, of the table or of its alias, for a ``SELECT``."""
-    return ", ".join(f"{table}.{name}" for name in _NAMES)
-
-
-def of_columns(row: Sequence[Any]) -> Limits | None:
-    """Return the limits of a row; None where an outer join has found none."""
-    expires_at_ms, paused_at_ms, models, networks, requests, tokens, concurrent, day, month, total = row
-    if models is None:
-        return None
-    return Limits(
-        expires_at_ms,
-        paused_at_ms,
-        () if models == "[]" else tuple(orjson.loads(models)),
-        () if networks == "[]" else tuple(orjson.loads(networks)),
-        requests,
-        tokens,
-        concurrent,
-        NO_SPEND_LIMITS if day is None and month is None and total is None else SpendLimits(day, month, total),
-    )
 
 
 def read(connection: sqlite3.Connection, account_id: int, identity: str) -> Limits:
@@ -78,7 +47,7 @@ def write(connection: sqlite3.Connection, account_id: int, identity: str, limits
         raise StoreRefusedError("a limit must be above 0, and within what a balance can be")
     lists = (orjson.dumps(limits.models).decode(), orjson.dumps(limits.networks).decode())
     connection.execute(
-        f"INSERT OR REPLACE INTO limits (account_id, identity, {', '.join(_NAMES)}) VALUES (?, ?{', ?' * len(_NAMES)})",  # noqa: S608
+        f"INSERT OR REPLACE INTO limits (account_id, identity, {', '.join(NAMES)}) VALUES (?, ?{', ?' * len(NAMES)})",  # noqa: S608
         (account_id, identity, limits.expires_at_ms, limits.paused_at_ms, *lists, *counts, *money),
     )
 

@@ -14,11 +14,11 @@ from proxy.core.days import Zone, month_of
 from proxy.core.limits import Period, SpendLimits
 from proxy.core.money import Nanos, format_yuan
 from proxy.core.timestamps import iso
+from proxy.store.audit.booked import BOOKED, LIMITED
 from proxy.store.errors import SpendLimitError, StoreRefusedError
+from proxy.store.limit_row import HAS_MONEY, IDENTITY
 from proxy.store.sqlite import counting
-from proxy.store.sqlite.booked import BOOKED, LIMITED
 from proxy.store.sqlite.counting import Counted
-from proxy.store.sqlite.limits import HAS_MONEY, IDENTITY
 from proxy.store.values import NewRequest
 
 DAYS_KEPT = 8

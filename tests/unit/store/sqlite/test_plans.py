@@ -10,8 +10,8 @@ from proxy.store.sqlite.file import migrations
 from proxy.store.sqlite.verify import verify_open
 from tests.support.store import OWNER
 
-SHORT = {"SCAN accounts", "SCAN requests USING INDEX requests_open", "SCAN spend USING INDEX spend_held"}
-"""Scans that are allowed: accounts, open requests, and what is held of money limits."""
+SHORT = {"SCAN accounts", "SCAN requests USING INDEX requests_open", "SCAN spend USING INDEX spend_held", "SCAN both_say"}
+"""Scans that are allowed: accounts, open requests, what is held of money limits, and what these two say of each day."""
 
 ASKED: dict[str, Callable[[sqlite3.Connection], object]] = {
     "a start's checks": verify_open,

@@ -9,8 +9,8 @@ import pytest
 
 from proxy.core.money import Nanos
 from proxy.core.retention import DAY_MS
+from proxy.store.audit.invariant import OFFENDERS_MAX
 from proxy.store.sqlite import SqliteStore, open_store
-from proxy.store.sqlite.verify import OFFENDERS_MAX
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, new_request, settlement
 
