@@ -6,17 +6,10 @@ Functions of a connection, inside a transaction of the writer's.
 import sqlite3
 
 from proxy.core.money import DISCOUNT_WHOLE, Nanos, format_yuan
-from proxy.store.audit.booked import HOLD_DAY
+from proxy.store.daily_sums import REFUND
 from proxy.store.errors import RequestNotFoundError, StoreRefusedError
 from proxy.store.sqlite import ledger, payments
 from proxy.store.values import Account, Booking, Reference
-
-_COUNT_FOLDED = f"""
-    INSERT INTO refund_days (account_id, day, refunded_nanos)
-    SELECT debit_id, {HOLD_DAY}, ?2 FROM transfers AS hold
-    WHERE request_id = ?1 AND kind = 'hold' AND NOT EXISTS (SELECT 1 FROM requests WHERE id = ?1)
-    ON CONFLICT DO UPDATE SET refunded_nanos = refunded_nanos + excluded.refunded_nanos"""  # noqa: S608
-"""A folded request's refund goes into its day's sums, where an open one's goes with the request when it is folded."""
 
 
 def set_discount(connection: sqlite3.Connection, name: str, discount: int) -> Account:
@@ -56,7 +49,7 @@ def refund_request(
         left = f"¥{format_yuan(charge)}, of which ¥{format_yuan(refunded)} were given back: ¥{format_yuan(charge - refunded)} are left"
         raise StoreRefusedError(f"request {request_id} cost {left}, nothing was booked")
     ledger.reverse(connection, owner, amount, request_id, note, now_ms, reference)
-    connection.execute(_COUNT_FOLDED, (request_id, amount))
+    connection.execute(REFUND.format(request="?", amount_nanos=amount), (request_id,))
     return Booking(ledger.account_by_id(connection, account_id), True, now_ms)
 
 
