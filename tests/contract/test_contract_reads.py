@@ -1,7 +1,6 @@
-"""Receipts, usage, the audit and backups, through the contract alone."""
+"""Receipts, usage and the audit, through the contract alone."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -10,9 +9,8 @@ from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome, Settlement, TokenUsage, UsageSource
 from proxy.core.video.record import TaskState
 from proxy.store.contract import Store
-from proxy.store.errors import AccountNotFoundError, StoreRefusedError
+from proxy.store.errors import AccountNotFoundError
 from proxy.store.values import Account, Census, OpenTasks, Receipt, UsageQuery, UsageRow
-from tests.contract.conftest import Open
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, new_key, new_request, new_video, settlement, submitted, task_of
 
@@ -151,63 +149,6 @@ async def test_the_audit_names_each_invariant_and_its_figures(store: Store, alic
     assert checks["each settled request has one charge or release"].figures == "1 settled requests, ¥0.00000004 charged"
     assert len(checks) >= 8
     await assert_books_balance(store)
-
-
-async def test_a_backup_is_a_store_of_its_own_with_the_same_books(reopen: Open, tmp_path: Path) -> None:
-    store = await reopen()
-    account = await store.create_account("alice", Nanos(1000), NOW_MS)
-    await used(store, "req_1", account, 40)
-    destination = tmp_path / "copy" / "books.db"
-    destination.parent.mkdir()
-
-    checks = await store.backup(destination)
-    await used(store, "req_2", account, 40)  # after the copy was taken
-
-    assert checks
-    assert all(check.holds for check in checks)
-    assert [path.name for path in destination.parent.iterdir()] == ["books.db"]
-    await store.close()
-    destination.replace(tmp_path / "books.db")
-    restored = await reopen()
-    assert (await restored.account("alice")).balance_nanos == 960
-    await assert_books_balance(restored)
-
-
-async def test_a_backup_is_never_written_over_a_file(store: Store, tmp_path: Path) -> None:
-    destination = tmp_path / "precious"
-    destination.write_text("do not lose me")
-
-    with pytest.raises(StoreRefusedError, match="precious"):
-        await store.backup(destination)
-
-    assert destination.read_text() == "do not lose me"
-
-
-async def test_a_backup_is_not_written_into_a_file_that_somebody_put_in_its_way(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # in a folder that others may write to, such as /tmp, a link in place of the unfinished copy would send the copy to them
-    theirs = tmp_path / "theirs"
-    theirs.touch()
-    unlink = Path.unlink
-
-    def unlink_and_lose_the_race(path: Path, missing_ok: bool = False) -> None:
-        unlink(path, missing_ok)
-        if not theirs.with_name("lost").exists():
-            path.symlink_to(theirs)
-            theirs.with_name("lost").touch()
-
-    monkeypatch.setattr(Path, "unlink", unlink_and_lose_the_race)
-
-    with pytest.raises(StoreRefusedError, match="cannot write"):
-        await store.backup(tmp_path / "books.copy")
-
-    assert theirs.read_bytes() == b""
-
-
-async def test_a_backup_to_nowhere_is_refused_in_words(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(StoreRefusedError, match="cannot"):
-        await store.backup(tmp_path / "missing" / "books.db")
 
 
 async def test_a_store_that_works_answers_a_ping(store: Store) -> None:
