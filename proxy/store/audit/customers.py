@@ -42,7 +42,7 @@ INVARIANTS = (
                        AND charge_nanos <> CASE WHEN shortfall_nanos > 0 THEN hold_nanos ELSE due_nanos END
                      UNION ALL
                      SELECT 'task ' || video_tasks.id || ': discount ' || video_tasks.discount || ', its request''s price says '
-                       || coalesce(discounted.discount, 'none')
+                       || coalesce(discounted.discount || '', 'none')
                      FROM video_tasks LEFT JOIN discounted USING (id)
                      WHERE video_tasks.discount <> coalesce(discounted.discount, 10000)
                      UNION ALL
