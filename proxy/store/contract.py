@@ -60,6 +60,8 @@ from proxy.store.values import (
     UsageRow,
 )
 
+TASK_CLAIM_SECONDS = 30
+"""Seconds for which due work is one owner's: it may ask for longer, and one that has died delays a task for so long."""
 CLAIM_LIFE_MS = 24 * 3_600_000
 """Milliseconds that an idempotency key belongs to its request; longer while the request is not settled."""
 FORGET_CLAIMS_MAX = 10_000
@@ -253,7 +255,12 @@ class VideoTasks(Protocol):
         """Return an account's tasks, newest first, by id where times are equal. Raises: ValueError for a negative number."""
 
     async def due_tasks(self, now_ms: int, limit: int, upstream: str | None = None, after_ms: int = -1) -> list[VideoTask]:
-        """Return the tasks due by now and after ``after_ms``, of one upstream or (None) of all, the longest due first."""
+        """Return the tasks due by now and after ``after_ms``, of one upstream or (None) of all, the longest due first.
+
+        They are this owner's for `TASK_CLAIM_SECONDS`, or until a step of theirs is stored: no other living owner gets them meanwhile,
+        and this one gets them again, which renews its claim. A submit without an answer is its own owner's until that is dead. Where
+        one process alone has the store, all that is due is its own.
+        """
 
     async def next_due_at_ms(self, after_ms: int = -1, upstream: str | None = None) -> int | None:
         """Return the first due time later than ``after_ms``, of one upstream or (None) of all; None where there is none."""
@@ -334,7 +341,10 @@ class Engine(Protocol):
         """Return once the writer has had a turn, whatever came of it; not while it is stuck. Nothing is written."""
 
     async def backup(self, destination: Path, report: Report | None = None) -> list[Check]:
-        """Write a consistent copy while running, never over an existing file, and return the copy's own `verify`."""
+        """Write a consistent copy while running, never over an existing file, and return the copy's own `verify`.
+
+        Raises: StoreRefusedError: it cannot be written, or copies are the database server's, and the message says how it makes them.
+        """
 
     async def close(self) -> None:
         """Commit what is queued and let go of the database."""

@@ -11,7 +11,7 @@ from proxy.core.video.report import Found, Polled
 from proxy.store.contract import CLAIM_LIFE_MS, FORGET_CLAIMS_MAX, Store
 from proxy.store.errors import InsufficientFundsError, KeyClaimedError
 from proxy.store.values import Account, ClaimedKey, IdempotencyClaim, NewRequest, Settled, StoredAnswer
-from tests.contract.conftest import Open
+from tests.contract.conftest import ENGINES, Open
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, hears, made, new_claim, new_request, new_video, settlement, submitted, task_of
 
@@ -201,7 +201,8 @@ async def test_a_key_outlives_its_day_while_its_request_is_open(store: Store, al
 async def test_keys_are_forgotten_the_oldest_first_and_so_many_at_once(
     store: Store, alice: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.store.sqlite.idempotency.FORGET_CLAIMS_MAX", 2)
+    for engine in ENGINES:
+        monkeypatch.setattr(f"proxy.store.{engine}.idempotency.FORGET_CLAIMS_MAX", 2)
     for number in range(4):
         request = new_request(
             f"img-{number}", account_id=alice.id, hold_nanos=1, created_at_ms=NOW_MS + number, claim=new_claim(f"key-{number}")

@@ -3,29 +3,42 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
 from proxy.core.days import Zone
 from proxy.core.limits import LimitsChange
 from proxy.core.money import Nanos
+from proxy.core.retention import FoldedRequest
 from proxy.core.settlement import Settlement
+from proxy.core.video.record import VideoTask
+from proxy.core.video.task import Step
 from proxy.store.errors import StoreError, StoreRefusedError
-from proxy.store.postgres import admin, customers, ledger
+from proxy.store.postgres import admin, customers, folding, idempotency, ledger, reads, tasks
 from proxy.store.postgres.connection import FAILURES, Connection, Connector, Readers, failure, is_lost
 from proxy.store.postgres.node import Node
+from proxy.store.postgres.verify import verify, verify_open
 from proxy.store.postgres.writer import Writer
+from proxy.store.progress import Report
 from proxy.store.values import (
     Account,
     Backlog,
     Booking,
+    Census,
+    Check,
+    ClaimedKey,
     Grant,
     Key,
     KeyUse,
     NewKey,
     NewRequest,
+    OpenRequest,
+    Receipt,
     Reference,
     Settled,
     StoredAnswer,
+    UsageQuery,
+    UsageRow,
 )
 
 T = TypeVar("T")
@@ -53,6 +66,7 @@ class PostgresStore:
         self._writer = writer
         self._readers = readers
         self._opened = opened
+        self._node_id = 0 if node is None else node.id
         self._one_long_read = asyncio.Lock()
 
     # accounts and keys: the operator's
@@ -133,6 +147,90 @@ class PostgresStore:
             return _failed(self._read_only())
         return self._writer.settle(request_id, settlement, now_ms, answer)
 
+    async def open_requests(self) -> list[OpenRequest]:
+        return await self._read(reads.open_requests)
+
+    async def orphaned_requests(self) -> list[OpenRequest]:
+        return await self._read(reads.orphaned_requests)
+
+    async def claimed_key(self, account_id: int, key: str, now_ms: int) -> ClaimedKey | None:
+        return await self._read(idempotency.claimed_key, account_id, key, now_ms)
+
+    def forget_claims(self, now_ms: int) -> asyncio.Future[int]:
+        return self._write(idempotency.forget, now_ms)
+
+    # retention
+
+    async def old_requests(self, before_ms: int) -> dict[int, int]:
+        return await self._read_long(folding.old_requests, before_ms)
+
+    async def accounts_to_fold(self, before_ms: int) -> list[int]:
+        return await self._read(folding.accounts_to_fold, before_ms)
+
+    def fold_requests(self, account_id: int, before_ms: int) -> asyncio.Future[int]:
+        return self._write(folding.fold, account_id, before_ms, self.zone)
+
+    async def folded(self, request_id: str) -> FoldedRequest | None:
+        return await self._read(folding.folded, request_id, self.zone)
+
+    async def has_daily_sums(self, at_ms: int) -> bool:
+        return await self._read(folding.has_daily_sums, at_ms, self.zone)
+
+    # video tasks
+
+    def place_task(self, request: NewRequest, task: VideoTask, due_at_ms: int) -> asyncio.Future[None]:
+        return self._write(tasks.place_task, self._node_id, request, task, due_at_ms, self.zone)
+
+    def advance_task(
+        self, task_id: str, decide: Callable[[VideoTask], Step], now_ms: int, answer: StoredAnswer | None = None
+    ) -> asyncio.Future[Step]:
+        return self._write(tasks.advance, self._node_id, task_id, decide, now_ms, answer)
+
+    async def task(self, task_id: str) -> VideoTask | None:
+        return await self._read(tasks.task, task_id)
+
+    async def tasks(self, account_id: int, limit: int, offset: int) -> list[VideoTask]:
+        return await self._read(tasks.tasks, account_id, limit, offset)
+
+    async def due_tasks(self, now_ms: int, limit: int, upstream: str | None = None, after_ms: int = -1) -> list[VideoTask]:
+        asked = (self._node_id, now_ms, limit, upstream, after_ms)
+        due = await self._read(tasks.due_tasks, *asked)
+        if due.are_claimed or self._writer is None:  # nothing to write; who only reads polls nothing
+            return due.tasks
+        return await self._write(tasks.claim_due_tasks, *asked)
+
+    async def next_due_at_ms(self, after_ms: int = -1, upstream: str | None = None) -> int | None:
+        return await self._read(tasks.next_due_at_ms, after_ms, upstream)
+
+    async def open_tasks(self) -> list[VideoTask]:
+        return await self._read(tasks.open_tasks)
+
+    async def orphaned_tasks(self) -> list[VideoTask]:
+        return await self._read(tasks.orphaned_tasks)
+
+    async def unanswered_tasks(self, upstream: str, since_ms: int) -> list[VideoTask]:
+        return await self._read(tasks.unanswered_tasks, upstream, since_ms)
+
+    async def known_upstream_ids(self, upstream: str, since_ms: int) -> frozenset[str]:
+        return await self._read(tasks.known_upstream_ids, upstream, since_ms)
+
+    # what happened
+
+    async def receipt(self, request_id: str) -> tuple[Receipt, int] | None:
+        return await self._read(reads.receipt, request_id)
+
+    async def usage(self, query: UsageQuery) -> list[UsageRow]:
+        return await self._read_long(reads.usage, query, self.zone)
+
+    async def verify(self, report: Report | None = None) -> list[Check]:
+        return await self._read_long(verify, report)
+
+    async def verify_open(self) -> list[Check]:
+        return await self._read_long(verify_open)
+
+    async def census(self) -> Census:
+        return await self._read(reads.census)
+
     # the database
 
     @property
@@ -149,6 +247,12 @@ class PostgresStore:
     async def turn(self) -> None:
         if self._writer is not None:
             await self._writer.turn()
+
+    async def backup(self, destination: Path, report: Report | None = None) -> list[Check]:  # noqa: ARG002
+        raise StoreRefusedError(
+            f"{self.name} is not copied into a file: backups of it are its server's. Keep them there by point-in-time recovery "
+            "(a base backup and the WAL after it), or take a dump by pg_dump, which may run while gateways write"
+        )
 
     async def close(self) -> None:
         await self._opened.aclose()

@@ -8,7 +8,7 @@ CREATE TABLE video_tasks (
   upstream                 text    COLLATE "C" NOT NULL,
   upstream_model           text    NOT NULL,
   key_name                 text    CHECK (key_name <> ''),
-  prompt                   text    NOT NULL,
+  prompt                   bytea   NOT NULL,    -- UTF-8: a text here has no zero character, and a lost submit is found by its prompt
   task_type                text    NOT NULL,
   resolution               text    NOT NULL,
   duration_seconds         bigint  NOT NULL CHECK (duration_seconds > 0),
@@ -45,7 +45,7 @@ CREATE TABLE video_tasks (
   version                  bigint  NOT NULL DEFAULT 0,
   cancels                  bigint  NOT NULL DEFAULT 0,
   claimed_by               bigint,
-  claimed_until_ms         bigint,
+  claimed_until            timestamptz,         -- by the clock of the database: those of two nodes may differ
 
   -- A task that has not ended is always due at some time, so that none is forgotten; one that has is never.
   CHECK ((due_at_ms IS NULL) = (state IN ('succeeded', 'failed'))),
@@ -53,7 +53,8 @@ CREATE TABLE video_tasks (
   CHECK ((error_code IS NULL) = (state <> 'failed')),
   CHECK ((error_code IS NULL) = (error_message IS NULL)),
   CHECK (charge_nanos = 0 OR state = 'succeeded'),
-  CHECK (upstream_id <> '' OR state IN ('submitting', 'failed'))
+  CHECK (upstream_id <> '' OR state IN ('submitting', 'failed')),
+  CHECK ((claimed_by IS NULL) = (claimed_until IS NULL))
 ) WITH (fillfactor = 60);
 CREATE INDEX video_tasks_due ON video_tasks (due_at_ms) WHERE due_at_ms IS NOT NULL;
 CREATE INDEX video_tasks_by_account ON video_tasks (account_id, created_at_ms, id);
