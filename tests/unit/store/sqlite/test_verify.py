@@ -1,4 +1,4 @@
-"""The audit finds tampering with the file: each check is tested with the fault that it is made for."""
+"""The audit of the file itself: its pages, its references, and a copy of books that do not balance."""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from proxy.core.money import Nanos
-from proxy.core.retention import DAY_MS
-from proxy.store.audit.invariant import OFFENDERS_MAX
 from proxy.store.sqlite import SqliteStore, open_store
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, new_request, settlement
@@ -47,314 +45,22 @@ async def offenders(store: SqliteStore) -> dict[str, list[str]]:
     return {check.name: list(check.offenders) for check in await store.verify() if not check.holds}
 
 
-@pytest.mark.parametrize(
-    ("script", "check", "offender"),
-    [
-        (
-            "UPDATE accounts SET balance_nanos = 971 WHERE id = 3",
-            "transfers sum to zero",
-            "customers' balances, revenue and cash differ by 1 nano-yuan",
-        ),
-        (
-            "UPDATE accounts SET balance_nanos = 971 WHERE id = 3",
-            "balance = credits - debits",
-            "account alice: balance 971, its transfers say 970",
-        ),
-        (
-            "DELETE FROM transfers WHERE kind = 'credit'",
-            "balance = credits - debits",
-            "account alice: balance 970, its transfers say -30",
-        ),
-        (
-            "INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, created_at_ms) VALUES ('credit', 1, 4, 5, 0)",
-            "balance = credits - debits",
-            "account bob: balance 0, its transfers say 5",
-        ),
-        (
-            "INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, created_at_ms) VALUES ('refund', 3, 1, 5, 0)",
-            "each credit and refund has one reference",
-            "refund 7 of 5: it has no reference",
-        ),
-        (
-            "DELETE FROM transfers WHERE kind = 'credit'",
-            "each credit and refund has one reference",
-            "reference opening alice: 1000 for account 3, its transfer says nothing",
-        ),
-        (
-            "UPDATE payments SET amount_nanos = 999 WHERE account_id = 3",
-            "each credit and refund has one reference",
-            "reference opening alice: 999 for account 3, its transfer says 1000 for account 3",
-        ),
-        (
-            "UPDATE payments SET account_id = 4 WHERE account_id = 3",
-            "each credit and refund has one reference",
-            "reference opening alice: 1000 for account 4, its transfer says 1000 for account 3",
-        ),
-        (
-            "UPDATE payments SET transfer_id = (SELECT id FROM transfers WHERE kind = 'charge') WHERE account_id = 3",
-            "each credit and refund has one reference",
-            "reference opening alice: 1000 for account 3, its transfer says nothing",
-        ),
-        (
-            "UPDATE payments SET amount_nanos = 5 WHERE account_id = 4",
-            "each credit and refund has one reference",
-            "reference opening bob: 5 for account 4, its transfer says nothing",
-        ),
-        (
-            """CREATE TABLE copied AS SELECT * FROM payments; DROP TABLE payments; INSERT INTO copied SELECT * FROM copied;
-               ALTER TABLE copied RENAME TO payments""",
-            "each credit and refund has one reference",
-            "reference opening alice: it stands for 2 payments",
-        ),
-        (
-            "UPDATE accounts SET held_nanos = 99 WHERE id = 3",
-            "held = sum of open holds",
-            "account alice: held 99, its open holds say 100",
-        ),
-        (
-            "UPDATE accounts SET balance_nanos = -1 WHERE id = 4",
-            "available is never negative",
-            "account bob: balance -1, held 0",
-        ),
-        (
-            "DELETE FROM transfers WHERE request_id = 'open'",
-            "each request has its hold",
-            "request open: hold 100, its transfer says nothing",
-        ),
-        (
-            "UPDATE transfers SET debit_id = 4 WHERE request_id = 'open'",
-            "each request has its hold",
-            "request open: hold 100, its transfer says 100 from account 4",
-        ),
-        (
-            "UPDATE requests SET hold_nanos = 101 WHERE id = 'open'",
-            "each request has its hold",
-            "request open: hold 101, its transfer says 100 from account 3",
-        ),
-        (
-            "DELETE FROM transfers WHERE kind = 'charge'",
-            "each settled request has one charge or release",
-            "request charged: charge 30, its transfer says nothing",
-        ),
-        (
-            "UPDATE transfers SET amount_nanos = 29 WHERE kind = 'charge'",
-            "each settled request has one charge or release",
-            "request charged: charge 30, its transfer says charge of 29",
-        ),
-        (
-            "UPDATE transfers SET kind = 'charge' WHERE kind = 'release'",
-            "each settled request has one charge or release",
-            "request released: charge 0, its transfer says charge of 100",
-        ),
-        (
-            "UPDATE transfers SET amount_nanos = 101 WHERE kind = 'charge'",
-            "no charge is above its hold",
-            "request charged: charge 101, hold 100",
-        ),
-        (
-            "DELETE FROM transfers WHERE kind = 'hold' AND request_id = 'charged'",
-            "no charge is above its hold",
-            "request charged: charge 30, hold none",
-        ),
-        (
-            "DELETE FROM requests WHERE id = 'open'",
-            "no open hold without a live request or task",
-            "hold of request open, 100: the request is missing",
-        ),
-        (
-            "DELETE FROM transfers WHERE kind = 'charge'",
-            "no open hold without a live request or task",
-            "hold of request charged, 100: the request is settled",
-        ),
-        (
-            "UPDATE requests SET settled_at_ms = NULL, outcome = NULL, usage_source = NULL, charge_nanos = NULL WHERE id = 'charged'",
-            "no finished request without its settlement",
-            "request charged: charge of 30, but not settled",
-        ),
-        (
-            "DELETE FROM requests WHERE id = 'charged'; DELETE FROM transfers WHERE kind = 'hold' AND request_id = 'charged'",
-            "no charge without a request",
-            "charge 5 of 30 from account 3: request charged is missing",
-        ),
-        (
-            "UPDATE requests SET account_id = 4 WHERE id = 'charged'",
-            "no charge without a request",
-            "charge 5 of 30 from account 3: request charged is of account 4",
-        ),
-        (
-            "UPDATE transfers SET debit_id = 9 WHERE id = 4",
-            "every reference leads to a row",
-            "transfers row 4: refers to a row of accounts that is missing",
-        ),
-        (
-            "DELETE FROM requests WHERE id = 'charged'",
-            "what was folded is in the daily sums",
-            (
-                "account 3, 2025-11-25: the daily sums say 0 holds of 0 and 0 charges of 0, "
-                "transfers without a request 1 of 100 and 1 of 30"
-            ),
-        ),
-    ],
-)
-async def test_tampering_is_found_and_named(store: SqliteStore, tmp_path: Path, script: str, check: str, offender: str) -> None:
-    await assert_books_balance(store)
+async def test_a_reference_that_leads_nowhere_is_found(store: SqliteStore, tmp_path: Path) -> None:
+    tamper(tmp_path / "books.db", "UPDATE transfers SET debit_id = 9 WHERE id = 4")
 
-    tamper(tmp_path / "books.db", script)
+    found = (await offenders(store))["every reference leads to a row"]
 
-    assert offender in (await offenders(store))[check]
+    assert found == ["transfers row 4: refers to a row of accounts that is missing"]
 
 
-@pytest.mark.parametrize(
-    ("script", "said"),
-    [
-        (
-            "UPDATE request_days SET charge_nanos = 29",
-            "2 holds of 200 and 1 charges of 29, transfers without a request 2 of 200 and 1 of 30",
-        ),
-        ("UPDATE request_days SET holds = 1", "1 holds of 200 and 1 charges of 30, transfers without a request 2 of 200 and 1 of 30"),
-        ("UPDATE request_days SET charges = 2", "2 holds of 200 and 2 charges of 30, transfers without a request 2 of 200 and 1 of 30"),
-        (
-            "UPDATE request_days SET hold_nanos = 201",
-            "2 holds of 201 and 1 charges of 30, transfers without a request 2 of 200 and 1 of 30",
-        ),
-        ("DELETE FROM request_days", "0 holds of 0 and 0 charges of 0, transfers without a request 2 of 200 and 1 of 30"),
-        (
-            "UPDATE transfers SET amount_nanos = 29 WHERE kind = 'charge'",
-            "2 holds of 200 and 1 charges of 30, transfers without a request 2 of 200 and 1 of 29",
-        ),
-        (
-            "DELETE FROM transfers WHERE request_id = 'charged'",
-            "2 holds of 200 and 1 charges of 30, transfers without a request 1 of 100 and 0 of 0",
-        ),
-        (
-            "UPDATE transfers SET kind = 'release' WHERE kind = 'charge'",
-            "2 holds of 200 and 1 charges of 30, transfers without a request 2 of 200 and 0 of 0",
-        ),
-    ],
-)
-async def test_a_daily_sum_is_held_against_the_ledger(store: SqliteStore, tmp_path: Path, script: str, said: str) -> None:
-    assert await store.fold_requests(3, NOW_MS + DAY_MS) == 2
-    await assert_books_balance(store)
-
-    tamper(tmp_path / "books.db", script)
-
-    found = await offenders(store)
-    assert found["what was folded is in the daily sums"] == [f"account 3, 2025-11-25: the daily sums say {said}"]
-
-
-async def test_a_charge_of_somebody_elses_folded_request_is_found(store: SqliteStore, tmp_path: Path) -> None:
-    await store.fold_requests(3, NOW_MS + DAY_MS)
-
-    tamper(tmp_path / "books.db", "UPDATE transfers SET debit_id = 4 WHERE kind = 'charge'")
-
-    assert (await offenders(store))["no charge without a request"] == ["charge 5 of 30 from account 4: request charged is of account 3"]
-
-
-async def test_a_second_charge_of_a_request_cannot_even_be_written(store: SqliteStore, tmp_path: Path) -> None:
-    again = (
-        "INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, created_at_ms)"
-        " VALUES ('{}', 3, 2, 1, 'charged', 0)"
-    )
-
-    with closing(sqlite3.connect(tmp_path / "books.db")) as connection:
-        for kind in ("charge", "release", "hold"):
-            with pytest.raises(sqlite3.IntegrityError, match=r"transfers\.request_id"):
-                connection.execute(again.format(kind))
-
-    await assert_books_balance(store)
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE transfers SET amount_nanos = 1",
-        "DELETE FROM transfers",
-        "REPLACE INTO transfers (id, kind, debit_id, credit_id, amount_nanos, created_at_ms) VALUES (1, 'credit', 1, 3, 1, 0)",
-    ],
-)
-async def test_transfers_are_append_only(store: SqliteStore, statement: str) -> None:
+async def test_a_transfer_cannot_be_replaced(store: SqliteStore) -> None:
+    again = "REPLACE INTO transfers (id, kind, debit_id, credit_id, amount_nanos, created_at_ms) VALUES (1, 'credit', 1, 3, 1, 0)"
     assert store._writer is not None
 
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-        await store._writer.submit(lambda connection: connection.execute(statement).fetchall())
+        await store._writer.submit(lambda connection: connection.execute(again).fetchall())
 
     await assert_books_balance(store)
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE accounts SET balance_nanos = held_nanos - 1 WHERE id = 3",
-        "UPDATE accounts SET held_nanos = -1 WHERE id = 3",
-        "UPDATE accounts SET balance_nanos = 1 WHERE id = 1",
-        "UPDATE accounts SET balance_nanos = 'much' WHERE id = 3",
-        "UPDATE requests SET charge_nanos = 101 WHERE id = 'charged'",
-        "UPDATE requests SET settled_at_ms = 1 WHERE id = 'open'",
-        "DELETE FROM requests WHERE id = 'charged'",
-        "INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, created_at_ms) VALUES ('credit', 1, 3, 0, 0)",
-        "INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, created_at_ms) VALUES ('credit', 3, 4, 1, 0)",
-        "INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, created_at_ms) VALUES ('charge', 3, 2, 1, 0)",
-    ],
-)
-async def test_the_file_itself_refuses_what_would_break_the_books(store: SqliteStore, statement: str) -> None:
-    assert store._writer is not None
-
-    with pytest.raises(sqlite3.IntegrityError):
-        await store._writer.submit(lambda connection: connection.execute(statement).fetchall())
-
-    await assert_books_balance(store)
-
-
-@pytest.mark.parametrize(
-    ("script", "check", "offender"),
-    [
-        (
-            "UPDATE accounts SET held_nanos = 971 WHERE id = 3",
-            "available is never negative",
-            "account alice: balance 970, held 971",
-        ),
-        (
-            "UPDATE accounts SET held_nanos = 99 WHERE id = 3",
-            "held = sum of open holds",
-            "account alice: held 99, its open requests say 100",
-        ),
-        (
-            "DELETE FROM transfers WHERE request_id = 'open'",
-            "each open request has its hold, and no end",
-            "request open: hold 100, its transfers say nothing",
-        ),
-        (
-            """INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, created_at_ms)
-               VALUES ('release', 3, 2, 100, 'open', 0)""",
-            "each open request has its hold, and no end",
-            "request open: hold 100, its transfers say 100 and release",
-        ),
-        (
-            "UPDATE requests SET kind = 'video' WHERE id = 'open'",
-            "each open video has a task that goes on",
-            "video open: its task has never been",
-        ),
-    ],
-)
-async def test_a_start_finds_what_is_wrong_with_what_is_open(
-    store: SqliteStore, tmp_path: Path, script: str, check: str, offender: str
-) -> None:
-    assert all(one.holds for one in await store.verify_open())
-
-    tamper(tmp_path / "books.db", script)
-
-    assert offender in {one.name: list(one.offenders) for one in await store.verify_open()}[check]
-
-
-async def test_a_long_list_of_offenders_is_cut_and_counted(store: SqliteStore, tmp_path: Path) -> None:
-    for n in range(OFFENDERS_MAX + 5):
-        await store.create_account(f"account {n}", Nanos(0), NOW_MS)
-
-    tamper(tmp_path / "books.db", "UPDATE accounts SET held_nanos = 1 WHERE name LIKE 'account %'")
-
-    shown = (await offenders(store))["held = sum of open holds"]
-    assert len(shown) == OFFENDERS_MAX + 1
-    assert shown[-1] == "and 5 more"
 
 
 async def test_a_page_that_was_overwritten_is_found(store: SqliteStore, tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
-"""The audit of discounts, refunds and closed accounts: each fault that its checks are made for."""
+"""The audit of discounts, refunds and closed accounts: each fault that its checks are made for, in each engine."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from msgspec import structs
@@ -14,10 +12,9 @@ from proxy.core.days import CHINA
 from proxy.core.money import Nanos
 from proxy.core.protocol import SeenAnswer
 from proxy.core.settlement import Outcome, TokenUsage
-from proxy.store.sqlite import SqliteStore, open_store
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, made, new_key, new_request, new_video, pay, reference, settlement, submitted, task_of
-from tests.unit.store.sqlite.test_verify import offenders, tamper
+from tests.unit.store.audit.conftest import Books
 
 DISCOUNT = 8_571
 TIERS = ChatPrice(
@@ -33,12 +30,12 @@ CLOSED = "nothing happens to a closed account"
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    """Yield a store: alice (3) has a discount, a chat in either tier, one above its hold, pictures, a video; carol (4) is closed.
+async def books(empty: Books) -> Books:
+    """Return books: alice (3) has a discount, a chat in either tier, one above its hold, pictures, a video; carol (4) is closed.
 
     A request of bob's (5) is folded, and was refunded before that and since.
     """
-    store = await open_store(tmp_path / "books.db")
+    store = empty.store
     alice = await store.create_account("alice", Nanos(10**9), NOW_MS)
     await store.set_discount("alice", DISCOUNT)
     for request_id, usage, hold in (
@@ -71,8 +68,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     assert await store.fold_requests(bob.id, CHINA.begins_ms(CHINA.day(NOW_MS) + 1)) == 1
     await store.refund_request("old", Nanos(5), "", NOW_MS, reference("afterwards"))
     await assert_books_balance(store)
-    yield store
-    await store.close()
+    return empty
 
 
 @pytest.mark.parametrize(
@@ -165,16 +161,16 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
         ("INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, created_at_ms) VALUES ('refund', 4, 1, 5, 0)", CLOSED, None),
     ],
 )
-async def test_what_is_wrong_is_named(store: SqliteStore, tmp_path: Path, script: str, check: str, offender: str | None) -> None:
-    tamper(tmp_path / "books.db", script)
+async def test_what_is_wrong_is_named(books: Books, script: str, check: str, offender: str | None) -> None:
+    await books.tamper(script)
 
-    found = await offenders(store)
+    found = await books.offenders()
 
     assert check in found
     if offender is not None:
         assert found[check] == [offender]
 
 
-async def test_a_transfer_of_another_account_after_the_end_is_none_of_its(store: SqliteStore) -> None:
-    await store.credit_account("alice", Nanos(5), "", NOW_MS - 9, reference("later"))
-    await assert_books_balance(store)
+async def test_a_transfer_of_another_account_after_the_end_is_none_of_its(books: Books) -> None:
+    await books.store.credit_account("alice", Nanos(5), "", NOW_MS - 9, reference("later"))
+    await assert_books_balance(books.store)
