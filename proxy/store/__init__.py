@@ -42,7 +42,7 @@ async def open_store(
             raise StoreRefusedError(
                 f"a store in PostgreSQL needs a package that is not installed ({error.name}): pip install 'llm-proxy[postgres]'"
             ) from error
-        return await postgres.open_store(  # type: ignore[return-value]  # until it has all parts of the contract
+        return await postgres.open_store(
             url, password=password, on_commit=on_commit, on_corrupt=on_corrupt, read_only=read_only, zone=zone
         )
     from proxy.store.sqlite import opening  # noqa: PLC0415

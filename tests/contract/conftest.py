@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -28,7 +27,7 @@ async def _postgres(_: Path) -> AsyncIterator[Open]:
     async with database() as url:
 
         async def open_again() -> Store:
-            return cast("Store", await open_postgres(url))
+            return await open_postgres(url)
 
         yield open_again
 

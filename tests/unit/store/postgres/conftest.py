@@ -1,7 +1,7 @@
 """A database of a test's own, stores of it as so many nodes, and a way to it that can be broken."""
 
 import tempfile
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from tests.support.store import NOW_MS
 
 
 class Opens(Protocol):
-    def __call__(self, url: str = "", **options: Any) -> Awaitable[PostgresStore]: ...
+    def __call__(self, at: str = "", **options: Any) -> Coroutine[Any, Any, PostgresStore]: ...
 
 
 @pytest.fixture

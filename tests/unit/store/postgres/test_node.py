@@ -1,6 +1,7 @@
 """Nodes: who beats lives, who is found silent is dead for good, and nothing of a dead one is committed."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.support.postgres_way import Way
 from tests.support.store import NOW_MS, new_request, reference, settlement
 from tests.unit.store.postgres.conftest import Opens
 
-QUICK = {"beat_seconds": 0.05}
+QUICK: dict[str, Any] = {"beat_seconds": 0.05}
 
 
 def quick_watch() -> Watch:
