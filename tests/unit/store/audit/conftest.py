@@ -1,7 +1,7 @@
 """Books of each engine that a test may tamper with, past whatever guards the engine has."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from proxy.store.contract import Store
 from proxy.store.postgres import open_store as open_postgres
 from proxy.store.postgres.connection import Connector
 from proxy.store.sqlite import open_store as open_sqlite
+from proxy.store.values import Check
 from tests.support.postgres import database
 
 _UNGUARDED_SQLITE = """
@@ -46,7 +47,14 @@ class Books:
     """Run a statement as anybody might, who has the database."""
 
     async def offenders(self) -> dict[str, list[str]]:
-        return {check.name: list(check.offenders) for check in await self.store.verify() if not check.holds}
+        return _broken(await self.store.verify())
+
+    async def offenders_of_open(self) -> dict[str, list[str]]:
+        return _broken(await self.store.verify_open())
+
+
+def _broken(checks: Sequence[Check]) -> dict[str, list[str]]:
+    return {check.name: list(check.offenders) for check in checks if not check.holds}
 
 
 @asynccontextmanager
