@@ -15,9 +15,12 @@ from proxy.store.audit.booked import DAY, HOLD_DAY
 
 FOLDABLE = """
     requests.created_at_ms < {before_ms:d} AND settled_at_ms IS NOT NULL
-    AND NOT EXISTS (SELECT 1 FROM idempotency WHERE request_id = requests.id)
-    AND NOT EXISTS (SELECT 1 FROM video_tasks WHERE video_tasks.id = requests.id AND ended_at_ms IS NULL)"""
-"""SQL of whether a request that was created before some moment can be folded."""
+    AND (SELECT request_id FROM idempotency WHERE request_id = requests.id) IS NULL
+    AND coalesce((SELECT ended_at_ms IS NOT NULL FROM video_tasks WHERE video_tasks.id = requests.id), true)"""
+"""SQL of whether a request that was created before some moment can be folded.
+
+Its two values are looked up for each request. EXISTS would be made a join of whole tables by PostgreSQL.
+"""
 _KEY = "account_id, day, key_id, model, kind"
 _SUMS = (
     "requests", "estimated", "holds", "hold_nanos", "charges", "charge_nanos", "shortfall_nanos", "prompt_tokens", "cached_tokens",

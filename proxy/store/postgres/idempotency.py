@@ -8,11 +8,10 @@ from proxy.store.postgres.connection import Connection
 from proxy.store.values import ClaimedKey, IdempotencyClaim, StoredAnswer
 
 _FORGET = """
-    DELETE FROM idempotency USING (
-      SELECT old.account_id, old.key FROM idempotency AS old JOIN requests ON requests.id = old.request_id
+    DELETE FROM idempotency WHERE request_id = ANY (ARRAY(
+      SELECT old.request_id FROM idempotency AS old JOIN requests ON requests.id = old.request_id
       WHERE old.created_at_ms <= $1 AND settled_at_ms IS NOT NULL
-      ORDER BY old.created_at_ms LIMIT $2 FOR UPDATE OF old SKIP LOCKED) AS free
-    WHERE idempotency.account_id = free.account_id AND idempotency.key = free.key"""
+      ORDER BY old.created_at_ms LIMIT $2 FOR UPDATE OF old SKIP LOCKED))"""
 
 
 async def claimed_key(connection: Connection, account_id: int, key: str, now_ms: int) -> ClaimedKey | None:
