@@ -13,6 +13,7 @@ from proxy.core.limits import NO_LIMITS, LimitsChange
 from proxy.core.money import Nanos
 from proxy.core.shown_text import first_unseen
 from proxy.core.timestamps import iso
+from proxy.store import limit_row
 from proxy.store.errors import AccountExistsError, KeyNotFoundError, StoreRefusedError
 from proxy.store.postgres import ledger, limits, payments
 from proxy.store.postgres.batch import shown
@@ -26,21 +27,21 @@ CHANNEL = "llm_proxy_keys"
 """Where nodes listen for changes of keys, accounts and limits."""
 
 _KEY = f"""
-    SELECT keys.id, keys.name, keys.prefix, accounts.name, keys.created_at_ms, keys.revoked_at_ms, {limits.IDENTITY}, keys.ends_at_ms,
-      keys.last_used_at_ms, {limits.columns()}
+    SELECT keys.id, keys.name, keys.prefix, accounts.name, keys.created_at_ms, keys.revoked_at_ms, {limit_row.IDENTITY},
+      keys.ends_at_ms, keys.last_used_at_ms, {limit_row.columns()}
     FROM keys JOIN accounts ON accounts.id = keys.account_id
-    LEFT JOIN limits ON limits.account_id = keys.account_id AND limits.identity = {limits.IDENTITY}"""  # noqa: S608
+    LEFT JOIN limits ON limits.account_id = keys.account_id AND limits.identity = {limit_row.IDENTITY}"""  # noqa: S608
 _ORDER = "ORDER BY keys.created_at_ms, keys.number"
 _SECRETS = "(id = $1 OR identity = $1)"
 """SQL of all secrets of an identity."""
 _GRANTS = f"""
-    SELECT keys.sha256, keys.id, keys.account_id, accounts.name, accounts.discount, {limits.IDENTITY}, keys.ends_at_ms, keys.name,
-      {limits.columns()}, {limits.columns("of_account")}
+    SELECT keys.sha256, keys.id, keys.account_id, accounts.name, accounts.discount, {limit_row.IDENTITY}, keys.ends_at_ms, keys.name,
+      {limit_row.columns()}, {limit_row.columns("of_account")}
     FROM keys JOIN accounts ON accounts.id = keys.account_id
-    LEFT JOIN limits ON limits.account_id = keys.account_id AND limits.identity = {limits.IDENTITY}
+    LEFT JOIN limits ON limits.account_id = keys.account_id AND limits.identity = {limit_row.IDENTITY}
     LEFT JOIN limits AS of_account ON of_account.account_id = keys.account_id AND of_account.identity = ''
     WHERE keys.revoked_at_ms IS NULL"""  # noqa: S608
-_LIMIT_COLUMNS = limits.columns().count(",") + 1
+_LIMIT_COLUMNS = limit_row.columns().count(",") + 1
 
 
 async def changed(connection: Connection) -> int:
@@ -245,8 +246,8 @@ async def find_keys(connection: Connection, prefix: str) -> list[Key]:
 
 async def accounts(connection: Connection) -> list[Account]:
     """Return the customers with their limits, by name."""
-    rows = await connection.fetch(f"SELECT account_id, {limits.columns()} FROM limits WHERE identity = ''")  # noqa: S608
-    limited = {account_id: limits.of_columns(its) for account_id, *its in rows}
+    rows = await connection.fetch(f"SELECT account_id, {limit_row.columns()} FROM limits WHERE identity = ''")  # noqa: S608
+    limited = {account_id: limit_row.of_columns(its) for account_id, *its in rows}
     return [replace(one, limits=limited[one.id]) if one.id in limited else one for one in await ledger.accounts(connection)]
 
 
@@ -273,8 +274,8 @@ async def grants(connection: Connection) -> list[Grant]:
             account_name=name,
             identity=identity,
             ends_at_ms=ends_at_ms,
-            limits=limits.of_columns(its[:_LIMIT_COLUMNS]),
-            account_limits=limits.of_columns(its[_LIMIT_COLUMNS:]),
+            limits=limit_row.of_columns(its[:_LIMIT_COLUMNS]),
+            account_limits=limit_row.of_columns(its[_LIMIT_COLUMNS:]),
             key_name=key_name,
             discount=discount,
         )
@@ -285,4 +286,4 @@ async def grants(connection: Connection) -> list[Grant]:
 def _key(row: Sequence[Any]) -> Key:
     key_id, name, prefix, account, created_at_ms, revoked_at_ms, identity, ends_at_ms, last_used_at_ms, *its = row
     known = (created_at_ms, revoked_at_ms, identity, ends_at_ms, last_used_at_ms)
-    return Key(key_id, name, prefix, account, *known, limits.of_columns(its))
+    return Key(key_id, name, prefix, account, *known, limit_row.of_columns(its))

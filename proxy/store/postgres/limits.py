@@ -3,26 +3,16 @@
 A row belongs to an account and an identity: a key's, with all of its secrets, or the empty text, which is the account itself.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import orjson
 
 from proxy.core.days import Zone, month_of
-from proxy.core.limits import NO_LIMITS, NO_SPEND_LIMITS, Limits, SpendLimits
+from proxy.core.limits import NO_LIMITS, Limits
 from proxy.core.money import NANOS_MAX, Nanos
 from proxy.store.errors import StoreRefusedError
+from proxy.store.limit_row import HAS_MONEY, NAMES, columns, of_columns
 from proxy.store.postgres.connection import Connection
 from proxy.store.values import KeyUse, Spent
 
-_NAMES = (
-    "expires_at_ms", "paused_at_ms", "models", "networks", "requests_per_minute", "tokens_per_minute", "concurrent", "day_nanos",
-    "month_nanos", "total_nanos",
-)  # fmt: skip
-IDENTITY = "coalesce(keys.identity, keys.id)"
-"""SQL of a key's identity."""
-HAS_MONEY = "coalesce(limits.day_nanos, limits.month_nanos, limits.total_nanos) IS NOT NULL"
-"""SQL of whether a row limits money."""
 _SUM = "coalesce(sum(spend.{0}) FILTER (WHERE {1}), 0)::bigint"
 _DAY, _MONTH, _TOTAL = "spend.day = $1", "spend.day >= $2 AND spend.day < $3", "true"
 _PERIODS = ", ".join(
@@ -36,32 +26,10 @@ _USE = f"""
       AND (spend.day >= $2 OR limits.total_nanos IS NOT NULL)
     WHERE {HAS_MONEY} AND ($4::bigint IS NULL OR limits.account_id = $4) AND ($5::text IS NULL OR limits.identity = $5)
     GROUP BY limits.account_id, limits.identity, accounts.name ORDER BY accounts.name, limits.identity"""  # noqa: S608
-_PLACES = ", ".join(f"${place}" for place in range(1, len(_NAMES) + 3))
+_PLACES = ", ".join(f"${place}" for place in range(1, len(NAMES) + 3))
 _WRITE = f"""
-    INSERT INTO limits (account_id, identity, {", ".join(_NAMES)}) VALUES ({_PLACES})
-    ON CONFLICT (account_id, identity) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _NAMES)}"""  # noqa: S608
-
-
-def columns(table: str = "limits") -> str:
-    """Return the columns that `of_columns` reads, of the table or of its alias, for a ``SELECT``."""
-    return ", ".join(f"{table}.{name}" for name in _NAMES)
-
-
-def of_columns(row: Sequence[Any]) -> Limits | None:
-    """Return the limits of a row; None where an outer join has found none."""
-    expires_at_ms, paused_at_ms, models, networks, requests, tokens, concurrent, day, month, total = row
-    if models is None:
-        return None
-    return Limits(
-        expires_at_ms,
-        paused_at_ms,
-        () if models == "[]" else tuple(orjson.loads(models)),
-        () if networks == "[]" else tuple(orjson.loads(networks)),
-        requests,
-        tokens,
-        concurrent,
-        NO_SPEND_LIMITS if day is None and month is None and total is None else SpendLimits(day, month, total),
-    )
+    INSERT INTO limits (account_id, identity, {", ".join(NAMES)}) VALUES ({_PLACES})
+    ON CONFLICT (account_id, identity) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in NAMES)}"""  # noqa: S608
 
 
 async def read(connection: Connection, account_id: int, identity: str) -> Limits:

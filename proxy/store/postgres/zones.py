@@ -2,8 +2,8 @@
 
 from proxy.core.days import Zone
 from proxy.store.errors import StoreRefusedError
+from proxy.store.limit_row import HAS_MONEY
 from proxy.store.postgres.connection import Connection
-from proxy.store.postgres.limits import HAS_MONEY
 
 
 async def adopt(connection: Connection, zone: Zone) -> None:
