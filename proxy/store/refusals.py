@@ -7,7 +7,7 @@ from proxy.core.days import Zone
 from proxy.core.limits import Period
 from proxy.core.money import Nanos, format_yuan
 from proxy.core.timestamps import iso
-from proxy.store.errors import InsufficientFundsError, ReferenceTakenError, SpendLimitError
+from proxy.store.errors import InsufficientFundsError, ReferenceTakenError, SpendLimitError, StoreRefusedError
 from proxy.store.values import NewRequest, Reference
 
 Left = tuple[Literal["key", "account"], Period, int, int]
@@ -42,6 +42,14 @@ def taken(reference: Reference, amount_nanos: int, name: str, booked_at_ms: int)
     return ReferenceTakenError(
         f"reference {reference.text} stands for another payment already, ¥{format_yuan(amount_nanos)} for account {name} "
         f"on {iso(booked_at_ms)}: nothing was booked"
+    )
+
+
+def folded_in_another_zone(before: Zone, zone: Zone) -> StoreRefusedError:
+    """Return the refusal to count days in another time zone than that of days which nothing can cut again."""
+    return StoreRefusedError(
+        f'old requests are folded into days of the time zone "{before}", which cannot become days of "{zone}": '
+        f'set billing.time_zone = "{before}"'
     )
 
 

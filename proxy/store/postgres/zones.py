@@ -1,6 +1,7 @@
 """The time zone of the ledger's days: one for all nodes."""
 
 from proxy.core.days import Zone
+from proxy.store import refusals
 from proxy.store.errors import StoreRefusedError
 from proxy.store.limit_row import HAS_MONEY
 from proxy.store.postgres.connection import Connection
@@ -16,10 +17,7 @@ async def adopt(connection: Connection, zone: Zone) -> None:
         return
     if before is not None:
         if await connection.fetchval("SELECT EXISTS (SELECT 1 FROM request_days)"):
-            raise StoreRefusedError(
-                f'old requests are folded into days of the time zone "{before}", which cannot become days of "{zone}": '
-                f'set billing.time_zone = "{before}"'
-            )
+            raise refusals.folded_in_another_zone(before, zone)
         if names := await connection.fetchval("SELECT string_agg(name, ', ') FROM nodes WHERE dead_at IS NULL"):
             raise StoreRefusedError(
                 f'other gateways ({names}) count days in the time zone "{before}": set billing.time_zone = "{before}", '

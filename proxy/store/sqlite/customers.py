@@ -6,6 +6,7 @@ Functions of a connection, inside a transaction of the writer's.
 import sqlite3
 
 from proxy.core.money import DISCOUNT_WHOLE, Nanos, format_yuan
+from proxy.store import refusals
 from proxy.store.daily_sums import REFUND
 from proxy.store.errors import RequestNotFoundError, StoreRefusedError
 from proxy.store.sqlite import ledger, payments
@@ -91,7 +92,7 @@ def _refunded_before(
         (booked.request_id, booked.transfer_id),
     ).fetchone()
     if booked.request_id != request_id or (until_then != charge if amount_nanos is None else booked.amount_nanos != amount_nanos):
-        raise payments.taken(reference, booked)
+        raise refusals.taken(reference, booked.amount_nanos, booked.account, booked.at_ms)
     return booked.at_ms
 
 

@@ -12,8 +12,8 @@ from msgspec.structs import asdict
 from proxy.core.catalog import Kind
 from proxy.core.money import NANOS_MAX, Nanos, format_yuan
 from proxy.core.settlement import Settlement
-from proxy.core.timestamps import iso
-from proxy.store.errors import AccountClosedError, AccountNotFoundError, InsufficientFundsError, StoreRefusedError
+from proxy.store import refusals
+from proxy.store.errors import AccountClosedError, AccountNotFoundError, StoreRefusedError
 from proxy.store.sqlite import idempotency, payments
 from proxy.store.sqlite.spending import Spending
 from proxy.store.values import Account, NewRequest, Reference, Settled, StoredAnswer
@@ -66,11 +66,7 @@ def record(connection: sqlite3.Connection, request: NewRequest, owner: str, spen
         spending.require(request)
     if hold > NANOS_MAX or connection.execute(_HOLD, (hold, request.account_id)).rowcount == 0:
         held_for = require_open(account_by_id(connection, request.account_id))
-        raise InsufficientFundsError(
-            f"account {held_for.name} has ¥{format_yuan(held_for.available_nanos)} available, the request needs ¥{format_yuan(hold)}",
-            available_nanos=held_for.available_nanos,
-            needed_nanos=hold,
-        )
+        raise refusals.insufficient(held_for.name, held_for.available_nanos, hold)
     try:
         connection.execute(_INSERT_REQUEST, (owner, *request_values(request)))
         if claim is not None:
@@ -136,12 +132,7 @@ def book(connection: sqlite3.Connection, account_id: int, amount_nanos: Nanos, n
     if account.balance_nanos + amount_nanos > NANOS_MAX:
         raise StoreRefusedError(f"a balance cannot be above ¥{format_yuan(NANOS_MAX)}")
     if account.available_nanos + amount_nanos < 0:
-        raise InsufficientFundsError(
-            f"account {account.name} has ¥{format_yuan(account.available_nanos)} available, "
-            f"¥{format_yuan(-amount_nanos)} cannot be taken back",
-            available_nanos=account.available_nanos,
-            needed_nanos=Nanos(-amount_nanos),
-        )
+        raise refusals.not_to_be_taken_back(account.name, account.available_nanos, -amount_nanos)
     if amount_nanos > 0:
         _transfer(connection, "credit", CASH_ID, account_id, amount_nanos, None, note, now_ms)
     else:
@@ -169,7 +160,7 @@ def reverse(
 def require_open(account: Account) -> Account:
     """Return the account. Raises: AccountClosedError."""
     if account.closed_at_ms is not None:
-        raise AccountClosedError(f"account {account.name} was closed on {iso(account.closed_at_ms)}: nothing is booked to it any more")
+        raise AccountClosedError(refusals.closed(account.name, account.closed_at_ms))
     return account
 
 

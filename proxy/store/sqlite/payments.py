@@ -3,9 +3,8 @@
 import sqlite3
 from typing import NamedTuple
 
-from proxy.core.money import Nanos, format_yuan
-from proxy.core.timestamps import iso
-from proxy.store.errors import ReferenceTakenError
+from proxy.core.money import Nanos
+from proxy.store import refusals
 from proxy.store.values import Reference
 
 
@@ -31,7 +30,7 @@ def booked_at_ms(connection: sqlite3.Connection, reference: Reference, account_i
     if booked is None:
         return None
     if (booked.account_id, booked.amount_nanos) != (account_id, amount_nanos) or booked.request_id is not None:
-        raise taken(reference, booked)
+        raise refusals.taken(reference, booked.amount_nanos, booked.account, booked.at_ms)
     return booked.at_ms
 
 
@@ -44,14 +43,6 @@ def find(connection: sqlite3.Connection, reference: Reference) -> Booked | None:
         (reference.source, reference.text),
     ).fetchone()
     return None if row is None else Booked(*row)
-
-
-def taken(reference: Reference, booked: Booked) -> ReferenceTakenError:
-    """Return the refusal of a payment whose reference is another's."""
-    return ReferenceTakenError(
-        f"reference {reference.text} stands for another payment already, ¥{format_yuan(booked.amount_nanos)} for account "
-        f"{booked.account} on {iso(booked.at_ms)}: nothing was booked"
-    )
 
 
 def record(

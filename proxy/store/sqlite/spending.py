@@ -12,11 +12,10 @@ from typing import Literal, TypeVar
 
 from proxy.core.days import Zone, month_of
 from proxy.core.limits import Period, SpendLimits
-from proxy.core.money import Nanos, format_yuan
-from proxy.core.timestamps import iso
+from proxy.store import refusals
 from proxy.store.audit.booked import BOOKED, LIMITED
-from proxy.store.errors import SpendLimitError, StoreRefusedError
 from proxy.store.limit_row import HAS_MONEY, IDENTITY
+from proxy.store.refusals import Left
 from proxy.store.sqlite import counting
 from proxy.store.sqlite.counting import Counted
 from proxy.store.values import NewRequest
@@ -145,16 +144,14 @@ class Spending:
 
     def require(self, request: NewRequest) -> None:
         """Check that the limits leave room for a hold. Raises: SpendLimitError, for the one of them that begins anew the latest."""
-        day, hold = self.zone.day(request.created_at_ms), request.hold_nanos
-        refusals: list[SpendLimitError] = []
+        day = self.zone.day(request.created_at_ms)
+        beyond: list[Left] = []
         for subject in self._subjects(request.key_id, request.account_id):
             whose: Literal["key", "account"] = "key" if subject.identity else "account"
-            for period, limit, left in subject.left(self._connection, day):
-                if left < hold:
-                    resets_at_ms = self.zone.ends_ms(period, request.created_at_ms)
-                    refusals.append(_refusal(whose, period, limit, max(0, left), hold, resets_at_ms))
-        if refusals:
-            raise max(refusals, key=lambda refusal: (refusal.resets_at_ms is None, refusal.resets_at_ms or 0))
+            lefts = subject.left(self._connection, day)
+            beyond += [(whose, period, limit, left) for period, limit, left in lefts if left < request.hold_nanos]
+        if beyond:
+            raise refusals.beyond_limits(beyond, request, self.zone)
 
     def settle(self, account_id: int, key_id: str, created_at_ms: int, hold: int, charge: int) -> None:
         """Move a hold's charge to what is spent, and forget the rest of it. `rows` has yet to be written."""
@@ -283,10 +280,7 @@ def adopt_zone(connection: sqlite3.Connection, zone: Zone) -> None:
     if before == zone:
         return
     if before is not None and connection.execute("SELECT 1 FROM request_days LIMIT 1").fetchone():
-        raise StoreRefusedError(
-            f'old requests are folded into days of the time zone "{before}", which cannot become days of "{zone}": '
-            f'set billing.time_zone = "{before}"'
-        )
+        raise refusals.folded_in_another_zone(before, zone)
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES ('zone_minutes', ?)", (zone.minutes,))
@@ -302,20 +296,3 @@ def zone_of(connection: sqlite3.Connection) -> Zone | None:
     """Return the time zone of the file's days; None: it has not been opened to write since there are time zones."""
     row = connection.execute("SELECT value FROM facts WHERE name = 'zone_minutes'").fetchone()
     return None if row is None else Zone(row[0])
-
-
-def _refusal(
-    whose: Literal["key", "account"], period: Period, limit: int, left: int, needed: int, resets_at_ms: int | None
-) -> SpendLimitError:
-    anew = "" if resets_at_ms is None else f", until {iso(resets_at_ms)}"
-    span = "in all" if period is Period.TOTAL else f"a {period}"
-    return SpendLimitError(
-        f"the {whose} may spend ¥{format_yuan(limit)} {span}: ¥{format_yuan(left)} of it is left{anew}, "
-        f"the request needs ¥{format_yuan(needed)}",
-        whose=whose,
-        period=period,
-        limit_nanos=Nanos(limit),
-        left_nanos=Nanos(left),
-        needed_nanos=Nanos(needed),
-        resets_at_ms=resets_at_ms,
-    )
