@@ -12,6 +12,7 @@ from proxy.store.contract import TASK_CLAIM_SECONDS
 from proxy.store.errors import StoreCorruptError, UpstreamIdTakenError
 from proxy.store.postgres import PostgresStore
 from proxy.store.postgres.connection import Connection
+from proxy.store.postgres.session import LOCK_SECONDS
 from proxy.store.postgres.tasks import SWAPS_MAX
 from proxy.store.values import Account
 from tests.support.books import assert_books_balance
@@ -239,3 +240,16 @@ async def test_two_hundred_videos_of_two_nodes_cannot_overdraw_a_balance_for_thi
     assert len(await store.open_tasks()) == 37
     assert (await store.account("carol")).held_nanos == 370
     await assert_books_balance(store)
+
+
+async def test_what_another_node_has_under_its_hands_is_left_to_it(store: PostgresStore, alice: Account, sql: Connection) -> None:
+    await place(store, alice, "vreq_1", "vreq_2")
+
+    await sql.execute("BEGIN")
+    await sql.execute("SELECT 1 FROM video_tasks WHERE id = 'vreq_1' FOR UPDATE")
+    async with asyncio.timeout(LOCK_SECONDS):
+        meanwhile = await due(store)
+    await sql.execute("COMMIT")
+
+    assert meanwhile == ["vreq_2"]
+    assert await due(store) == ["vreq_1", "vreq_2"]

@@ -1,0 +1,63 @@
+"""Folding and forgetting by several nodes: each row is one node's, and the sums are those of all."""
+
+import asyncio
+
+import pytest
+
+from proxy.core.days import CHINA
+from proxy.core.money import Nanos
+from proxy.core.retention import DAY_MS
+from proxy.store.contract import CLAIM_LIFE_MS, FOLD_REQUESTS_MAX
+from proxy.store.postgres import PostgresStore
+from proxy.store.postgres.connection import Connection
+from proxy.store.postgres.session import LOCK_SECONDS
+from proxy.store.values import Account, StoredAnswer, UsageQuery
+from tests.support.books import assert_books_balance
+from tests.support.store import NOW_MS, new_claim, new_request, pay, settlement
+from tests.unit.store.postgres.conftest import Opens
+
+DAY_1 = CHINA.begins_ms(CHINA.day(NOW_MS))
+DAY_2, DAY_3 = DAY_1 + DAY_MS, DAY_1 + 2 * DAY_MS
+
+
+async def test_nodes_that_fold_one_account_at_once_fold_each_request_once(opens: Opens, store: PostgresStore, alice: Account) -> None:
+    nodes = [store, await opens(), await opens()]
+    count = 2 * FOLD_REQUESTS_MAX + 30
+    requests = [
+        new_request(f"req_{n}", account_id=alice.id, hold_nanos=1, model=f"model {n % 5}", created_at_ms=(DAY_1, DAY_2)[n % 2] + n)
+        for n in range(count)
+    ]
+    await asyncio.gather(*(pay(store, request, settlement(1)) for request in requests))
+    sums = [await store.usage(UsageQuery(by)) for by in ("model", "day")]
+
+    folded = 0
+    while step := sum(await asyncio.gather(*(node.fold_requests(alice.id, DAY_3) for node in nodes))):
+        folded += step
+
+    assert folded == count
+    assert [await store.usage(UsageQuery(by)) for by in ("model", "day")] == sums
+    assert (await store.account("alice")).balance_nanos == 1000 - count
+    await assert_books_balance(store)
+
+
+@pytest.mark.parametrize("what", ["requests", "claims"])
+async def test_rows_that_another_node_has_under_its_hands_are_left_to_it(
+    store: PostgresStore, alice: Account, sql: Connection, what: str
+) -> None:
+    for name in ("req_1", "req_2"):
+        claim = new_claim(name) if what == "claims" else None
+        await store.place_hold(new_request(name, account_id=alice.id, created_at_ms=DAY_1, claim=claim))
+        await store.settle(name, settlement(Nanos(1)), DAY_1, StoredAnswer(200, b"{}"))
+
+    async def tidy() -> int:
+        return await (store.forget_claims(DAY_1 + CLAIM_LIFE_MS) if what == "claims" else store.fold_requests(alice.id, DAY_2))
+
+    locked = {"requests": "requests WHERE id", "claims": "idempotency WHERE request_id"}[what]
+    await sql.execute("BEGIN")
+    await sql.execute(f"SELECT 1 FROM {locked} = 'req_1' FOR UPDATE")
+    async with asyncio.timeout(LOCK_SECONDS):
+        meanwhile = await tidy()
+    await sql.execute("COMMIT")
+
+    assert (meanwhile, await tidy(), await tidy()) == (1, 1, 0)
+    await assert_books_balance(store)
