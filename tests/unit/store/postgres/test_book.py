@@ -1,5 +1,7 @@
 """What a batch looks at: the rows that it is about, whatever the tables hold and whenever the server planned it."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 
 from proxy.core.limits import LimitsChange
@@ -7,12 +9,19 @@ from proxy.core.money import Nanos
 from proxy.store.postgres import PostgresStore, batch
 from proxy.store.postgres.connection import Connection, Connector
 from tests.support.books import assert_books_balance
+from tests.support.postgres import database
 from tests.support.store import NOW_MS, new_claim, new_key, new_request, settlement
 from tests.unit.store.postgres.conftest import Opens
 
-SIZE = 16
+SIZE = 8
 """Holds of a batch, and settlements."""
-ACCOUNTS = 300
+ACCOUNTS = 120
+
+
+@pytest.fixture
+async def url() -> AsyncIterator[str]:
+    async with database(is_fresh=True) as lent:  # tables that were emptied are planned as large ones
+        yield lent
 
 
 async def looked_at(connection: Connection) -> dict[str, int]:
