@@ -129,7 +129,8 @@ _SCHEMA = """
         WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
       UNION ALL SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace
       UNION ALL SELECT concat_ws(' ', tgname, tgrelid::regclass, tgenabled) FROM pg_trigger
-      UNION ALL SELECT concat_ws(' ', proname, md5(prosrc), proconfig) FROM pg_proc WHERE pronamespace = 'public'::regnamespace) AS schema"""
+      UNION ALL SELECT concat_ws(' ', proname, md5(prosrc), proconfig) FROM pg_proc
+        WHERE pronamespace = 'public'::regnamespace) AS schema"""
 _GONE = (
     "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 )

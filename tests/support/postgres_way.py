@@ -25,6 +25,8 @@ class Way:
         """The answer to a message with these bytes never arrives: the way is cut once the server has given it, once."""
         self.hold_back = b""
         """A message with these bytes is held back, once, and its way cut; `deliver_late` sends it."""
+        self.is_pooler = False
+        """It says another process id than the server's, as a pooler does."""
         self.is_closed = False
         """Nothing passes, and nobody is let in."""
         self.cuts = 0
@@ -93,7 +95,7 @@ class Way:
                 if swallows.is_set():
                     self._cut(client, server)
                     return
-                client.write(answer)
+                client.write(_with_another_pid(answer) if self.is_pooler else answer)
                 await client.drain()
         client.close()
 
@@ -102,6 +104,13 @@ class Way:
         self.has_cut.set()
         for writer in writers:
             writer.transport.abort()
+
+
+def _with_another_pid(answer: bytes) -> bytes:
+    """Return the server's first answer with another process id in its BackendKeyData (``K``, of 12 bytes)."""
+    head = b"K\x00\x00\x00\x0c"
+    begin, found, rest = answer.partition(head)
+    return begin + found + b"\x00\x00\x00\x01" + rest[4:] if found else answer
 
 
 @asynccontextmanager

@@ -187,6 +187,24 @@ async def test_one_reference_told_to_two_nodes_at_once_is_booked_once(opens: Ope
     await assert_books_balance(stores[0])
 
 
+async def test_two_nodes_give_back_no_more_than_a_charge(opens: Opens) -> None:
+    stores = [await opens(), await opens()]
+    alice = await stores[0].create_account("alice", Nanos(1000), NOW_MS)
+
+    for turn in range(8):
+        request_id = f"req_{turn}"
+        await stores[0].place_hold(new_request(request_id, account_id=alice.id))
+        await stores[0].settle(request_id, settlement(60), NOW_MS)
+        told = await asyncio.gather(
+            *(stores[n % 2].refund_request(request_id, Nanos(25), "", NOW_MS, reference(f"{request_id} {n}")) for n in range(6)),
+            return_exceptions=True,
+        )
+        assert [isinstance(one, StoreRefusedError) for one in told].count(True) == 4  # 2 × 25 of 60
+
+    assert (await stores[0].account("alice")).balance_nanos == 1000 - 8 * (60 - 50)
+    await assert_books_balance(stores[1])
+
+
 async def test_an_account_is_closed_or_holds_whichever_node_was_first(opens: Opens) -> None:
     one, other = await opens(), await opens()
     for turn in range(10):
