@@ -108,6 +108,9 @@ class Readers:
             connection = self._take() or await self._connector.connect()
             try:
                 yield connection
+            except StoreError:  # a refusal: what was asked has been answered
+                self._idle.append(connection)
+                raise
             except BaseException:
                 connection.terminate()  # it may be in the midst of an answer
                 raise

@@ -138,6 +138,13 @@ class Writer:
             await self.submit(_nothing)  # the fence is a row that is written
             self._failures_overcome = max(self._failures_overcome, failures)
 
+    def _overdue(self) -> list[_Operation]:
+        """Take out of the queue what has waited its time behind a write that failed: nothing of it was sent."""
+        taken = []
+        while self._queue and self._queue[0].queued_at + PATIENCE_SECONDS <= self._loop.time():
+            taken.append(self._queue.popleft())
+        return taken
+
     def break_off(self, error: BaseException) -> None:
         """Write nothing any more, and say so, once: this node is dead. What is queued is refused."""
         is_first = not isinstance(self._refusal, StoreCorruptError)
@@ -259,7 +266,8 @@ class Writer:
             logger.error("a transaction of %d operations failed: %s", len(operations), error)
         if isinstance(error, UnknownEndError):
             self._doubtful += [operation.request for operation in operations if operation.request is not None]
-        for operation in operations:
+        overdue = self._overdue() if isinstance(error, StoreUnavailableError) else []
+        for operation in (*operations, *overdue):
             _reject(operation, failure(error) if isinstance(error, StoreError) else error)
         if isinstance(error, StoreCorruptError):
             self.break_off(error)

@@ -305,6 +305,7 @@ ALTER FUNCTION book SET random_page_cost = 0;
 ALTER FUNCTION book SET cpu_tuple_cost = 1;
 ALTER FUNCTION book SET cpu_index_tuple_cost = 1;
 ALTER FUNCTION book SET jit = off;
+ALTER FUNCTION book SET lock_timeout = '5s';
 
 -- Count what was spent and is held of an account's or an identity's requests, by days: those that are there, and those that are folded.
 -- For a first money limit. The account must be locked.

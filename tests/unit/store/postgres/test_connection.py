@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from proxy.core.money import Nanos
-from proxy.store.errors import StoreUnavailableError
+from proxy.store.errors import AccountNotFoundError, StoreUnavailableError
 from proxy.store.postgres.connection import Connection, Connector
 from tests.support.books import assert_books_balance
 from tests.support.postgres_way import Way
@@ -42,6 +42,20 @@ async def test_a_read_that_its_caller_gives_up_holds_up_no_other(opens: Opens, s
     await sql.execute("COMMIT")
 
     assert (await store.account("alice")).balance_nanos == 1000
+
+
+async def test_a_refusal_of_a_read_costs_no_connection(opens: Opens, sql: Connection) -> None:
+    store = await opens()
+    for _ in range(3):
+        with pytest.raises(AccountNotFoundError):
+            await store.account("nobody")
+
+    began = await sql.fetch(
+        """SELECT pid FROM pg_stat_activity
+           WHERE datname = current_database() AND query LIKE '%FROM accounts%' AND pid <> pg_backend_pid()"""
+    )
+
+    assert len(began) == 1
 
 
 async def test_no_read_begins_once_the_store_is_closed(opens: Opens) -> None:

@@ -130,6 +130,23 @@ async def test_what_never_arrived_is_refused_and_the_next_write_goes_on(
     await assert_books_balance(store)
 
 
+async def test_what_waited_behind_a_write_that_failed_is_not_tried_for_as_long_again(
+    opens: Opens, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "PATIENCE_SECONDS", 0.5)
+    store = await opens(way.url)
+    await store.create_account("alice", Nanos(1000), NOW_MS)
+    way.close_all()
+
+    asked = [store.credit_account("alice", Nanos(5), "", NOW_MS, reference(f"payment-{n}")) for n in range(400)]
+    told = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 20)  # 400 half seconds would be 200
+
+    assert {type(one) for one in told} == {StoreUnavailableError}
+    assert store.backlog.failures < 20
+    way.is_closed = False
+    await assert_books_balance(store)
+
+
 async def test_the_server_ends_connections_under_load_and_every_write_is_done_once(opens: Opens, sql: Connection) -> None:
     store = await opens()
     alice = await store.create_account("alice", Nanos(10_000), NOW_MS)
