@@ -39,6 +39,13 @@ class Server:
     """Where its data are; None: it is not ours."""
     pid: int
     """Of its first process; 0: it is not ours."""
+    process: "subprocess.Popen[bytes] | None" = None
+    """What ends it."""
+
+    def stop(self) -> None:
+        """Stop a server of one's own before this process ends."""
+        assert self.process is not None
+        _stop(self.process)
 
     def database(self, name: str) -> str:
         """Return the URL of one of its databases."""
@@ -80,7 +87,7 @@ def start(*options: str) -> Server:
     process.stdout.close()
     assert words, "the PostgreSQL server did not start"
     atexit.register(_stop, process)
-    return Server(f"postgresql://postgres@/postgres?host={words[0].decode()}", Path(words[0].decode()), int(words[1]))
+    return Server(f"postgresql://postgres@/postgres?host={words[0].decode()}", Path(words[0].decode()), int(words[1]), process)
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
