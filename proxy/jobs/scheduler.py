@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 from proxy.clock import Clock
+from proxy.store.contract import TASK_CLAIM_SECONDS
 from proxy.store.errors import StoreUnavailableError
 from proxy.tasks import TaskGroup
 
@@ -22,6 +23,8 @@ REST_SECONDS = 30.0
 """Rest of work that failed by a bug or by the store, in seconds."""
 SLEEP_SECONDS_MAX = 60.0
 """Longest sleep between looks: due times are wall-clock times, and that clock may be set."""
+RENEWAL_SECONDS = TASK_CLAIM_SECONDS / 3
+"""Longest sleep while work is under way: a look renews this owner's claims of it, also of what waits for its turn."""
 STORE_RETRY_SECONDS = 1.0
 _EVER = 2**63
 
@@ -39,7 +42,7 @@ class Agenda(Protocol[T_co]):
     """A source of due work."""
 
     async def due(self, now_ms: int, limit: int) -> Sequence[T_co]:
-        """Return what is due by now, the most overdue first."""
+        """Return what is due by now, the most overdue first: also what was returned before, until it is done."""
 
     async def next_due_at_ms(self, after_ms: int) -> int | None:
         """Return the first due time later than ``after_ms``; None where there is none."""
@@ -139,7 +142,6 @@ class DueWork(Generic[T]):
     async def _look(self, work: Callable[[T], Awaitable[None]]) -> int:
         """Start what is due and return when to look again, in unix milliseconds."""
         now_ms = self._clock.now_ms()
-        latest_ms = now_ms + round(SLEEP_SECONDS_MAX * 1000)
         rest_ms = round(self._rest_seconds * 1000)  # a longer rest means that the clock has been set back since
         self._resting_until_ms = {
             name: until_ms for name, until_ms in self._resting_until_ms.items() if 0 < until_ms - now_ms <= rest_ms
@@ -150,6 +152,7 @@ class DueWork(Generic[T]):
         except StoreUnavailableError as fault:
             logger.error("what is due cannot be read: %s", fault)  # noqa: TRY400 - expected when a disk fails
             return now_ms + round(STORE_RETRY_SECONDS * 1000)
+        latest_ms = now_ms + round((RENEWAL_SECONDS if self._running else SLEEP_SECONDS_MAX) * 1000)
         return min(latest_ms, next_ms or latest_ms, *self._resting_until_ms.values())
 
     async def _start_due(self, now_ms: int, work: Callable[[T], Awaitable[None]]) -> None:

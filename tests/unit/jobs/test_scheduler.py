@@ -143,6 +143,24 @@ async def test_an_earlier_due_time_wakes_it() -> None:
         await shop.until(lambda: shop.done == ["near"])
 
 
+async def test_while_work_is_under_way_it_looks_again_so_that_its_claims_are_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.jobs.scheduler.RENEWAL_SECONDS", 0.02)
+    async with workshop(book=Book({"slow": 0})) as shop:
+
+        async def note() -> None:
+            shop.note()
+
+        shop.book.due_read = note
+        shop.hold.clear()
+        await shop.until(lambda: shop.running == 1)
+
+        await shop.until(lambda: shop.book.looks >= 4)
+
+        shop.hold.set()
+        await shop.until(lambda: shop.done == ["slow"])
+    assert shop.begun == ["slow"]
+
+
 async def test_a_due_time_told_while_it_looks_is_not_missed() -> None:
     async with workshop() as shop:
 
