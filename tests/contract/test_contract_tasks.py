@@ -19,7 +19,7 @@ from proxy.store.errors import AccountNotFoundError, InsufficientFundsError, Sto
 from proxy.store.values import Account, NewRequest, Settled, UsageQuery
 from tests.contract.conftest import Open
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, hears, made, new_request, new_video, pay, settlement, submitted, task_of
+from tests.support.store import NOW_MS, hears, made, new_key, new_request, new_video, pay, settlement, submitted, task_of
 
 DUE_MS = NOW_MS + 30_000
 
@@ -239,6 +239,20 @@ async def test_an_unknown_task_cannot_be_advanced(store: Store) -> None:
         await store.advance_task("vreq_9", submitted(), NOW_MS)
 
     assert await store.task("vreq_9") is None
+
+
+async def test_the_end_of_a_video_is_when_its_key_was_last_used(store: Store, alice: Account) -> None:
+    await store.create_key("alice", new_key())
+    video = new_video(account_id=alice.id, key_id="key_1")
+    await store.place_task(video, task_of(video), DUE_MS)
+    await store.advance_task("vreq_1", submitted(), NOW_MS)
+    (under_way,) = await store.keys()
+
+    await store.advance_task("vreq_1", made(NOW_MS + 60_000), NOW_MS + 60_000)
+
+    (ended,) = await store.keys()
+    assert (under_way.last_used_at_ms, ended.last_used_at_ms) == (None, NOW_MS + 60_000)
+    await assert_books_balance(store)
 
 
 async def test_a_video_is_not_settled_past_its_task(store: Store, alice: Account) -> None:
