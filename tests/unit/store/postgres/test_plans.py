@@ -1,6 +1,6 @@
 """Query plans: queries at each start, scrape and round of due work cost the same at any length of the ledger."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -8,9 +8,10 @@ import pytest
 
 from proxy.core.days import CHINA
 from proxy.store.postgres import folding, idempotency, reads, tasks
-from proxy.store.postgres.connection import Connection
+from proxy.store.postgres.connection import Connection, Connector
 from proxy.store.postgres.verify import verify_open
 from proxy.store.values import UsageQuery
+from tests.support.postgres import database
 from tests.support.store import NOW_MS
 
 REQUESTS = 20_000
@@ -108,12 +109,15 @@ class Planned:
 
 
 @pytest.fixture
-async def books(sql: Connection) -> Connection:
-    """Return the connection to books with many settled requests, tasks and keys, and few open ones."""
-    await sql.execute("SET session_replication_role = replica")  # rows by themselves do not balance
-    await sql.execute(BOOKS)
-    await sql.execute("SET session_replication_role = DEFAULT")
-    return sql
+async def books() -> AsyncIterator[Connection]:
+    """Yield a connection to books with many settled requests, tasks and keys, and few open ones."""
+    async with database(is_fresh=True) as url:
+        connection = await Connector(url).connect()
+        await connection.execute("SET session_replication_role = replica")  # rows by themselves do not balance
+        await connection.execute(BOOKS)
+        await connection.execute("SET session_replication_role = DEFAULT")
+        yield connection
+        await connection.close()
 
 
 async def test_nothing_that_grows_is_walked_through(books: Connection) -> None:
