@@ -144,7 +144,8 @@ _GONE = (
 _CLEAR = """
     SET LOCAL session_replication_role = replica;
     DELETE FROM requests; DELETE FROM transfers; DELETE FROM payments; DELETE FROM video_tasks; DELETE FROM idempotency;
-    DELETE FROM request_days; DELETE FROM spend; DELETE FROM limits; DELETE FROM keys; DELETE FROM jobs; DELETE FROM facts;
+    DELETE FROM request_days; DELETE FROM refund_days;
+    DELETE FROM spend; DELETE FROM limits; DELETE FROM keys; DELETE FROM jobs; DELETE FROM facts;
     DELETE FROM node_writes; DELETE FROM nodes; DELETE FROM accounts WHERE id > 2; UPDATE versions SET version = 1;
     ALTER SEQUENCE accounts_id_seq RESTART; ALTER SEQUENCE nodes_id_seq RESTART; ALTER SEQUENCE transfers_id_seq RESTART;
     ALTER SEQUENCE keys_number_seq RESTART"""

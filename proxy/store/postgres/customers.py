@@ -5,6 +5,7 @@ Functions of a connection, in a transaction of the writer's.
 
 from proxy.core.money import DISCOUNT_WHOLE, Nanos, format_yuan
 from proxy.store import refusals
+from proxy.store.daily_sums import REFUND
 from proxy.store.errors import RequestNotFoundError, StoreRefusedError
 from proxy.store.postgres import admin, ledger
 from proxy.store.postgres.batch import shown
@@ -55,21 +56,23 @@ async def refund_request(
         left = f"¥{format_yuan(charge)}, of which ¥{format_yuan(refunded)} were given back: ¥{format_yuan(charge - refunded)} are left"
         raise StoreRefusedError(f"request {request_id} cost {left}, nothing was booked")
     await ledger.reverse(connection, owner, amount, request_id, note, now_ms, reference)
+    await connection.execute(REFUND.format(request="$1", amount_nanos=amount), request_id)
     return Booking(await ledger.account_by_id(connection, account_id), True, now_ms)
 
 
 async def _charge_of(connection: Connection, request_id: str) -> tuple[int, int]:
-    """Return whose request it is, and what it was charged; neither ever changes.
+    """Return whose request it is, and what it was charged, and keep it from being folded; neither ever changes.
 
     Raises: RequestNotFoundError; StoreRefusedError: it is not settled, or was not charged.
     """
     request_id = shown(request_id)
+    # Until this transaction ends nobody folds the request: its refund goes into the sums with it, or else into those of the day.
+    found = await connection.fetchrow("SELECT settled_at_ms FROM requests WHERE id = $1 FOR KEY SHARE", request_id)
     row = await connection.fetchrow(
         "SELECT debit_id, amount_nanos, kind FROM transfers WHERE request_id = $1 AND kind IN ('charge', 'release')", request_id
     )
     if row is not None and row[2] == "charge":
         return row[0], row[1]
-    found = await connection.fetchrow("SELECT settled_at_ms FROM requests WHERE id = $1", request_id)
     if row is None and found is None:
         raise RequestNotFoundError(f"there is no request {request_id}")
     if row is None and found[0] is None:

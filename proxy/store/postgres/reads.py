@@ -63,4 +63,5 @@ async def receipt(connection: Connection, request_id: str) -> tuple[Receipt, int
 async def usage(connection: Connection, query: UsageQuery, zone: Zone) -> list[UsageRow]:
     """Return the sums of settled requests, folded or not, by account and group. Raises: AccountNotFoundError."""
     account_id = 0 if query.account is None else (await ledger.account_by_name(connection, query.account)).id
-    return [sums.usage_row(query, row) for row in await connection.fetch(sums.statement(query, zone, account_id, "JOIN"))]
+    rows = await connection.fetch(sums.statement(query, zone, account_id, "JOIN", "transfers"))
+    return [sums.usage_row(query, row) for row in rows]

@@ -97,7 +97,16 @@ CREATE TABLE request_days (
   completion_tokens bigint NOT NULL CHECK (completion_tokens >= 0),
   reasoning_tokens  bigint NOT NULL CHECK (reasoning_tokens >= 0),
   units             bigint NOT NULL CHECK (units >= 0),
+  refunded_nanos    bigint NOT NULL DEFAULT 0 CHECK (refunded_nanos BETWEEN 0 AND charge_nanos),  -- before they were folded
   PRIMARY KEY (account_id, day, key_id, model, kind)
+);
+
+-- What was given back of folded requests since: account and day are known from their holds, key and model no more.
+CREATE TABLE refund_days (
+  account_id     bigint NOT NULL REFERENCES accounts,
+  day            bigint NOT NULL,
+  refunded_nanos bigint NOT NULL CHECK (refunded_nanos > 0),
+  PRIMARY KEY (account_id, day)
 );
 
 -- None goes but into a sum.

@@ -13,10 +13,11 @@ from proxy.store.postgres.connection import Connection
 from proxy.store.postgres.session import LOCK_SECONDS
 from proxy.store.values import Account, StoredAnswer, UsageQuery
 from tests.support.books import assert_books_balance
-from tests.support.store import NOW_MS, new_claim, new_request, pay, settlement
+from tests.support.store import NOW_MS, new_claim, new_request, pay, reference, settlement
 from tests.unit.store.postgres.conftest import Opens
 
 DAY_1 = CHINA.begins_ms(CHINA.day(NOW_MS))
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%FROM accounts%'"
 DAY_2, DAY_3 = DAY_1 + DAY_MS, DAY_1 + 2 * DAY_MS
 
 
@@ -37,6 +38,53 @@ async def test_nodes_that_fold_one_account_at_once_fold_each_request_once(opens:
     assert folded == count
     assert [await store.usage(UsageQuery(by)) for by in ("model", "day")] == sums
     assert (await store.account("alice")).balance_nanos == 1000 - count
+    await assert_books_balance(store)
+
+
+async def test_what_one_node_gives_back_while_another_folds_is_in_the_sums_once(
+    opens: Opens, store: PostgresStore, alice: Account
+) -> None:
+    other = await opens()
+    names = [f"req_{n:03}" for n in range(120)]
+    requests = [new_request(name, account_id=alice.id, hold_nanos=2, created_at_ms=DAY_1) for name in names]
+    await asyncio.gather(*(pay(store, request, settlement(2)) for request in requests))
+
+    async def fold_all() -> int:
+        folded = 0
+        while folded < len(names):
+            folded += await store.fold_requests(alice.id, DAY_2)
+        return folded
+
+    async def give_back() -> None:
+        for name in names:
+            await other.refund_request(name, Nanos(1), "", NOW_MS, reference(name))
+
+    folded, _ = await asyncio.gather(fold_all(), give_back())
+
+    (row,) = await store.usage(UsageQuery("day"))
+    assert (folded, row.requests, row.charge_nanos, row.refunded_nanos) == (120, 120, 240, 120)
+    assert (await store.account("alice")).balance_nanos == 1000 - 120
+    await assert_books_balance(store)
+
+
+async def test_a_request_that_is_being_refunded_is_folded_later(
+    opens: Opens, store: PostgresStore, alice: Account, sql: Connection
+) -> None:
+    other = await opens()
+    await pay(store, new_request("req_1", account_id=alice.id, created_at_ms=DAY_1), settlement(2))
+
+    await sql.execute("BEGIN")
+    await sql.execute("SELECT 1 FROM accounts WHERE name = 'alice' FOR NO KEY UPDATE")
+    refund = store.refund_request("req_1", None, "", NOW_MS, reference())
+    async with asyncio.timeout(30):
+        while not await sql.fetchval(_WAITING):
+            await sql.execute("SELECT pg_stat_clear_snapshot()")
+            await asyncio.sleep(0.01)
+    meanwhile = await other.fold_requests(alice.id, DAY_2)
+    await sql.execute("COMMIT")
+
+    assert (await refund).is_new
+    assert (meanwhile, await other.fold_requests(alice.id, DAY_2)) == (0, 1)
     await assert_books_balance(store)
 
 

@@ -46,11 +46,11 @@ BOOKS = f"""
     INSERT INTO limits (account_id, identity, day_nanos) SELECT id, '', 1000 FROM accounts WHERE id > 2;
     INSERT INTO spend (account_id, identity, day, spent_nanos, held_nanos)
       SELECT id, '', {NOW_MS // 86_400_000} - n, 1, 0 FROM accounts, generate_series(0, {DAYS}) AS n WHERE id > 2;
-    INSERT INTO request_days SELECT id, day, '', 'm', 'chat', 1, 0, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0
+    INSERT INTO request_days SELECT id, day, '', 'm', 'chat', 1, 0, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0
       FROM accounts, generate_series(10000, 10200) AS day WHERE id > 2;
     ANALYZE;
 """
-GROWING = {"requests", "transfers", "video_tasks", "idempotency", "spend", "request_days"}
+GROWING = {"requests", "transfers", "video_tasks", "idempotency", "spend", "request_days", "refund_days"}
 
 Asked = Callable[[Connection], Awaitable[object]]
 ASKED: dict[str, Asked] = {
