@@ -33,10 +33,15 @@ class Way:
         self.has_cut = asyncio.Event()
         self._late: list[tuple[asyncio.StreamWriter, bytes]] = []
         self._open: set[asyncio.StreamWriter] = set()
+        self._stale: set[asyncio.StreamWriter] = set()
         self._tasks = TaskGroup("way")
 
     async def listen(self) -> asyncio.Server:
         return await asyncio.start_unix_server(self._enter, self._folder / _SOCKET)
+
+    def go_stale(self) -> None:
+        """Cut each connection that is open now at its next message, as one whose server has gone without a word."""
+        self._stale = set(self._open)
 
     def close_all(self) -> None:
         """Close the way: connections are cut, and no new ones made, until `is_closed` is false again."""
@@ -76,7 +81,7 @@ class Way:
                     self._open.discard(server)
                     self._cut(client)
                     return
-                if self.cut_before and self.cut_before in message:
+                if client in self._stale or (self.cut_before and self.cut_before in message):
                     self.cut_before = b""
                     self._cut(client, server)
                     return

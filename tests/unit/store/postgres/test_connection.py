@@ -32,6 +32,16 @@ async def test_a_read_finds_another_connection_where_its_own_has_gone(opens: Ope
     assert await store.account("alice") == alice
 
 
+async def test_a_read_does_not_try_one_connection_after_the_other_that_has_gone(opens: Opens, way: Way) -> None:
+    store = await opens(way.url)
+    alice = await store.create_account("alice", Nanos(1000), NOW_MS)
+    await asyncio.gather(*(store.account("alice") for _ in range(10)))
+
+    way.go_stale()
+
+    assert await store.account("alice") == alice
+
+
 async def test_a_read_that_its_caller_gives_up_holds_up_no_other(opens: Opens, sql: Connection) -> None:
     store = await opens()
     await store.create_account("alice", Nanos(1000), NOW_MS)

@@ -175,8 +175,8 @@ async def test_one_reference_told_to_two_nodes_at_once_is_booked_once(opens: Ope
         told = await asyncio.gather(
             *(
                 store.credit_account(name, Nanos(5), "", NOW_MS, reference(f"payment-{turn}"))
-                for store in stores
-                for name in ("alice", "bob")
+                for store, names in zip(stores, (("alice", "bob"), ("bob", "alice")), strict=True)  # so they meet at the reference
+                for name in names
             ),
             return_exceptions=True,
         )

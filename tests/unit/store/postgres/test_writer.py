@@ -240,21 +240,21 @@ async def test_two_nodes_cannot_overdraw_one_balance(opens: Opens) -> None:
     await assert_books_balance(one)
 
 
-async def test_overlapping_batches_of_several_nodes_never_wait_in_a_circle(opens: Opens, sql: Connection) -> None:
+async def test_overlapping_batches_of_several_nodes_never_wait_in_a_circle(
+    opens: Opens, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writing, "BATCH_OPERATIONS_MAX", 10)  # many of them, of most of the accounts each
     stores = [await opens() for _ in range(4)]
     accounts = [await stores[0].create_account(f"account {n}", Nanos(10**9), NOW_MS) for n in range(12)]
-    before = await sql.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
 
-    async def life(node: int, number: int) -> None:
+    async def life(node: int, number: int) -> Settled:
         store, account = stores[node], accounts[(number * (2 * node + 1)) % 12]
         request_id = f"req_{node}_{number}"
         await store.place_hold(new_request(request_id, account_id=account.id, hold_nanos=50))
-        await store.settle(request_id, settlement(number % 51), NOW_MS)
-        if number % 40 == 0:
-            await store.credit_account(account.name, Nanos(1), "", NOW_MS, reference(request_id))
+        return await store.settle(request_id, settlement(number % 51), NOW_MS)
 
-    await asyncio.gather(*(life(node, number) for number in range(300) for node in range(4)))
+    told = await asyncio.gather(*(life(node, number) for number in range(250) for node in range(4)))
 
-    after = await sql.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-    assert (await sql.fetchval("SELECT count(*) FROM requests WHERE outcome IS NOT NULL"), after - before) == (1200, 0)
+    assert told == [Settled.NOW] * 1000
+    assert "deadlock" not in caplog.text  # the server ends one that waits in a circle, and it is tried again
     await assert_books_balance(stores[0])
