@@ -48,6 +48,9 @@ BOOKS = f"""
       SELECT id, '', {NOW_MS // 86_400_000} - n, 1, 0 FROM accounts, generate_series(0, {DAYS}) AS n WHERE id > 2;
     INSERT INTO request_days SELECT id, day, '', 'm', 'chat', 1, 0, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0
       FROM accounts, generate_series(10000, 10200) AS day WHERE id > 2;
+    INSERT INTO refund_days SELECT account_id, day, 1 FROM request_days;
+    INSERT INTO transfers (kind, debit_id, credit_id, amount_nanos, request_id, created_at_ms)
+      SELECT 'reversal', 2, account_id, 1, id, created_at_ms FROM requests WHERE settled_at_ms IS NOT NULL;
     ANALYZE;
 """
 GROWING = {"requests", "transfers", "video_tasks", "idempotency", "spend", "request_days", "refund_days"}
