@@ -1,7 +1,8 @@
 """The store's contract in five parts, each a small protocol; `Store` is all of them.
 
 `Accounts` is what an operator changes, `Ledger` holds and settlements, `VideoTasks` paid work that goes on, `Books` receipts, sums and
-the audit, `Engine` the database itself. A constructor names the parts that it needs.
+the audit, `Engine` the database itself. A constructor names the parts that it needs. An engine that several processes write to at once
+has `Peers` too: what they must know of one another.
 
 An operation is one transaction of the business; every invariant is true before and after it. A write is queued when it is called, and
 writes happen in the order of their calls. A write returns a future: its result once the transaction is durable, or the exception that
@@ -14,9 +15,9 @@ that itself. An engine reports an owner as dead only with proof, and death is fi
 however late it arrives, so what recovery settled cannot be settled again by its owner.
 
 - SQLite: the lock file lets one process write. Whoever holds it has proof that every other owner is dead.
-- An engine that several processes write to at once: an owner is a row (a node) with a heartbeat. Every other node watches that beat
-  by its own monotonic clock; one that stands still for a whole lease is set dead by a compare-and-swap on the beat. Each write locks
-  its own node's row and requires it to be alive, in the same transaction (the fence); setting it dead conflicts with that lock.
+- An engine that several processes write to at once: an owner is a row (a node) with a heartbeat. Every other node watches that beat by
+  its own monotonic clock (`Peers`); one that stands still for a whole lease is set dead by a compare-and-swap on the beat. Each write
+  locks its own node's row and requires it to be alive, in the same transaction (the fence); setting it dead conflicts with that lock.
 
 Invariants (`verify` checks each): Σ transfers = 0 · balance = credits - debits per account · held = Σ open holds · available ≥ 0 ·
 each settled request has exactly one charge or release, none above its hold · no open hold without a live request or task · no finished
@@ -327,8 +328,66 @@ class Books(Protocol):
         """Return whether any request of that day has been folded."""
 
 
+class Peers(Protocol):
+    """This process as one of the nodes that write to a store, and what it knew of the others at its last look, some seconds ago."""
+
+    @property
+    def node(self) -> int:
+        """This node's id. Nodes that came later have higher ones."""
+
+    @property
+    def living(self) -> frozenset[int]:
+        """The nodes that nobody has set dead, this one among them."""
+
+    @property
+    def serving(self) -> tuple[int, ...]:
+        """Those of them that answer customers, in the order in which they came. Others carry out an operator's command."""
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether every node that may buy has this one among `serving`: a lease after its coming, or at once if it came alone."""
+
+    @property
+    def lease_seconds(self) -> float:
+        """Time that a node's beat may stand still before the others set it dead."""
+
+    @property
+    def unconfirmed_seconds(self) -> float:
+        """Time since this node is known to have lived, the process's and the machine's sleep included.
+
+        From a lease on it may be dead, and what it holds released: so nothing is bought from half a lease on.
+        """
+
+    async def looked(self) -> None:
+        """Return after the next look."""
+
+    @property
+    def keys_version(self) -> int:
+        """Counts the changes of keys, accounts and limits, by whichever node."""
+
+    @property
+    def keys_seconds(self) -> float:
+        """Time since it was last known that no version is newer than the one that `saw_keys` told."""
+
+    def saw_keys(self, version: int) -> None:
+        """Tell the others that this node goes by a version of the keys from now on."""
+
+    async def all_saw_keys(self) -> None:
+        """Return once all nodes that serve go by the keys as they are stored now, or are dead: within a lease and some beats.
+
+        Raises: NotSeenError: one has not said so in that time.
+        """
+
+    def take_job(self, name: str) -> Future[bool]:
+        """Take a job that one node does for all, unless another living one has it; return whether this node has it."""
+
+
 class Engine(Protocol):
     """The database: whether it answers and writes, a copy of it, its end."""
+
+    @property
+    def peers(self) -> Peers | None:
+        """The nodes that write to it; None: this process does so alone, or only reads."""
 
     @property
     def backlog(self) -> Backlog:

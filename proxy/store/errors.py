@@ -26,6 +26,10 @@ class StoreFencedError(StoreCorruptError):
     """The other nodes have set this one dead, since its beat stood still: whatever it writes is refused, so it must end."""
 
 
+class NotSeenError(StoreError):
+    """A change is stored, and a living gateway has not said in time that it goes by it."""
+
+
 class StoreRefusedError(StoreError):
     """The operation is not possible; the message says why, in words for a terminal."""
 

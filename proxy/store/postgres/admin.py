@@ -17,14 +17,12 @@ from proxy.store import limit_row
 from proxy.store.errors import AccountExistsError, KeyNotFoundError, StoreRefusedError
 from proxy.store.postgres import ledger, limits, payments
 from proxy.store.postgres.batch import shown
-from proxy.store.postgres.connection import Connection
+from proxy.store.postgres.connection import KEYS_CHANNEL, Connection
 from proxy.store.values import Account, Booking, Grant, Key, KeyUse, NewKey, Reference
 
 NAME_CHARACTERS_MAX = 100
 OPENING = "opening"
 """Source of an opening's reference that is the account's name."""
-CHANNEL = "llm_proxy_keys"
-"""Where nodes listen for changes of keys, accounts and limits."""
 
 _KEY = f"""
     SELECT keys.id, keys.name, keys.prefix, accounts.name, keys.created_at_ms, keys.revoked_at_ms, {limit_row.IDENTITY},
@@ -47,7 +45,7 @@ _LIMIT_COLUMNS = limit_row.columns().count(",") + 1
 async def changed(connection: Connection) -> int:
     """Count up the version of keys, accounts and limits, tell every node, and return it."""
     version = await connection.fetchval("UPDATE versions SET version = version + 1 WHERE what = 'keys' RETURNING version")
-    await connection.execute(f"NOTIFY {CHANNEL}")
+    await connection.execute(f"NOTIFY {KEYS_CHANNEL}")
     return int(version)
 
 

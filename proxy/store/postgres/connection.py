@@ -7,7 +7,7 @@ connection (its process id is not the server's), and from then on no statement i
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
@@ -20,6 +20,8 @@ STATEMENT_SECONDS = 10.0
 """Time for one statement of a write or a short read, network included; a long read has none."""
 READERS_MAX = 4
 APPLICATION = "llm-proxy"
+KEYS_CHANNEL = "llm_proxy_keys"
+"""Where nodes listen for changes of keys, accounts and limits."""
 
 FENCED, CAREFUL, LATE = "LP001", "LP002", "LP003"
 """Our own error codes, as ``schema/0003_nodes.sql`` names them."""
@@ -44,6 +46,7 @@ class Connection(Protocol):
     async def fetchrow(self, query: str, *args: object) -> Any: ...
     async def fetchval(self, query: str, *args: object) -> Any: ...
     async def execute(self, query: str, *args: object) -> str: ...
+    async def add_listener(self, channel: str, callback: Callable[..., None]) -> None: ...
     async def executemany(self, command: str, args: Sequence[Sequence[object]]) -> None: ...
     def transaction(self, *, isolation: str | None = None, readonly: bool = False) -> AbstractAsyncContextManager[Any]: ...
     def is_closed(self) -> bool: ...
@@ -59,6 +62,11 @@ class Connector:
         self._password = password or None
         self._statements: int | None = None
         """Prepared statements that a connection may keep; None: nobody has looked yet."""
+
+    @property
+    def is_pooled(self) -> bool:
+        """Return whether a pooler stands before the server, as far as a connection has shown: it swallows notices."""
+        return self._statements == 0
 
     async def connect(self, *, statement_seconds: float | None = STATEMENT_SECONDS) -> Connection:
         """Return a new connection. Raises: whatever is in `FAILURES`."""

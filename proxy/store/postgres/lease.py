@@ -9,15 +9,15 @@ from collections.abc import Mapping
 BEAT_SECONDS = 2.0
 LEASE_SECONDS = 20.0
 """At 1.5 s a live node was once taken for dead, under a load of 15 on two cores: safe, but its calls were lost."""
-GAP_SECONDS = 2.5 * BEAT_SECONDS
-"""A watcher that has not looked for so long has not observed."""
+GAP_BEATS = 2.5
+"""A watcher that has not looked for so many beats has not observed."""
 
 
 class Watch:
     """What one node has seen of the others' beats."""
 
-    def __init__(self, lease_seconds: float = LEASE_SECONDS, gap_seconds: float = GAP_SECONDS) -> None:
-        self._lease_seconds = lease_seconds
+    def __init__(self, lease_seconds: float, gap_seconds: float) -> None:
+        self.lease_seconds = lease_seconds
         self._gap_seconds = gap_seconds
         self._looked_at = float("-inf")
         self._since: dict[int, tuple[int, float]] = {}
@@ -31,7 +31,7 @@ class Watch:
         before = self._since if now - self._looked_at <= self._gap_seconds else {}
         self._looked_at = now
         self._since = {node: self._first_seen(before.get(node), beat, now) for node, beat in beats.items()}
-        return [(node, beat) for node, (beat, since) in self._since.items() if now - since >= self._lease_seconds]
+        return [(node, beat) for node, (beat, since) in self._since.items() if now - since >= self.lease_seconds]
 
     @staticmethod
     def _first_seen(known: tuple[int, float] | None, beat: int, now: float) -> tuple[int, float]:

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 from proxy.core.days import CHINA, Zone
 from proxy.store.errors import StoreRefusedError
 from proxy.store.postgres import migrations, zones
-from proxy.store.postgres.connection import FAILURES, Connection, Connector, Readers
-from proxy.store.postgres.lease import BEAT_SECONDS, Watch
+from proxy.store.postgres.connection import CONNECT_SECONDS, FAILURES, Connection, Connector, Readers
+from proxy.store.postgres.lease import Watch
 from proxy.store.postgres.node import Node
 from proxy.store.postgres.session import Session
 from proxy.store.postgres.store import PostgresStore
@@ -26,9 +26,10 @@ async def open_store(
     on_commit: Callable[[CommitStats], None] | None = None,
     on_corrupt: Callable[[BaseException], None] | None = None,
     read_only: bool = False,
+    serves: bool = False,
     zone: Zone = CHINA,
     watch: Watch | None = None,
-    beat_seconds: float = BEAT_SECONDS,
+    beat_seconds: float | None = None,
 ) -> PostgresStore:
     """Open a database, make the schema if it is empty, and bring it to the newest version.
 
@@ -37,6 +38,7 @@ async def open_store(
         on_commit: called after each transaction, on the loop.
         on_corrupt: called once, on the loop, when this node is dead and its process should end.
         read_only: make nothing, be no node, refuse writes.
+        serves: this node answers customers.
         zone: time zone of days and months. What is opened to be read only has that of the ledger.
         watch, beat_seconds: of this node; others than the ordinary ones are for tests.
 
@@ -54,9 +56,9 @@ async def open_store(
                     opened.push_async_callback(readers.close)
                     return PostgresStore(name, connector, None, None, readers, opened.pop_all(), its_zone or zone)
                 await migrations.migrate(connection, name)
-                return await _open(opened, connection, connector, name, on_commit, on_corrupt, zone, watch, beat_seconds)
+                return await _open(opened, connection, connector, name, on_commit, on_corrupt, serves, zone, watch, beat_seconds)
             finally:
-                await connection.close(timeout=beat_seconds)
+                await connection.close(timeout=CONNECT_SECONDS)
         except FAILURES as error:
             raise StoreRefusedError(f"cannot open {name}: {error or type(error).__name__}") from error
     raise AssertionError("unreachable: the stack swallows nothing")
@@ -69,9 +71,10 @@ async def _open(
     name: str,
     on_commit: Callable[[CommitStats], None] | None,
     on_corrupt: Callable[[BaseException], None] | None,
+    serves: bool,
     zone: Zone,
     watch: Watch | None,
-    beat_seconds: float,
+    beat_seconds: float | None,
 ) -> PostgresStore:
     """Become a node. Closing the store takes these steps in reverse order: the writer ends before its node does."""
     writers: list[Writer] = []
@@ -83,11 +86,11 @@ async def _open(
     async with connection.transaction():
         await migrations.lock(connection)  # nobody else counts in another time zone meanwhile
         await zones.adopt(connection, zone)
-        node = await Node.enter(connection, connector, on_fenced=fenced, watch=watch, beat_seconds=beat_seconds)
+        node = await Node.enter(connection, connector, on_fenced=fenced, serves=serves, watch=watch, beat_seconds=beat_seconds)
     readers = Readers(connector)
     opened.push_async_callback(readers.close)
     opened.push_async_callback(node.close)
-    node.start()
+    await node.start()
     writer = Writer(Session(connector, node.id), zone, on_commit=on_commit, on_corrupt=on_corrupt)
     writers.append(writer)
     opened.push_async_callback(writer.close)

@@ -17,6 +17,7 @@ from proxy.store.errors import StoreError, StoreRefusedError
 from proxy.store.postgres import admin, customers, folding, idempotency, ledger, reads, tasks
 from proxy.store.postgres.connection import FAILURES, Connection, Connector, Readers, failure, is_lost
 from proxy.store.postgres.node import Node
+from proxy.store.postgres.peers import PostgresPeers
 from proxy.store.postgres.verify import verify, verify_open
 from proxy.store.postgres.writer import Writer
 from proxy.store.progress import Report
@@ -62,6 +63,7 @@ class PostgresStore:
         self.zone = zone
         self.node = node
         """None: opened to be read only."""
+        self.peers = None if node is None or writer is None else PostgresPeers(node, self._read, self._write)
         self._connector = connector
         self._writer = writer
         self._readers = readers

@@ -67,6 +67,7 @@ class SqliteStore:
     ) -> None:
         self.path = path
         self.zone = zone
+        self.peers: None = None
         self._admission = admission
         self._writer = writer
         self._owner = "" if writer is None else writer.owner

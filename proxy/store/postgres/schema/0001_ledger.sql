@@ -17,6 +17,7 @@ CREATE TABLE nodes (
   beat       bigint      NOT NULL DEFAULT 0,    -- counted up by the node: others look whether it moves, and at no clock
   seen_keys  bigint      NOT NULL DEFAULT 0,    -- version of keys, accounts and limits that it goes by
   settings   text        NOT NULL DEFAULT '',   -- digest of its configuration
+  serving    boolean     NOT NULL DEFAULT false, -- it answers customers: rates are shared out to it, and changes of keys wait for it
   started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   dead_at    timestamptz                        -- set once: by itself at its end, or by whoever found its beat still for a lease
 ) WITH (fillfactor = 50);

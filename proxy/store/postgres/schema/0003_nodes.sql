@@ -16,8 +16,8 @@ BEGIN
   END IF;
 END $$;
 
-CREATE FUNCTION enter_node(p_name text, p_settings text) RETURNS bigint LANGUAGE sql AS $$
-  WITH entered AS (INSERT INTO nodes (name, settings) VALUES (p_name, p_settings) RETURNING id)
+CREATE FUNCTION enter_node(p_name text, p_settings text, p_serving boolean) RETURNS bigint LANGUAGE sql AS $$
+  WITH entered AS (INSERT INTO nodes (name, settings, serving) VALUES (p_name, p_settings, p_serving) RETURNING id)
   INSERT INTO node_writes (node_id) SELECT id FROM entered RETURNING node_id;
 $$;
 
@@ -36,9 +36,9 @@ END $$;
 
 -- Count a node's beat up, and return what it sees: every living node with its beat, itself among them unless it was set dead.
 CREATE FUNCTION beat_node(p_node bigint, p_seen_keys bigint)
-RETURNS TABLE (node_id bigint, node_beat bigint, keys_version bigint, database_ms bigint) LANGUAGE plpgsql AS $$
+RETURNS TABLE (node_id bigint, node_beat bigint, node_serving boolean, keys_version bigint, database_ms bigint) LANGUAGE plpgsql AS $$
 BEGIN
   UPDATE nodes SET beat = beat + 1, seen_keys = p_seen_keys WHERE id = p_node AND dead_at IS NULL;
-  RETURN QUERY SELECT id, beat, (SELECT version FROM versions WHERE what = 'keys'), (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+  RETURN QUERY SELECT id, beat, serving, (SELECT version FROM versions WHERE what = 'keys'), (extract(epoch FROM clock_timestamp()) * 1000)::bigint
     FROM nodes WHERE dead_at IS NULL ORDER BY id;
 END $$;

@@ -1,0 +1,145 @@
+"""Nodes of one database: what each hears of the others, and what one does for all."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from proxy.core.money import Nanos
+from proxy.store.errors import NotSeenError
+from proxy.store.postgres import PostgresStore, open_store, peers
+from proxy.store.postgres.lease import Watch
+from proxy.store.postgres.peers import PostgresPeers
+from proxy.tasks import TaskGroup
+from tests.support.postgres import database
+from tests.support.store import NOW_MS
+
+BEAT_SECONDS = 0.1
+LEASE_SECONDS = 1.0
+Enter = Callable[..., Awaitable[PostgresStore]]
+
+
+@pytest.fixture
+async def enter() -> AsyncIterator[Enter]:
+    """Return a function that opens one database again, as another node with short beats."""
+    async with database() as url, AsyncExitStack() as nodes:
+
+        async def open_again(*, serves: bool = True) -> PostgresStore:
+            watch = Watch(LEASE_SECONDS, LEASE_SECONDS)
+            store = await open_store(url, serves=serves, watch=watch, beat_seconds=BEAT_SECONDS)
+            nodes.push_async_callback(store.close)
+            return store
+
+        yield open_again
+
+
+def peers_of(store: PostgresStore) -> PostgresPeers:
+    assert store.peers is not None
+    return store.peers
+
+
+async def silence(store: PostgresStore) -> None:
+    """Stop a node's beat, as a stopped process does."""
+    assert store.node is not None
+    await store.node._tasks.cancel()
+
+
+async def until(holds: Callable[[], bool], looker: PostgresPeers) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await looker.looked()
+
+
+async def test_a_change_of_keys_is_heard_of_by_every_node_at_once(enter: Enter) -> None:
+    first, second = await enter(), await enter()
+    before = peers_of(second).keys_version
+
+    await first.create_account("alice", Nanos(0), NOW_MS)
+
+    await until(lambda: peers_of(second).keys_version == before + 1, peers_of(second))
+
+
+async def test_a_change_of_keys_waits_for_those_that_serve(enter: Enter) -> None:
+    operator, serving = await enter(serves=False), await enter()
+    await enter(serves=False)  # which has no keys to go by, and is not waited for
+    await operator.create_account("alice", Nanos(0), NOW_MS)
+
+    waiting = TaskGroup("waiting").spawn(peers_of(operator).all_saw_keys(), "for the keys")
+    done, _ = await asyncio.wait([waiting], timeout=LEASE_SECONDS / 4)
+    peers_of(serving).saw_keys(peers_of(serving).keys_version)
+    async with asyncio.timeout(10):
+        await waiting
+
+    assert not done
+
+
+async def test_a_change_of_keys_waits_for_no_dead_node(enter: Enter) -> None:
+    operator, serving = await enter(serves=False), await enter()
+    await silence(serving)
+    await operator.create_account("alice", Nanos(0), NOW_MS)
+
+    async with asyncio.timeout(10):
+        await peers_of(operator).all_saw_keys()
+
+    assert peers_of(serving).node not in peers_of(operator).living
+
+
+async def test_a_node_that_lives_and_does_not_go_by_a_change_is_named(enter: Enter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "LATE_BEATS", -LEASE_SECONDS / BEAT_SECONDS)
+    operator, _ = await enter(serves=False), await enter()
+
+    with pytest.raises(NotSeenError, match=r"have not said that they go by it: \S+ \d+$"):
+        await peers_of(operator).all_saw_keys()
+
+
+async def test_how_old_the_keys_of_a_node_may_be_is_known(enter: Enter) -> None:
+    store = await enter()
+    mine = peers_of(store)
+    mine.saw_keys(mine.keys_version)
+    await mine.looked()
+    fresh = mine.keys_seconds
+
+    await store.create_account("alice", Nanos(0), NOW_MS)
+    await until(lambda: mine.keys_version > 1, mine)
+    await asyncio.sleep(BEAT_SECONDS * 5)
+    stale = mine.keys_seconds
+    mine.saw_keys(mine.keys_version)
+    await mine.looked()
+
+    assert stale > BEAT_SECONDS * 4
+    assert mine.keys_seconds < stale
+    assert fresh < stale
+
+
+async def test_a_job_is_one_nodes_until_its_death(enter: Enter) -> None:
+    first, second = await enter(), await enter()
+
+    assert await peers_of(first).take_job("census")
+    assert await peers_of(first).take_job("census")
+    assert not await peers_of(second).take_job("census")
+    assert await peers_of(second).take_job("another")
+    await first.close()
+
+    assert await peers_of(second).take_job("census")
+
+
+async def test_a_node_that_came_alone_counts_at_once_and_a_later_one_after_a_lease(enter: Enter) -> None:
+    await enter(serves=False)
+    first, second = await enter(), await enter()
+
+    assert peers_of(first).is_counted
+    assert not peers_of(second).is_counted
+    assert peers_of(second).serving == (peers_of(first).node, peers_of(second).node)
+    await until(lambda: peers_of(second).is_counted, peers_of(second))
+    assert peers_of(first).serving == peers_of(second).serving
+
+
+async def test_an_unconfirmed_node_knows_for_how_long(enter: Enter) -> None:
+    store = await enter()
+    await silence(store)
+
+    before = peers_of(store).unconfirmed_seconds
+    await asyncio.sleep(BEAT_SECONDS)
+
+    assert peers_of(store).unconfirmed_seconds >= before + BEAT_SECONDS * 0.9
