@@ -23,7 +23,7 @@ from proxy.exchange.parts import Parts
 from proxy.exchange.streamed import Streamed
 from proxy.live.settings import Settings
 from proxy.store.values import NewRequest, StoredAnswer
-from proxy.upstream.http1.pool import Answer, Upload, UpstreamBrokenError, UpstreamFailure
+from proxy.upstream.http1.pool import Answer, UnconfirmedError, Upload, UpstreamBrokenError, UpstreamFailure
 
 _LET_GO: dict[str, Any] = {}
 _COMPLETE, _CLIENT_GONE = Outcome.COMPLETE, Outcome.CLIENT_GONE
@@ -227,6 +227,8 @@ class Exchange(Generic[C]):
         return self._break_off(outcome, restarting(asked=self._upload.is_asked), note)
 
     def _failed(self, failure: UpstreamFailure) -> Response | GatewayError | None:
+        if isinstance(failure, UnconfirmedError):
+            return self._break_off(Outcome.INTERRUPTED, restarting(asked=False), str(failure))
         return self._refused(unanswered(str(failure), may_have_run=self._upload.is_asked), failure.cause)
 
     def _refused(self, refusal: Refusal, cause: str = "", *, retry_after: float | None = None) -> Response | GatewayError | None:

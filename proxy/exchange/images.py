@@ -39,7 +39,7 @@ from proxy.live.settings import Settings
 from proxy.store.values import IdempotencyClaim, NewRequest, StoredAnswer
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.ark_client import Piece, Reply
-from proxy.upstream.failures import UpstreamFailure
+from proxy.upstream.failures import UnconfirmedError, UpstreamFailure
 from proxy.upstream.http1.upload import REPEATABLE_BYTES_MAX
 from proxy.upstream.routing import AccessTarget, Routing
 
@@ -235,6 +235,9 @@ class Generation:
             try:
                 async with asyncio.timeout(way.seconds_left):
                     reply = await way.target.access.client.create_image(pieces, None if kept else self._let_go)
+            except UnconfirmedError as fault:
+                way.is_open = False
+                return Refusal(_restarting(asked=False), Outcome.INTERRUPTED, str(fault))
             except UpstreamFailure as failure:
                 if failure.is_unasked:
                     bodies[index] = kept or UpstreamBody(own, _whole(pieces[1]))

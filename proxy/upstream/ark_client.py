@@ -20,6 +20,7 @@ from proxy.config import Secret, UpstreamConfig
 from proxy.core.json_text import is_crowded
 from proxy.tasks import TaskGroup
 from proxy.upstream.failures import UpstreamBrokenError, UpstreamTimeoutError, UpstreamUnreachableError
+from proxy.upstream.guard import Guard, GuardedConnector, GuardedTunnelConnector
 from proxy.upstream.http1.upload import REPEATABLE_BYTES_MAX
 from proxy.upstream.tunnel import TunnelConnector, proxy_of, unreached_through
 
@@ -85,8 +86,10 @@ class ArkClient:
         connections_max: int = CONNECTIONS_MAX,
         answer_bytes_max: int = ANSWER_BYTES_MAX,
         ssl_context: ssl.SSLContext | None = None,
+        guard: Guard | None = None,
     ) -> None:
-        """Args: api_key: None: the first of the upstream's."""
+        """Args: api_key: None: the first of the upstream's; guard: asked before anything that creates is sent."""
+        self._guard = guard
         self._config = config
         self._api_key = api_key or config.api_key
         self._connections_max = connections_max
@@ -170,7 +173,8 @@ class ArkClient:
             self._closing.spawn(session.http.close(), "close")
 
     def _session(self, config: UpstreamConfig, *, keep: bool, seconds: float) -> "_Session":
-        connector = connector_of(config, limit=self._connections_max, force_close=not keep, ssl=self._ssl_context or True)
+        guard = None if keep else self._guard
+        connector = connector_of(config, guard, limit=self._connections_max, force_close=not keep, ssl=self._ssl_context or True)
         timeout = aiohttp.ClientTimeout(
             total=config.connect_seconds + seconds,  # `sock_read` alone would never end an answer that drips in
             connect=config.connect_seconds,  # including the wait for a free connection and the resolver
@@ -239,10 +243,14 @@ class ArkClient:
         return b"".join(pieces)
 
 
-def connector_of(config: UpstreamConfig, **options: Any) -> aiohttp.TCPConnector:
+def connector_of(config: UpstreamConfig, guard: Guard | None = None, **options: Any) -> aiohttp.TCPConnector:
     """Return aiohttp's connections to an upstream, through its proxy where it has one. Environment variables are not obeyed."""
     through = proxy_of(config)
-    return aiohttp.TCPConnector(**options) if through is None else TunnelConnector(through, **options)
+    if guard is None:
+        return aiohttp.TCPConnector(**options) if through is None else TunnelConnector(through, **options)
+    guarded = GuardedConnector(**options) if through is None else GuardedTunnelConnector(through, **options)
+    guarded.guard = guard
+    return guarded
 
 
 def _task_path(upstream_id: str) -> str:

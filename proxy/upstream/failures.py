@@ -31,6 +31,10 @@ class UpstreamUnreachableError(UpstreamFailure):
         return True
 
 
+class UnconfirmedError(UpstreamUnreachableError):
+    """Nothing was sent, through no fault of the upstream's: this process may have been taken for dead by its peers (`guard`)."""
+
+
 class UpstreamTimeoutError(UpstreamFailure):
     """The upstream exceeded a time limit."""
 

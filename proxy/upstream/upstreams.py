@@ -7,6 +7,7 @@ that is removed from the configuration stays here for its unfinished videos, unt
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from weakref import WeakSet
 
@@ -15,6 +16,7 @@ from proxy.config import Secret, UpstreamConfig
 from proxy.config.upstreams import DEFAULT_KEY
 from proxy.core.health import Rest, Unrest
 from proxy.upstream.ark_client import ArkClient
+from proxy.upstream.guard import Guard, GuardedPool
 from proxy.upstream.http1.pool import Limits, Pool, default_ssl_context
 from proxy.upstream.rates import Rate
 from proxy.upstream.tunnel import proxy_of
@@ -70,8 +72,10 @@ class Upstream:
 class Upstreams:
     """The owner of all clients. `close` it at the end."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, guard: Guard | None = None) -> None:
+        """Args: guard: asked before anything that creates is sent; None: this process alone writes to its store."""
         self._clock = clock
+        self._guard = guard
         self._upstreams: Mapping[str, Upstream] = MappingProxyType({})
         self._replaced: WeakSet[Pool] = WeakSet()
         """Pools that were replaced; one without connections and callers disappears by itself."""
@@ -112,7 +116,7 @@ class Upstreams:
 
     def _made(self, config: UpstreamConfig, key: str, pool: Pool) -> Access:
         secret = config.api_keys[key]
-        client = ArkClient(config, secret)
+        client = ArkClient(config, secret, guard=self._guard)
         client.renew(config, secret)
         gets, deletes = (Rate(config.requests_per_second, self._clock) for _ in range(2))
         lists = Rate(config.list_requests_per_second, self._clock)
@@ -145,4 +149,5 @@ class Upstreams:
         if self._tls is None and config.base_url.startswith("https:"):
             self._tls = default_ssl_context()
         headers = {"Authorization": f"Bearer {secret.reveal()}"}
-        return Pool(config.base_url, headers=headers, limits=limits, ssl_context=self._tls, proxy=proxy_of(config))
+        make = Pool if self._guard is None else partial(GuardedPool, guard=self._guard)
+        return make(config.base_url, headers=headers, limits=limits, ssl_context=self._tls, proxy=proxy_of(config))

@@ -19,11 +19,12 @@ from proxy.core.video.answers import CLOCK_BEHIND_MS, is_endpoint, read_poll, re
 from proxy.core.video.record import VideoTask
 from proxy.core.video.report import Polled, PollFailed, PollFailure, SubmitRefused, Submitted, SubmitUnknown
 from proxy.core.video.upstream import FIELD_NAMES, UPSTREAM_OPTIONAL
+from proxy.exchange.ends import restarting
 from proxy.live.settings import Live
 from proxy.tasks import TaskGroup
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.ark_client import PAGE_SIZE_MAX, ArkClient, Reply
-from proxy.upstream.failures import UpstreamFailure, UpstreamUnreachableError
+from proxy.upstream.failures import UnconfirmedError, UpstreamFailure, UpstreamUnreachableError
 from proxy.upstream.routing import Routing
 from proxy.upstream.upstreams import Access
 
@@ -77,6 +78,9 @@ class VideoCalls:
         asked_at = self._routing.now()
         try:
             reply = await self._created(self._submitted_by(task), body)
+        except UnconfirmedError as fault:
+            error = restarting(asked=False)
+            return Submission(SubmitRefused(None, str(fault), error.status), error)
         except UpstreamFailure as failure:
             self._learn(task, Trouble.UNREACHABLE if failure.is_unasked else Trouble.UNKNOWN, asked_at, why=str(failure))
             return self._unanswered(task, failure)

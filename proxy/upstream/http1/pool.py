@@ -15,7 +15,13 @@ from urllib.parse import urlsplit
 import aiohappyeyeballs
 
 from proxy.tasks import TaskGroup
-from proxy.upstream.failures import UpstreamBrokenError, UpstreamFailure, UpstreamTimeoutError, UpstreamUnreachableError
+from proxy.upstream.failures import (
+    UnconfirmedError,
+    UpstreamBrokenError,
+    UpstreamFailure,
+    UpstreamTimeoutError,
+    UpstreamUnreachableError,
+)
 from proxy.upstream.http1.answer import Answer, Shortcut, Sink
 from proxy.upstream.http1.connection import Connection, ConnectionDiedError, Limits
 from proxy.upstream.http1.upload import REPEATABLE_BYTES_MAX, Upload
@@ -27,6 +33,7 @@ __all__ = [
     "Pool",
     "Shortcut",
     "Sink",
+    "UnconfirmedError",
     "Upload",
     "UpstreamBrokenError",
     "UpstreamFailure",
