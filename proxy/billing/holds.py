@@ -53,6 +53,9 @@ RETRY_SECONDS_MAX = 1.0
 SETTLE_WAIT_SECONDS = 15.0
 """Seconds an answer waits for its settlement before the customer is told of a failure instead."""
 
+RECOVER_SLICE = 512
+"""Requests of dead owners that are settled together: a batch of the store's."""
+
 HOLD_REFUSALS = (
     *(SpendLimitError, InsufficientFundsError, KeyClaimedError, KeyRefusedError, StoreUnavailableError, AccountClosedError),
 )
@@ -272,15 +275,19 @@ class Billing:
             self._metrics.settled(request.kind, request.model, INTERRUPTED)
 
     async def recover(self) -> int:
-        """Settle what dead owners left open, and return how many requests those were. Safe to repeat, and beside open holds.
+        """Settle what dead owners left open, and return how many requests those were. Safe to repeat, beside open holds and itself.
 
         Nothing is known of such a call but that it was asked: it is released, as `interrupted`, and costs nothing. Videos go on: their
         tasks end them.
         """
         left = [request for request in await self._ledger.orphaned_requests() if request.kind is not Kind.VIDEO]
         note = replace(INTERRUPTED, note="the gateway ended while this was open")
-        await asyncio.gather(*(self._ledger.settle(request.id, note, self.clock.now_ms()) for request in left))
-        return len(left)
+        recovered = 0
+        for start in range(0, len(left), RECOVER_SLICE):  # calls of the living wait behind one slice at most
+            some = left[start : start + RECOVER_SLICE]
+            told = await asyncio.gather(*(self._ledger.settle(request.id, note, self.clock.now_ms()) for request in some))
+            recovered += told.count(_NOW)
+        return recovered
 
 
 def _fail(durable: "asyncio.Future[None]", why: str = _UNRECORDED) -> None:

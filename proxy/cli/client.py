@@ -2,6 +2,9 @@
 
 A read opens the store read-only, beside the process that writes. A change goes through the admin socket, so that one process alone
 writes the file and the running gateway acts on it at once. If no gateway runs, the command takes the lock itself.
+
+A database that several processes write to has no lock. There a command is a node like any other while it runs, writes itself, and waits
+until every gateway goes by the change.
 """
 
 import asyncio
@@ -18,7 +21,7 @@ from proxy.config import Config
 from proxy.operations.operation import Answer, Operation, Operator
 from proxy.operations.parameters import ParameterError
 from proxy.operations.table import prepare
-from proxy.store import open_store
+from proxy.store import is_shared, open_store
 from proxy.store.errors import StoreError, StoreLockedError, StoreRefusedError, StoreUnavailableError
 from proxy.store.progress import Report
 
@@ -63,6 +66,8 @@ async def perform(config: Config, clock: Clock, name: str, parameters: Mapping[s
 
 async def _change(config: Config, clock: Clock, operation: Operation, parameters: Mapping[str, Any]) -> Answer:
     """Have the running gateway carry it out, or do it here if none runs. Raises: as `perform`."""
+    if is_shared(config.store.url):
+        return await _in_process(config, clock, operation, read_only=False)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + LOCK_WAIT_SECONDS
     while True:
@@ -100,7 +105,8 @@ async def _in_process(config: Config, clock: Clock, operation: Operation, *, rea
             config.store.url, read_only=read_only, zone=config.billing.zone, password=config.store.password.reveal()
         )
         opened.push_async_callback(store.close)
-        return await operation.run(Operator(store, clock, store.zone, report=report))
+        on_change = None if store.peers is None else store.peers.all_saw_keys
+        return await operation.run(Operator(store, clock, store.zone, on_change=on_change, report=report))
 
 
 async def _through_gateway(config: Config, operation: Operation, parameters: Mapping[str, Any]) -> Answer | None:

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from proxy import systemd
 from proxy.billing.holds import Billing
@@ -35,12 +36,14 @@ from proxy.jobs import fold_requests, forget_keys, note_use
 from proxy.jobs.fold_requests import FoldRequests
 from proxy.jobs.forget_keys import ForgetKeys
 from proxy.jobs.note_use import NoteUse
+from proxy.jobs.recovery import Recovery
 from proxy.jobs.scheduler import Scheduler
 from proxy.live.keys import LiveKeys
 from proxy.live.reload import Reloader
 from proxy.live.settings import Live, settings_of
+from proxy.live.shared_keys import SharedKeys
 from proxy.operations.operation import Operator
-from proxy.store import open_store
+from proxy.store import is_shared, open_store
 from proxy.store.contract import Store
 from proxy.tasks import TaskGroup
 from proxy.telemetry import logs
@@ -48,6 +51,7 @@ from proxy.telemetry.collectors import OpenBusiness, watch_routes, watch_store, 
 from proxy.telemetry.loop_lag import LoopLag
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.process import watch_process
+from proxy.upstream.guard import LeaseGuard
 from proxy.upstream.routing import Routing
 from proxy.upstream.upstreams import Upstreams
 from proxy.videos.assembly import Videos
@@ -96,10 +100,12 @@ class _Construction:
         self._zone = config.billing.zone
         self._stop = stop
         self._stack = stack
+        self._minding = TaskGroup("peers")
         self._metrics = Metrics()
         self._metrics.expect(config.catalog, config.upstreams)
         self._scheduler = Scheduler(on_death=stop.fail)
-        self._upstreams = Upstreams(clock)
+        self._guard = LeaseGuard() if is_shared(config.store.url) else None
+        self._upstreams = Upstreams(clock, self._guard)
         self._routing = Routing(clock)
         self._live = Live(settings_of(config, self._upstreams.take(config.upstreams)))
         self._bodies = BodyReader(self._live)
@@ -115,15 +121,19 @@ class _Construction:
         self._stack.push_async_callback(self._upstreams.close)  # whatever is drained below may still call them
         store = await self._store()
         billing = await self._billing(store)
-        is_keyless = self._config.server.auth == "none"
-        live_keys = LiveKeys(store, self._clock, await anonymous_grant(store, self._clock) if is_keyless else None)
+        anonymous = await anonymous_grant(store, self._clock) if self._config.server.auth == "none" else None
+        peers = store.peers
+        live_keys = LiveKeys(store, self._clock, anonymous) if peers is None else SharedKeys(store, self._clock, peers, anonymous)
         await live_keys.refresh()
         videos = await self._videos(store)
-        videos.jobs.occupied(live_keys.occupy(await store.open_requests()))  # only videos are open: all else has been settled
+        if peers is None:
+            videos.jobs.occupied(live_keys.occupy(await store.open_requests()))  # only videos are open: all else has been settled
         await require_balanced(store)  # before anything moves money again, but after what was left has been settled
         videos.start()
         self._keep_house(store)
         self._watch(store)
+        if isinstance(live_keys, SharedKeys):
+            self._mind_peers(live_keys, billing, videos)
         ops = OpsHandlers(store, self._metrics, OpenBusiness(self._metrics, store, self._clock), self._stop.requested)
         reloader = self._reloader(source, videos)
         # The public listener opens last, so it stops first, and the operator sees the drain on the other two.
@@ -156,10 +166,14 @@ class _Construction:
             self._config.store.url,
             on_commit=lambda commit: metrics.committed(commit.operations, commit.seconds),
             on_corrupt=abort,
+            serves=True,
             zone=self._zone,
             password=self._config.store.password.reveal(),
         )
         self._stack.push_async_callback(store.close)  # once nothing writes to it any more
+        self._stack.push_async_callback(self._minding.cancel)
+        if self._guard is not None:
+            self._guard.lease = store.peers
         self._feed_watchdog(store)
         return store
 
@@ -205,6 +219,12 @@ class _Construction:
         self._scheduler.every(
             fold_requests.EVERY_SECONDS, FoldRequests(store, self._clock, self._live, self._zone), "folding old requests"
         )
+
+    def _mind_peers(self, live_keys: SharedKeys, billing: Billing, videos: Videos) -> None:
+        """Follow what other gateways change in the store, and take up what dead ones leave, until the store is closed."""
+        steps = {"settled requests": billing.recover, "looking for video submits": videos.jobs.recover}
+        for coroutine, part in ((live_keys.follow(), "the look for new keys"), (Recovery(live_keys.peers, steps).run(), "recovery")):
+            self._minding.spawn(coroutine, part, on_death=partial(self._stop.fail, part=part))
 
     # the customers' routes
 
@@ -284,8 +304,9 @@ class _Construction:
         if self._config.admin.listen is None:
             return
         operating = TaskGroup("operation")
+        on_change = live_keys.refresh if store.peers is None else store.peers.all_saw_keys
         self._stack.push_async_callback(operating.drain)  # after the listener is closed, so that no operation joins them
-        admin = AdminHandlers(Operator(store, self._clock, self._zone, on_change=live_keys.refresh, reloader=reloader), operating)
+        admin = AdminHandlers(Operator(store, self._clock, self._zone, on_change=on_change, reloader=reloader), operating)
         router = Router(admin_routes(ops, admin, self._bodies))
         await self._listeners.open("admin", router, live_keys, [self._config.admin.listen])
 

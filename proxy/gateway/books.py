@@ -5,8 +5,8 @@ import logging
 from proxy.clock import Clock
 from proxy.core.money import Nanos
 from proxy.store.contract import Store
-from proxy.store.errors import AccountNotFoundError, StoreRefusedError
-from proxy.store.values import Grant
+from proxy.store.errors import AccountExistsError, AccountNotFoundError, StoreRefusedError
+from proxy.store.values import Account, Grant
 
 logger = logging.getLogger(__name__)
 
@@ -19,13 +19,22 @@ async def anonymous_grant(store: Store, clock: Clock) -> Grant:
     try:
         account = await store.account(DEFAULT_ACCOUNT)
     except AccountNotFoundError:
-        account = await store.create_account(DEFAULT_ACCOUNT, Nanos(0), clock.now_ms())
-        logger.warning("created the account %r; credit it with `llm-proxy account credit %s AMOUNT`", *(DEFAULT_ACCOUNT,) * 2)
+        account = await _default_account(store, clock)
     if account.closed_at_ms is not None:
         raise StoreRefusedError(
             f'the account {DEFAULT_ACCOUNT!r}, which pays for calls without a key, is closed: set server.auth to "keys"'
         )
     return Grant(sha256=b"", key_id="", account_id=account.id, account_name=account.name)
+
+
+async def _default_account(store: Store, clock: Clock) -> Account:
+    """Return `DEFAULT_ACCOUNT`, created now, perhaps by another gateway that starts at the same time."""
+    try:
+        account = await store.create_account(DEFAULT_ACCOUNT, Nanos(0), clock.now_ms())
+    except AccountExistsError:
+        return await store.account(DEFAULT_ACCOUNT)
+    logger.warning("created the account %r; credit it with `llm-proxy account credit %s AMOUNT`", *(DEFAULT_ACCOUNT,) * 2)
+    return account
 
 
 async def require_balanced(store: Store) -> None:

@@ -37,9 +37,9 @@ class StopSignal:
         """Ask to stop; a second call: to stop now."""
         (self.impatient if self.requested.is_set() else self.requested).set()
 
-    def fail(self, fault: BaseException | None) -> None:
-        """Stop because the scheduler has ended: without it no video ends, nor its hold."""
-        logger.critical("the scheduler ended, so the gateway stops: %s", fault or "without a reason")
+    def fail(self, fault: BaseException | None, part: str = "the scheduler") -> None:
+        """Stop because a part has ended that must not: without the scheduler no video ends, nor its hold."""
+        logger.critical("%s ended, so the gateway stops: %s", part, fault or "without a reason")
         self.has_failed = True
         self.requested.set()
 

@@ -14,7 +14,7 @@ from proxy.clock import Clock
 from proxy.config.changes import Reloaded
 from proxy.core.days import Zone
 from proxy.store.contract import Accounts, Books, Engine
-from proxy.store.errors import StoreError
+from proxy.store.errors import NotSeenError, StoreError
 from proxy.store.progress import Report
 
 Answer: TypeAlias = dict[str, Any]
@@ -64,7 +64,7 @@ class Operator:
 
         Args:
             zone: the ledger's, by which dates are read and shown.
-            on_change: applies a change of accounts or keys; None outside a gateway.
+            on_change: returns once every gateway acts on a change of accounts or keys; None: none runs.
             report: told a long operation's progress.
         """
         self.store = store
@@ -76,19 +76,21 @@ class Operator:
 
     @property
     def is_serving(self) -> bool:
-        """True inside a running gateway, where long work must leave time for requests."""
+        """True where gateways may run beside it, so that long work must leave time for requests."""
         return self._on_change is not None
 
     async def changed(self) -> None:
-        """Return once the running gateway, if there is one, acts on the change.
+        """Return once every running gateway acts on the change.
 
         Raises:
-            NotLiveError: it could not read what was stored.
+            NotLiveError: one could not read what was stored, or has not said that it has.
         """
         if self._on_change is None:
             return
         try:
             await self._on_change()
+        except NotSeenError as error:
+            raise NotLiveError(f"stored, but {error}") from error
         except StoreError as error:
             raise NotLiveError(f"stored, but the running gateway could not take it over, restart it: {error}") from error
 

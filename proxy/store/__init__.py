@@ -19,6 +19,7 @@ async def open_store(
     on_commit: Callable[[CommitStats], None] | None = None,
     on_corrupt: Callable[[BaseException], None] | None = None,
     read_only: bool = False,
+    serves: bool = False,
     zone: Zone = CHINA,
     password: str = "",
 ) -> Store:
@@ -29,13 +30,14 @@ async def open_store(
         on_commit: called on the loop for each transaction.
         on_corrupt: called on the loop, once, when this process can write no more and should end.
         read_only: create nothing, take no lock, refuse writes: for reading while another process has the store.
+        serves: this process answers customers: rates are shared out among all that do, and changes of keys wait for them.
         zone: time zone of days and months. It may change as long as no request is folded into days; a reader has the writer's.
         password: of a database server; it is kept out of the URL, which messages show.
 
     Raises: StoreLockedError, StoreVersionError, StoreRefusedError (no such store, not ours, not to be opened, folded by
     another time zone).
     """
-    if _is_postgres(url):
+    if is_shared(url):
         try:
             from proxy.store import postgres  # noqa: PLC0415
         except ModuleNotFoundError as error:
@@ -43,11 +45,16 @@ async def open_store(
                 f"a store in PostgreSQL needs a package that is not installed ({error.name}): pip install 'llm-proxy[postgres]'"
             ) from error
         return await postgres.open_store(
-            url, password=password, on_commit=on_commit, on_corrupt=on_corrupt, read_only=read_only, zone=zone
+            url, password=password, on_commit=on_commit, on_corrupt=on_corrupt, read_only=read_only, serves=serves, zone=zone
         )
     from proxy.store.sqlite import opening  # noqa: PLC0415
 
     return await opening.open_store(_file_of(url), on_commit=on_commit, on_corrupt=on_corrupt, read_only=read_only, zone=zone)
+
+
+def is_shared(url: str) -> bool:
+    """Return whether several processes may write to the store that a URL names: none of them then holds it alone (`Peers`)."""
+    return url.startswith("postgresql://")
 
 
 def restore(url: str, source: Path, when: str, report: Report | None = None) -> Restored:
@@ -59,7 +66,7 @@ def restore(url: str, source: Path, when: str, report: Report | None = None) -> 
 
     Raises: StoreLockedError, StoreVersionError, StoreRefusedError: the store is as it was.
     """
-    if _is_postgres(url):
+    if is_shared(url):
         raise StoreRefusedError("a database server is restored by its own means, such as a point-in-time recovery, not from a file")
     from proxy.store.sqlite.file import restore as of_file  # noqa: PLC0415
 
@@ -68,7 +75,7 @@ def restore(url: str, source: Path, when: str, report: Report | None = None) -> 
 
 def unfinished_restore(url: str) -> Path | None:
     """Return the copy that the next opening puts in place, where a restore was cut short."""
-    if _is_postgres(url):
+    if is_shared(url):
         return None
     from proxy.store.sqlite.file import restore as of_file  # noqa: PLC0415
 
@@ -77,15 +84,11 @@ def unfinished_restore(url: str) -> Path | None:
 
 def holder_pid(url: str) -> int | None:
     """Return the pid of the process that has the store's file open to write: 0 where it is not known, None where there is none."""
-    if _is_postgres(url):
+    if is_shared(url):
         return None
     from proxy.store.sqlite.file import lock  # noqa: PLC0415
 
     return lock.holder_pid(_file_of(url).resolve())
-
-
-def _is_postgres(url: str) -> bool:
-    return url.startswith("postgresql://")
 
 
 def _file_of(url: str) -> Path:

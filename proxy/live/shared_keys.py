@@ -1,0 +1,70 @@
+"""`LiveKeys` where several processes write to one store: follows the changes that any of them makes, and says how far it has come.
+
+A change counts here once `saw_keys` has told so, which an operator's command waits for. Where it is not known for some seconds whether
+there is a newer one, nobody is let in: a revoked key may be among those that are known. What is paid for is checked again by the store,
+in the hold's transaction.
+"""
+
+import logging
+
+from proxy.clock import Clock
+from proxy.core.errors import ModelUnavailableError
+from proxy.live.keys import LiveKeys
+from proxy.store.contract import Accounts, Peers
+from proxy.store.errors import StoreError
+from proxy.store.values import Grant
+
+logger = logging.getLogger(__name__)
+
+OLD_SECONDS = 5.0
+"""Above it the keys are not gone by any more."""
+
+
+class SharedKeys(LiveKeys):
+    """The grant of each key, as the newest change of any node has it."""
+
+    def __init__(self, accounts: Accounts, clock: Clock, peers: Peers, anonymous: Grant | None = None) -> None:
+        self.peers = peers
+        self._known_anonymous: Grant | None = None
+        super().__init__(accounts, clock, anonymous)
+
+    def authenticate(self, credential: bytes) -> Grant | None:
+        """Raises: ModelUnavailableError: the keys may have changed since they were read."""
+        self._refuse_old()
+        return super().authenticate(credential)
+
+    @property
+    def anonymous(self) -> Grant | None:
+        """The grant of all calls, if no key is needed. Raises: ModelUnavailableError: as `authenticate`."""
+        if self._known_anonymous is not None:
+            self._refuse_old()
+        return self._known_anonymous
+
+    @anonymous.setter
+    def anonymous(self, grant: Grant | None) -> None:
+        self._known_anonymous = grant
+
+    async def refresh(self) -> None:
+        """Read the live keys again, and tell the others which version they are of, at least."""
+        version = self.peers.keys_version
+        await super().refresh()
+        self.peers.saw_keys(version)
+
+    async def follow(self) -> None:
+        """Read them again whenever any node has changed them, for ever."""
+        seen = 0
+        while True:
+            version = self.peers.keys_version
+            if version > seen:
+                try:
+                    await self.refresh()
+                    seen = version
+                except StoreError as fault:  # it is tried again at the next look
+                    logger.warning("the keys could not be read again: %s", fault)
+            await self.peers.looked()
+
+    def _refuse_old(self) -> None:
+        seconds = self.peers.keys_seconds
+        if seconds > OLD_SECONDS:
+            logger.warning("nobody is let in: whether the keys have changed was last known %.1f s ago", seconds)
+            raise ModelUnavailableError("The gateway cannot take requests just now", retry_after_seconds=2)
