@@ -5,6 +5,8 @@ again, if nothing more is taken. So it holds N × (1 - (full_at - now) / 60), a 
 nothing has to be done while nobody calls ("virtual scheduling", ITU-T I.371). Times are seconds of a monotonic clock, passed in.
 
 Of what has no limit one more costs 0 seconds, so its bucket is always full: the sums need no branches, which would cost more than they.
+
+Where several gateways count, each has a part of every limit (`shares`): buckets and slots are of it, and what is told is the limit.
 """
 
 import math
@@ -13,10 +15,11 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from proxy.core.errors import RateLimitedError
+from proxy.core.shares import WHOLE, Share
 
 MINUTE_SECONDS = 60.0
 SLOT_RETRY_SECONDS = 1.0
-"""Nobody knows when a call ends."""
+"""Nobody knows when a call ends, nor when a gateway gets a part of a limit."""
 _ROUNDING_SECONDS = 1e-6
 """Waits up to this are rounding errors of sums of floats: a call that waited as long as it was told passes."""
 _EMPTY_SECONDS = MINUTE_SECONDS + _ROUNDING_SECONDS
@@ -38,10 +41,13 @@ class Meter:
         "request_seconds",
         "requests",
         "requests_full_at",
+        "requests_here",
         "requests_told",
+        "share",
         "token_seconds",
         "tokens",
         "tokens_full_at",
+        "tokens_here",
         "tokens_told",
         "whose",
     )
@@ -58,32 +64,50 @@ class Meter:
         self.tokens: int | None = None
         """A minute."""
         self.concurrent: int | None = None
+        self.share = WHOLE
+        """This gateway's part of the limits. All but these four is of the part."""
         self._put_in_force()
 
     @property
     def is_limited(self) -> bool:
         return not (self.requests is None and self.tokens is None and self.concurrent is None)
 
-    def limit(self, requests: int | None, tokens: int | None, concurrent: int | None, now: float) -> None:
-        """Change the limits. Of a larger bucket as much is taken as before, of a smaller one the same share; a new one is full."""
-        self.requests_full_at = _changed(self.requests_full_at, self.requests, requests, now)
-        self.tokens_full_at = _changed(self.tokens_full_at, self.tokens, tokens, now)
-        self.requests, self.tokens, self.concurrent = requests, tokens, concurrent
+    def limit(self, requests: int | None, tokens: int | None, concurrent: int | None, now: float, share: Share = WHOLE) -> None:
+        """Change the limits. Of a larger bucket as much is taken as before, of a smaller one the same share; a new one is full.
+
+        A bucket that grows because this gateway's share of the limit does holds what it held: what other gateways took is taken.
+        """
+        self.requests_full_at = _changed(self.requests_full_at, self.requests, requests, self.share, share, now)
+        self.tokens_full_at = _changed(self.tokens_full_at, self.tokens, tokens, self.share, share, now)
+        self.requests, self.tokens, self.concurrent, self.share = requests, tokens, concurrent, share
         self._put_in_force()
 
     def _put_in_force(self) -> None:
-        self.open_max = _NO_LIMIT if self.concurrent is None else self.concurrent
-        self.request_seconds = 0.0 if self.requests is None else MINUTE_SECONDS / self.requests
-        self.token_seconds = 0.0 if self.tokens is None else MINUTE_SECONDS / self.tokens
+        of = self.share.of
+        here = [None if limit is None else of(limit) for limit in (self.requests, self.tokens, self.concurrent)]
+        self.requests_here, self.tokens_here, open_max = here
+        # A bucket without room has no rate: what closes it is that there is no slot.
+        self.open_max = 0 if 0 in here else _NO_LIMIT if open_max is None else open_max
+        self.request_seconds = MINUTE_SECONDS / self.requests_here if self.requests_here else 0.0
+        self.token_seconds = MINUTE_SECONDS / self.tokens_here if self.tokens_here else 0.0
         self.request_room = _EMPTY_SECONDS - self.request_seconds
         self.requests_told = f"\r\nx-ratelimit-limit-requests: {self.requests}\r\nx-ratelimit-remaining-requests: "
         self.tokens_told = f"\r\nx-ratelimit-limit-tokens: {self.tokens}\r\nx-ratelimit-remaining-tokens: "
 
 
-def _changed(full_at: float, before: int | None, after: int | None, now: float) -> float:
+def _changed(full_at: float, before: int | None, after: int | None, share: Share, share_after: Share, now: float) -> float:
+    """Return when a bucket is full after a change of its limit, and then of this gateway's share of it."""
     if before is None or after is None:
         return -math.inf
-    return full_at if after <= before else now + (full_at - now) * before / after
+    was, becomes, has = share.of(before), share.of(after), share_after.of(after)
+    if becomes > was:
+        full_at = now + (full_at - now) * was / becomes if was else -math.inf
+    if not has:
+        return -math.inf  # it is closed; whatever it held is gone
+    if has == becomes or (has < becomes and full_at - now <= MINUTE_SECONDS):
+        return full_at
+    held = becomes * (1 - max(0.0, full_at - now) / MINUTE_SECONDS)
+    return now + MINUTE_SECONDS * (1 - held / has)
 
 
 class Rates:
@@ -146,7 +170,7 @@ class Rates:
         meter = self._requests if self._is_alone else _least(self.meters, requests_level, now)
         if meter is not None:
             seconds = meter.requests_full_at - now
-            left, reset = meter.requests, "0s"
+            left, reset = meter.requests_here, "0s"
             if seconds > _ROUNDING_SECONDS:
                 left = int(left - seconds / meter.request_seconds + _ROUNDING_SECONDS)  # type: ignore[operator]  # it has this limit
                 reset = _SHORT[int(seconds * 1000)] if seconds < _SHORT_SECONDS else _whole(seconds)
@@ -154,7 +178,7 @@ class Rates:
         meter = self._tokens if self._is_alone else _least(self.meters, tokens_level, now)
         if meter is not None:
             seconds = meter.tokens_full_at - now
-            left, reset = meter.tokens, "0s"
+            left, reset = meter.tokens_here, "0s"
             if seconds > _ROUNDING_SECONDS:
                 left = int(left - seconds / meter.token_seconds + _ROUNDING_SECONDS)  # type: ignore[operator]
                 reset = _SHORT[int(seconds * 1000)] if seconds < _SHORT_SECONDS else _whole(seconds)
@@ -199,7 +223,9 @@ def _refusal(meters: tuple[Meter, ...], tokens: int, now: float) -> RateLimitedE
     """Return the refusal, which names the limit that takes the longest."""
     told: list[tuple[float, str]] = []
     for meter in meters:
-        if meter.open >= meter.open_max:
+        if not meter.open_max:
+            told.append((SLOT_RETRY_SECONDS, "has a limit that is shared out among gateways, and this one has no part of it just now"))
+        elif meter.open >= meter.open_max:
             told.append((SLOT_RETRY_SECONDS, f"may have {meter.concurrent} requests under way at a time, and has {meter.open}"))
         told.append((_requests_wait(meter, now), f"may make {meter.requests} requests a minute; this one passes in {{}}"))
         counted = f"and this request counts {tokens} until it is settled; this one passes in {{}}"

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from proxy.clock import Clock
 from proxy.core.bounds import Bounds
 from proxy.core.rates import Rates
+from proxy.core.shares import WHOLE, Share
 from proxy.live.meters import Meters
 from proxy.store.contract import Accounts
 from proxy.store.values import Grant, OpenRequest
@@ -25,7 +26,7 @@ class LiveKeys:
         self._clock = clock
         self._grants: Mapping[bytes, Grant] = MappingProxyType({})
         self._refreshing = asyncio.Lock()
-        self._meters = Meters()
+        self._meters = Meters(self.share)
         self.bounds: Mapping[bytes, Bounds] = MappingProxyType({})
         """By `Grant.sha256`; a key without limits is not in it."""
         self.anonymous = anonymous
@@ -41,11 +42,7 @@ class LiveKeys:
             if anonymous is not None:
                 account = await self._accounts.account(anonymous.account_name)
                 anonymous = replace(anonymous, account_limits=account.limits, discount=account.discount)
-            bound = [grant for grant in (*grants.values(), *([] if anonymous is None else [anonymous])) if _is_bound(grant)]
-            self._meters.limit(bound, self._clock.monotonic())
-            self.bounds = MappingProxyType({grant.sha256: self._bounds(grant) for grant in bound})
-            self._grants = MappingProxyType(grants)
-            self.anonymous = anonymous
+            self._put_in_force(grants, anonymous)
 
     def rates(self, grant: Grant) -> Rates:
         """Return the meters of a key and its account, limited or not: what goes on for long is counted before there is a limit."""
@@ -63,6 +60,17 @@ class LiveKeys:
             taken[request.id] = rates = self._meters.all(grant)
             rates.occupy()
         return taken
+
+    def share(self, salt: int) -> Share:  # noqa: ARG002  a gateway that is alone has all of every limit
+        """Return this gateway's share of limits that a number stands for."""
+        return WHOLE
+
+    def _put_in_force(self, grants: Mapping[bytes, Grant], anonymous: Grant | None) -> None:
+        bound = [grant for grant in (*grants.values(), *([] if anonymous is None else [anonymous])) if _is_bound(grant)]
+        self._meters.limit(bound, self._clock.monotonic())
+        self.bounds = MappingProxyType({grant.sha256: self._bounds(grant) for grant in bound})
+        self._grants = MappingProxyType(dict(grants))
+        self.anonymous = anonymous
 
     def _bounds(self, grant: Grant) -> Bounds:
         """Return the bounds of a grant; the same ones as long as they would be equal, with what they have learnt of its callers."""

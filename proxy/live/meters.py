@@ -3,10 +3,12 @@
 Slots are counted again at a start, from the requests that are still open.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from zlib import crc32
 
 from proxy.core.limits import NO_LIMITS, Limits
 from proxy.core.rates import NO_RATES, Meter, Rates
+from proxy.core.shares import WHOLE, Share
 from proxy.store.values import Grant
 
 _Whose = tuple[int, str]
@@ -16,7 +18,9 @@ _Whose = tuple[int, str]
 class Meters:
     """A meter for each key, by its identity, and each account that has a limit of its own or a call that is counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: Callable[[int], Share] = lambda _: WHOLE) -> None:
+        """Args: share: this gateway's share of what a number stands for."""
+        self._share = share
         self._meters: dict[_Whose, Meter] = {}
 
     def limit(self, grants: Iterable[Grant], now: float) -> None:
@@ -31,7 +35,7 @@ class Meters:
             limits = limited.get(whose, NO_LIMITS)
             wanted = limits.requests_per_minute, limits.tokens_per_minute, limits.concurrent
             if whose in self._meters or wanted != (None, None, None):
-                self._meter(*whose).limit(*wanted, now)
+                self._meter(*whose).limit(*wanted, now, self._share(crc32(b"%d %b" % (whose[0], whose[1].encode()))))
         self._meters = {whose: meter for whose, meter in self._meters.items() if meter.open or meter.is_limited}
 
     def all(self, grant: Grant) -> Rates:

@@ -6,9 +6,11 @@ in the hold's transaction.
 """
 
 import logging
+from types import MappingProxyType
 
 from proxy.clock import Clock
 from proxy.core.errors import ModelUnavailableError
+from proxy.core.shares import NONE, Share, share_of
 from proxy.live.keys import LiveKeys
 from proxy.store.contract import Accounts, Peers
 from proxy.store.errors import StoreError
@@ -25,6 +27,8 @@ class SharedKeys(LiveKeys):
 
     def __init__(self, accounts: Accounts, clock: Clock, peers: Peers, anonymous: Grant | None = None) -> None:
         self.peers = peers
+        self._view: tuple[object, ...] = ()
+        """Who the limits are shared out among, as they are in force."""
         self._known_anonymous: Grant | None = None
         super().__init__(accounts, clock, anonymous)
 
@@ -61,7 +65,20 @@ class SharedKeys(LiveKeys):
                     seen = version
                 except StoreError as fault:  # it is tried again at the next look
                     logger.warning("the keys could not be read again: %s", fault)
+            self._share_out()
             await self.peers.looked()
+
+    def share(self, salt: int) -> Share:
+        """Return this gateway's share of limits; none before every other gateway counts it."""
+        return share_of(self.peers.node, self.peers.serving, salt) if self.peers.is_counted else NONE
+
+    def _share_out(self) -> None:
+        """Put the limits in force again, if gateways have come or gone."""
+        view = (self.peers.serving, self.peers.is_counted)
+        if view != self._view:
+            self._view = view
+            self.bounds = MappingProxyType({})  # each is made again, with what its share is now
+            self._put_in_force(self._grants, self._known_anonymous)
 
     def _refuse_old(self) -> None:
         seconds = self.peers.keys_seconds
