@@ -93,6 +93,10 @@ class Node:
         self.is_first = self.serving[:1] == (self.id,)
         self._tasks.spawn(self._beat_until_closed(), "beat", on_death=self._died)
 
+    def seconds_unconfirmed(self) -> float:
+        """Return the seconds since the last beat that is known to count. Above half a lease nothing may be bought any more."""
+        return boot_seconds() - self.confirmed_at
+
     def saw_keys(self, version: int) -> None:
         """Go by this version of the keys from now on, and tell the others at once."""
         self.seen_keys = version

@@ -45,7 +45,7 @@ class PostgresPeers:
 
     @property
     def unconfirmed_seconds(self) -> float:
-        return boot_seconds() - self._node.confirmed_at
+        return self._node.seconds_unconfirmed()
 
     async def looked(self) -> None:
         await self._node.looked()

@@ -130,11 +130,14 @@ async def test_setting_a_node_dead_waits_for_its_write_that_is_under_way(opens: 
 
 async def test_a_node_whose_beat_has_moved_since_is_not_set_dead(opens: Opens, sql: Connection) -> None:
     store = await opens(beat_seconds=3600)
-    await until(f"(SELECT beat > 0 FROM nodes WHERE id = {id_of(store)})", sql)
+    await store.create_account("alice", Nanos(1000), NOW_MS)
+    await until(f"(SELECT beat > 1 FROM nodes WHERE id = {id_of(store)})", sql)  # it hears of the change
     await sql.execute("UPDATE nodes SET beat = 7 WHERE id = $1", id_of(store))
 
     assert not await sql.fetchval("SELECT end_node($1, 6)", id_of(store))
-    await store.create_account("alice", Nanos(1000), NOW_MS)
+    await store.set_discount("alice", 9000)
+    await until(f"(SELECT beat = 8 FROM nodes WHERE id = {id_of(store)})", sql)
+    await sql.execute("UPDATE nodes SET beat = 7 WHERE id = $1", id_of(store))
     assert await sql.fetchval("SELECT end_node($1, 7)", id_of(store))
     assert not await sql.fetchval("SELECT end_node($1, 7)", id_of(store))  # once
 
