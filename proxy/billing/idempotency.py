@@ -7,16 +7,19 @@ kept (`Hold.settle(settlement, kept(claim, status, body))`; a video gives it to 
 
 Claim and hold are one transaction, answer and settlement another, so a crash leaves both or neither, and a key claimed by a dead
 process is free again once its request is settled. A key belongs to an account: the same text from another account is another key.
-Within this process a second call waits for the first; otherwise the store is asked.
+Within this process a second call waits for the first; otherwise the store is asked. Where several gateways share it, a call waits for
+a first one elsewhere likewise (`claims`), also if that was faster by the moment between the look and the hold.
 """
 
 import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from proxy.billing.claims import ClaimsElsewhere
 from proxy.clock import Clock
 from proxy.core.errors import IdempotencyConflictError, InvalidParameterError
 from proxy.core.fields import encode
@@ -27,6 +30,8 @@ HEADER = "Idempotency-Key"
 KEPT_BYTES_MAX = 8 * 1024 * 1024
 """A longer answer is not kept: it would delay every commit behind it."""
 UNDER_WAY_RETRY_SECONDS = 1.0
+WAIT_SECONDS_MAX = 600.0
+"""Time that a call waits for a first one elsewhere: as long as an upstream has for its first byte, unless configured otherwise."""
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _INVITES_RETRY = frozenset({402, 408, 409, 425, 429})
@@ -73,9 +78,11 @@ class _UnderWay:
 class Idempotency:
     """The keys of all calls in progress in this process, checked before those in the store."""
 
-    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, ledger: Ledger, clock: Clock, elsewhere: ClaimsElsewhere | None = None) -> None:
+        """Args: elsewhere: None: no other gateway has keys of this store."""
         self._ledger = ledger
         self._clock = clock
+        self._elsewhere = elsewhere
         self._under_way: dict[tuple[int, str], _UnderWay] = {}
 
     async def once(self, caller: Caller[R], body: Body, work: Callable[[IdempotencyClaim | None], Awaitable[R]]) -> R:
@@ -102,11 +109,34 @@ class Idempotency:
             await caller.wait_for(first.ended)
         mine = self._under_way[place] = _UnderWay(claim, asyncio.Event())
         try:
-            known = await self._ledger.claimed_key(caller.account_id, key, self._clock.now_ms())
-            return await work(claim) if known is None else _replayed(caller, known, claim)
+            known = await self._known(caller, body, claim)
+            if known is not None:
+                return _replayed(caller, known, claim)
+            try:
+                return await work(claim)
+            except IdempotencyConflictError:  # nothing was held: another gateway was faster
+                known = None if self._elsewhere is None else await self._known(caller, body, claim)
+                if known is None:
+                    raise
+            return _replayed(caller, known, claim)
         finally:
             del self._under_way[place]
             mine.ended.set()
+
+    async def _known(self, caller: Caller[R], body: Body, claim: IdempotencyClaim) -> ClaimedKey | None:
+        """Return who owns the key, once that call has ended if it runs elsewhere; None: the key is free.
+
+        Raises: IdempotencyConflictError: it runs, with another body; ConnectionError: the client left meanwhile.
+        """
+        known = await self._ledger.claimed_key(caller.account_id, claim.key, self._clock.now_ms())
+        if known is None or known.answer is not None or self._elsewhere is None:
+            return known
+        _check_same(known.claim, claim)
+        body.pack()
+        with self._elsewhere.watching((caller.account_id, claim.key)) as ended, suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_SECONDS_MAX):
+                await caller.wait_for(ended)
+        return await self._ledger.claimed_key(caller.account_id, claim.key, self._clock.now_ms())
 
     async def is_claimed(self, caller: Caller[R]) -> bool:
         """Return whether the call's key is that of an earlier call, whose answer it may get. Raises: InvalidParameterError."""

@@ -5,12 +5,14 @@ Shutdown is start-up in reverse: each part pushes its own closing on the stack.
 
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from proxy import systemd
+from proxy.billing.claims import ClaimsElsewhere
 from proxy.billing.holds import Billing
 from proxy.billing.idempotency import Idempotency
 from proxy.clock import Clock
@@ -223,13 +225,17 @@ class _Construction:
     def _mind_peers(self, live_keys: SharedKeys, billing: Billing, videos: Videos) -> None:
         """Follow what other gateways change in the store, and take up what dead ones leave, until the store is closed."""
         steps = {"settled requests": billing.recover, "looking for video submits": videos.jobs.recover}
-        for coroutine, part in ((live_keys.follow(), "the look for new keys"), (Recovery(live_keys.peers, steps).run(), "recovery")):
-            self._minding.spawn(coroutine, part, on_death=partial(self._stop.fail, part=part))
+        self._mind(live_keys.follow(), "the look for new keys")
+        self._mind(Recovery(live_keys.peers, steps).run(), "recovery")
+
+    def _mind(self, coroutine: Coroutine[Any, Any, None], part: str) -> None:
+        """Run what never ends, until the store is closed."""
+        self._minding.spawn(coroutine, part, on_death=partial(self._stop.fail, part=part))
 
     # the customers' routes
 
     def _public_router(self, store: Store, live_keys: LiveKeys, billing: Billing, videos: Videos, ops: OpsHandlers) -> Router:
-        idempotency = Idempotency(store, self._clock)
+        idempotency = Idempotency(store, self._clock, self._claims_elsewhere(store))
         admission = Admission(accounts=store, idempotency=idempotency, bodies=self._bodies, live=self._live)
         probes = probe_routes(ops)
         public = public_routes(
@@ -240,6 +246,13 @@ class _Construction:
             account=AccountHandlers(store, store, self._clock, self._zone),
         )
         return Router([*public, *probes], PREFIXES, at_root=probes, elsewhere=ELSEWHERE)
+
+    def _claims_elsewhere(self, store: Store) -> ClaimsElsewhere | None:
+        if store.peers is None:
+            return None
+        elsewhere = ClaimsElsewhere(store)
+        self._mind(elsewhere.run(), "the look for answers of other gateways")
+        return elsewhere
 
     def _chat(self, billing: Billing, idempotency: Idempotency, admission: Admission) -> ChatHandlers:
         return ChatHandlers(

@@ -7,8 +7,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
-from proxy.store.contract import Peers
 from proxy.store.errors import StoreError
+from proxy.store.peers import Peers
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,9 @@ from proxy.clock import Clock
 from proxy.core.errors import ModelUnavailableError
 from proxy.core.shares import NONE, Share, share_of
 from proxy.live.keys import LiveKeys
-from proxy.store.contract import Accounts, Peers
+from proxy.store.contract import Accounts
 from proxy.store.errors import StoreError
+from proxy.store.peers import Peers
 from proxy.store.values import Grant
 
 logger = logging.getLogger(__name__)

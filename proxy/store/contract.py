@@ -28,7 +28,7 @@ in the daily sums, once, and what was given back of it · what money limits coun
 """
 
 from asyncio import Future
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +39,7 @@ from proxy.core.retention import FoldedRequest
 from proxy.core.settlement import Settlement
 from proxy.core.video.record import VideoTask
 from proxy.core.video.task import Step
+from proxy.store.peers import Peers
 from proxy.store.progress import Report
 from proxy.store.values import (
     Account,
@@ -220,6 +221,9 @@ class Ledger(Protocol):
         None: the key is free. It was never claimed, was given back, or is older than `CLAIM_LIFE_MS` with its request settled.
         """
 
+    async def claims_under_way(self, places: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
+        """Return which of these idempotency keys, each with its account's id before it, are claimed and have no answer yet."""
+
     def forget_claims(self, now_ms: int) -> Future[int]:
         """Delete idempotency keys that are free again, oldest first, `FORGET_CLAIMS_MAX` at most; return how many."""
 
@@ -326,60 +330,6 @@ class Books(Protocol):
 
     async def has_daily_sums(self, at_ms: int) -> bool:
         """Return whether any request of that day has been folded."""
-
-
-class Peers(Protocol):
-    """This process as one of the nodes that write to a store, and what it knew of the others at its last look, some seconds ago."""
-
-    @property
-    def node(self) -> int:
-        """This node's id. Nodes that came later have higher ones."""
-
-    @property
-    def living(self) -> frozenset[int]:
-        """The nodes that nobody has set dead, this one among them."""
-
-    @property
-    def serving(self) -> tuple[int, ...]:
-        """Those of them that answer customers, in the order in which they came. Others carry out an operator's command."""
-
-    @property
-    def is_counted(self) -> bool:
-        """Whether every node that may buy has this one among `serving`: a lease after its coming, or at once if it came alone."""
-
-    @property
-    def lease_seconds(self) -> float:
-        """Time that a node's beat may stand still before the others set it dead."""
-
-    @property
-    def unconfirmed_seconds(self) -> float:
-        """Time since this node is known to have lived, the process's and the machine's sleep included.
-
-        From a lease on it may be dead, and what it holds released: so nothing is bought from half a lease on.
-        """
-
-    async def looked(self) -> None:
-        """Return after the next look."""
-
-    @property
-    def keys_version(self) -> int:
-        """Counts the changes of keys, accounts and limits, by whichever node."""
-
-    @property
-    def keys_seconds(self) -> float:
-        """Time since it was last known that no version is newer than the one that `saw_keys` told."""
-
-    def saw_keys(self, version: int) -> None:
-        """Tell the others that this node goes by a version of the keys from now on."""
-
-    async def all_saw_keys(self) -> None:
-        """Return once all nodes that serve go by the keys as they are stored now, or are dead: within a lease and some beats.
-
-        Raises: NotSeenError: one has not said so in that time.
-        """
-
-    def take_job(self, name: str) -> Future[bool]:
-        """Take a job that one node does for all, unless another living one has it; return whether this node has it."""
 
 
 class Engine(Protocol):

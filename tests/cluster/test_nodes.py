@@ -13,6 +13,7 @@ from proxy.core.money import parse_yuan
 from proxy.demo.ark import LAST_CHUNK, Hang, Send, Wait, answer_sse, chunk
 from proxy.gateway.shutdown import EXIT_STORE_FAILED
 from proxy.store.postgres.connection import Connector
+from proxy.tasks import TaskGroup
 from tests.support.cluster import LEASE_SECONDS, Cluster, Member, cluster
 from tests.support.gateway import BALANCE, Reply
 from tests.support.raw_chat import raw_chat
@@ -49,13 +50,18 @@ async def test_what_a_command_changes_counts_on_every_gateway_once_it_returns(tm
         await operator.command_answer("account", "create", "globex", "--credit", "1.00")
         made = await operator.command_answer("key", "create", "globex")
         created = [(await member.chat(key=made["key"])).status for member in gateways.members]
-        await operator.command_answer("key", "pause", made["id"])
+        async with deaf(gateways):
+            pausing = TaskGroup("commands").spawn(operator.command_answer("key", "pause", made["id"]), "pause")
+            await gateways.until("SELECT paused_at_ms IS NOT NULL FROM limits")
+            early, _ = await asyncio.wait([pausing], timeout=LEASE_SECONDS / 3)
+        await pausing
         paused = [(await member.ask("/models", key=made["key"])).status for member in gateways.members]
         await operator.command_answer("key", "resume", made["id"])
         resumed = [(await member.ask("/models", key=made["key"])).status for member in gateways.members]
         await operator.command_answer("key", "revoke", made["id"])
         revoked = [(await member.ask("/models", key=made["key"])).status for member in gateways.members]
 
+        assert not early  # it is stored, and no gateway has heard of it
         assert (created, paused, resumed, revoked) == ([200, 200], [401, 401], [200, 200], [401, 401])
 
 
@@ -202,14 +208,22 @@ async def test_a_gateway_that_stood_still_between_its_hold_and_its_call_buys_not
 
 
 async def test_an_outage_longer_than_a_lease_kills_nobody(tmp_path: Path) -> None:
-    """No gateway can beat, none can see another beat: whoever could not look begins to observe anew."""
+    """No gateway can beat, none can see another beat. The first one back finds beats that stood still, and begins to observe anew."""
     async with cluster(tmp_path, 3) as gateways:
-        before = [await node_of(gateways, member) for member in gateways.members]
+        nodes = [await node_of(gateways, member) for member in gateways.members]
+        first, *others = gateways.members
         async with deaf(gateways):
             await asyncio.sleep(LEASE_SECONDS * 2)
-        await asyncio.sleep(LEASE_SECONDS)  # so that a death that was near would have come
+            for member in others:
+                member.stop()
+            before = await gateways.sql("SELECT beat FROM nodes WHERE id = $1", nodes[0])
+        await gateways.until("SELECT beat > $2 FROM nodes WHERE id = $1", nodes[0], before + 1)
+        for member in others:
+            member.go_on()
+        await gateways.until("SELECT min(beat) > $2 FROM nodes WHERE id = ANY ($1)", nodes, before + 1)
 
-        assert await gateways.sql("SELECT count(*) FROM nodes WHERE id = ANY ($1) AND dead_at IS NULL", before) == 3
+        assert await gateways.sql("SELECT count(*) FROM nodes WHERE id = ANY ($1) AND dead_at IS NULL", nodes) == 3
+        assert (await first.chat()).status == 200
         assert [(await member.chat()).status for member in gateways.members] == [200] * 3
 
 

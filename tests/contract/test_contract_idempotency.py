@@ -45,6 +45,19 @@ async def balance_and_held(store: Store) -> tuple[int, int]:
     return account.balance_nanos, account.held_nanos
 
 
+async def test_of_many_keys_those_without_an_answer_are_told(store: Store, alice: Account) -> None:
+    for number in range(3):
+        request = new_request(f"img-{number}", account_id=alice.id, kind=Kind.IMAGE, claim=new_claim(f"retry-{number}"))
+        await store.place_hold(request)
+    await store.settle("img-1", settlement(1), NOW_MS, ANSWER)
+    await store.settle("img-2", settlement(1), NOW_MS)
+    asked = [(alice.id, f"retry-{number}") for number in range(4)]
+
+    assert await store.claims_under_way([*asked, (alice.id + 1, "retry-0"), (alice.id, "retry\0")]) == {(alice.id, "retry-0")}
+    assert await store.claims_under_way([]) == set()
+    await assert_books_balance(store)
+
+
 async def test_a_key_is_taken_with_the_hold(store: Store, alice: Account) -> None:
     request = images(account=alice, hold=300)
     free = await owner(store, alice)

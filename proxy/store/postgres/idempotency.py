@@ -3,7 +3,10 @@
 A request owns a key for 24 hours from its claim, and at least until it is settled: a video may take longer than a day.
 """
 
+from collections.abc import Collection
+
 from proxy.store.contract import CLAIM_LIFE_MS, FORGET_CLAIMS_MAX
+from proxy.store.postgres.batch import shown
 from proxy.store.postgres.connection import Connection
 from proxy.store.values import ClaimedKey, IdempotencyClaim, StoredAnswer
 
@@ -27,6 +30,16 @@ async def claimed_key(connection: Connection, account_id: int, key: str, now_ms:
         return None
     key, body_sha256, request_id, status, answer = row
     return ClaimedKey(IdempotencyClaim(key, body_sha256), request_id, None if status is None else StoredAnswer(status, answer))
+
+
+async def under_way(connection: Connection, places: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
+    """Return which of these keys, each with its account before it, have no answer yet."""
+    rows = await connection.fetch(
+        """SELECT account_id, key FROM idempotency JOIN unnest($1::bigint[], $2::text[]) AS asked (account, name)
+           ON account_id = asked.account AND key = asked.name WHERE status IS NULL""",
+        *([account_id for account_id, _ in places], [shown(key) for _, key in places]),
+    )
+    return {(account_id, key) for account_id, key in rows}
 
 
 async def keep(connection: Connection, request_id: str, answer: StoredAnswer) -> None:

@@ -1,4 +1,4 @@
-"""This node among the others: `proxy.store.contract.Peers`, by what its beats show and a few statements of its own."""
+"""This node among the others: `proxy.store.peers.Peers`, by what its beats show and a few statements of its own."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

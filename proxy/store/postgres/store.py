@@ -1,7 +1,7 @@
 """The store over PostgreSQL: each operation of the contract, sent to the node's writer or to a reader's connection."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
@@ -157,6 +157,9 @@ class PostgresStore:
 
     async def claimed_key(self, account_id: int, key: str, now_ms: int) -> ClaimedKey | None:
         return await self._read(idempotency.claimed_key, account_id, key, now_ms)
+
+    async def claims_under_way(self, places: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
+        return await self._read(idempotency.under_way, places)
 
     def forget_claims(self, now_ms: int) -> asyncio.Future[int]:
         return self._write(idempotency.forget, now_ms)

@@ -4,6 +4,7 @@ A request owns a key for 24 hours from its claim, and at least until it is settl
 """
 
 import sqlite3
+from collections.abc import Collection
 
 from proxy.store.contract import CLAIM_LIFE_MS, FORGET_CLAIMS_MAX
 from proxy.store.errors import KeyClaimedError
@@ -22,6 +23,12 @@ def claimed_key(connection: sqlite3.Connection, account_id: int, key: str, now_m
         return None
     key, body_sha256, request_id, status, answer = row
     return ClaimedKey(IdempotencyClaim(key, body_sha256), request_id, None if status is None else StoredAnswer(status, answer))
+
+
+def under_way(connection: sqlite3.Connection, places: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
+    """Return which of these keys, each with its account before it, have no answer yet."""
+    look = "SELECT 1 FROM idempotency WHERE account_id = ? AND key = ? AND status IS NULL"
+    return {place for place in places if connection.execute(look, place).fetchone() is not None}
 
 
 def require_free(connection: sqlite3.Connection, request: NewRequest, claim: IdempotencyClaim) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -163,6 +163,9 @@ class SqliteStore:
 
     async def claimed_key(self, account_id: int, key: str, now_ms: int) -> ClaimedKey | None:
         return await self._read(idempotency.claimed_key, account_id, key, now_ms)
+
+    async def claims_under_way(self, places: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
+        return await self._read(idempotency.under_way, places)
 
     def forget_claims(self, now_ms: int) -> asyncio.Future[int]:
         return self._write(idempotency.forget, now_ms)

@@ -1,0 +1,58 @@
+"""`Peers`: the part of the store's contract that only an engine has which several processes write to at once. They are its nodes."""
+
+from asyncio import Future
+from typing import Protocol
+
+
+class Peers(Protocol):
+    """This process as one of the nodes that write to a store, and what it knew of the others at its last look, some seconds ago."""
+
+    @property
+    def node(self) -> int:
+        """This node's id. Nodes that came later have higher ones."""
+
+    @property
+    def living(self) -> frozenset[int]:
+        """The nodes that nobody has set dead, this one among them."""
+
+    @property
+    def serving(self) -> tuple[int, ...]:
+        """Those of them that answer customers, in the order in which they came. Others carry out an operator's command."""
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether every node that may buy has this one among `serving`: a lease after its coming, or at once if it came alone."""
+
+    @property
+    def lease_seconds(self) -> float:
+        """Time that a node's beat may stand still before the others set it dead."""
+
+    @property
+    def unconfirmed_seconds(self) -> float:
+        """Time since this node is known to have lived, the process's and the machine's sleep included.
+
+        From a lease on it may be dead, and what it holds released: so nothing is bought from half a lease on.
+        """
+
+    async def looked(self) -> None:
+        """Return after the next look."""
+
+    @property
+    def keys_version(self) -> int:
+        """Counts the changes of keys, accounts and limits, by whichever node."""
+
+    @property
+    def keys_seconds(self) -> float:
+        """Time since it was last known that no version is newer than the one that `saw_keys` told."""
+
+    def saw_keys(self, version: int) -> None:
+        """Tell the others that this node goes by a version of the keys from now on."""
+
+    async def all_saw_keys(self) -> None:
+        """Return once all nodes that serve go by the keys as they are stored now, or are dead: within a lease and some beats.
+
+        Raises: NotSeenError: one has not said so in that time.
+        """
+
+    def take_job(self, name: str) -> Future[bool]:
+        """Take a job that one node does for all, unless another living one has it; return whether this node has it."""
