@@ -28,6 +28,15 @@ class Share(Struct, frozen=True):
         """Return how much of a limit this node may give away: a whole number, perhaps none."""
         return max(0, -((self.place - limit) // self.nodes)) if self.nodes else 0
 
+    def of_rate(self, per_second: float) -> float:
+        """Return how many calls a second this node may make; 0: none.
+
+        Whole numbers, as far as there is one for each node: calls are spaced evenly, so none of any one second is one too many.
+        """
+        if self.nodes <= 1:
+            return per_second * self.nodes
+        return float(self.of(int(per_second))) if per_second >= self.nodes else per_second / self.nodes
+
 
 WHOLE = Share(0, 1)
 """Of a process that is alone."""

@@ -37,6 +37,7 @@ from proxy.handlers.videos import VideoHandlers
 from proxy.jobs import fold_requests, forget_keys, note_use
 from proxy.jobs.fold_requests import FoldRequests
 from proxy.jobs.forget_keys import ForgetKeys
+from proxy.jobs.held import held
 from proxy.jobs.note_use import NoteUse
 from proxy.jobs.recovery import Recovery
 from proxy.jobs.scheduler import Scheduler
@@ -125,7 +126,11 @@ class _Construction:
         billing = await self._billing(store)
         anonymous = await anonymous_grant(store, self._clock) if self._config.server.auth == "none" else None
         peers = store.peers
-        live_keys = LiveKeys(store, self._clock, anonymous) if peers is None else SharedKeys(store, self._clock, peers, anonymous)
+        live_keys = (
+            LiveKeys(store, self._clock, anonymous)
+            if peers is None
+            else SharedKeys(*(store, self._clock, peers, anonymous), on_share=self._upstreams.share_out)
+        )
         await live_keys.refresh()
         videos = await self._videos(store)
         if peers is None:
@@ -217,15 +222,16 @@ class _Construction:
 
     def _keep_house(self, store: Store) -> None:
         """Schedule forgetting old keys and folding old requests. `_videos` closes the scheduler."""
-        self._scheduler.every(forget_keys.EVERY_SECONDS, ForgetKeys(store, self._clock), "forgetting idempotency keys")
-        self._scheduler.every(
-            fold_requests.EVERY_SECONDS, FoldRequests(store, self._clock, self._live, self._zone), "folding old requests"
-        )
+        forgetting = held(store.peers, "forget", ForgetKeys(store, self._clock))
+        self._scheduler.every(forget_keys.EVERY_SECONDS, forgetting, "forgetting idempotency keys")
+        folding = held(store.peers, "fold", FoldRequests(store, self._clock, self._live, self._zone))
+        self._scheduler.every(fold_requests.EVERY_SECONDS, folding, "folding old requests")
 
     def _mind_peers(self, live_keys: SharedKeys, billing: Billing, videos: Videos) -> None:
         """Follow what other gateways change in the store, and take up what dead ones leave, until the store is closed."""
         steps = {"settled requests": billing.recover, "looking for video submits": videos.jobs.recover}
         self._mind(live_keys.follow(), "the look for new keys")
+        self._mind(videos.jobs.watch(), "the look at videos")
         self._mind(Recovery(live_keys.peers, steps).run(), "recovery")
 
     def _mind(self, coroutine: Coroutine[Any, Any, None], part: str) -> None:

@@ -49,7 +49,7 @@ async def drain_customers(
 ) -> None:
     """Accept no more customers, and wait for those connected."""
     stop.requested.set()  # already set after a signal, but not if the gateway ends by an exception
-    jobs.release()  # whoever waits for a video is answered now, and does not use up the drain's time
+    jobs.watching.release()  # whoever waits for a video is answered now, and does not use up the drain's time
     listener.stop_accepting()
     await _drain_listener(listener, relay, bodies, stop, live)
 

@@ -178,7 +178,7 @@ class VideoHandlers:
         return context.json(public_task(task))
 
     async def _changed(self, context: Context, seconds: float, *, since: VideoTask) -> VideoTask:
-        with self._jobs.watching(since.id) as change:
+        with self._jobs.watching.watching(since.id, public_status(since.state)) as change:
             task = await self._owned(context)  # it may have changed before we watched
             if public_status(task.state) != public_status(since.state):
                 return task

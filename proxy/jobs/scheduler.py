@@ -88,11 +88,13 @@ class DueWork(Generic[T]):
         *,
         running_max: int = RUNNING_MAX,
         rest_seconds: float = REST_SECONDS,
+        sleep_seconds_max: float | None = None,
     ) -> None:
         self._agenda = agenda
         self._clock = clock
         self._running_max = running_max
         self._rest_seconds = rest_seconds
+        self._sleep_seconds_max = SLEEP_SECONDS_MAX if sleep_seconds_max is None else sleep_seconds_max
         self._tasks = TaskGroup("due")
         self._running: dict[str, bool] = {}
         """Work under way; True: it was seen to be due meanwhile."""
@@ -152,7 +154,8 @@ class DueWork(Generic[T]):
         except StoreUnavailableError as fault:
             logger.error("what is due cannot be read: %s", fault)  # noqa: TRY400 - expected when a disk fails
             return now_ms + round(STORE_RETRY_SECONDS * 1000)
-        latest_ms = now_ms + round((RENEWAL_SECONDS if self._running else SLEEP_SECONDS_MAX) * 1000)
+        seconds_max = min(RENEWAL_SECONDS, self._sleep_seconds_max) if self._running else self._sleep_seconds_max
+        latest_ms = now_ms + round(seconds_max * 1000)
         return min(latest_ms, next_ms or latest_ms, *self._resting_until_ms.values())
 
     async def _start_due(self, now_ms: int, work: Callable[[T], Awaitable[None]]) -> None:
@@ -194,7 +197,7 @@ class DueWork(Generic[T]):
     async def _sleep(self) -> None:
         seconds = (self._alarm_at_ms - self._clock.now_ms()) / 1000
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, min(seconds, SLEEP_SECONDS_MAX))):
+            async with asyncio.timeout(max(0.0, min(seconds, self._sleep_seconds_max))):
                 await self._wake.wait()
 
 

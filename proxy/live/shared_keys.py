@@ -6,6 +6,7 @@ in the hold's transaction.
 """
 
 import logging
+from collections.abc import Callable
 from types import MappingProxyType
 
 from proxy.clock import Clock
@@ -26,8 +27,12 @@ OLD_SECONDS = 5.0
 class SharedKeys(LiveKeys):
     """The grant of each key, as the newest change of any node has it."""
 
-    def __init__(self, accounts: Accounts, clock: Clock, peers: Peers, anonymous: Grant | None = None) -> None:
+    def __init__(
+        self, accounts: Accounts, clock: Clock, peers: Peers, anonymous: Grant | None, on_share: Callable[[Share], None]
+    ) -> None:
+        """Args: on_share: called with this gateway's share of what is limited for all, at first and whenever that changes."""
         self.peers = peers
+        self._on_share = on_share
         self._view: tuple[object, ...] = ()
         """Who the limits are shared out among, as they are in force."""
         self._known_anonymous: Grant | None = None
@@ -80,6 +85,7 @@ class SharedKeys(LiveKeys):
             self._view = view
             self.bounds = MappingProxyType({})  # each is made again, with what its share is now
             self._put_in_force(self._grants, self._known_anonymous)
+            self._on_share(self.share(0))
 
     def _refuse_old(self) -> None:
         seconds = self.peers.keys_seconds

@@ -37,7 +37,7 @@ from proxy.core.limits import LimitsChange
 from proxy.core.money import Nanos
 from proxy.core.retention import FoldedRequest
 from proxy.core.settlement import Settlement
-from proxy.core.video.record import VideoTask
+from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.task import Step
 from proxy.store.peers import Peers
 from proxy.store.progress import Report
@@ -240,7 +240,13 @@ class VideoTasks(Protocol):
         """
 
     def advance_task(
-        self, task_id: str, decide: Callable[[VideoTask], Step], now_ms: int, answer: StoredAnswer | None = None
+        self,
+        task_id: str,
+        decide: Callable[[VideoTask], Step],
+        now_ms: int,
+        answer: StoredAnswer | None = None,
+        *,
+        keeps_claim: bool = False,
     ) -> Future[Step]:
         """Read the task, call ``decide`` with it, and store its step whole: task, due time and, at the end, the settlement.
 
@@ -249,6 +255,8 @@ class VideoTasks(Protocol):
         idempotency key keeps ``answer`` from now on; the first one given stands. Where a settlement comes without an answer and none
         was kept, the key is given back.
 
+        Args: keeps_claim: whether the task stays this owner's, where it is (`claim_task`).
+
         Raises: KeyError: no such task; UpstreamIdTakenError; ValueError: a step that is not in `TRANSITIONS`, or settles other than
         once, at the end. Nothing is stored then, nor where ``decide`` raises.
         """
@@ -256,15 +264,28 @@ class VideoTasks(Protocol):
     async def task(self, task_id: str) -> VideoTask | None:
         """Return one task, of any account."""
 
+    async def task_states(self, task_ids: Collection[str]) -> dict[str, TaskState]:
+        """Return the states of tasks, of any account; those that there are not are left out."""
+
     async def tasks(self, account_id: int, limit: int, offset: int) -> list[VideoTask]:
         """Return an account's tasks, newest first, by id where times are equal. Raises: ValueError for a negative number."""
 
-    async def due_tasks(self, now_ms: int, limit: int, upstream: str | None = None, after_ms: int = -1) -> list[VideoTask]:
+    async def claim_task(self, task_id: str) -> bool:
+        """Make a task this owner's as `due_tasks` does, due or not; return False where it is another living owner's.
+
+        Where one process alone has the store, every task is its own.
+        """
+
+    async def due_tasks(
+        self, now_ms: int, limit: int, upstream: str | None = None, after_ms: int = -1, *, with_lost: bool = True
+    ) -> list[VideoTask]:
         """Return the tasks due by now and after ``after_ms``, of one upstream or (None) of all, the longest due first.
 
         They are this owner's for `TASK_CLAIM_SECONDS`, or until a step of theirs is stored: no other living owner gets them meanwhile,
         and this one gets them again, which renews its claim. A submit without an answer is its own owner's until that is dead. Where
         one process alone has the store, all that is due is its own.
+
+        Args: with_lost: whether tasks whose submit is lost, which are looked for in the upstream's list, are among them.
         """
 
     async def next_due_at_ms(self, after_ms: int = -1, upstream: str | None = None) -> int | None:

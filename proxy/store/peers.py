@@ -1,6 +1,5 @@
 """`Peers`: the part of the store's contract that only an engine has which several processes write to at once. They are its nodes."""
 
-from asyncio import Future
 from typing import Protocol
 
 
@@ -54,5 +53,5 @@ class Peers(Protocol):
         Raises: NotSeenError: one has not said so in that time.
         """
 
-    def take_job(self, name: str) -> Future[bool]:
+    async def take_job(self, name: str) -> bool:
         """Take a job that one node does for all, unless another living one has it; return whether this node has it."""

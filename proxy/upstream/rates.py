@@ -8,13 +8,13 @@ from proxy.clock import Clock
 
 
 class Rate:
-    """Turns of one kind of call to one upstream.
+    """Turns of one kind of call to one upstream. At a rate of 0 there is none until it is limited anew.
 
     The spacing counts from the last turn taken. Turns missed during a stall of the loop are lost, not saved up, so no burst follows.
     """
 
     def __init__(self, per_second: float, clock: Clock) -> None:
-        self._spacing_seconds = 1 / per_second
+        self._spacing_seconds = _spacing(per_second)
         self._clock = clock
         self._line = asyncio.Lock()
         self._urgent_line = asyncio.Lock()
@@ -24,7 +24,7 @@ class Rate:
 
     def limit(self, per_second: float) -> None:
         """Change the spacing, also for calls that already wait: the correction of a rate set far too low takes effect at once."""
-        self._spacing_seconds = 1 / per_second
+        self._spacing_seconds = _spacing(per_second)
         self._is_limited_anew.set()
 
     async def turn(self, *, urgent: bool = False) -> None:
@@ -35,9 +35,18 @@ class Rate:
     async def _take(self) -> None:
         # Only the first of each queue waits here, first come first served, so neither queue can starve the other.
         async with self._turn:
-            while (wait_seconds := self._taken_at + self._spacing_seconds - self._clock.monotonic()) > 0:
+            while (wait_seconds := self._wait_seconds()) > 0:
                 self._is_limited_anew.clear()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(wait_seconds):
+                    async with asyncio.timeout(None if wait_seconds == inf else wait_seconds):
                         await self._is_limited_anew.wait()
             self._taken_at = self._clock.monotonic()
+
+    def _wait_seconds(self) -> float:
+        if self._spacing_seconds == inf:
+            return inf
+        return self._taken_at + self._spacing_seconds - self._clock.monotonic()
+
+
+def _spacing(per_second: float) -> float:
+    return 1 / per_second if per_second else inf

@@ -15,6 +15,7 @@ from proxy.clock import Clock
 from proxy.config import Secret, UpstreamConfig
 from proxy.config.upstreams import DEFAULT_KEY
 from proxy.core.health import Rest, Unrest
+from proxy.core.shares import NONE, WHOLE, Share
 from proxy.upstream.ark_client import ArkClient
 from proxy.upstream.guard import Guard, GuardedPool
 from proxy.upstream.http1.pool import Limits, Pool, default_ssl_context
@@ -76,6 +77,7 @@ class Upstreams:
         """Args: guard: asked before anything that creates is sent; None: this process alone writes to its store."""
         self._clock = clock
         self._guard = guard
+        self._share = WHOLE if guard is None else NONE
         self._upstreams: Mapping[str, Upstream] = MappingProxyType({})
         self._replaced: WeakSet[Pool] = WeakSet()
         """Pools that were replaced; one without connections and callers disappears by itself."""
@@ -92,6 +94,13 @@ class Upstreams:
             taken[name] = self._renewed(taken.get(name), config, pools[name])
         self._upstreams = MappingProxyType(taken)
         return self._upstreams
+
+    def share_out(self, share: Share) -> None:
+        """Make no more calls a second than this process's share of them. Lists are made by one process for all, at their whole rate."""
+        self._share = share
+        for upstream in self._upstreams.values():
+            for access in upstream.every_access:
+                self._limit(access, access.config)
 
     async def close(self) -> None:
         """Close all connections; calls under way end as broken."""
@@ -118,7 +127,7 @@ class Upstreams:
         secret = config.api_keys[key]
         client = ArkClient(config, secret, guard=self._guard)
         client.renew(config, secret)
-        gets, deletes = (Rate(config.requests_per_second, self._clock) for _ in range(2))
+        gets, deletes = (Rate(self._share.of_rate(config.requests_per_second), self._clock) for _ in range(2))
         lists = Rate(config.list_requests_per_second, self._clock)
         return Access(config, key, secret, pool, client, gets, lists, deletes, self._unrest, Rest(config.health, self._unrest))
 
@@ -127,8 +136,7 @@ class Upstreams:
         self._replaced.add(access.pool)
         access.pool.retire()
         access.client.renew(config, secret)
-        for rate in (access.gets, access.deletes):
-            rate.limit(config.requests_per_second)
+        self._limit(access, config)
         access.lists.limit(config.list_requests_per_second)
         rests = access.rest, *access.rests.values()
         if (secret, config.base_url) == (access.secret, access.config.base_url):
@@ -139,6 +147,10 @@ class Upstreams:
         for rest in rests:
             rest.count_in(Unrest())
         return replace(access, config=config, pool=pool, secret=secret, rest=Rest(config.health, self._unrest), rests={})
+
+    def _limit(self, access: Access, config: UpstreamConfig) -> None:
+        for rate in (access.gets, access.deletes):
+            rate.limit(self._share.of_rate(config.requests_per_second))
 
     def _pool(self, config: UpstreamConfig, secret: Secret) -> Pool:
         limits = Limits(

@@ -9,6 +9,7 @@ import random
 
 from proxy.clock import Clock
 from proxy.core.video.record import VideoTask
+from proxy.jobs.held import held
 from proxy.jobs.scheduler import DueWork, Scheduler
 from proxy.live.settings import Live, Settings
 from proxy.store.contract import Store
@@ -20,6 +21,9 @@ from proxy.videos.cancel import VideoCancels
 from proxy.videos.poll import DueVideos, VideoPoll
 from proxy.videos.sweep import OverdueTasks
 from proxy.videos.tasks import VideoJobs
+
+SHARED_SLEEP_SECONDS_MAX = 1.0
+"""Longest sleep between looks where other gateways submit, too: only the store knows of their tasks."""
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +57,8 @@ class Videos:
         """Let the scheduler poll what is due and sweep what is overdue, until it is closed."""
         for upstream, due_work in self._due.items():
             self._schedule(upstream, due_work)
-        self._scheduler.every(sweep.EVERY_SECONDS, OverdueTasks(self._store, self.jobs, self._clock), "the sweep of overdue videos")
+        sweeping = held(self._store.peers, "sweep", OverdueTasks(self._store, self.jobs, self._clock))
+        self._scheduler.every(sweep.EVERY_SECONDS, sweeping, "the sweep of overdue videos")
 
     def poll_added(self, settings: Settings) -> None:
         """Begin to poll the upstreams that a reload added. Those that it removed are still polled, for the tasks they have."""
@@ -62,7 +67,9 @@ class Videos:
             self._schedule(upstream, self._due[upstream])
 
     def _due_work(self, upstream: str) -> DueWork[VideoTask]:
-        return DueWork(DueVideos(self._store, upstream, self._live), self._clock)
+        peers = self._store.peers
+        agenda = DueVideos(self._store, upstream, self._live, peers)
+        return DueWork(agenda, self._clock, sleep_seconds_max=None if peers is None else SHARED_SLEEP_SECONDS_MAX)
 
     def _schedule(self, upstream: str, due_work: DueWork[VideoTask]) -> None:
         self._scheduler.whenever_due(due_work, self._poll, f"videos of {upstream}")

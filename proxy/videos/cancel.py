@@ -19,6 +19,10 @@ from proxy.videos.tasks import VideoJobs
 CANCELS_MAX = 4
 """Of one account at a time, each of another task. They are urgent calls, and delay everybody's polls."""
 
+CLAIM_SECONDS_MAX = 15.0
+"""Time that a cancel waits for another gateway's poll of its task: one takes `STATUS_SECONDS_MAX` at most, once it has its turn."""
+CLAIM_PAUSE_SECONDS, CLAIM_PAUSE_SECONDS_MAX = 0.05, 0.5
+
 _Result = VideoTask | GatewayError | StoreUnavailableError
 
 
@@ -29,7 +33,7 @@ class VideoCancels:
         self._calls = calls
         self._under_way: dict[str, asyncio.Task[_Result]] = {}
         self._counts: Counter[int] = Counter()
-        """Cancels under way, by account."""
+        """Cancels under way in this process, by account."""
 
     async def cancel(self, task: VideoTask) -> VideoTask:
         """Cancel a task that is queued upstream, and return its new state. Calls made meanwhile share this one's result.
@@ -69,10 +73,24 @@ class VideoCancels:
             await self._calls.cancel_turn(task)  # first, so that the DELETE need not wait after the look
             async with (alone := self._jobs.alone(task.id)):
                 alone.cancels += 1
+                await self._claim(task.id)
                 seen = await self._seen(task.id)
                 return seen if seen.error == failure.CANCELLED else await self._deleted(seen)
         except (GatewayError, StoreUnavailableError) as fault:
             return fault
+
+    async def _claim(self, task_id: str) -> None:
+        """Have the task for oneself, so that no other gateway records what it saw before the cancel: its poll ends in a moment.
+
+        Raises: ModelUnavailableError: it does not end.
+        """
+        loop = asyncio.get_running_loop()
+        until, pause = loop.time() + CLAIM_SECONDS_MAX, CLAIM_PAUSE_SECONDS
+        while not await self._store.claim_task(task_id):
+            if loop.time() >= until:
+                raise _unanswered()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, CLAIM_PAUSE_SECONDS_MAX)
 
     async def _seen(self, task_id: str) -> VideoTask:
         """Return the task if it is seen to be queued, or already cancelled: a DELETE would remove a finished one's video."""
@@ -82,7 +100,7 @@ class VideoCancels:
         if not task.cancellable:  # a poll was faster
             raise _too_late(task)
         seen = await self._calls.status(task, urgent=True)
-        task = (await self._jobs.advance(task_id, seen)).task
+        task = (await self._jobs.advance(task_id, seen, keeps_claim=True)).task
         if not isinstance(seen, Polled) and not task.ended:
             raise _unanswered()
         if task.error == failure.CANCELLED or (isinstance(seen, Polled) and seen.status == "queued" and task.cancellable):
@@ -90,6 +108,7 @@ class VideoCancels:
         raise _too_late(task)
 
     async def _deleted(self, task: VideoTask) -> VideoTask:
+        await self._claim(task.id)  # for the time that is to come
         has_worked = await self._calls.cancel(task)
         seen = await self._calls.status(task, urgent=True)
         task = (await self._jobs.record(task.id, _report(seen) if has_worked else seen)).task

@@ -11,6 +11,7 @@ from proxy.core.video.task import longest_delay_ms
 from proxy.live.settings import Live
 from proxy.store.contract import VideoTasks
 from proxy.store.errors import UpstreamIdTakenError
+from proxy.store.peers import Peers
 from proxy.telemetry.metrics import Metrics
 from proxy.videos.calls import VideoCalls
 from proxy.videos.tasks import VideoJobs
@@ -30,17 +31,28 @@ class DueVideos:
     """One upstream's due tasks, for the scheduler: an upstream that hangs does not delay the others' tasks.
 
     A task due later than the longest delay allows is due too: the clock has been set back. Its poll sets a new due time.
+
+    Where several gateways poll, lost submits are looked for by one of them for each upstream, which allows one list a second.
     """
 
-    def __init__(self, store: VideoTasks, upstream: str, live: Live) -> None:
+    def __init__(self, store: VideoTasks, upstream: str, live: Live, peers: Peers | None = None) -> None:
         self._store = store
+        self._peers = peers
         self._upstream = upstream
         self._live = live
 
     async def due(self, now_ms: int, limit: int) -> Sequence[VideoTask]:
-        due = await self._store.due_tasks(now_ms, limit, self._upstream)
+        with_lost = True
+        if self._peers is not None:
+            if not self._peers.is_counted:
+                return []  # it may not ask the upstream yet
+            with_lost = await self._peers.take_job(f"lists:{self._upstream}")
+        due = await self._store.due_tasks(now_ms, limit, self._upstream, with_lost=with_lost)
+        if len(due) >= limit:
+            return due
         ahead_ms = now_ms + longest_delay_ms(self._live.now.pace) + DUE_MARGIN_MS
-        return [*due, *await self._store.due_tasks(_EVER, limit - len(due), self._upstream, ahead_ms)] if len(due) < limit else due
+        ahead = await self._store.due_tasks(_EVER, limit - len(due), self._upstream, ahead_ms, with_lost=with_lost)
+        return [*due, *ahead]
 
     async def next_due_at_ms(self, after_ms: int) -> int | None:
         return await self._store.next_due_at_ms(after_ms, self._upstream)

@@ -6,8 +6,7 @@ changes nothing.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -32,6 +31,7 @@ from proxy.store.values import NewRequest, StoredAnswer
 from proxy.tasks import TaskGroup
 from proxy.telemetry.metrics import Metrics
 from proxy.videos.calls import Submission, VideoCalls
+from proxy.videos.watching import Watching
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +71,9 @@ class VideoJobs:
         self._jitter = jitter
         self._expect = expect
         self._submits = TaskGroup("submit")
-        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self.watching = Watching()
+        """Customers who wait for a task."""
         self._alone: WeakValueDictionary[str, Alone] = WeakValueDictionary()
-        self._has_released = False
         self._rates: dict[str, Rates] = {}
         """By task: the rates that its call was admitted to, until it is settled."""
 
@@ -94,8 +94,10 @@ class VideoJobs:
         """Keep the slots of tasks that the last process left, until they are settled."""
         self._rates.update(rates)
 
-    async def advance(self, task_id: str, report: Report, answer: StoredAnswer | None = None) -> Step:
+    async def advance(self, task_id: str, report: Report, answer: StoredAnswer | None = None, *, keeps_claim: bool = False) -> Step:
         """Store the step that a report leads to, and return it once it is durable.
+
+        Args: keeps_claim: more is to come of whoever reports, before anybody else may look at the task.
 
         Raises: StoreUnavailableError; KeyError: no such task; UpstreamIdTakenError: the report's id is another task's.
         """
@@ -106,7 +108,7 @@ class VideoJobs:
             before.append(task.state)
             return advance(task, report, now_ms, pace=self._live.now.pace, jitter=jitter)
 
-        step = self._store.advance_task(task_id, decide, now_ms, answer)
+        step = self._store.advance_task(task_id, decide, now_ms, answer, keeps_claim=keeps_claim)
         step.add_done_callback(partial(self._tell, before))
         return await asyncio.shield(step)
 
@@ -143,29 +145,9 @@ class VideoJobs:
         await self._submits.cancel()
         return left
 
-    # waiting customers
-
-    @contextmanager
-    def watching(self, task_id: str) -> Iterator[asyncio.Event]:
-        """Return an event that is set once the task's published status has changed, or waiting is over (`release`)."""
-        change = asyncio.Event()
-        if self._has_released:
-            change.set()
-        self._watchers.setdefault(task_id, set()).add(change)
-        try:
-            yield change
-        finally:
-            watchers = self._watchers[task_id]
-            watchers.remove(change)
-            if not watchers:
-                del self._watchers[task_id]
-
-    def release(self) -> None:
-        """End all waiting, now and from now on: the process ends."""
-        self._has_released = True
-        for watchers in self._watchers.values():
-            for change in watchers:
-                change.set()
+    async def watch(self) -> None:
+        """Look what other gateways do, for ever: with tasks that customers wait for, and with this gateway's own."""
+        await self.watching.run(self._store, self._rates, self._end_slots)
 
     # steps
 
@@ -218,11 +200,9 @@ class VideoJobs:
         if step.news:
             logger.warning("video %s: %s", task.id, step.news)
         if public_status(before[-1]) != public_status(task.state):
-            for change in self._watchers.get(task.id, ()):
-                change.set()
+            self.watching.changed(task.id, public_status(task.state))
         if step.settlement is not None:
-            if (rates := self._rates.pop(task.id, None)) is not None:
-                rates.end(0, 0, self._clock.monotonic())
+            self._end_slots(task.id)
             self._metrics.settled(Kind.VIDEO, task.model, step.settlement)
             seconds = (step.settlement.total_ms or 0) / 1000
             cost, note = format_yuan(step.settlement.charge_nanos, 4), step.settlement.note
@@ -230,6 +210,11 @@ class VideoJobs:
                 "video %s of %s %s after %.1f s: %s, charged ¥%s%s",
                 *(task.id, task.model, task.state.value, seconds, step.settlement.outcome.value, cost, note and f" ({note})"),
             )
+
+    def _end_slots(self, task_id: str) -> None:
+        """Give the slots of a task back that has ended, wherever."""
+        if (rates := self._rates.pop(task_id, None)) is not None:
+            rates.end(0, 0, self._clock.monotonic())
 
 
 def submit_answer(task: VideoTask) -> StoredAnswer:

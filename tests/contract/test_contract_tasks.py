@@ -51,6 +51,39 @@ async def test_a_task_is_there_with_its_hold(store: Store, alice: Account) -> No
     await assert_books_balance(store)
 
 
+async def test_the_states_of_many_tasks_are_told_at_once(store: Store, alice: Account) -> None:
+    for request_id in ("vreq_1", "vreq_2"):
+        await place(store, alice, request_id)
+    await store.advance_task("vreq_2", submitted("cgt-2"), NOW_MS)
+
+    states = await store.task_states(["vreq_1", "vreq_2", "vreq_3", "vreq\0"])
+
+    assert states == {"vreq_1": TaskState.SUBMITTING, "vreq_2": TaskState.PENDING}
+    assert await store.task_states([]) == {}
+    await assert_books_balance(store)
+
+
+async def test_due_tasks_can_be_asked_for_without_those_whose_submit_is_lost(store: Store, alice: Account) -> None:
+    for request_id in ("vreq_lost", "vreq_2"):
+        await place(store, alice, request_id)
+    await store.advance_task("vreq_lost", hears(SubmitUnknown("no answer")), NOW_MS)
+    await store.advance_task("vreq_2", submitted("cgt-2"), NOW_MS)
+
+    assert {task.id for task in await store.due_tasks(2**62, 10)} == {"vreq_lost", "vreq_2"}
+    assert [task.id for task in await store.due_tasks(2**62, 10, with_lost=False)] == ["vreq_2"]
+    await assert_books_balance(store)
+
+
+async def test_a_task_that_nobody_has_can_be_claimed_again_and_again(store: Store, alice: Account) -> None:
+    await place(store, alice)
+
+    assert await store.claim_task("vreq_1")
+    assert await store.claim_task("vreq_1")
+    assert not await store.claim_task("vreq_2")
+    assert [task.id for task in await store.due_tasks(DUE_MS, 10)] == ["vreq_1"]
+    await assert_books_balance(store)
+
+
 async def test_what_is_due_can_be_asked_for_an_upstream_and_after_a_time(store: Store, alice: Account) -> None:
     for request_id, upstream, due_at_ms in (
         ("vreq_1", "ark", 10),

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,11 @@ class Member(GatewayProcess):
 
     async def chat(self, *, key: str = "", **fields: Any) -> Reply:
         return await self.ask("/chat/completions", {**CHAT, **fields}, key=key)
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
 
     def stop(self) -> None:
         """Stop the process where it is, as a machine that stands still does."""
@@ -123,23 +128,20 @@ class Cluster:
         finally:
             await connection.close()
 
-    async def all_listed(self) -> None:
-        """Wait until every member that runs counts all others, so that limits are shared out as they will be."""
+    async def all_counted(self) -> None:
+        """Wait until every gateway that runs has been counted by all others for a lease, so that each has its share."""
+        await self.until(
+            """SELECT bool_and(clock_timestamp() - started_at > make_interval(secs => $1)) FROM nodes
+               WHERE serving AND dead_at IS NULL""",
+            LEASE_SECONDS * 1.3,
+        )
 
 
 @asynccontextmanager
-async def cluster(
-    directory: Path,
-    count: int = 2,
-    *,
-    balance: Nanos = BALANCE,
-    url: str = "",
-    check: Callable[[], bool] = lambda: True,
-    **options: Any,
-) -> AsyncIterator[Cluster]:
+async def cluster(directory: Path, count: int = 2, balance: Nanos = BALANCE, **options: Any) -> AsyncIterator[Cluster]:
     """Start gateways on a database of their own; at the end kill those that run, and check the books."""
     async with AsyncExitStack() as stack:
-        store_url = url or await stack.enter_async_context(database())
+        store_url = await stack.enter_async_context(database())
         ark = await stack.enter_async_context(StandIn())
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
         store = await open_store(store_url)
@@ -154,5 +156,4 @@ async def cluster(
             for member in made.members:
                 if member.process is not None and member.process.returncode is None:
                     await member.kill()
-        if check():
-            await assert_books_balance(store)
+        await assert_books_balance(store)

@@ -72,8 +72,9 @@ class PostgresPeers:
             await asyncio.sleep(pause)
             pause = min(pause * 2, PAUSE_SECONDS_MAX)
 
-    def take_job(self, name: str) -> asyncio.Future[bool]:
-        return self._write(_take_job, name, self._node.id)
+    async def take_job(self, name: str) -> bool:
+        holder = await self._read(_holder, name)
+        return bool(holder == self._node.id or (holder is None and await self._write(_take_job, name, self._node.id)))
 
 
 async def _keys_version(connection: Connection) -> int:
@@ -84,6 +85,14 @@ async def _behind(connection: Connection, version: int) -> list[str]:
     """Return the names of living nodes that serve and go by an older version of the keys."""
     rows = await connection.fetch("SELECT name FROM nodes WHERE dead_at IS NULL AND serving AND seen_keys < $1 ORDER BY id", version)
     return [name for (name,) in rows]
+
+
+async def _holder(connection: Connection, name: str) -> int | None:
+    """Return the living node that has a job, or None."""
+    holder: int | None = await connection.fetchval(
+        "SELECT node_id FROM jobs JOIN nodes ON nodes.id = node_id WHERE jobs.name = $1 AND dead_at IS NULL", name
+    )
+    return holder
 
 
 async def _take_job(connection: Connection, name: str, node_id: int) -> bool:

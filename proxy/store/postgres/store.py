@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -11,7 +12,7 @@ from proxy.core.limits import LimitsChange
 from proxy.core.money import Nanos
 from proxy.core.retention import FoldedRequest
 from proxy.core.settlement import Settlement
-from proxy.core.video.record import VideoTask
+from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.task import Step
 from proxy.store.errors import StoreError, StoreRefusedError
 from proxy.store.postgres import admin, customers, folding, idempotency, ledger, reads, tasks
@@ -187,18 +188,32 @@ class PostgresStore:
         return self._write(tasks.place_task, self._node_id, request, task, due_at_ms, self.zone)
 
     def advance_task(
-        self, task_id: str, decide: Callable[[VideoTask], Step], now_ms: int, answer: StoredAnswer | None = None
+        self,
+        task_id: str,
+        decide: Callable[[VideoTask], Step],
+        now_ms: int,
+        answer: StoredAnswer | None = None,
+        *,
+        keeps_claim: bool = False,
     ) -> asyncio.Future[Step]:
-        return self._write(tasks.advance, self._node_id, task_id, decide, now_ms, answer)
+        return self._write(partial(tasks.advance, keeps_claim=keeps_claim), self._node_id, task_id, decide, now_ms, answer)
 
     async def task(self, task_id: str) -> VideoTask | None:
         return await self._read(tasks.task, task_id)
 
+    async def task_states(self, task_ids: Collection[str]) -> dict[str, TaskState]:
+        return await self._read(tasks.task_states, task_ids)
+
     async def tasks(self, account_id: int, limit: int, offset: int) -> list[VideoTask]:
         return await self._read(tasks.tasks, account_id, limit, offset)
 
-    async def due_tasks(self, now_ms: int, limit: int, upstream: str | None = None, after_ms: int = -1) -> list[VideoTask]:
-        asked = (self._node_id, now_ms, limit, upstream, after_ms)
+    async def claim_task(self, task_id: str) -> bool:
+        return await self._write(tasks.claim_task, self._node_id, task_id)
+
+    async def due_tasks(
+        self, now_ms: int, limit: int, upstream: str | None = None, after_ms: int = -1, *, with_lost: bool = True
+    ) -> list[VideoTask]:
+        asked = (self._node_id, now_ms, limit, upstream, after_ms, with_lost)
         due = await self._read(tasks.due_tasks, *asked)
         if due.are_claimed or self._writer is None:  # nothing to write; who only reads polls nothing
             return due.tasks

@@ -5,7 +5,7 @@ transaction waits for Python. A claim gives due work to one node for a while, by
 whoever has none counts as well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import asyncpg
 
 from proxy.core.days import Zone
 from proxy.core.video import failure
-from proxy.core.video.record import VideoTask
+from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.task import Step
 from proxy.store.contract import TASK_CLAIM_SECONDS
 from proxy.store.errors import UpstreamIdTakenError
@@ -34,8 +34,11 @@ _INSERT = f"INSERT INTO video_tasks ({COLUMNS}, due_at_ms) VALUES ({', '.join(f'
 _RELEASED = "claimed_by = NULL, claimed_until = NULL"
 _SWAP = f"""
     UPDATE video_tasks SET {", ".join(f"{name} = ${place}" for place, name in enumerate(REACHED, start=4))}, due_at_ms = $3,
-      version = version + 1, {_RELEASED}
+      version = version + 1{{released}}
     WHERE id = $1 AND version = $2"""  # noqa: S608
+_CLAIM_ENDS = f"clock_timestamp() + interval '{TASK_CLAIM_SECONDS} s'"
+_CLAIMABLE = """(claimed_by IS NULL OR claimed_by = $1 OR claimed_until <= clock_timestamp()
+        OR (SELECT dead_at IS NOT NULL FROM nodes WHERE nodes.id = claimed_by))"""
 _NOTE_USE = """
     UPDATE keys SET last_used_at_ms = $1
     WHERE id = (SELECT key_id FROM requests WHERE requests.id = $2) AND $1 > coalesce(last_used_at_ms, 0)"""
@@ -43,15 +46,14 @@ _NOTE_USE = """
 _DUE = """
     FROM video_tasks
     WHERE due_at_ms > $2 AND due_at_ms <= $3 AND ($4::text IS NULL OR upstream = $4)
-      AND (claimed_by IS NULL OR claimed_by = $1 OR claimed_until <= clock_timestamp()
-        OR (SELECT dead_at IS NOT NULL FROM nodes WHERE nodes.id = claimed_by))
+      AND {claimable} AND ($6::boolean OR state <> 'submitting' OR lost_at_ms IS NULL)
       AND (state <> 'submitting' OR lost_at_ms IS NOT NULL OR (
         SELECT nodes.id = $1 OR dead_at IS NOT NULL FROM requests JOIN nodes ON nodes.id = node_id WHERE requests.id = video_tasks.id))
-    ORDER BY due_at_ms LIMIT $5"""
+    ORDER BY due_at_ms LIMIT $5""".replace("{claimable}", _CLAIMABLE)
 _CLAIM = f"""
     WITH due AS (SELECT id {_DUE} FOR NO KEY UPDATE SKIP LOCKED),
     claimed AS (
-      UPDATE video_tasks SET claimed_by = $1, claimed_until = clock_timestamp() + interval '{TASK_CLAIM_SECONDS} s'
+      UPDATE video_tasks SET claimed_by = $1, claimed_until = {_CLAIM_ENDS}
       FROM due WHERE video_tasks.id = due.id RETURNING {COLUMNS.replace("id,", "video_tasks.id,", 1)}, due_at_ms)
     SELECT * FROM claimed ORDER BY due_at_ms"""  # noqa: S608
 
@@ -77,6 +79,8 @@ async def advance(
     decide: Callable[[VideoTask], Step],
     now_ms: int,
     answer: StoredAnswer | None,
+    *,
+    keeps_claim: bool,
 ) -> Step:
     """Store the step that ``decide`` returns for the current task, with its settlement if the task ends.
 
@@ -85,7 +89,7 @@ async def advance(
 
     Raises: KeyError, ValueError, UpstreamIdTakenError.
     """
-    step = await _stored(connection, task_id, decide, now_ms)
+    step = await _stored(connection, task_id, decide, now_ms, "" if keeps_claim else f", {_RELEASED}")
     if step.settlement is not None:
         await ledger.settle(connection, node_id, task_id, step.settlement, now_ms, answer)
         await connection.execute(_NOTE_USE, now_ms, task_id)
@@ -94,8 +98,10 @@ async def advance(
     return step
 
 
-async def _stored(connection: Connection, task_id: str, decide: Callable[[VideoTask], Step], now_ms: int) -> Step:
+async def _stored(connection: Connection, task_id: str, decide: Callable[[VideoTask], Step], now_ms: int, released: str) -> Step:
     """Decide the task's step and store it over the very state that it was decided on.
+
+    Args: released: what else is set: SQL that begins with a comma, or nothing.
 
     Raises: as `advance`; ChangedMeanwhileError: others were faster again and again.
     """
@@ -107,9 +113,9 @@ async def _stored(connection: Connection, task_id: str, decide: Callable[[VideoT
         step = decide(task)
         require_sound(task, step)
         if not step.ignored:
-            is_stored = await _swap(connection, step, version)
+            is_stored = await _swap(connection, step, version, released)
         elif due_at_ms is not None and due_at_ms <= now_ms:
-            is_stored = await _put_off(connection, step, version)
+            is_stored = await _put_off(connection, step, version, released)
         else:
             is_stored = True
         if is_stored:
@@ -117,20 +123,23 @@ async def _stored(connection: Connection, task_id: str, decide: Callable[[VideoT
     raise ChangedMeanwhileError(f"task {task_id} was changed {SWAPS_MAX} times meanwhile")
 
 
-async def _swap(connection: Connection, step: Step, version: int) -> bool:
+async def _swap(connection: Connection, step: Step, version: int, released: str) -> bool:
     """Store a step over the state of a version; return whether it was still that. Raises: ValueError, UpstreamIdTakenError."""
     task = step.task
     try:
-        return await connection.execute(_SWAP, task.id, version, step.due_at_ms, *_columns(reached(task))) != "UPDATE 0"
+        return (
+            await connection.execute(_SWAP.format(released=released), task.id, version, step.due_at_ms, *_columns(reached(task)))
+            != "UPDATE 0"
+        )
     except asyncpg.UniqueViolationError as error:
         raise UpstreamIdTakenError(f"{task.upstream_id} of {task.upstream} belongs to another task than {task.id}") from error
     except asyncpg.IntegrityConstraintViolationError as error:
         raise ValueError(f"task {task.id} contradicts itself: {error}") from error
 
 
-async def _put_off(connection: Connection, step: Step, version: int) -> bool:
+async def _put_off(connection: Connection, step: Step, version: int, released: str) -> bool:
     """Store the due time of a step that changes nothing else; return whether the task was still that of the version."""
-    put_off = f"UPDATE video_tasks SET due_at_ms = $3, {_RELEASED} WHERE id = $1 AND version = $2"  # noqa: S608
+    put_off = f"UPDATE video_tasks SET due_at_ms = $3{released} WHERE id = $1 AND version = $2"  # noqa: S608
     return await connection.execute(put_off, step.task.id, version, step.due_at_ms) != "UPDATE 0"
 
 
@@ -138,6 +147,18 @@ async def task(connection: Connection, task_id: str) -> VideoTask | None:
     """Return one task, or None."""
     row = await connection.fetchrow(f"{_SELECT} WHERE id = $1", shown(task_id))
     return None if row is None else _task(row)
+
+
+async def task_states(connection: Connection, task_ids: Collection[str]) -> dict[str, TaskState]:
+    """Return the states of those of these tasks that there are."""
+    rows = await connection.fetch("SELECT id, state FROM video_tasks WHERE id = ANY ($1)", [shown(task_id) for task_id in task_ids])
+    return {task_id: TaskState(state) for task_id, state in rows}
+
+
+async def claim_task(connection: Connection, node_id: int, task_id: str) -> bool:
+    """Make a task this node's, due or not, for `TASK_CLAIM_SECONDS` from now; return False where another living node has it."""
+    claimed = f"UPDATE video_tasks SET claimed_by = $1, claimed_until = {_CLAIM_ENDS} WHERE id = $2 AND {_CLAIMABLE}"  # noqa: S608
+    return await connection.execute(claimed, node_id, shown(task_id)) != "UPDATE 0"
 
 
 async def tasks(connection: Connection, account_id: int, limit: int, offset: int) -> list[VideoTask]:
@@ -157,7 +178,9 @@ class Due:
     """Whether all of them are this node's already, for most of a claim's time to come."""
 
 
-async def due_tasks(connection: Connection, node_id: int, now_ms: int, limit: int, upstream: str | None, after_ms: int) -> Due:
+async def due_tasks(
+    connection: Connection, node_id: int, now_ms: int, limit: int, upstream: str | None, after_ms: int, with_lost: bool = True
+) -> Due:
     """Return the tasks that are due and no other node's, the longest due first, and claim none.
 
     Args: node_id: of this node; 0: nobody's, who only reads.
@@ -169,16 +192,16 @@ async def due_tasks(connection: Connection, node_id: int, now_ms: int, limit: in
     mine = f"claimed_by = $1 AND claimed_until > clock_timestamp() + interval '{TASK_CLAIM_SECONDS / 2} s'"
     rows = await connection.fetch(
         f"SELECT coalesce({mine}, false), {COLUMNS} {_DUE}",
-        *(node_id, after_ms, now_ms, upstream, min(limit, _OFFSET_MAX)),
+        *(node_id, after_ms, now_ms, upstream, min(limit, _OFFSET_MAX), with_lost),
     )
     return Due([_task(row[1:]) for row in rows], all(row[0] for row in rows))
 
 
 async def claim_due_tasks(
-    connection: Connection, node_id: int, now_ms: int, limit: int, upstream: str | None, after_ms: int
+    connection: Connection, node_id: int, now_ms: int, limit: int, upstream: str | None, after_ms: int, with_lost: bool = True
 ) -> list[VideoTask]:
     """Return such tasks as this node's for `TASK_CLAIM_SECONDS` from now. What another node is claiming now is left to it."""
-    rows = await connection.fetch(_CLAIM, node_id, after_ms, now_ms, upstream, min(limit, _OFFSET_MAX))
+    rows = await connection.fetch(_CLAIM, node_id, after_ms, now_ms, upstream, min(limit, _OFFSET_MAX), with_lost)
     return [_task(row[:_COUNT]) for row in rows]
 
 

@@ -14,7 +14,7 @@ from proxy.core.limits import LimitsChange
 from proxy.core.money import Nanos
 from proxy.core.retention import FoldedRequest
 from proxy.core.settlement import Settlement
-from proxy.core.video.record import VideoTask
+from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.task import Step
 from proxy.store.errors import StoreError, StoreRefusedError, StoreUnavailableError
 from proxy.store.progress import GivenUpError, Progress, Report
@@ -199,18 +199,32 @@ class SqliteStore:
         return self._take_on(tasks.place_task, request, self._owner, task, due_at_ms)
 
     def advance_task(
-        self, task_id: str, decide: Callable[[VideoTask], Step], now_ms: int, answer: StoredAnswer | None = None
+        self,
+        task_id: str,
+        decide: Callable[[VideoTask], Step],
+        now_ms: int,
+        answer: StoredAnswer | None = None,
+        *,
+        keeps_claim: bool = False,  # noqa: ARG002  every task is this process's
     ) -> asyncio.Future[Step]:
         return self._write_money(tasks.advance, task_id, decide, now_ms, answer)
 
     async def task(self, task_id: str) -> VideoTask | None:
         return await self._read(tasks.task, task_id)
 
+    async def task_states(self, task_ids: Collection[str]) -> dict[str, TaskState]:
+        return await self._read(tasks.task_states, task_ids)
+
     async def tasks(self, account_id: int, limit: int, offset: int) -> list[VideoTask]:
         return await self._read(tasks.tasks, account_id, limit, offset)
 
-    async def due_tasks(self, now_ms: int, limit: int, upstream: str | None = None, after_ms: int = -1) -> list[VideoTask]:
-        return await self._read(tasks.due_tasks, now_ms, limit, upstream, after_ms)
+    async def claim_task(self, task_id: str) -> bool:
+        return self._writer is not None and await self.task(task_id) is not None
+
+    async def due_tasks(
+        self, now_ms: int, limit: int, upstream: str | None = None, after_ms: int = -1, *, with_lost: bool = True
+    ) -> list[VideoTask]:
+        return await self._read(tasks.due_tasks, now_ms, limit, upstream, after_ms, with_lost)
 
     async def next_due_at_ms(self, after_ms: int = -1, upstream: str | None = None) -> int | None:
         return await self._read(tasks.next_due_at_ms, after_ms, upstream)

@@ -4,10 +4,10 @@ A step is checked (`store/steps.py`) before it is stored, all of it or nothing.
 """
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from proxy.core.video import failure
-from proxy.core.video.record import VideoTask
+from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.task import Step
 from proxy.store.errors import UpstreamIdTakenError
 from proxy.store.sqlite import idempotency, ledger
@@ -87,12 +87,22 @@ def tasks(connection: sqlite3.Connection, account_id: int, limit: int, offset: i
     return _all(connection, "WHERE account_id = ? ORDER BY created_at_ms DESC, id DESC LIMIT ? OFFSET ?", window)
 
 
-def due_tasks(connection: sqlite3.Connection, now_ms: int, limit: int, upstream: str | None, after_ms: int) -> list[VideoTask]:
+def task_states(connection: sqlite3.Connection, task_ids: Collection[str]) -> dict[str, TaskState]:
+    """Return the states of those of these tasks that there are."""
+    found = ((task_id, connection.execute("SELECT state FROM video_tasks WHERE id = ?", (task_id,)).fetchone()) for task_id in task_ids)
+    return {task_id: TaskState(row[0]) for task_id, row in found if row is not None}
+
+
+def due_tasks(
+    connection: sqlite3.Connection, now_ms: int, limit: int, upstream: str | None, after_ms: int, with_lost: bool = True
+) -> list[VideoTask]:
     """Return the tasks that are due, of one upstream or of all, the longest due first. Raises: ValueError for a negative limit."""
     if limit < 0:
         raise ValueError(f"a limit cannot be negative: {limit}")
-    condition = "WHERE due_at_ms > ? AND due_at_ms <= ? AND upstream = coalesce(?, upstream) ORDER BY due_at_ms LIMIT ?"
-    return _all(connection, condition, (after_ms, now_ms, upstream, min(limit, _OFFSET_MAX)))
+    condition = "WHERE due_at_ms > ? AND due_at_ms <= ? AND upstream = coalesce(?, upstream)"
+    if not with_lost:
+        condition += " AND (state <> 'submitting' OR lost_at_ms IS NULL)"
+    return _all(connection, f"{condition} ORDER BY due_at_ms LIMIT ?", (after_ms, now_ms, upstream, min(limit, _OFFSET_MAX)))
 
 
 def next_due_at_ms(connection: sqlite3.Connection, after_ms: int, upstream: str | None) -> int | None:

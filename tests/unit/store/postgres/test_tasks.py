@@ -253,3 +253,33 @@ async def test_what_another_node_has_under_its_hands_is_left_to_it(store: Postgr
 
     assert meanwhile == ["vreq_2"]
     assert await due(store) == ["vreq_1", "vreq_2"]
+    await assert_books_balance(store)
+
+
+async def test_a_claimed_task_is_no_other_nodes_and_stays_so_over_a_step_that_keeps_the_claim(
+    opens: Opens, store: PostgresStore, alice: Account
+) -> None:
+    other = await opens()
+    await place(store, alice, "vreq_1")
+    assert await store.claim_task("vreq_1")
+
+    await store.advance_task("vreq_1", hears(Polled("running")), NOW_MS, keeps_claim=True)
+    kept = await other.claim_task("vreq_1"), await other.due_tasks(2**62, 10)
+    await store.advance_task("vreq_1", hears(Polled("running")), NOW_MS)
+
+    assert kept == (False, [])
+    assert await other.claim_task("vreq_1")
+    assert await store.due_tasks(2**62, 10) == []
+    await assert_books_balance(store)
+
+
+async def test_a_claim_of_a_dead_node_is_anybodys(opens: Opens, store: PostgresStore, alice: Account) -> None:
+    other = await opens()
+    await place(store, alice, "vreq_1")
+    assert await other.claim_task("vreq_1")
+    assert not await store.claim_task("vreq_1")
+
+    await other.close()
+
+    assert await store.claim_task("vreq_1")
+    await assert_books_balance(store)
