@@ -141,7 +141,7 @@ class _Construction:
         self._watch(store)
         if isinstance(live_keys, SharedKeys):
             self._mind_peers(live_keys, billing, videos)
-        ops = OpsHandlers(store, self._metrics, OpenBusiness(self._metrics, store, self._clock), self._stop.requested)
+        ops = OpsHandlers(store, self._metrics, OpenBusiness(self._metrics, store, self._clock, peers), self._stop.requested)
         reloader = self._reloader(source, videos)
         # The public listener opens last, so it stops first, and the operator sees the drain on the other two.
         await self._open_admin_listener(store, live_keys, ops, reloader)

@@ -298,10 +298,16 @@ class Census:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """State of writing: operations that wait, and batches so far in which something could not be written."""
+    """State of the way to the database. All but ``waiting`` counts since the store was opened."""
 
     waiting: int
+    """Writes that wait."""
     failures: int
+    """Batches in which something could not be written."""
+    retries: int = 0
+    """Tries of a transaction after its first one, where a server keeps the store."""
+    read_waits: int = 0
+    """Reads that waited for a connection, where a server keeps the store."""
 
 
 @dataclass(frozen=True, slots=True)

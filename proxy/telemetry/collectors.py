@@ -15,6 +15,7 @@ from proxy.core.video.record import TERMINAL, TaskState
 from proxy.live.settings import Live
 from proxy.store.contract import Books, Engine
 from proxy.store.errors import StoreError
+from proxy.store.peers import Peers
 from proxy.store.values import Census
 from proxy.telemetry.instruments import Labels
 from proxy.telemetry.metrics import Metrics
@@ -72,6 +73,8 @@ def watch_store(metrics: Metrics, engine: Engine, path: Path | None) -> None:
     """
     if path is not None:
         _watch_file(metrics, path.resolve())
+    else:
+        _watch_server(metrics, engine)
     metrics.gauge("llm_proxy_store_waiting_operations", "Writes that wait for their commit.", lambda: engine.backlog.waiting)
     metrics.counter(
         "llm_proxy_commit_failures", "Group commits in which something could not be written.", lambda: engine.backlog.failures
@@ -85,27 +88,48 @@ def _watch_file(metrics: Metrics, path: Path) -> None:
     metrics.gauge("llm_proxy_disk_free_bytes", "Room on the store's disk.", lambda: _room(path.parent))
 
 
-class OpenBusiness:
-    """Metrics that need a query. `look` before each scrape; if the store does not answer, its metrics are left out."""
+def _watch_server(metrics: Metrics, engine: Engine) -> None:
+    """Register the state of the way to the database server and, of one that several gateways write to, what this one knows of them."""
+    metrics.counter("llm_proxy_store_retries", "Transactions that were tried again.", lambda: engine.backlog.retries)
+    metrics.counter("llm_proxy_store_read_waits", "Reads that waited for a connection.", lambda: engine.backlog.read_waits)
+    if (peers := engine.peers) is not None:
+        metrics.gauge(
+            "llm_proxy_node_unconfirmed_seconds", "Time since the last beat that the database took.", lambda: peers.unconfirmed_seconds
+        )
+        metrics.gauge("llm_proxy_keys_age_seconds", "Time since the keys were last known to be the newest.", lambda: peers.keys_seconds)
+        metrics.gauge("llm_proxy_gateways", "Living gateways, as this one sees them.", lambda: len(peers.serving))
 
-    def __init__(self, metrics: Metrics, books: Books, clock: Clock) -> None:
+
+class OpenBusiness:
+    """Metrics that need a query. `look` before each scrape; if the store does not answer, its metrics are left out.
+
+    Where several gateways share the store, they are the cluster's: one of them has them, which the others then leave out.
+    """
+
+    def __init__(self, metrics: Metrics, books: Books, clock: Clock, peers: Peers | None = None) -> None:
         self._books = books
         self._clock = clock
+        self._peers = peers
         self._census: Census | None = None
-        metrics.gauge("llm_proxy_store_up", "Whether the store answered this scrape.", lambda: self._census is not None)
-        metrics.gauges("llm_proxy_held_yuan", "Held for what is under way, in yuan.", (), self._held)
-        metrics.gauges("llm_proxy_open_holds", "Paid requests and video tasks under way.", (), self._holds)
-        metrics.gauges("llm_proxy_oldest_hold_seconds", "Age of the oldest hold that is no video's.", (), self._oldest)
-        metrics.gauges("llm_proxy_video_tasks", "Video tasks under way, by state.", ("state",), self._tasks)
+        self._is_up = False
+        name = "llm_proxy" if peers is None else "llm_proxy_cluster"
+        metrics.gauge("llm_proxy_store_up", "Whether the store answered this scrape.", lambda: self._is_up)
+        metrics.gauges(f"{name}_held_yuan", "Held for what is under way, in yuan.", (), self._held)
+        metrics.gauges(f"{name}_open_holds", "Paid requests and video tasks under way.", (), self._holds)
+        metrics.gauges(f"{name}_oldest_hold_seconds", "Age of the oldest hold that is no video's.", (), self._oldest)
+        metrics.gauges(f"{name}_video_tasks", "Video tasks under way, by state.", ("state",), self._tasks)
         metrics.gauges(
-            "llm_proxy_video_due_lag_seconds", "How long the longest due video task waits for its look.", ("upstream",), self._lags
+            f"{name}_video_due_lag_seconds", "How long the longest due video task waits for its look.", ("upstream",), self._lags
         )
 
     async def look(self) -> None:
         """Query the store."""
+        self._is_up, census = False, None
         try:
             async with asyncio.timeout(LOOK_SECONDS_MAX):
-                self._census = await self._books.census()
+                if self._peers is None or await self._peers.take_job("census"):
+                    census = await self._books.census()
+            self._is_up, self._census = True, census
         except (StoreError, TimeoutError) as fault:
             self._census = None
             logger.warning("a scrape goes without the store: %s", str(fault) or f"no answer within {LOOK_SECONDS_MAX:g} s")

@@ -250,3 +250,20 @@ async def test_a_gateway_that_is_asked_to_stop_leaves_at_once(tmp_path: Path) ->
         assert await gateways.members[0].end_by(signal.SIGTERM) == 0
 
         assert await gateways.sql("SELECT dead_at IS NOT NULL FROM nodes WHERE id = $1", node)
+
+
+async def test_one_gateway_tells_what_the_cluster_holds_and_each_what_it_knows(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as gateways:
+        gateways.ark.enqueue([Hang()])
+        async with raw_chat(gateways.members[1].origin, gateways.key, stream=True):
+            await gateways.until(HELD)
+            scrapes = [await member.metrics() for member in gateways.members]
+            await gateways.members[0].kill()
+            await gateways.until("SELECT count(*) = 1 FROM nodes WHERE serving AND dead_at IS NULL")
+            after = await gateways.members[1].metrics()
+
+        assert [scrape.get("llm_proxy_cluster_open_holds") for scrape in scrapes] == [1.0, None]
+        assert after["llm_proxy_cluster_open_holds"] == 1.0
+        assert [scrape["llm_proxy_gateways"] for scrape in scrapes] == [2.0, 2.0]
+        assert all(scrape["llm_proxy_node_unconfirmed_seconds"] < LEASE_SECONDS for scrape in scrapes)
+        assert not any("llm_proxy_open_holds" in scrape for scrape in scrapes)

@@ -54,6 +54,13 @@ class Member(GatewayProcess):
     async def chat(self, *, key: str = "", **fields: Any) -> Reply:
         return await self.ask("/chat/completions", {**CHAT, **fields}, key=key)
 
+    async def metrics(self) -> dict[str, float]:
+        """Scrape its admin socket; return the values without labels."""
+        connector = aiohttp.UnixConnector(path=str(self.directory / "admin.sock"))
+        async with aiohttp.ClientSession(connector=connector) as session, session.get("http://gateway/metrics") as response:
+            lines = [line.rpartition(" ") for line in (await response.text()).splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in lines}
+
     @property
     def pid(self) -> int:
         assert self.process is not None

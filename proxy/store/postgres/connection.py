@@ -105,11 +105,14 @@ class Readers:
         self._connector = connector
         self._idle: list[Connection] = []
         self._free = asyncio.Semaphore(READERS_MAX)
+        self.waits = 0
+        """Reads that found all connections lent."""
         self._is_closed = False
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection. Raises: StoreUnavailableError once closed; `FAILURES`."""
+        self.waits += self._free.locked()
         async with self._free:
             if self._is_closed:
                 raise StoreUnavailableError("the store is closed")

@@ -59,6 +59,8 @@ class Session:
         self._connector = connector
         self._node_id = node_id
         self._number = 0
+        self.retries = 0
+        """Tries of transactions that were not the last one."""
         self._connection: Connection | None = None
 
     async def book(self, holds: Sequence[Row], settlements: Sequence[Row], until: float) -> Any:
@@ -69,7 +71,7 @@ class Session:
         Raises: UnknownEndError, StoreUnavailableError, StoreFencedError, ValueRefusedError.
         """
         self._number += 1
-        tries = _Tries(until)
+        tries = _Tries(until, self)
         columns = arguments(holds, settlements)
         is_careful = False
         while True:
@@ -98,7 +100,7 @@ class Session:
         Raises: what the function raises: nothing of it stands; UnknownEndError, StoreUnavailableError, StoreFencedError.
         """
         self._number += 1
-        tries = _Tries(until)
+        tries = _Tries(until, self)
         finished: list[T] = []
         while True:
             try:
@@ -155,8 +157,9 @@ class Session:
 class _Tries:
     """The tries of one transaction: how long until the next, and whether one before may have been committed."""
 
-    def __init__(self, until: float) -> None:
+    def __init__(self, until: float, session: Session) -> None:
         self.is_unknown = False
+        self._session = session
         self._until = until
         self._seconds = PAUSE_SECONDS_FIRST
         self._loop = asyncio.get_running_loop()
@@ -164,6 +167,7 @@ class _Tries:
     async def pause(self, error: BaseException) -> None:
         """Wait before the next try. Raises: UnknownEndError, StoreUnavailableError: there is no time for one."""
         logger.warning("a transaction is tried again: %s", error or type(error).__name__)
+        self._session.retries += 1
         if self._loop.time() + self._seconds > self._until:
             if self.is_unknown:
                 raise UnknownEndError(f"nobody knows yet whether this was written: {error or type(error).__name__}") from error

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
@@ -255,7 +256,8 @@ class PostgresStore:
 
     @property
     def backlog(self) -> Backlog:
-        return Backlog(0, 0) if self._writer is None else self._writer.backlog
+        backlog = Backlog(0, 0) if self._writer is None else self._writer.backlog
+        return replace(backlog, read_waits=self._readers.waits)
 
     async def ping(self) -> None:
         if self._writer is not None:

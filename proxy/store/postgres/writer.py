@@ -91,7 +91,7 @@ class Writer:
 
     @property
     def backlog(self) -> Backlog:
-        return Backlog(len(self._queue), self._failures)
+        return Backlog(len(self._queue), self._failures, retries=self._session.retries)
 
     def hold(self, request: NewRequest) -> asyncio.Future[None]:
         """Queue a hold."""
