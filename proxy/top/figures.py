@@ -94,7 +94,7 @@ def figures(now: Scrape, before: Scrape | None) -> Figures:
         output_tokens=rates("llm_proxy_tokens_total", direction="output"),
         yuan_a_minute=_times(rates("llm_proxy_charged_yuan_total"), 60),
         yuan=now.total("llm_proxy_charged_yuan_total"),
-        held_yuan=now.total("llm_proxy_held_yuan"),
+        held_yuan=now.total("llm_proxy_held_yuan") or now.total("llm_proxy_cluster_held_yuan"),
         shortfall_yuan=now.total("llm_proxy_shortfall_yuan_total"),
         commits=commits,
         operations_a_commit=operations / commits if operations is not None and commits else None,
