@@ -4,10 +4,11 @@ Each living node that serves has a place in an order, which differs from key to 
 view, the node at place r (from 0) has ceil((limit - r) / m) of a limit: as many as there are numbers below the limit that leave r when
 divided by m. So the shares of one view add up to the limit exactly, also where there are fewer than nodes: some then have none.
 
-Views differ for a moment, and the sum stays within the limit all the same. A node counts as active from when it `is_counted` (a lease
-after it came) until half a lease after its last confirmed beat. Every active node's view then has all active nodes in it: whoever has
-beaten within half a lease has seen what came a lease ago, and a node that another has set dead has not been active for half a lease. In
-a larger view a node's place is not lower and m not smaller, so its share is not larger than in the view of the active nodes alone.
+Views differ for a moment, and the sum stays within the limit all the same. A node counts as active from when it `is_counted` (each
+node before it has said that it has this one in its view, or it came a lease ago) until half a lease after its last confirmed beat.
+Every active node's view then has all active nodes in it: whoever has beaten within half a lease has seen what came a lease ago, one
+that came later has seen what was there, and a node that another has set dead has not been active for half a lease. In a larger view a
+node's place is not lower and m not smaller, so its share is not larger than in the view of the active nodes alone.
 """
 
 from collections.abc import Iterable

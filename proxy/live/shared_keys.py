@@ -86,6 +86,7 @@ class SharedKeys(LiveKeys):
             self.bounds = MappingProxyType({})  # each is made again, with what its share is now
             self._put_in_force(self._grants, self._known_anonymous)
             self._on_share(self.share(0))
+            self.peers.saw_nodes(self.peers.serving)
 
     def _refuse_old(self) -> None:
         seconds = self.peers.keys_seconds

@@ -1,5 +1,6 @@
 """`Peers`: the part of the store's contract that only an engine has which several processes write to at once. They are its nodes."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -20,7 +21,10 @@ class Peers(Protocol):
 
     @property
     def is_counted(self) -> bool:
-        """Whether every node that may buy has this one among `serving`: a lease after its coming, or at once if it came alone."""
+        """Whether every node that may buy shares limits out to this one, too: once all have said so, or a lease after its coming."""
+
+    def saw_nodes(self, nodes: Sequence[int]) -> None:
+        """Tell the others whom this node shares limits out to from now on: those of `serving` whose shares are in force."""
 
     @property
     def lease_seconds(self) -> float:

@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from proxy.store.errors import StoreFencedError
@@ -49,8 +49,10 @@ class Node:
         """Beats of all living nodes, this one among them, as of the last beat."""
         self.serving: tuple[int, ...] = ()
         """Those of them that answer customers, in the order in which they came."""
-        self.is_first = False
-        """True if no other node served when this one came: ids follow the order of coming."""
+        self.is_counted = False
+        """Whether each node that serves and came before this one shares limits out to it, too: by the last beat, and for good."""
+        self.seen_node = 0
+        """The newest node that this one shares limits out to: told to the others with each beat."""
         self.beat_seconds = lease.BEAT_SECONDS if beat_seconds is None else beat_seconds
         self.entered_at = self.confirmed_at = boot_seconds()
         """When this node came, and when the last beat that the database took was sent."""
@@ -90,7 +92,6 @@ class Node:
         """Beat for the first time, and go on from then on. Raises: StoreFencedError; `FAILURES`."""
         await self.beat()
         self.entered_at = self.confirmed_at
-        self.is_first = self.serving[:1] == (self.id,)
         self._tasks.spawn(self._beat_until_closed(), "beat", on_death=self._died)
 
     def seconds_unconfirmed(self) -> float:
@@ -104,6 +105,12 @@ class Node:
             self.keys_current_at = self.confirmed_at
         self._due.set()
 
+    def saw_nodes(self, nodes: Sequence[int]) -> None:
+        """Share limits out to these from now on, and tell the others at once: one that has just come waits for it."""
+        if (newest := max(nodes, default=0)) != self.seen_node:
+            self.seen_node = newest
+            self._due.set()
+
     async def looked(self) -> None:
         """Return after the next beat that the database takes."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -115,13 +122,17 @@ class Node:
         connection = await self._connected()
         sent_at, began = boot_seconds(), asyncio.get_running_loop().time()
         rows = await connection.fetch(
-            "SELECT node_id, node_beat, node_serving, keys_version FROM beat_node($1, $2)", self.id, self.seen_keys
+            "SELECT node_id, node_beat, node_serving, node_seen, keys_version FROM beat_node($1, $2, $3)",
+            *(self.id, self.seen_keys, self.seen_node),
         )
         beats = {node_id: beat for node_id, beat, *_ in rows}
         if self.id not in beats:
             raise StoreFencedError(f"node {self.id} was set dead by another: its beat had stood still")
-        self.confirmed_at, self.living, self.keys_version = sent_at, beats, rows[0][3]
-        self.serving = tuple(node_id for node_id, _, serves, _ in rows if serves)
+        self.confirmed_at, self.living, self.keys_version = sent_at, beats, rows[0][4]
+        self.serving = tuple(node_id for node_id, _, serves, *_ in rows if serves)
+        # Ids follow the order of coming. One that came later counts this one from its first look on.
+        unaware = [node_id for node_id, _, serves, seen, _ in rows if serves and node_id < self.id and seen < self.id]
+        self.is_counted = self.is_counted or not unaware
         if self.keys_version <= self.seen_keys:
             self.keys_current_at = sent_at
         for other, still in self._watch.look(beats, began):

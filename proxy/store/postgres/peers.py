@@ -1,7 +1,7 @@
 """This node among the others: `proxy.store.peers.Peers`, by what its beats show and a few statements of its own."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from proxy.store.errors import NotSeenError
@@ -37,7 +37,7 @@ class PostgresPeers:
 
     @property
     def is_counted(self) -> bool:
-        return self._node.is_first or boot_seconds() - self._node.entered_at >= self._node.lease_seconds
+        return self._node.is_counted or boot_seconds() - self._node.entered_at >= self._node.lease_seconds
 
     @property
     def lease_seconds(self) -> float:
@@ -46,6 +46,9 @@ class PostgresPeers:
     @property
     def unconfirmed_seconds(self) -> float:
         return self._node.seconds_unconfirmed()
+
+    def saw_nodes(self, nodes: Sequence[int]) -> None:
+        self._node.saw_nodes(nodes)
 
     async def looked(self) -> None:
         await self._node.looked()

@@ -61,7 +61,9 @@ class Node:
     meter: Meter = field(default_factory=lambda: Meter("key"))
     confirmed_at: float = 0.0
     view: frozenset[int] = frozenset()
-    is_first: bool = False
+    told: int = 0
+    """The newest node in its view when it beat last but one, as the others see it."""
+    is_counted: bool = False
     is_stopped: bool = False
 
 
@@ -82,7 +84,8 @@ class Cluster:
             if self.random.random() < 0.02 and len(self.nodes) < 6:
                 self.come()
             for node in list(self.nodes.values()):
-                node.is_stopped = node.is_stopped or self.random.random() < 0.001
+                if self.random.random() < 0.001 and sum(not other.is_stopped for other in self.nodes.values()) > 1:
+                    node.is_stopped = True  # never the last one: whoever then comes alone knows nothing of the minute before
                 if not node.is_stopped and node.beats_at <= self.now:
                     self.beat(node)
             for node in (*self.nodes.values(), *self.dead):
@@ -90,17 +93,18 @@ class Cluster:
 
     def come(self) -> None:
         self.number += 1
-        node = self.nodes[self.number] = Node(self.number, self.now, self.now)
-        node.is_first = len(self.nodes) == 1
+        self.nodes[self.number] = Node(self.number, self.now, self.now)
 
     def beat(self, node: Node) -> None:
         """Set dead who was silent for a lease, see who lives, and put the share in force."""
         for other in [other for other in self.nodes.values() if other.is_stopped and self.now - other.confirmed_at >= LEASE]:
             self.dead.append(self.nodes.pop(other.id))
+        node.told = max(node.view, default=0)
         node.confirmed_at, node.view = self.now, frozenset(self.nodes)
         node.beats_at = self.now + BEAT + self.random.random() * LATE
-        is_counted = node.is_first or self.now - node.came_at >= LEASE
-        node.meter.limit(self.limit, None, None, self.now, share_of(node.id, node.view, 3) if is_counted else NONE)
+        are_aware = all(other.told >= node.id for other in self.nodes.values() if other.id < node.id)
+        node.is_counted = node.is_counted or are_aware or self.now - node.came_at >= LEASE
+        node.meter.limit(self.limit, None, None, self.now, share_of(node.id, node.view, 3) if node.is_counted else NONE)
 
     def call(self, node: Node) -> None:
         """Call while the node lets one and may buy: one that does not beat goes on for half a lease."""

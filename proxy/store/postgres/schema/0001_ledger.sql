@@ -16,6 +16,7 @@ CREATE TABLE nodes (
   name       text        NOT NULL,              -- host and process, for people
   beat       bigint      NOT NULL DEFAULT 0,    -- counted up by the node: others look whether it moves, and at no clock
   seen_keys  bigint      NOT NULL DEFAULT 0,    -- version of keys, accounts and limits that it goes by
+  seen_node  bigint      NOT NULL DEFAULT 0,    -- the newest node that it shares limits out to
   settings   text        NOT NULL DEFAULT '',   -- digest of its configuration
   serving    boolean     NOT NULL DEFAULT false, -- it answers customers: rates are shared out to it, and changes of keys wait for it
   started_at timestamptz NOT NULL DEFAULT clock_timestamp(),

@@ -40,10 +40,9 @@ CREATE TABLE video_tasks (
   ended_at_ms              bigint,
   due_at_ms                bigint,
 
-  -- Steps are compare-and-swap: one that was decided on another version than the stored one is decided again. `cancels` counts cancels,
-  -- which a poll that looked before one must not overtake; a claim keeps two nodes from polling a task in the same turn.
+  -- Steps are compare-and-swap: one that was decided on another version than the stored one is decided again. A claim keeps two nodes
+  -- from polling a task in the same turn, and from polling one that is being cancelled.
   version                  bigint  NOT NULL DEFAULT 0,
-  cancels                  bigint  NOT NULL DEFAULT 0,
   claimed_by               bigint,
   claimed_until            timestamptz,         -- by the clock of the database: those of two nodes may differ
 

@@ -35,10 +35,10 @@ BEGIN
 END $$;
 
 -- Count a node's beat up, and return what it sees: every living node with its beat, itself among them unless it was set dead.
-CREATE FUNCTION beat_node(p_node bigint, p_seen_keys bigint)
-RETURNS TABLE (node_id bigint, node_beat bigint, node_serving boolean, keys_version bigint, database_ms bigint) LANGUAGE plpgsql AS $$
+CREATE FUNCTION beat_node(p_node bigint, p_seen_keys bigint, p_seen_node bigint)
+RETURNS TABLE (node_id bigint, node_beat bigint, node_serving boolean, node_seen bigint, keys_version bigint, database_ms bigint) LANGUAGE plpgsql AS $$
 BEGIN
-  UPDATE nodes SET beat = beat + 1, seen_keys = p_seen_keys WHERE id = p_node AND dead_at IS NULL;
-  RETURN QUERY SELECT id, beat, serving, (SELECT version FROM versions WHERE what = 'keys'), (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+  UPDATE nodes SET beat = beat + 1, seen_keys = p_seen_keys, seen_node = p_seen_node WHERE id = p_node AND dead_at IS NULL;
+  RETURN QUERY SELECT id, beat, serving, seen_node, (SELECT version FROM versions WHERE what = 'keys'), (extract(epoch FROM clock_timestamp()) * 1000)::bigint
     FROM nodes WHERE dead_at IS NULL ORDER BY id;
 END $$;

@@ -116,7 +116,7 @@ async def test_setting_a_node_dead_waits_for_its_write_that_is_under_way(opens: 
     other = await Connector(url).connect()
     await until("EXISTS (SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%end_node%')", other)
     assert await other.fetchval("SELECT dead_at IS NULL FROM nodes WHERE id = $1", id_of(store))
-    await other.fetch("SELECT * FROM beat_node($1, 0)", id_of(store))  # a beat passes beside the write
+    await other.fetch("SELECT * FROM beat_node($1, 0, 0)", id_of(store))  # a beat passes beside the write
     await writing.execute("COMMIT")
 
     assert await killing

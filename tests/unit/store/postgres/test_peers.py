@@ -25,8 +25,8 @@ async def enter() -> AsyncIterator[Enter]:
     """Return a function that opens one database again, as another node with short beats."""
     async with database() as url, AsyncExitStack() as nodes:
 
-        async def open_again(*, serves: bool = True) -> PostgresStore:
-            watch = Watch(LEASE_SECONDS, LEASE_SECONDS)
+        async def open_again(*, serves: bool = True, lease_seconds: float = LEASE_SECONDS) -> PostgresStore:
+            watch = Watch(lease_seconds, lease_seconds)
             store = await open_store(url, serves=serves, watch=watch, beat_seconds=BEAT_SECONDS)
             nodes.push_async_callback(store.close)
             return store
@@ -124,15 +124,29 @@ async def test_a_job_is_one_nodes_until_its_death(enter: Enter) -> None:
     assert await peers_of(second).take_job("census")
 
 
-async def test_a_node_that_came_alone_counts_at_once_and_a_later_one_after_a_lease(enter: Enter) -> None:
+async def test_a_node_that_came_alone_counts_at_once_and_a_later_one_once_the_others_have_told_so(enter: Enter) -> None:
     await enter(serves=False)
-    first, second = await enter(), await enter()
+    first, second = await enter(lease_seconds=3600), await enter(lease_seconds=3600)
+    both = (peers_of(first).node, peers_of(second).node)
+    before = peers_of(first).is_counted, peers_of(second).is_counted
+    await until(lambda: peers_of(first).serving == both, peers_of(first))
+    await peers_of(second).looked()
+    unaware = peers_of(second).is_counted  # it is seen, and nothing is shared out to it
 
-    assert peers_of(first).is_counted
-    assert not peers_of(second).is_counted
-    assert peers_of(second).serving == (peers_of(first).node, peers_of(second).node)
+    peers_of(first).saw_nodes(both)
+
     await until(lambda: peers_of(second).is_counted, peers_of(second))
-    assert peers_of(first).serving == peers_of(second).serving
+    assert before == (True, False)
+    assert not unaware
+    assert peers_of(second).serving == both
+
+
+async def test_a_node_counts_a_lease_after_its_coming_whatever_the_others_tell(enter: Enter) -> None:
+    await enter()
+    second = await enter()
+
+    assert not peers_of(second).is_counted
+    await until(lambda: peers_of(second).is_counted, peers_of(second))
 
 
 async def test_an_unconfirmed_node_knows_for_how_long(enter: Enter) -> None:
