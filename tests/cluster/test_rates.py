@@ -11,6 +11,7 @@ from tests.support.videos import MODEL, PROMPT, SUBMIT
 RPM = 60
 TASK_PATH = TASKS + "/*"
 GETS_PER_SECOND = 6
+SPAN_SECONDS = 5
 
 
 async def limit(gateways: Cluster, **options: str) -> None:
@@ -92,12 +93,12 @@ async def test_an_upstream_is_asked_no_more_often_than_by_one_gateway(tmp_path: 
                 assert (await member.ask(SUBMIT, {"model": MODEL, "prompt": PROMPT})).status == 200
         for task in gateways.ark.videos.tasks:
             gateways.ark.videos.advance(task, "running")
-        await gateways.until("SELECT sum(polls) >= 40 FROM video_tasks", seconds=60)
+        await gateways.until("SELECT sum(polls) >= 60 FROM video_tasks", seconds=60)
         times = [call.at for call in gateways.ark.calls_to(TASK_PATH, "GET")]
         for task in gateways.ark.videos.tasks:
             gateways.ark.videos.advance(task, "succeeded")
         await gateways.until("SELECT bool_and(state = 'succeeded') FROM video_tasks", seconds=60)
 
-        most = max(sum(at <= other < at + 1 for other in times) for at in times)
-        assert most <= GETS_PER_SECOND + 1  # one, for a call's way here
+        most = max(sum(at <= other < at + SPAN_SECONDS for other in times) for at in times)
+        assert most <= (SPAN_SECONDS + 1) * GETS_PER_SECOND  # a second's worth for what a busy machine holds up on its way here
         assert len(times) / (times[-1] - times[0]) > GETS_PER_SECOND / 2
