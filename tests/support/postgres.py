@@ -152,6 +152,10 @@ _CLEAR = """
 _LEFT = """
     SELECT (SELECT count(*) FROM accounts) <> 2 OR (SELECT sum(balance_nanos + held_nanos) FROM accounts) <> 0
       OR (SELECT count(*) FROM versions) <> 1 OR (SELECT version <> $1 FROM llm_proxy_schema)"""
+# Of all tables, so that one which `_CLEAR` does not know lends no database with its rows.
+_TABLES = """
+    SELECT string_agg(format('EXISTS (SELECT 1 FROM %I)', relname), ' OR ') FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname NOT IN ('accounts', 'versions', 'llm_proxy_schema')"""
 _schemas: set[str] = set()
 """What `_SCHEMA` says of the template."""
 
@@ -165,7 +169,8 @@ async def _empty(url: str) -> bool:
             return False
         async with connection.transaction():
             await connection.execute(_CLEAR)
-        return not await connection.fetchval(_LEFT, len(migrations.scripts()))
+        is_left = await connection.fetchval(f"SELECT {await connection.fetchval(_TABLES)}")
+        return not is_left and not await connection.fetchval(_LEFT, len(migrations.scripts()))
     finally:
         await connection.close()
 
