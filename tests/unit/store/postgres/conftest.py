@@ -1,5 +1,6 @@
 """A database of a test's own, stores of it as so many nodes, and a way to it that can be broken."""
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
@@ -61,7 +62,22 @@ async def sql(url: str) -> AsyncIterator[Connection]:
 
 
 @pytest.fixture
+async def writing(url: str) -> AsyncIterator[Connection]:
+    """Another one, for a transaction that stays open while `sql` looks; at the end it is rolled back."""
+    connection = await Connector(url).connect()
+    yield connection
+    connection.terminate()
+
+
+@pytest.fixture
 async def way(url: str) -> AsyncIterator[Way]:
     with tempfile.TemporaryDirectory(prefix="way-") as folder:  # pytest's own paths are too long for a socket
         async with way_to(url, Path(folder)) as lent:
             yield lent
+
+
+async def until(condition: str, sql: Connection) -> None:
+    """Wait until a query of the database says so."""
+    async with asyncio.timeout(30):
+        while not await sql.fetchval(f"SELECT {condition}"):
+            await sql.execute("SELECT pg_sleep(0.02)")

@@ -8,13 +8,13 @@ from proxy.core.days import CHINA
 from proxy.core.money import Nanos
 from proxy.core.retention import DAY_MS
 from proxy.store.contract import CLAIM_LIFE_MS, FOLD_REQUESTS_MAX
-from proxy.store.postgres import PostgresStore
+from proxy.store.postgres import PostgresStore, folding
 from proxy.store.postgres.connection import Connection
 from proxy.store.postgres.session import LOCK_SECONDS
 from proxy.store.values import Account, StoredAnswer, UsageQuery
 from tests.support.books import assert_books_balance
 from tests.support.store import NOW_MS, new_claim, new_request, pay, reference, settlement
-from tests.unit.store.postgres.conftest import Opens
+from tests.unit.store.postgres.conftest import Opens, until
 
 DAY_1 = CHINA.begins_ms(CHINA.day(NOW_MS))
 _WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%FROM accounts%'"
@@ -108,4 +108,21 @@ async def test_rows_that_another_node_has_under_its_hands_are_left_to_it(
     await sql.execute("COMMIT")
 
     assert (meanwhile, await tidy(), await tidy()) == (1, 1, 0)
+    await assert_books_balance(store)
+
+
+async def test_a_refund_of_a_request_that_is_being_folded_waits_and_is_in_its_days_sums(
+    store: PostgresStore, alice: Account, sql: Connection, writing: Connection
+) -> None:
+    await pay(store, new_request("req_1", account_id=alice.id, created_at_ms=DAY_1), settlement(7))
+    await writing.execute("BEGIN")
+    assert await folding.fold(writing, alice.id, DAY_2, CHINA) == 1
+
+    refunded = store.refund_request("req_1", Nanos(3), "", NOW_MS, reference())
+    await until("EXISTS (SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%FOR KEY SHARE%')", sql)
+    assert not refunded.done()
+    await writing.execute("COMMIT")
+
+    assert (await refunded).is_new
+    assert [(row.group, row.refunded_nanos) for row in await store.usage(UsageQuery("model"))] == [("", 3), ("doubao-pro-32k", 0)]
     await assert_books_balance(store)

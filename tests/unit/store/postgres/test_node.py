@@ -14,7 +14,7 @@ from proxy.store.values import Account
 from tests.support.books import assert_books_balance
 from tests.support.postgres_way import Way
 from tests.support.store import NOW_MS, new_request, reference, settlement
-from tests.unit.store.postgres.conftest import Opens
+from tests.unit.store.postgres.conftest import Opens, until
 
 QUICK: dict[str, Any] = {"beat_seconds": 0.05}
 
@@ -26,13 +26,6 @@ def quick_watch() -> Watch:
 def id_of(store: PostgresStore) -> int:
     assert store.node is not None
     return store.node.id
-
-
-async def until(condition: str, sql: Connection) -> None:
-    """Wait until a query of the database says so."""
-    async with asyncio.timeout(30):
-        while not await sql.fetchval(f"SELECT {condition}"):
-            await sql.execute("SELECT pg_sleep(0.02)")
 
 
 async def test_a_node_beats_and_sees_the_others(opens: Opens, sql: Connection) -> None:
