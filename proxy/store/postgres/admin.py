@@ -15,9 +15,10 @@ from proxy.core.shown_text import first_unseen
 from proxy.core.timestamps import iso
 from proxy.store import limit_row
 from proxy.store.errors import AccountExistsError, KeyNotFoundError, StoreRefusedError
-from proxy.store.postgres import ledger, limits, payments
+from proxy.store.postgres import counting, ledger, limits, payments
 from proxy.store.postgres.batch import shown
 from proxy.store.postgres.connection import KEYS_CHANNEL, Connection
+from proxy.store.postgres.counting import Counted
 from proxy.store.values import Account, Booking, Grant, Key, KeyUse, NewKey, Reference
 
 NAME_CHARACTERS_MAX = 100
@@ -101,7 +102,7 @@ async def create_key(connection: Connection, account: str, key: NewKey) -> Key:
     """Raises: AccountNotFoundError, AccountClosedError; StoreRefusedError: id or secret is another key's, or a limit passes nothing."""
     owner = ledger.require_open(await ledger.locked_by_name(connection, account))
     if await _insert(connection, key, owner.id, key.name, None):
-        await limits.change(connection, owner.id, key.id, NO_LIMITS, key.limits)
+        await limits.write(connection, owner.id, key.id, key.limits)
         await changed(connection)
     return await key_by_id(connection, key.id)
 
@@ -164,28 +165,37 @@ async def revoke_key(connection: Connection, key_id: str, now_ms: int) -> Key:
     return await key_by_id(connection, key_id)
 
 
-async def set_key_limits(connection: Connection, key_id: str, change: LimitsChange, now_ms: int) -> Key:
+async def set_key_limits(connection: Connection, key_id: str, change: LimitsChange, now_ms: int, counted: Counted | None = None) -> Key:
     """Raises: KeyNotFoundError; StoreRefusedError: it is revoked, or nothing could pass such a limit."""
     account_id = await _lock_account_of(connection, key_id)
     key = await key_by_id(connection, key_id)
     if key.revoked_at_ms is not None:
         raise StoreRefusedError(f"key {key_id} was revoked on {iso(key.revoked_at_ms)}, for good")
-    await _change_limits(connection, account_id, key.identity, change, now_ms)
+    await _change_limits(connection, account_id, key.identity, change, now_ms, counted)
     return await key_by_id(connection, key_id)
 
 
-async def set_account_limits(connection: Connection, name: str, change: LimitsChange, now_ms: int) -> Account:
+async def set_account_limits(
+    connection: Connection, name: str, change: LimitsChange, now_ms: int, counted: Counted | None = None
+) -> Account:
     """Raises: AccountNotFoundError, AccountClosedError; StoreRefusedError: nothing could pass such a limit."""
     account_id = ledger.require_open(await ledger.locked_by_name(connection, name)).id
-    await _change_limits(connection, account_id, "", change, now_ms)
+    await _change_limits(connection, account_id, "", change, now_ms, counted)
     return await account(connection, name)
 
 
-async def _change_limits(connection: Connection, account_id: int, identity: str, change: LimitsChange, now_ms: int) -> None:
+async def _change_limits(
+    connection: Connection, account_id: int, identity: str, change: LimitsChange, now_ms: int, counted: Counted | None
+) -> None:
     if isinstance(change.expires_at_ms, int) and change.expires_at_ms <= now_ms:
         raise StoreRefusedError(f"an end must be in the future, not {iso(change.expires_at_ms)}")
     before = await limits.read(connection, account_id, identity)
-    await limits.change(connection, account_id, identity, before, change.of(before))
+    after = change.of(before)
+    await limits.write(connection, account_id, identity, after)
+    if after.spend and not before.spend:
+        await counting.write_first(connection, account_id, identity, counted)
+    elif before.spend and not after.spend:
+        await connection.execute("DELETE FROM spend WHERE account_id = $1 AND identity = $2", account_id, identity)
     await changed(connection)
 
 

@@ -41,19 +41,8 @@ async def read(connection: Connection, account_id: int, identity: str) -> Limits
     return (of_columns(tuple(row)) if row else None) or NO_LIMITS
 
 
-async def change(connection: Connection, account_id: int, identity: str, before: Limits, after: Limits) -> None:
-    """Store limits in place of those that were. A first money limit counts what the books show already. The account is locked.
-
-    Raises: StoreRefusedError: one that nothing could ever pass.
-    """
-    await _write(connection, account_id, identity, after)
-    if after.spend and not before.spend:
-        await connection.execute("SELECT rebuild_spend($1, $2)", account_id, identity)
-    elif before.spend and not after.spend:
-        await connection.execute("DELETE FROM spend WHERE account_id = $1 AND identity = $2", account_id, identity)
-
-
-async def _write(connection: Connection, account_id: int, identity: str, limits: Limits) -> None:
+async def write(connection: Connection, account_id: int, identity: str, limits: Limits) -> None:
+    """Store limits in place of those that were. Raises: StoreRefusedError: one that nothing could ever pass."""
     if limits == NO_LIMITS:
         await connection.execute("DELETE FROM limits WHERE account_id = $1 AND identity = $2", account_id, identity)
         return

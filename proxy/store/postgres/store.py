@@ -1,8 +1,8 @@
 """The store over PostgreSQL: each operation of the contract, sent to the node's writer or to a reader's connection."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,10 @@ from proxy.core.settlement import Settlement
 from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.task import Step
 from proxy.store.errors import StoreError, StoreRefusedError
-from proxy.store.postgres import admin, customers, folding, idempotency, ledger, reads, tasks
+from proxy.store.limit_changes import LimitChanges
+from proxy.store.postgres import admin, counting, customers, folding, idempotency, ledger, reads, tasks
 from proxy.store.postgres.connection import FAILURES, Connection, Connector, Readers, failure, is_lost
+from proxy.store.postgres.counting import Counted
 from proxy.store.postgres.node import Node
 from proxy.store.postgres.peers import PostgresPeers
 from proxy.store.postgres.verify import verify, verify_open
@@ -46,6 +48,7 @@ from proxy.store.values import (
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
+Count = Callable[[Connection, str], Awaitable[Counted | None]]
 
 
 class PostgresStore:
@@ -72,6 +75,7 @@ class PostgresStore:
         self._opened = opened
         self._node_id = 0 if node is None else node.id
         self._one_long_read = asyncio.Lock()
+        self._limit_changes = LimitChanges()
 
     # accounts and keys: the operator's
 
@@ -110,10 +114,10 @@ class PostgresStore:
         return self._write(admin.roll_key, key_id, new, overlap_ms, now_ms)
 
     def set_key_limits(self, key_id: str, change: LimitsChange, now_ms: int) -> asyncio.Future[Key]:
-        return self._write(admin.set_key_limits, key_id, change, now_ms)
+        return self._set_limits(admin.set_key_limits, counting.first_of_key, key_id, change, now_ms)
 
     def set_account_limits(self, name: str, change: LimitsChange, now_ms: int) -> asyncio.Future[Account]:
-        return self._write(admin.set_account_limits, name, change, now_ms)
+        return self._set_limits(admin.set_account_limits, counting.first_of_account, name, change, now_ms)
 
     def note_use(self, used_at_ms: Mapping[str, int]) -> asyncio.Future[None]:
         return self._write(admin.note_use, used_at_ms)
@@ -277,11 +281,26 @@ class PostgresStore:
         )
 
     async def close(self) -> None:
+        await self._limit_changes.drain()
         await self._opened.aclose()
 
     def _write(self, function: Callable[[Connection, *Args], Awaitable[T]], *args: *Args) -> asyncio.Future[T]:
         """Run a function as a transaction of its own."""
         return _failed(self._read_only()) if self._writer is None else self._writer.submit(function, *args)
+
+    def _set_limits(
+        self, function: Callable[..., Awaitable[T]], count: Count, name: str, change: LimitsChange, now_ms: int
+    ) -> asyncio.Future[T]:
+        """Write a change of limits: at once, but for a money limit, which may be the first and then counts what the books show."""
+        if self._writer is None:
+            return _failed(self._read_only())
+        return self._limit_changes.submit(
+            change, partial(self._count, count, name), lambda counted: self._write(function, name, change, now_ms, counted)
+        )
+
+    async def _count(self, count: Count, name: str) -> Counted | None:
+        async with self._connection_of_its_own() as connection:
+            return await count(connection, name)
 
     async def _read(self, function: Callable[[Connection, *Args], Awaitable[T]], *args: *Args) -> T:
         """Run a short read on a shared connection, and once more where that has gone since it was used last."""
@@ -300,16 +319,24 @@ class PostgresStore:
 
     async def _read_long(self, function: Callable[[Connection, *Args], Awaitable[T]], *args: *Args) -> T:
         """Run a read of seconds or minutes on one snapshot and a connection of its own; one at a time."""
-        async with self._one_long_read:
+        async with (
+            self._one_long_read,
+            self._connection_of_its_own() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            return await function(connection, *args)
+
+    @asynccontextmanager
+    async def _connection_of_its_own(self) -> AsyncIterator[Connection]:
+        """Yield a connection whose statements may take as long as they need."""
+        try:
+            connection = await self._connector.connect(statement_seconds=None)
             try:
-                connection = await self._connector.connect(statement_seconds=None)
-                try:
-                    async with connection.transaction(isolation="repeatable_read", readonly=True):
-                        return await function(connection, *args)
-                finally:
-                    connection.terminate()  # also in the midst of a statement: the server ends it
-            except FAILURES as error:
-                raise failure(error) from error
+                yield connection
+            finally:
+                connection.terminate()  # also in the midst of a statement: the server ends it
+        except FAILURES as error:
+            raise failure(error) from error
 
     def _read_only(self) -> StoreRefusedError:
         return StoreRefusedError(f"{self.name} was opened to be read only")

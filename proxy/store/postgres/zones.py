@@ -3,7 +3,7 @@
 from proxy.core.days import Zone
 from proxy.store import refusals
 from proxy.store.errors import StoreRefusedError
-from proxy.store.limit_row import HAS_MONEY
+from proxy.store.postgres import counting
 from proxy.store.postgres.connection import Connection
 
 
@@ -28,7 +28,7 @@ async def adopt(connection: Connection, zone: Zone) -> None:
         zone.minutes,
     )
     await connection.execute("DELETE FROM spend")
-    await connection.execute(f"SELECT rebuild_spend(account_id, identity) FROM limits WHERE {HAS_MONEY}")  # noqa: S608
+    await counting.rebuild(connection)
 
 
 async def zone_of(connection: Connection) -> Zone | None:

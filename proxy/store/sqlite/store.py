@@ -17,6 +17,7 @@ from proxy.core.settlement import Settlement
 from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.task import Step
 from proxy.store.errors import StoreError, StoreRefusedError, StoreUnavailableError
+from proxy.store.limit_changes import LimitChanges
 from proxy.store.progress import GivenUpError, Progress, Report
 from proxy.store.sqlite import admin, counting, customers, folding, idempotency, ledger, reads, tasks
 from proxy.store.sqlite.admission import Admission
@@ -46,7 +47,6 @@ from proxy.store.values import (
     UsageQuery,
     UsageRow,
 )
-from proxy.tasks import TaskGroup
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -74,9 +74,7 @@ class SqliteStore:
         self._reader = reader
         self._opened = opened
         self._one_long_read = asyncio.Lock()
-        self._one_count = asyncio.Lock()
-        self._limits_to_set = TaskGroup("limits")
-        """Changes of limits in the order of their calls, which wait for what the books show."""
+        self._limit_changes = LimitChanges()
 
     # accounts and keys: the operator's
 
@@ -281,7 +279,7 @@ class SqliteStore:
         return await self._read_telling(backup, report, self.path, destination)
 
     async def close(self) -> None:
-        await self._limits_to_set.drain()
+        await self._limit_changes.drain()
         await self._opened.aclose()
 
     def _write(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> asyncio.Future[T]:
@@ -296,32 +294,18 @@ class SqliteStore:
         return self._writer.submit(function, *args, self._writer.spending)
 
     def _set_limits(self, function: Callable[..., T], count: Count, name: str, change: LimitsChange, now_ms: int) -> asyncio.Future[T]:
-        """Write a change of limits: at once, but for a money limit, which may be the first and then counts what the books show.
-
-        Nothing overtakes a change that was called for earlier.
-        """
-        if self._writer is None or not (change.limits_money or len(self._limits_to_set)):
+        """Write a change of limits: at once, but for a money limit, which may be the first and then counts what the books show."""
+        if self._writer is None:
             return self._write_money(function, name, change, now_ms)
-        written: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._limits_to_set.spawn(self._count_and_set(written, function, count, name, change, now_ms), name)
-        return written
+        return self._limit_changes.submit(
+            change,
+            partial(self._count, count, name),
+            lambda counted: self._write_money(partial(function, counted=counted), name, change, now_ms),
+        )
 
-    async def _count_and_set(
-        self, written: asyncio.Future[T], function: Callable[..., T], count: Count, name: str, change: LimitsChange, now_ms: int
-    ) -> None:
-        try:
-            async with self._one_count:
-                counted = None
-                if change.limits_money:
-                    async with connection_to(self.path, "ro") as connection:
-                        counted = await _told(connection, count, name)
-                result = await self._write_money(partial(function, counted=counted), name, change, now_ms)
-        except Exception as error:  # noqa: BLE001  whatever it is, the caller is told
-            if not written.done():
-                written.set_exception(error)
-        else:
-            if not written.done():
-                written.set_result(result)
+    async def _count(self, count: Count, name: str) -> Counted | None:
+        async with connection_to(self.path, "ro") as connection:
+            return await _told(connection, count, name)
 
     def _take_on(self, function: Callable[[sqlite3.Connection, *Args, Spending], T], *args: *Args) -> asyncio.Future[T]:
         """Write new paid work, unless what is open might find no room then."""

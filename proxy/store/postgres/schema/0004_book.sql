@@ -306,21 +306,3 @@ ALTER FUNCTION book SET cpu_tuple_cost = 1;
 ALTER FUNCTION book SET cpu_index_tuple_cost = 1;
 ALTER FUNCTION book SET jit = off;
 ALTER FUNCTION book SET lock_timeout = '5s';
-
--- Count what was spent and is held of an account's or an identity's requests, by days: those that are there, and those that are folded.
--- For a first money limit. The account must be locked.
-CREATE FUNCTION rebuild_spend(p_account bigint, p_identity text) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-  zone_ms bigint := coalesce((SELECT value FROM facts WHERE name = 'zone_minutes'), 0) * 60000;
-BEGIN
-  DELETE FROM spend WHERE account_id = p_account AND identity = p_identity;
-  INSERT INTO spend (account_id, identity, day, spent_nanos, held_nanos)
-  SELECT p_account, p_identity, day, sum(spent)::bigint, sum(held)::bigint FROM (
-      SELECT key_id, (created_at_ms + zone_ms) / 86400000 AS day, coalesce(charge_nanos, 0) AS spent,
-        CASE WHEN settled_at_ms IS NULL THEN hold_nanos ELSE 0 END AS held
-      FROM requests WHERE account_id = p_account
-      UNION ALL
-      SELECT nullif(key_id, ''), day, charge_nanos, 0 FROM request_days WHERE account_id = p_account) moved
-    LEFT JOIN keys ON keys.id = moved.key_id
-  WHERE p_identity = '' OR coalesce(keys.identity, keys.id) = p_identity GROUP BY day;
-END $$;

@@ -7,7 +7,8 @@ import orjson
 import pytest
 
 from proxy.core.days import CHINA
-from proxy.store.postgres import folding, idempotency, reads, tasks
+from proxy.store.daily_sums import REFUND
+from proxy.store.postgres import counting, folding, idempotency, reads, tasks
 from proxy.store.postgres.connection import Connection, Connector
 from proxy.store.postgres.verify import verify_open
 from proxy.store.values import UsageQuery
@@ -81,6 +82,9 @@ ASKED: dict[str, Asked] = {
     "accounts to fold, of which all are": lambda connection: folding.accounts_to_fold(connection, NOW_MS),
     "folding": lambda connection: folding.fold(connection, 3, CHINA.begins_ms(CHINA.day(NOW_MS) - 10), CHINA),
     "a day's sums": lambda connection: folding.has_daily_sums(connection, NOW_MS, CHINA),
+    "giving back of a folded request": lambda connection: connection.execute(REFUND.format(request="$1", amount_nanos=5), "gone"),
+    "what has moved since": lambda connection: counting._moved(connection, 3, "", 2 * REQUESTS, 2**62),
+    "what has moved since of a key": lambda connection: counting._moved(connection, 3, "key_1", 2 * REQUESTS, 2**62),
     "a folded request": lambda connection: folding.folded(connection, "req_7", CHINA),
 }
 
