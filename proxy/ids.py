@@ -35,6 +35,11 @@ def owner_id() -> str:
     return f"own_{_letters(12)}"
 
 
+def move_id() -> str:
+    """Return ``mov_`` and 12 letters or digits: a move of the ledger, as both its sides have recorded it."""
+    return f"mov_{_letters(12)}"
+
+
 def key_id() -> str:
     return f"key_{_letters(12)}"
 

@@ -3,12 +3,14 @@
 An engine is imported where it is opened, so that a gateway loads no other engine, nor its third-party packages.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from proxy.core.days import CHINA, Zone
 from proxy.store.contract import Store
 from proxy.store.errors import StoreRefusedError
+from proxy.store.moves import How, Moved
 from proxy.store.progress import Report
 from proxy.store.values import CommitStats, Restored
 
@@ -38,12 +40,8 @@ async def open_store(
     another time zone).
     """
     if is_shared(url):
-        try:
+        with _of_the_extra():
             from proxy.store import postgres  # noqa: PLC0415
-        except ModuleNotFoundError as error:
-            raise StoreRefusedError(
-                f"a store in PostgreSQL needs a package that is not installed ({error.name}): pip install 'llm-proxy[postgres]'"
-            ) from error
         return await postgres.open_store(
             url, password=password, on_commit=on_commit, on_corrupt=on_corrupt, read_only=read_only, serves=serves, zone=zone
         )
@@ -55,6 +53,39 @@ async def open_store(
 def is_shared(url: str) -> bool:
     """Return whether several processes may write to the store that a URL names: none of them then holds it alone (`Peers`)."""
     return url.startswith("postgresql://")
+
+
+async def move_ledger(
+    source: str,
+    target: str,
+    *,
+    password: str = "",
+    how: How,
+    now_ms: Callable[[], int],
+    report: Report | None = None,
+) -> Moved:
+    """Move a ledger from one engine to the other: all of it or nothing, and at no moment can both be started.
+
+    Args:
+        source, target: as ``[store] url`` of a loaded configuration. The target is empty; no gateway has either open.
+        password: of the database server.
+
+    Raises: StoreError: the message says what became of the move, and what to do.
+    """
+    if is_shared(source) == is_shared(target):
+        raise StoreRefusedError(
+            "a ledger is moved from a file to a database server, or back: one URL is sqlite:PATH, the other postgresql://…"
+        )
+    from proxy.store import move as course  # noqa: PLC0415
+    from proxy.store.sqlite.move import SqliteSource, SqliteTarget  # noqa: PLC0415
+
+    with _of_the_extra():
+        from proxy.store.postgres.move import PostgresSide  # noqa: PLC0415
+    if is_shared(target):
+        async with SqliteSource.opened(_file_of(source)) as leaving, PostgresSide.opened(target, password, report) as arriving:
+            return await course.move(leaving, arriving, how, now_ms, report)
+    async with SqliteTarget.opened(_file_of(target)) as new, PostgresSide.opened(source, password, report) as old:
+        return await course.move(old, new, how, now_ms, report)
 
 
 def restore(url: str, source: Path, when: str, report: Report | None = None) -> Restored:
@@ -89,6 +120,17 @@ def holder_pid(url: str) -> int | None:
     from proxy.store.sqlite.file import lock  # noqa: PLC0415
 
     return lock.holder_pid(_file_of(url).resolve())
+
+
+@contextmanager
+def _of_the_extra() -> Iterator[None]:
+    """Say what to install where an import fails. Raises: StoreRefusedError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise StoreRefusedError(
+            f"a store in PostgreSQL needs a package that is not installed ({error.name}): pip install 'llm-proxy[postgres]'"
+        ) from error
 
 
 def _file_of(url: str) -> Path:

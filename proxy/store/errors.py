@@ -42,6 +42,10 @@ class StoreVersionError(StoreRefusedError):
     """The file was written by a newer version: it is not touched."""
 
 
+class StoreMovedError(StoreRefusedError):
+    """The ledger is being moved to another engine, or was: nothing may start on it."""
+
+
 class AccountExistsError(StoreRefusedError):
     """The name is taken."""
 

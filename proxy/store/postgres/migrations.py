@@ -11,7 +11,10 @@ from importlib import resources
 
 import asyncpg
 
+from proxy.store import moves
 from proxy.store.errors import StoreRefusedError, StoreVersionError
+from proxy.store.moves import MARKED
+from proxy.store.postgres import marks
 from proxy.store.postgres.connection import Connection
 
 _LOCK = int.from_bytes(b"llmproxy", "big")
@@ -42,18 +45,25 @@ async def require_current(connection: Connection, name: str) -> None:
         raise StoreRefusedError(f"{name} has not been brought up to date yet: start the gateway once")
 
 
-async def migrate(connection: Connection, name: str) -> None:
+async def require_unmarked(connection: Connection, name: str) -> None:
+    """Check, under the lock, that no move has begun since the last look. Raises: as `migrate`."""
+    await _version(connection, name)
+
+
+async def migrate(connection: Connection, name: str, *, is_of_move: bool = False) -> None:
     """Bring a database to the newest version; an empty one gets the whole schema.
 
-    Raises: StoreRefusedError: the database is another program's, or its server too old; StoreVersionError: a newer program has it.
+    Args: is_of_move: whoever asks moves the database's ledger, and goes by its marks.
+
+    Raises: StoreMovedError; StoreVersionError: a newer program has it; StoreRefusedError: it is another program's, its server too old.
     """
     if int(await connection.fetchval("SHOW server_version_num")) < _MINIMUM:
         raise StoreRefusedError(f"{name} is on a server older than PostgreSQL {_MINIMUM // 10_000}, which this program needs")
-    if await _version(connection, name) >= len(scripts()):
+    if await _version(connection, name, is_of_move=is_of_move) >= len(scripts()):
         return  # without the lock: a start beside others waits for nobody
     async with connection.transaction():
         await lock(connection)
-        version = await _version(connection, name)  # another gateway may have been first
+        version = await _version(connection, name, is_of_move=is_of_move)  # another gateway may have been first
         for number, script in enumerate(scripts()[version:], start=version + 1):
             await connection.execute(script)
             await _record(connection, number, script)
@@ -69,14 +79,16 @@ async def _record(connection: Connection, number: int, script: str) -> None:
         await connection.execute("INSERT INTO llm_proxy_schema (version, compatible_from) VALUES (1, 1)")
     breaking = _COMPATIBLE_FROM.match(script)
     await connection.execute(
-        "UPDATE llm_proxy_schema SET version = $1, compatible_from = greatest(compatible_from, $2)",
+        "UPDATE llm_proxy_schema SET version = version - version % $3 + $1, "
+        "compatible_from = compatible_from - compatible_from % $3 + greatest(compatible_from % $3, $2)",
         number,
         int(breaking[1]) if breaking else 1,
+        MARKED,
     )
 
 
-async def _version(connection: Connection, name: str) -> int:
-    """Return the version of a database, 0 for an empty one. Raises: StoreVersionError, StoreRefusedError."""
+async def _version(connection: Connection, name: str, *, is_of_move: bool = False) -> int:
+    """Return the version of a database, 0 for an empty one. Raises: StoreMovedError, StoreVersionError, StoreRefusedError."""
     # One look at the catalogue as rows: `to_regclass` may answer from a cache of what was not there before the lock was waited for.
     tables = {table for (table,) in await connection.fetch(_TABLES)}
     if "llm_proxy_schema" not in tables:
@@ -90,6 +102,10 @@ async def _version(connection: Connection, name: str) -> int:
     except asyncpg.InsufficientPrivilegeError as error:
         raise StoreRefusedError(f"{name} cannot be read: {error}") from error
     known = len(scripts())
+    if compatible_from >= MARKED:
+        version, compatible_from = version % MARKED, compatible_from % MARKED
+        if compatible_from <= known and not is_of_move and (move := await marks.mark(connection)) is not None:
+            raise moves.refusal(name, move)
     if compatible_from > known:
         raise StoreVersionError(
             f"{name} has version {version}, which programs from {compatible_from} on can write, this program knows up to {known}: "

@@ -84,7 +84,8 @@ async def _open(
             writer.break_off(error)
 
     async with connection.transaction():
-        await migrations.lock(connection)  # nobody else counts in another time zone meanwhile
+        await migrations.lock(connection)  # nobody else counts in another time zone meanwhile, nor moves the ledger away
+        await migrations.require_unmarked(connection, name)
         await zones.adopt(connection, zone)
         node = await Node.enter(connection, connector, on_fenced=fenced, serves=serves, watch=watch, beat_seconds=beat_seconds)
     readers = Readers(connector)

@@ -5,6 +5,7 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from proxy.store.sqlite import spending
 from proxy.store.sqlite.admission import Admission
 from proxy.store.sqlite.batch import OpenHolds
 from proxy.store.sqlite.file import damage, migrations, restore
-from proxy.store.sqlite.file.connection import connection_to, is_damage
+from proxy.store.sqlite.file.connection import Connection, connection_to, is_damage
 from proxy.store.sqlite.file.lock import FileLock
 from proxy.store.sqlite.spending import Spending
 from proxy.store.sqlite.store import SqliteStore
@@ -63,19 +64,7 @@ async def _open(
     zone: Zone,
 ) -> SqliteStore:
     """Open the store to write. Closing it takes these steps in reverse order."""
-    opened.callback(FileLock(path).release)
-    if (kept := restore.finish(path)) is not None:
-        logger.warning("a restore that was cut short is finished: the store that was there before is kept as %s", kept)
-    migrations.create_file(path)
-    was_left_open = damage.require_log(path)
-    try:
-        version = await _version(path, "ro", was_left_open=was_left_open)  # read-only: the file may not be ours
-    except sqlite3.OperationalError as error:
-        if not migrations.was_cut_while_made(path, error):
-            raise
-        version = await _version(path, "rw", was_left_open=was_left_open)
-    connection = await opened.enter_async_context(connection_to(path, "rw"))
-    await connection.run(migrations.migrate, version)
+    connection = await open_file(opened, path)
     await connection.run(spending.adopt_zone, zone)
     migrations.sync_folder(path.parent)  # SQLite syncs the name of a new log too, but ignores a failure
     reader = await opened.enter_async_context(connection_to(path, "ro"))
@@ -87,9 +76,31 @@ async def _open(
     return SqliteStore(path, writer, reader, opened.pop_all(), zone, admission)
 
 
-async def _version(path: Path, mode: Literal["ro", "rw"], *, was_left_open: bool) -> int:
+async def open_file(opened: AsyncExitStack, path: Path, *, is_of_move: bool = False) -> Connection:
+    """Lock a file, look whether it is whole and ours, and migrate it; return the connection that writes.
+
+    Args: is_of_move: whoever asks moves the file's ledger, and goes by its marks.
+    """
+    opened.callback(FileLock(path).release)
+    if (kept := restore.finish(path)) is not None:
+        logger.warning("a restore that was cut short is finished: the store that was there before is kept as %s", kept)
+    migrations.create_file(path)
+    was_left_open = damage.require_log(path)
+    look = partial(_version, path, was_left_open=was_left_open, is_of_move=is_of_move)
+    try:
+        version = await look("ro")  # read-only: the file may not be ours
+    except sqlite3.OperationalError as error:
+        if not migrations.was_cut_while_made(path, error):
+            raise
+        version = await look("rw")
+    connection = await opened.enter_async_context(connection_to(path, "rw"))
+    await connection.run(migrations.migrate, version)
+    return connection
+
+
+async def _version(path: Path, mode: Literal["ro", "rw"], *, was_left_open: bool, is_of_move: bool) -> int:
     async with connection_to(path, mode) as visitor:
-        version = await visitor.run(migrations.version_of, path)
+        version = await visitor.run(partial(migrations.version_of, is_of_move=is_of_move), path)
         if was_left_open:
             await visitor.run(damage.require_sound, path)
         return version

@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -18,7 +17,7 @@ from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.task import Step
 from proxy.store.errors import StoreError, StoreRefusedError, StoreUnavailableError
 from proxy.store.limit_changes import LimitChanges
-from proxy.store.progress import GivenUpError, Progress, Report
+from proxy.store.progress import Report
 from proxy.store.sqlite import admin, counting, customers, folding, idempotency, ledger, reads, tasks
 from proxy.store.sqlite.admission import Admission
 from proxy.store.sqlite.counting import Counted
@@ -323,21 +322,11 @@ class SqliteStore:
 
     async def _read_telling(self, function: Callable[[sqlite3.Connection, Report, *Args], T], report: Report | None, *args: *Args) -> T:
         """Read as above and report progress; a caller that gives up, by Ctrl-C for example, does not wait for the end."""
-        is_given_up = threading.Event()
-
-        def tell(progress: Progress) -> None:
-            if is_given_up.is_set():
-                raise GivenUpError
-            if report is not None:
-                report(progress)
-
         async with self._one_long_read, connection_to(self.path, "ro") as connection:
             try:
-                return await _told(connection, function, tell, *args)
-            except asyncio.CancelledError:
-                is_given_up.set()
-                await connection.interrupt()  # what it does now; what it does next, `tell` stops
-                raise
+                return await connection.run_telling(function, report, *args)
+            except sqlite3.Error as error:
+                raise failure(error) from error
 
 
 def _failed(why: StoreError) -> asyncio.Future[Any]:

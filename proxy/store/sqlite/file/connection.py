@@ -5,6 +5,7 @@ One connection writes; all others are opened ``mode=ro``, so that SQLite itself 
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, TypeVarTuple
@@ -12,6 +13,7 @@ from typing import Any, Literal, Self, TypeVar, TypeVarTuple
 import aiosqlite
 
 from proxy.store.errors import StoreCorruptError, StoreError, StoreUnavailableError
+from proxy.store.progress import GivenUpError, Progress, Report
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -55,6 +57,23 @@ class Connection(aiosqlite.Connection):
             raise StoreUnavailableError("the store is closed")
         result: T = await self._execute(function, self._conn, *args)  # type: ignore[no-untyped-call]  # protected: hence the pin
         return result
+
+    async def run_telling(self, function: Callable[[sqlite3.Connection, Report, *Args], T], report: Report | None, *args: *Args) -> T:
+        """Run a long function that reports its progress; a caller that gives up, by Ctrl-C for example, does not wait for its end."""
+        is_given_up = threading.Event()
+
+        def tell(progress: Progress) -> None:
+            if is_given_up.is_set():
+                raise GivenUpError
+            if report is not None:
+                report(progress)
+
+        try:
+            return await self.run(function, tell, *args)
+        except asyncio.CancelledError:
+            is_given_up.set()
+            await self.interrupt()  # what it does now; what it does next, `tell` stops
+            raise
 
 
 def connection_to(path: Path, mode: Literal["rw", "ro"]) -> Connection:

@@ -5,7 +5,10 @@ import sqlite3
 from importlib import resources
 from pathlib import Path
 
+from proxy.store import moves
 from proxy.store.errors import StoreRefusedError, StoreVersionError
+from proxy.store.moves import MARKED
+from proxy.store.sqlite.file import marks
 
 APPLICATION_ID = int.from_bytes(b"LMPP", "big")
 """Set by the first migration; it distinguishes our file from another program's."""
@@ -55,10 +58,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def version_of(connection: sqlite3.Connection, path: Path) -> int:
+def version_of(connection: sqlite3.Connection, path: Path, *, is_of_move: bool = False) -> int:
     """Return the file's version, 0 for an empty one; nothing is written.
 
-    Raises: StoreVersionError, or StoreRefusedError if the file is another program's or no database.
+    Args: is_of_move: whoever asks moves the file's ledger, and goes by its marks.
+
+    Raises: StoreMovedError, StoreVersionError, or StoreRefusedError if the file is another program's or no database.
     """
     try:
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
@@ -69,6 +74,10 @@ def version_of(connection: sqlite3.Connection, path: Path) -> int:
             raise StoreRefusedError(f"{path} is not an SQLite database: if it was the store, {RESTORE}") from error
         raise
     if application_id == APPLICATION_ID:
+        if version >= MARKED:
+            version %= MARKED
+            if version <= len(scripts()) and not is_of_move and (move := marks.mark(connection)) is not None:
+                raise moves.refusal(str(path), move)
         if version > len(scripts()):
             raise StoreVersionError(f"{path} has version {version}, this program knows up to {len(scripts())}: update the program")
         return int(version)
@@ -89,7 +98,8 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
     """Set the file's modes and bring it from `version` to the newest, each step one transaction."""
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    for number, script in enumerate(scripts()[version:], start=version + 1):
+    (stored,) = connection.execute("PRAGMA user_version").fetchone()
+    for number, script in enumerate(scripts()[version:], start=stored - stored % MARKED + version + 1):  # a mark stays
         try:
             connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
         except sqlite3.Error:

@@ -27,7 +27,7 @@ _COMPANIONS = ("-wal", "-shm", "-journal")
 """Suffixes of SQLite's files beside a database. A log of one database beside another would be read into it."""
 _DECIDED_NAME = re.compile(re.escape(_DECIDED) + r"[0-9]{8}T[0-9]{6}Z(?:\.[0-9]{1,3})?")
 """Only the names that `restore` writes: an operator's ``store.db.restore-point`` is a copy, not a decided restore."""
-_OWN_NAME = re.compile(r"-(?:wal|shm|journal)|\.lock|\.(?:restor|before-restore-).*")
+_OWN_NAME = re.compile(r"-(?:wal|shm|journal)|\.lock|\.arriving(?:-.*)?|\.(?:restor|before-restore-).*")
 
 _STEP_BYTES = 1_048_576
 """Bytes copied between two reports."""
@@ -104,7 +104,7 @@ def _decide(path: Path, source: Path, when: str, report: Report | None) -> tuple
     partial = path.with_name(f"{path.name}.restoring")
     with _unlinked_at_the_end(partial):
         checks, newest_at_ms = _verified_copy(source, partial, report)
-        _give_to_the_owner_of(path, partial, path.with_name(f"{path.name}.lock"))
+        give_to_the_owner_of(path, partial, path.with_name(f"{path.name}.lock"))
         partial.rename(path.with_name(f"{path.name}{_DECIDED}{_unused(path, when)}"))
         migrations.sync_folder(path.parent)
     return checks, newest_at_ms
@@ -123,7 +123,7 @@ def _verified_copy(source: Path, partial: Path, report: Report | None) -> tuple[
     if broken := [check for check in checks if not check.holds]:
         reasons = "; ".join(f"{check.name}: {', '.join(check.offenders)}" for check in broken)
         raise StoreRefusedError(f"{source} does not hold ({reasons}); nothing was changed: name another backup")
-    _sync(partial)
+    sync(partial)
     return checks, newest_at_ms
 
 
@@ -162,7 +162,7 @@ def _require_whole_log(copy: sqlite3.Connection, partial: Path, source: Path) ->
         raise StoreRefusedError(f"{source}, or its {source.name}-wal, is damaged; nothing was changed: name another backup") from error
 
 
-def _give_to_the_owner_of(path: Path, *files: Path) -> None:
+def give_to_the_owner_of(path: Path, *files: Path) -> None:
     """Give files to the store's owner: otherwise a service could not open a store restored by root."""
     if os.geteuid() != 0:
         return
@@ -185,7 +185,8 @@ def _set_aside(file: Path, kept: Path) -> None:
     file.rename(kept)
 
 
-def _sync(file: Path) -> None:
+def sync(file: Path) -> None:
+    """Make a file's content durable."""
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
