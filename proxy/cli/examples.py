@@ -57,6 +57,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "ledger verify": ("llm-proxy ledger verify", "llm-proxy ledger verify --json"),
     "backup": ("llm-proxy backup /var/backups/llm-proxy-2026-11-23.db",),
     "restore": ("llm-proxy restore /var/backups/llm-proxy-2026-11-23.db",),
+    "store move": (
+        "llm-proxy store move --from sqlite:/var/lib/llm-proxy/llm-proxy.db --to postgresql://llm-proxy@db.internal/llm-proxy",
+        "llm-proxy store move --from postgresql://llm-proxy@db.internal/llm-proxy --to sqlite:copy.db --password file:pg-password",
+        "llm-proxy store move --from sqlite:llm-proxy.db --to postgresql://llm-proxy@db.internal/llm-proxy --resume",
+    ),
     "retention": ("llm-proxy retention --days 90 --dry-run", "llm-proxy retention"),
     "top": ("llm-proxy top", "llm-proxy top --once --json"),
 }

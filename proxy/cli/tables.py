@@ -57,6 +57,20 @@ def print_restored(answer: Answer) -> None:
     print_note("Next: look at `llm-proxy key list` and `llm-proxy account list`, then start the gateway.")
 
 
+def print_moved(answer: Answer) -> None:
+    if answer["state"] == "abandoned":
+        print_note(f"The move is given up: {answer['from']} may be started again, and {answer['to']} is empty.")
+        return
+    print_checks(answer)
+    for table in answer["tables"]:
+        print_line(f"{table['rows']:>14,}", f"{table['table']:<14}", table["digest"])
+    if answer["replaced_zero_characters"]:
+        print_note(
+            f"{answer['replaced_zero_characters']} texts had a zero character, which PostgreSQL cannot keep: it is U+FFFD there."
+        )
+    print_note(f'Moved. {answer["from"]} starts no more. Next: set store.url = "{answer["to"]}", then start the gateway.')
+
+
 def print_reload(answer: Answer, heading: str) -> None:
     """Print what a reload changed or would change, and what needs a restart."""
     if not answer["changed"] and not answer["needs_restart"]:
