@@ -15,6 +15,7 @@ from tests.bench.folding import folding_part
 from tests.bench.footprint import memory_part, start_part, store_part
 from tests.bench.instructions import instructions_part
 from tests.bench.limits import raise_open_files
+from tests.bench.move import move_part
 from tests.bench.options import Options
 from tests.bench.plot import draw, require_plot
 from tests.bench.processes import SpoiltError
@@ -45,7 +46,15 @@ CLIFFS: Mapping[str, Part] = {
     "leaving": leaving_part,
     "storm": storm_part,
 }
-PARTS: Mapping[str, Part] = {**DESIGN, **SCALE, **CLIFFS, "soak": soak_part, "folding": folding_part, "instructions": instructions_part}
+PARTS: Mapping[str, Part] = {
+    **DESIGN,
+    **SCALE,
+    **CLIFFS,
+    "soak": soak_part,
+    "folding": folding_part,
+    "move": move_part,
+    "instructions": instructions_part,
+}
 GROUPS: Mapping[str, Sequence[str]] = {"design": [*DESIGN], "scale": [*SCALE], "cliffs": [*CLIFFS]}
 
 
