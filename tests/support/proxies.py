@@ -25,7 +25,7 @@ UPSTREAM = "127.0.0.1:8080"
 
 NGINX = """
 daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log stderr warn; {user}
-events {{ worker_connections 64; }}
+events {{ worker_connections 256; }}
 http {{
   access_log off; proxy_read_timeout {seconds}s;
   client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
@@ -47,10 +47,15 @@ CADDY = """
 """
 
 
-def block_of(language: str) -> str:
-    """Return the guide's only block in a language."""
-    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return str(block)
+def block_of(language: str, guide: Path = GUIDE) -> str:
+    """Return a guide's only block in a language."""
+    (block,) = blocks_of(language, guide)
+    return block
+
+
+def blocks_of(language: str, guide: Path) -> list[str]:
+    """Return a guide's blocks in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", guide.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def replaced(text: str, *pairs: tuple[str, str]) -> str:
@@ -69,9 +74,18 @@ async def nginx(gateway: Bench, *, plain: bool = False, without: str = "") -> As
         plain: without TLS.
         without: leaves out the block's lines that begin with this.
     """
-    port, directory = free_port(), gateway.directory / "nginx"
-    directory.mkdir()
     block = replaced(block_of("nginx"), (UPSTREAM, gateway.origin.removeprefix("http://")))
+    async with nginx_with(block, gateway.directory, plain=plain, without=without) as (origin, session):
+        yield dataclasses.replace(gateway, origin=origin, session=session)
+
+
+@asynccontextmanager
+async def nginx_with(
+    block: str, place: Path, *, plain: bool = False, without: str = ""
+) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
+    """Run nginx with a block of a guide, whose upstreams are real; yield its origin, and a session that trusts it. Args: as above."""
+    port, directory = free_port(), place / "nginx"
+    directory.mkdir()
     if plain:
         block = re.sub(r" *ssl_certificate.*\n", "", replaced(block, ("listen 443 ssl;", f"listen 127.0.0.1:{port};")))
     else:
@@ -84,10 +98,9 @@ async def nginx(gateway: Bench, *, plain: bool = False, without: str = "") -> As
     user = "user root;" if os.geteuid() == 0 else ""
     config = directory / "nginx.conf"
     config.write_text(NGINX.format(directory=directory, user=user, seconds=DEFAULT_READ_SECONDS, block=block))
-    async with _running(
-        gateway, "nginx", ["-c", str(config), "-e", "stderr"], f"http{'' if plain else 's'}://127.0.0.1:{port}"
-    ) as seen:
-        yield seen
+    origin = f"http{'' if plain else 's'}://127.0.0.1:{port}"
+    async with _running(place, "nginx", ["-c", str(config), "-e", "stderr"], origin) as session:
+        yield origin, session
 
 
 @asynccontextmanager
@@ -98,18 +111,17 @@ async def caddy(gateway: Bench) -> AsyncIterator[Bench]:
     block = replaced(block_of("caddy"), (UPSTREAM, gateway.origin.removeprefix("http://")), (NAME, "localhost"))
     config = directory / "Caddyfile"
     config.write_text(CADDY.format(directory=directory, port=port, http_port=free_port(), block=block))
-    async with _running(
-        gateway, "caddy", ["run", "--config", str(config), "--adapter", "caddyfile"], f"https://localhost:{port}"
-    ) as seen:
-        yield seen
+    words, origin = ["run", "--config", str(config), "--adapter", "caddyfile"], f"https://localhost:{port}"
+    async with _running(gateway.directory, "caddy", words, origin) as session:
+        yield dataclasses.replace(gateway, origin=origin, session=session)
 
 
 @asynccontextmanager
-async def _running(gateway: Bench, program: str, words: list[str], origin: str) -> AsyncIterator[Bench]:
+async def _running(place: Path, program: str, words: list[str], origin: str) -> AsyncIterator[aiohttp.ClientSession]:
     found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
     if found is None:
         pytest.skip(f"{program} is not installed: its block in the guide is not run")
-    log = gateway.directory / f"{program}.log"
+    log = place / f"{program}.log"
     with log.open("wb") as said:
         process = await asyncio.create_subprocess_exec(
             found, *words, stdout=said, stderr=said, env=os.environ | {"HOME": str(log.parent)}
@@ -118,7 +130,7 @@ async def _running(gateway: Bench, program: str, words: list[str], origin: str) 
     try:
         async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
             await _until_it_answers(session, origin, process, log)
-            yield dataclasses.replace(gateway, origin=origin, session=session)
+            yield session
     finally:
         if process.returncode is None:
             process.terminate()
