@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
-from proxy.cli import books, customers, gateway, keys, store, top
+from proxy.cli import books, customers, gateway, keys, nodes, store, top
 from proxy.cli.examples import examples
 from proxy.cli.shared import ConfigOption
 from proxy.core.shown_text import shown_lines
@@ -25,6 +25,7 @@ app.add_typer(customers.account_app, name="account")
 app.add_typer(keys.key_app, name="key")
 app.add_typer(books.ledger_app, name="ledger")
 app.add_typer(store.store_app, name="store")
+app.add_typer(nodes.nodes_app, name="nodes")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from proxy.config import Config, StoreConfig
+from proxy.config.digest import digest
 from proxy.config.warnings import warnings
 from proxy.config.words import price_in_words
 from proxy.core.catalog import Model
@@ -13,6 +14,7 @@ def describe(config: Config) -> dict[str, Any]:
     return {
         "file": None if config.path is None else str(config.path),
         "environment": list(config.variables),
+        "digest": digest(config),
         "server": {
             "listen": [str(address) for address in config.server.listen],
             "auth": config.server.auth,

@@ -15,6 +15,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "check-config": ("llm-proxy check-config", "llm-proxy check-config --diff", "llm-proxy check-config --config new.toml --json"),
     "reload": ("llm-proxy reload",),
     "doctor": ("llm-proxy doctor", "llm-proxy doctor --url https://llm.example.com/api/v1"),
+    "nodes": ("llm-proxy nodes", "llm-proxy nodes --json"),
+    "nodes drain": ("llm-proxy nodes drain 3",),
     "account create": ("llm-proxy account create acme --credit 100.00",),
     "account list": ("llm-proxy account list", "llm-proxy account list --json"),
     "account show": ("llm-proxy account show acme",),

@@ -9,6 +9,8 @@ import orjson
 from proxy.cli.printing import Answer, plain, print_line, print_lines, print_note, print_table
 from proxy.core.shown_text import shown_json
 
+_NODE_COLUMNS = ("id", "name", "state", "version", "address", "since_at", "beat", "keys", "configuration")
+
 
 def print_json(answer: object) -> None:
     sys.stdout.write(shown_json(orjson.dumps(_writable(answer), option=orjson.OPT_INDENT_2)).decode() + "\n")
@@ -21,6 +23,33 @@ def _writable(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_writable(part) for part in value]
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def print_nodes(answer: Answer) -> None:
+    """Print the gateways; a node that is none is there only while its command runs."""
+    if not answer["shared"]:
+        print_line("This store is a file: one gateway alone writes to it. Whether it runs: llm-proxy doctor")
+        return
+    print_table(_NODE_COLUMNS, [dict(node) | {"beat": _beat(node), "keys": _newest(node)} for node in answer["nodes"]], right=("id",))
+    settings = {node["configuration"] for node in answer["nodes"] if node["configuration"]}
+    if len(settings) > 1:
+        print_note("Their configurations differ: `llm-proxy check-config` shows each machine's, with its digest.")
+    if not any(node["state"] != "command" for node in answer["nodes"]):
+        print_note("No gateway lives.")
+
+
+def print_left(answer: Answer) -> None:
+    print_line(f"gateway {answer['id']} has left")
+
+
+def _beat(node: Answer) -> str:
+    return "moves" if node["beats"] else f"STILL for {node['silent_seconds']:.0f} s"
+
+
+def _newest(node: Answer) -> str:
+    if node["state"] == "command":
+        return ""
+    return "newest" if not node["keys_behind"] else f"{node['keys_behind']} behind"
 
 
 def print_receipt(answer: Answer) -> None:
@@ -94,10 +123,11 @@ def _changed(before: object, after: object) -> str:
 def print_config(described: Answer) -> None:
     """Print a configuration as `config_view.describe` returned it."""
     tables = ("upstreams", "models")
-    apart = ("file", "environment", "warnings", *tables)
+    apart = ("file", "environment", "digest", "warnings", *tables)
     lines = {"file": described["file"] or "none: the environment is all of it"}
     if described["environment"]:
         lines["environment"] = described["environment"]
+    lines["digest"] = described["digest"]
     sections = {name: values for name, values in described.items() if name not in apart}
     for section, values in sections.items():
         lines |= {f"{section}.{name}": value for name, value in values.items()}

@@ -24,6 +24,7 @@ from proxy.exchange.admission import Admission
 from proxy.exchange.flight import Relay
 from proxy.gateway.books import anonymous_grant, require_balanced
 from proxy.gateway.listeners import Listeners
+from proxy.gateway.membership import Membership
 from proxy.gateway.routes import ELSEWHERE, PREFIXES, admin_routes, metrics_routes, probe_routes, public_routes
 from proxy.gateway.shutdown import StopSignal, abort, drain_customers, drain_settlements, drain_submits
 from proxy.gateway.watchdog import Watchdog
@@ -147,6 +148,8 @@ class _Construction:
         await self._open_admin_listener(store, live_keys, ops, reloader)
         scraped = await self._open_metrics_listener(live_keys, ops)
         addresses = await self._open_public_listener(self._public_router(store, live_keys, billing, videos, ops), live_keys, videos)
+        if peers is not None:
+            self._mind(Membership(peers, self._live, self._stop, addresses).run(), "the word to other gateways")
         return Gateway(store, addresses, live_keys, self._live, reloader, scraped)
 
     def _reloader(self, source: Source | None, videos: Videos) -> Reloader:

@@ -20,7 +20,7 @@ from proxy.config import Config, Source
 from proxy.config.changes import NotReloadedError
 from proxy.edge.sockets import ListenError
 from proxy.gateway.app import running
-from proxy.gateway.shutdown import StopSignal
+from proxy.gateway.shutdown import EXIT_LEFT, StopSignal
 from proxy.gateway.sighup import Hangup
 from proxy.live.reload import Reloader
 from proxy.store.errors import StoreRefusedError, StoreUnavailableError
@@ -71,7 +71,9 @@ async def _serve(config: Config, source: Source, clock: Clock, access_log: logs.
         logger.error("cannot start: %s", fault)  # noqa: TRY400 - the operator's fault, no traceback
         return 1
     logger.info("stopped")
-    return EXIT_SCHEDULER_FAILED if stop.has_failed else 0
+    if stop.has_failed:
+        return EXIT_SCHEDULER_FAILED
+    return EXIT_LEFT if stop.is_leaving else 0
 
 
 def _open_standard_descriptors() -> None:

@@ -14,6 +14,8 @@ from proxy.videos.tasks import VideoJobs
 logger = logging.getLogger(__name__)
 
 EXIT_STORE_FAILED = 70
+EXIT_LEFT = 79
+"""An operator asked this gateway to leave the others: who restarts whatever ends (systemd, the supervisor of workers) lets it be."""
 CUT_SECONDS = 10.0
 """Seconds for cut requests to end."""
 SETTLE_SECONDS = 30.0
@@ -30,12 +32,19 @@ class StopSignal:
         self.impatient = asyncio.Event()
         self.refusing = asyncio.Event()
         """Set once the last new connections had time to ask: later requests, on connections not closed yet, are refused."""
+        self.is_leaving = False
+        """True if it stops because an operator wants this gateway away."""
         self.has_failed = False
         """True if the gateway stops because a part of it that must never end has ended."""
 
     def request(self) -> None:
         """Ask to stop; a second call: to stop now."""
         (self.impatient if self.requested.is_set() else self.requested).set()
+
+    def leave(self) -> None:
+        """Stop, and stay away."""
+        self.is_leaving = True
+        self.requested.set()
 
     def fail(self, fault: BaseException | None, part: str = "the scheduler") -> None:
         """Stop because a part has ended that must not: without the scheduler no video ends, nor its hold."""

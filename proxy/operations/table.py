@@ -7,6 +7,7 @@ import msgspec
 from proxy.operations.accounts import AccountClose, AccountList, AccountResume, AccountSet, AccountShow, AccountSuspend
 from proxy.operations.books import Backup, LedgerVerify, RetentionFold, RetentionLook, ShowReceipt, Usage
 from proxy.operations.keys import KeyCreate, KeyFind, KeyList, KeyPause, KeyResume, KeyRevoke, KeyRoll, KeySet
+from proxy.operations.nodes import NodesDrain, NodesList
 from proxy.operations.operation import Answer, Operation, Operator
 from proxy.operations.parameters import ParameterError, UnknownOperationError
 from proxy.operations.payments import AccountCreate, AccountCredit, RequestRefund
@@ -37,6 +38,8 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         LedgerVerify,
         Backup,
         Reload,
+        NodesList,
+        NodesDrain,
         RetentionLook,
         RetentionFold,
     )

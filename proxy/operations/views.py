@@ -14,6 +14,7 @@ from proxy.core.limits import NO_LIMITS, Limits, Period
 from proxy.core.money import Nanos, format_discount, format_yuan
 from proxy.core.retention import FoldedRequest
 from proxy.core.timestamps import iso, iso_or_none, local_iso
+from proxy.store.peers import NodeState
 from proxy.store.values import Account, Booking, Check, Key, KeyUse, Spent, UsageQuery, UsageRow
 
 _SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "units", "estimated")
@@ -43,6 +44,31 @@ def limited_account(row: Account, uses: Sequence[KeyUse], now_ms: int, zone: Zon
 def booking(row: Booking, reference: str) -> dict[str, Any]:
     """Return the account with the payment's reference, and whether it was booked now or had been before."""
     return account(row.account) | {"reference": reference, "booked": row.is_new, "booked_at": iso(row.booked_at_ms)}
+
+
+def node(row: NodeState) -> dict[str, Any]:
+    """Return a node of the store: a gateway, or a command under way."""
+    told = row.introduction
+    return {
+        "id": row.id,
+        "name": row.name,
+        "state": _state_of_node(row),
+        "version": row.program,
+        "address": told.address,
+        "since_at": iso(row.entered_at_ms),
+        "beats": not row.is_still,
+        "silent_seconds": round(row.silent_seconds, 1),
+        "keys_behind": row.keys_behind,
+        "configuration": told.settings,
+    }
+
+
+def _state_of_node(row: NodeState) -> str:
+    if not row.serves:
+        return "command"
+    if row.introduction.is_draining:
+        return "draining"
+    return "serving" if row.introduction.address else "starting"
 
 
 def keys(rows: Sequence[Key], uses: Sequence[KeyUse], now_ms: int, zone: Zone) -> list[dict[str, Any]]:

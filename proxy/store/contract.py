@@ -39,7 +39,7 @@ from proxy.core.retention import FoldedRequest
 from proxy.core.settlement import Settlement
 from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.task import Step
-from proxy.store.peers import Peers
+from proxy.store.peers import NodeState, Peers
 from proxy.store.progress import Report
 from proxy.store.values import (
     Account,
@@ -359,6 +359,9 @@ class Engine(Protocol):
     @property
     def peers(self) -> Peers | None:
         """The nodes that write to it; None: this process does so alone, or only reads."""
+
+    async def nodes(self) -> list[NodeState] | None:
+        """Return the nodes that nobody has set dead, oldest first; None: one process alone writes to this store."""
 
     @property
     def backlog(self) -> Backlog:

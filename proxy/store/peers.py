@@ -1,7 +1,47 @@
 """`Peers`: the part of the store's contract that only an engine has which several processes write to at once. They are its nodes."""
 
+from asyncio import Future
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
+
+STILL_SECONDS = 6.0
+"""A beat that has not come for so long stands still, as people are told: three are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """What a gateway tells of itself."""
+
+    address: str
+    """Where it answers customers; of several, separated by spaces."""
+    settings: str
+    """Digest of the configuration in force (`proxy.config.digest`)."""
+    is_draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """A living node, as it stands in the store."""
+
+    id: int
+    name: str
+    """Host and process."""
+    program: str
+    """Version of the program."""
+    serves: bool
+    """False: it carries out an operator's command."""
+    introduction: Introduction
+    entered_at_ms: int
+    silent_seconds: float
+    """Since its last beat, by the clock of the database alone."""
+    keys_behind: int
+    """Changes of keys, accounts and limits that it does not go by yet."""
+
+    @property
+    def is_still(self) -> bool:
+        """Return whether beats are missing: the process is stopped, dead, or cut off, and the others are about to set it dead."""
+        return self.silent_seconds >= STILL_SECONDS
 
 
 class Peers(Protocol):
@@ -55,6 +95,19 @@ class Peers(Protocol):
         """Return once all nodes that serve go by the keys as they are stored now, or are dead: within a lease and some beats.
 
         Raises: NotSeenError: one has not said so in that time.
+        """
+
+    def introduce(self, introduction: Introduction) -> Future[None]:
+        """Tell whoever lists the nodes of this one."""
+
+    @property
+    def is_asked_to_leave(self) -> bool:
+        """Whether an operator asked this node to end (`dismiss`)."""
+
+    async def dismiss(self, node: int) -> bool:
+        """Ask a gateway to end as by SIGTERM; return once it is gone: whether it left, or (False) was found dead meanwhile.
+
+        Raises: StoreRefusedError: there is no such gateway, or it is dead already.
         """
 
     async def take_job(self, name: str) -> bool:

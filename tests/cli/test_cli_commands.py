@@ -407,6 +407,17 @@ async def test_a_restore_while_the_store_is_in_use_is_refused(tmp_path: Path, in
     await store.close()
 
 
+def test_a_store_in_a_file_has_one_gateway_which_is_said_in_words(run: Command) -> None:
+    run("account", "create", "acme")
+
+    listed, drained = run("nodes"), run("nodes", "drain", "1")
+
+    assert listed == (0, "This store is a file: one gateway alone writes to it. Whether it runs: llm-proxy doctor\n", "")
+    assert orjson.loads(run("nodes", "--json").stdout) == {"shared": False, "nodes": []}
+    assert drained.exit_code == 1
+    assert "one gateway alone writes to a store in a file: stop it by SIGTERM" in drained.stderr
+
+
 def test_check_config_shows_what_would_run_and_no_secret(run: Command, tmp_path: Path) -> None:
     result = run("check-config", ARK_API_KEY="canary-1234")
     as_json = run("check-config", "--json", ARK_API_KEY="canary-1234")

@@ -112,9 +112,9 @@ def commands() -> Iterator[tuple[str, Any]]:
     yield "", group
     for name, command in group.commands.items():
         children = getattr(command, "commands", None)
-        if children is None:
+        if children is None or command.invoke_without_command:
             yield name, command
-        else:
+        if children is not None:
             yield from ((f"{name} {child}", leaf) for child, leaf in children.items())
 
 

@@ -12,7 +12,7 @@ from proxy.cli.gateway import BAD_CONFIGURATION
 from proxy.cli.shared import WRONG_USAGE
 from proxy.config.tables import ServerTable
 from proxy.edge.listener import CLOSE_SECONDS, NEWCOMER_SECONDS
-from proxy.gateway.shutdown import CUT_SECONDS, SETTLE_SECONDS, SUBMIT_DRAIN_SECONDS
+from proxy.gateway.shutdown import CUT_SECONDS, EXIT_LEFT, SETTLE_SECONDS, SUBMIT_DRAIN_SECONDS
 
 ROOT = Path(__file__).parents[2]
 DIRECTORY = ROOT / "systemd"
@@ -79,11 +79,19 @@ def test_what_will_fail_again_is_not_tried_again_also_not_by_the_socket(tmp_path
     assert re.search(rf'case "\$EXIT_STATUS" in (\d+\|)*{status}(\|\d+)*\) exec systemctl --no-block stop', unit["ExecStopPost"])
 
 
+def test_a_gateway_that_an_operator_sent_away_has_not_failed_and_stays_away_also_from_the_socket() -> None:
+    unit = directives()
+
+    assert unit["SuccessExitStatus"] == str(EXIT_LEFT)
+    assert str(EXIT_LEFT) in unit["RestartPreventExitStatus"].split()
+    assert re.search(rf'case "\$EXIT_STATUS" in (\d+\|)*{EXIT_LEFT}(\|\d+)*\) exec systemctl --no-block stop', unit["ExecStopPost"])
+
+
 def test_all_else_is_tried_again_for_ever() -> None:
     unit = directives()
 
     assert (unit["Restart"], unit["StartLimitIntervalSec"]) == ("always", "0")
-    assert set(unit["RestartPreventExitStatus"].split()) == {str(BAD_CONFIGURATION), str(WRONG_USAGE)}
+    assert set(unit["RestartPreventExitStatus"].split()) == {str(BAD_CONFIGURATION), str(WRONG_USAGE), str(EXIT_LEFT)}
     assert directives("llm-proxy.socket")["TriggerLimitIntervalSec"] == "0"
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from proxy import __version__
 from proxy.store.errors import StoreFencedError
 from proxy.store.postgres import lease
 from proxy.store.postgres.connection import FAILURES, KEYS_CHANNEL, Connection, Connector
@@ -53,6 +54,8 @@ class Node:
         """Whether each node that serves and came before this one shares limits out to it, too: by the last beat, and for good."""
         self.seen_node = 0
         """The newest node that this one shares limits out to: told to the others with each beat."""
+        self.is_asked_to_leave = False
+        """True once an operator asked this node to end, as of the last beat."""
         self.beat_seconds = lease.BEAT_SECONDS if beat_seconds is None else beat_seconds
         self.entered_at = self.confirmed_at = boot_seconds()
         """When this node came, and when the last beat that the database took was sent."""
@@ -81,7 +84,7 @@ class Node:
     ) -> "Node":
         """Return a new node, which beats from `start` on: once the transaction of its row is committed."""
         name = f"{socket.gethostname()} {os.getpid()}"[:_NAME_CHARACTERS_MAX]
-        node_id = await connection.fetchval("SELECT enter_node($1, '', $2)", name, serves)
+        node_id = await connection.fetchval("SELECT enter_node($1, $2, $3)", name, __version__, serves)
         return cls(connector, node_id, on_fenced=on_fenced, watch=watch, beat_seconds=beat_seconds)
 
     @property
@@ -122,17 +125,18 @@ class Node:
         connection = await self._connected()
         sent_at, began = boot_seconds(), asyncio.get_running_loop().time()
         rows = await connection.fetch(
-            "SELECT node_id, node_beat, node_serving, node_seen, keys_version FROM beat_node($1, $2, $3)",
+            "SELECT node_id, node_beat, node_serving, node_seen, node_leave, keys_version FROM beat_node($1, $2, $3)",
             *(self.id, self.seen_keys, self.seen_node),
         )
         beats = {node_id: beat for node_id, beat, *_ in rows}
         if self.id not in beats:
             raise StoreFencedError(f"node {self.id} was set dead by another: its beat had stood still")
-        self.confirmed_at, self.living, self.keys_version = sent_at, beats, rows[0][4]
+        self.confirmed_at, self.living, self.keys_version = sent_at, beats, rows[0][5]
         self.serving = tuple(node_id for node_id, _, serves, *_ in rows if serves)
         # Ids follow the order of coming. One that came later counts this one from its first look on.
-        unaware = [node_id for node_id, _, serves, seen, _ in rows if serves and node_id < self.id and seen < self.id]
+        unaware = [node_id for node_id, _, serves, seen, *_ in rows if serves and node_id < self.id and seen < self.id]
         self.is_counted = self.is_counted or not unaware
+        self.is_asked_to_leave = any(node_id == self.id and leaves for node_id, _, _, _, leaves, _ in rows)
         if self.keys_version <= self.seen_keys:
             self.keys_current_at = sent_at
         for other, still in self._watch.look(beats, began):

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from proxy.store.errors import NotSeenError
-from proxy.store.postgres.connection import Connection
+from proxy.store.errors import NotSeenError, StoreRefusedError
+from proxy.store.peers import Introduction, NodeState
+from proxy.store.postgres.batch import shown
+from proxy.store.postgres.connection import KEYS_CHANNEL, Connection
 from proxy.store.postgres.node import Node, boot_seconds
 
 PAUSE_SECONDS_FIRST = 0.02
@@ -79,6 +81,37 @@ class PostgresPeers:
         holder = await self._read(_holder, name)
         return bool(holder == self._node.id or (holder is None and await self._write(_take_job, name, self._node.id)))
 
+    def introduce(self, introduction: Introduction) -> asyncio.Future[None]:
+        return self._write(_introduce, self._node.id, introduction)
+
+    @property
+    def is_asked_to_leave(self) -> bool:
+        return self._node.is_asked_to_leave
+
+    async def dismiss(self, node: int) -> bool:
+        await self._write(_ask_to_leave, node)
+        pause = PAUSE_SECONDS_FIRST
+        while (
+            has_left := await self._read(_end_of, node)
+        ) is None:  # as long as it drains; one that dies is found by this node's beats too
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, PAUSE_SECONDS_MAX)
+        return bool(has_left)
+
+
+async def nodes(connection: Connection) -> list[NodeState]:
+    """Return the living nodes, oldest first."""
+    rows = await connection.fetch(
+        """SELECT id, name, program, serving, address, settings, draining OR leave,
+             floor(extract(epoch FROM started_at) * 1000)::bigint, extract(epoch FROM clock_timestamp() - beat_at)::float8,
+             (SELECT version FROM versions WHERE what = 'keys') - seen_keys
+           FROM nodes WHERE dead_at IS NULL ORDER BY id"""
+    )
+    return [
+        NodeState(node_id, name, program, serves, Introduction(*told), entered_at_ms, max(silent, 0.0), max(behind, 0))
+        for node_id, name, program, serves, *told, entered_at_ms, silent, behind in rows
+    ]
+
 
 async def _keys_version(connection: Connection) -> int:
     return int(await connection.fetchval("SELECT version FROM versions WHERE what = 'keys'"))
@@ -96,6 +129,45 @@ async def _holder(connection: Connection, name: str) -> int | None:
         "SELECT node_id FROM jobs JOIN nodes ON nodes.id = node_id WHERE jobs.name = $1 AND dead_at IS NULL", name
     )
     return holder
+
+
+async def _introduce(connection: Connection, node_id: int, told: Introduction) -> None:
+    await connection.execute(
+        "UPDATE nodes SET address = $2, settings = $3, draining = $4 WHERE id = $1",
+        *(node_id, shown(told.address), told.settings, told.is_draining),
+    )
+
+
+async def _ask_to_leave(connection: Connection, node_id: int) -> None:
+    """Raises: StoreRefusedError."""
+    asked = await connection.fetchval(
+        "UPDATE nodes SET leave = true WHERE id = $1 AND serving AND dead_at IS NULL RETURNING id", node_id
+    )
+    if asked is None:
+        raise StoreRefusedError(await _why_not(connection, node_id))
+    await connection.execute(f"NOTIFY {KEYS_CHANNEL}")  # whoever hears of it looks at once
+
+
+async def _why_not(connection: Connection, node_id: int) -> str:
+    row = await connection.fetchrow(
+        """SELECT name, serving, has_left, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
+           FROM nodes WHERE id = $1""",
+        node_id,
+    )
+    if row is None:
+        return f"there is no gateway {node_id}"
+    name, serves, has_left, dead_at = row
+    if dead_at is not None:
+        how = "it left" if has_left else "its beat stood still, and the others set it dead"
+        return f"gateway {node_id} ({name}) is dead since {dead_at}: {how}"
+    assert not serves
+    return f"node {node_id} ({name}) is no gateway: it carries out a command, and ends with it"
+
+
+async def _end_of(connection: Connection, node_id: int) -> bool | None:
+    """Return whether a node has left; False: it was set dead; None: it lives."""
+    left: bool | None = await connection.fetchval("SELECT has_left FROM nodes WHERE id = $1 AND dead_at IS NOT NULL", node_id)
+    return left
 
 
 async def _take_job(connection: Connection, name: str, node_id: int) -> bool:

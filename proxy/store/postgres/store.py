@@ -17,7 +17,8 @@ from proxy.core.video.record import TaskState, VideoTask
 from proxy.core.video.task import Step
 from proxy.store.errors import StoreError, StoreRefusedError
 from proxy.store.limit_changes import LimitChanges
-from proxy.store.postgres import admin, counting, customers, folding, idempotency, ledger, reads, tasks
+from proxy.store.peers import NodeState
+from proxy.store.postgres import admin, counting, customers, folding, idempotency, ledger, peers, reads, tasks
 from proxy.store.postgres.connection import FAILURES, Connection, Connector, Readers, failure, is_lost
 from proxy.store.postgres.counting import Counted
 from proxy.store.postgres.node import Node
@@ -257,6 +258,9 @@ class PostgresStore:
         return await self._read(reads.census)
 
     # the database
+
+    async def nodes(self) -> list[NodeState]:
+        return await self._read(peers.nodes)
 
     @property
     def backlog(self) -> Backlog:

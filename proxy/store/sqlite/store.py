@@ -255,6 +255,9 @@ class SqliteStore:
     async def census(self) -> Census:
         return await self._read(reads.census)
 
+    async def nodes(self) -> None:
+        return None
+
     @property
     def backlog(self) -> Backlog:
         return Backlog(0, 0) if self._writer is None else self._writer.backlog

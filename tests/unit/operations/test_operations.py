@@ -278,6 +278,7 @@ def test_exactly_the_operations_that_write_are_for_the_process_that_holds_the_st
         "key.roll",
         "key.revoke",
         "request.refund",
+        "nodes.drain",
         "retention.fold",
     }
 

@@ -17,10 +17,16 @@ CREATE TABLE nodes (
   beat       bigint      NOT NULL DEFAULT 0,    -- counted up by the node: others look whether it moves, and at no clock
   seen_keys  bigint      NOT NULL DEFAULT 0,    -- version of keys, accounts and limits that it goes by
   seen_node  bigint      NOT NULL DEFAULT 0,    -- the newest node that it shares limits out to
+  beat_at    timestamptz NOT NULL DEFAULT clock_timestamp(), -- of the last beat: people are told it, nothing is decided by it
+  program    text        NOT NULL DEFAULT '',   -- its version
+  address    text        NOT NULL DEFAULT '',   -- where it answers customers; empty: not yet
   settings   text        NOT NULL DEFAULT '',   -- digest of its configuration
+  draining   boolean     NOT NULL DEFAULT false, -- it ends once what is under way has ended
+  leave      boolean     NOT NULL DEFAULT false, -- an operator asks it to
   serving    boolean     NOT NULL DEFAULT false, -- it answers customers: rates are shared out to it, and changes of keys wait for it
   started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-  dead_at    timestamptz                        -- set once: by itself at its end, or by whoever found its beat still for a lease
+  dead_at    timestamptz,                       -- set once: by itself at its end, or by whoever found its beat still for a lease
+  has_left   boolean     NOT NULL DEFAULT false -- by itself
 ) WITH (fillfactor = 50);
 CREATE INDEX nodes_alive ON nodes (id) WHERE dead_at IS NULL;
 

@@ -16,8 +16,8 @@ BEGIN
   END IF;
 END $$;
 
-CREATE FUNCTION enter_node(p_name text, p_settings text, p_serving boolean) RETURNS bigint LANGUAGE sql AS $$
-  WITH entered AS (INSERT INTO nodes (name, settings, serving) VALUES (p_name, p_settings, p_serving) RETURNING id)
+CREATE FUNCTION enter_node(p_name text, p_program text, p_serving boolean) RETURNS bigint LANGUAGE sql AS $$
+  WITH entered AS (INSERT INTO nodes (name, program, serving) VALUES (p_name, p_program, p_serving) RETURNING id)
   INSERT INTO node_writes (node_id) SELECT id FROM entered RETURNING node_id;
 $$;
 
@@ -26,7 +26,7 @@ $$;
 CREATE FUNCTION end_node(p_node bigint, p_beat bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM 1 FROM node_writes WHERE node_id = p_node FOR UPDATE;
-  UPDATE nodes SET dead_at = clock_timestamp() WHERE id = p_node AND dead_at IS NULL AND (p_beat IS NULL OR beat = p_beat);
+  UPDATE nodes SET dead_at = clock_timestamp(), has_left = p_beat IS NULL WHERE id = p_node AND dead_at IS NULL AND (p_beat IS NULL OR beat = p_beat);
   IF NOT FOUND THEN
     RETURN false;
   END IF;
@@ -36,9 +36,10 @@ END $$;
 
 -- Count a node's beat up, and return what it sees: every living node with its beat, itself among them unless it was set dead.
 CREATE FUNCTION beat_node(p_node bigint, p_seen_keys bigint, p_seen_node bigint)
-RETURNS TABLE (node_id bigint, node_beat bigint, node_serving boolean, node_seen bigint, keys_version bigint, database_ms bigint) LANGUAGE plpgsql AS $$
+RETURNS TABLE (node_id bigint, node_beat bigint, node_serving boolean, node_seen bigint, node_leave boolean, keys_version bigint) LANGUAGE plpgsql AS $$
 BEGIN
-  UPDATE nodes SET beat = beat + 1, seen_keys = p_seen_keys, seen_node = p_seen_node WHERE id = p_node AND dead_at IS NULL;
-  RETURN QUERY SELECT id, beat, serving, seen_node, (SELECT version FROM versions WHERE what = 'keys'), (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+  UPDATE nodes SET beat = beat + 1, beat_at = clock_timestamp(), seen_keys = p_seen_keys, seen_node = p_seen_node
+    WHERE id = p_node AND dead_at IS NULL;
+  RETURN QUERY SELECT id, beat, serving, seen_node, leave, (SELECT version FROM versions WHERE what = 'keys')
     FROM nodes WHERE dead_at IS NULL ORDER BY id;
 END $$;
