@@ -8,6 +8,7 @@ from pathlib import Path
 from proxy.clock import Clock
 from proxy.config import Config, ConfigError, load
 from proxy.doctor import files, process
+from proxy.doctor.database import database
 from proxy.doctor.finding import Finding, failed, ok
 from proxy.doctor.front import front
 from proxy.doctor.upstream import upstream
@@ -23,13 +24,16 @@ async def examine(path: Path | None, env: Mapping[str, str], clock: Clock, url: 
     found, config = _configuration(path, env)
     if config is not None:
         store = config.store
-        pid = holder_pid(store.url)
+        pid = holder_pid(store.url) if store.path is not None else await process.pid_behind(config.admin.listen)
         found += await _looked("configuration file", lambda: files.secrets(config, env))
         if store.path is not None:
             file = _real(store.path)
             found += await _looked("store file", lambda: files.store_file(store.url, file))
             found += await _looked("disk space", lambda: files.disk(file.parent))
-        found += [await process.store(store), await process.gateway(config, pid)]
+            found.append(await process.store(store))
+        else:
+            found += await database(config, clock)
+        found.append(await process.gateway(config, pid))
         found += await _looked("descriptors", lambda: [process.descriptors(pid), process.accept_queue()])
         found += await _looked("address", lambda: process.listeners(config, pid))
         for looks in await asyncio.gather(*(upstream(one, clock, env) for one in config.upstreams.values())):

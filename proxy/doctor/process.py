@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import stat
+import struct
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ DESCRIPTORS_MIN = 256
 DESCRIPTORS_COMFORT = 4096
 """A stream takes two: the customer's connection and the upstream's."""
 CONNECT_SECONDS = 2.0
+_CREDENTIALS = struct.Struct("3i")
+"""``struct ucred``: pid, user, group (unix(7))."""
 _SOMAXCONN = Path("/proc/sys/net/core/somaxconn")
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where to connect to a listener on all addresses
 
@@ -87,6 +90,23 @@ async def _no_file(path: Path) -> Finding | None:
     except OSError as error:
         return failed("store", f"{path} cannot be looked at: {error.strerror}", "run this as the gateway's user, or as root")
     return None
+
+
+async def pid_behind(address: UnixAddress | None) -> int | None:
+    """Return the pid of the process that listens at an admin socket; None: nobody does, or it cannot be asked."""
+    return None if address is None else await asyncio.to_thread(_peer_pid, address.path)
+
+
+def _peer_pid(path: Path) -> int | None:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(CONNECT_SECONDS)
+            probe.connect(str(path))
+            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    except OSError:
+        return None
+    pid: int = _CREDENTIALS.unpack(credentials)[0]
+    return pid
 
 
 async def gateway(config: Config, pid: int | None) -> Finding:

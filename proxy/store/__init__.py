@@ -12,6 +12,7 @@ from proxy.store.contract import Store
 from proxy.store.errors import StoreRefusedError
 from proxy.store.moves import How, Moved
 from proxy.store.progress import Report
+from proxy.store.server_facts import ServerFacts
 from proxy.store.values import CommitStats, Restored
 
 
@@ -40,7 +41,7 @@ async def open_store(
     another time zone).
     """
     if is_shared(url):
-        with _of_the_extra():
+        with _installed():
             from proxy.store import postgres  # noqa: PLC0415
         return await postgres.open_store(
             url, password=password, on_commit=on_commit, on_corrupt=on_corrupt, read_only=read_only, serves=serves, zone=zone
@@ -48,6 +49,29 @@ async def open_store(
     from proxy.store.sqlite import opening  # noqa: PLC0415
 
     return await opening.open_store(_file_of(url), on_commit=on_commit, on_corrupt=on_corrupt, read_only=read_only, zone=zone)
+
+
+async def inspect(url: str, password: str, now_ms: Callable[[], int]) -> ServerFacts:
+    """Return what one look at the server shows that keeps a shared store. Nothing is changed.
+
+    Args: now_ms: this machine's clock, which is compared with the database's.
+
+    Raises: StoreRefusedError: it cannot be reached, or the database is another program's; StoreVersionError.
+    """
+    with _installed():
+        from proxy.store import postgres  # noqa: PLC0415
+    return await postgres.inspect(url, password, now_ms)
+
+
+@contextmanager
+def _installed() -> Iterator[None]:
+    """Import the engine for servers in this context. Raises: StoreRefusedError: what it needs is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise StoreRefusedError(
+            f"a store in PostgreSQL needs a package that is not installed ({error.name}): pip install 'llm-proxy[postgres]'"
+        ) from error
 
 
 def is_shared(url: str) -> bool:
@@ -79,7 +103,7 @@ async def move_ledger(
     from proxy.store import move as course  # noqa: PLC0415
     from proxy.store.sqlite.move import SqliteSource, SqliteTarget  # noqa: PLC0415
 
-    with _of_the_extra():
+    with _installed():
         from proxy.store.postgres.move import PostgresSide  # noqa: PLC0415
     if is_shared(target):
         async with SqliteSource.opened(_file_of(source)) as leaving, PostgresSide.opened(target, password, report) as arriving:
@@ -120,17 +144,6 @@ def holder_pid(url: str) -> int | None:
     from proxy.store.sqlite.file import lock  # noqa: PLC0415
 
     return lock.holder_pid(_file_of(url).resolve())
-
-
-@contextmanager
-def _of_the_extra() -> Iterator[None]:
-    """Say what to install where an import fails. Raises: StoreRefusedError."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise StoreRefusedError(
-            f"a store in PostgreSQL needs a package that is not installed ({error.name}): pip install 'llm-proxy[postgres]'"
-        ) from error
 
 
 def _file_of(url: str) -> Path:

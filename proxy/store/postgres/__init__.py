@@ -19,7 +19,8 @@ order
 - A refusal is a class of `proxy.store.errors`; words that both engines say are in `proxy.store.refusals`.
 """
 
+from proxy.store.postgres.inspection import inspect
 from proxy.store.postgres.opening import open_store
 from proxy.store.postgres.store import PostgresStore
 
-__all__ = ["PostgresStore", "open_store"]
+__all__ = ["PostgresStore", "inspect", "open_store"]

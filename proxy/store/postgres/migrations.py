@@ -21,7 +21,7 @@ _LOCK = int.from_bytes(b"llmproxy", "big")
 """Key of the advisory lock. Of a transaction, since a pooler would hand one of a session on to others."""
 _COMPATIBLE_FROM = re.compile(r"-- compatible from (\d+)\n")
 _TABLES = "SELECT tablename::text FROM pg_tables WHERE schemaname = ANY (current_schemas(false))"
-_MINIMUM = 150_000
+MINIMUM = 150_000
 """PostgreSQL 15, as ``server_version_num`` writes it."""
 
 
@@ -40,14 +40,14 @@ async def require_current(connection: Connection, name: str) -> None:
 
     Raises: StoreRefusedError, StoreVersionError.
     """
-    version = await _version(connection, name)
+    version = await version_of(connection, name)
     if version < len(scripts()):
         raise StoreRefusedError(f"{name} has not been brought up to date yet: start the gateway once")
 
 
 async def require_unmarked(connection: Connection, name: str) -> None:
     """Check, under the lock, that no move has begun since the last look. Raises: as `migrate`."""
-    await _version(connection, name)
+    await version_of(connection, name)
 
 
 async def migrate(connection: Connection, name: str, *, is_of_move: bool = False) -> None:
@@ -57,13 +57,13 @@ async def migrate(connection: Connection, name: str, *, is_of_move: bool = False
 
     Raises: StoreMovedError; StoreVersionError: a newer program has it; StoreRefusedError: it is another program's, its server too old.
     """
-    if int(await connection.fetchval("SHOW server_version_num")) < _MINIMUM:
-        raise StoreRefusedError(f"{name} is on a server older than PostgreSQL {_MINIMUM // 10_000}, which this program needs")
-    if await _version(connection, name, is_of_move=is_of_move) >= len(scripts()):
+    if int(await connection.fetchval("SHOW server_version_num")) < MINIMUM:
+        raise StoreRefusedError(f"{name} is on a server older than PostgreSQL {MINIMUM // 10_000}, which this program needs")
+    if await version_of(connection, name, is_of_move=is_of_move) >= len(scripts()):
         return  # without the lock: a start beside others waits for nobody
     async with connection.transaction():
         await lock(connection)
-        version = await _version(connection, name, is_of_move=is_of_move)  # another gateway may have been first
+        version = await version_of(connection, name, is_of_move=is_of_move)  # another gateway may have been first
         for number, script in enumerate(scripts()[version:], start=version + 1):
             await connection.execute(script)
             await _record(connection, number, script)
@@ -87,7 +87,7 @@ async def _record(connection: Connection, number: int, script: str) -> None:
     )
 
 
-async def _version(connection: Connection, name: str, *, is_of_move: bool = False) -> int:
+async def version_of(connection: Connection, name: str, *, is_of_move: bool = False) -> int:
     """Return the version of a database, 0 for an empty one. Raises: StoreMovedError, StoreVersionError, StoreRefusedError."""
     # One look at the catalogue as rows: `to_regclass` may answer from a cache of what was not there before the lock was waited for.
     tables = {table for (table,) in await connection.fetch(_TABLES)}

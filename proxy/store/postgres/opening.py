@@ -5,15 +5,18 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
+from proxy.clock import SystemClock
 from proxy.core.days import CHINA, Zone
 from proxy.store.errors import StoreRefusedError
 from proxy.store.postgres import migrations, zones
+from proxy.store.postgres.clocks import clock_offset
 from proxy.store.postgres.connection import CONNECT_SECONDS, FAILURES, Connection, Connector, Readers
 from proxy.store.postgres.lease import Watch
 from proxy.store.postgres.node import Node
 from proxy.store.postgres.session import Session
 from proxy.store.postgres.store import PostgresStore
 from proxy.store.postgres.writer import Writer
+from proxy.store.server_facts import CLOCK_SECONDS_COMFORT, CLOCK_SECONDS_MAX
 from proxy.store.values import CommitStats
 
 logger = logging.getLogger(__name__)
@@ -42,7 +45,8 @@ async def open_store(
         zone: time zone of days and months. What is opened to be read only has that of the ledger.
         watch, beat_seconds: of this node; others than the ordinary ones are for tests.
 
-    Raises: StoreVersionError, StoreRefusedError (no such database, not ours, not to be opened, folded by another time zone).
+    Raises: StoreVersionError, StoreRefusedError (no such database, not ours, not to be opened, folded by another time zone; one that
+    serves: by a clock that is not the database's).
     """
     connector, name = Connector(url, password), name_of(url)
     async with AsyncExitStack() as opened:
@@ -55,6 +59,8 @@ async def open_store(
                     readers = Readers(connector)
                     opened.push_async_callback(readers.close)
                     return PostgresStore(name, connector, None, None, readers, opened.pop_all(), its_zone or zone)
+                if serves:
+                    await _require_clock(connection, name)
                 await migrations.migrate(connection, name)
                 return await _open(opened, connection, connector, name, on_commit, on_corrupt, serves, zone, watch, beat_seconds)
             finally:
@@ -62,6 +68,18 @@ async def open_store(
         except FAILURES as error:
             raise StoreRefusedError(f"cannot open {name}: {error or type(error).__name__}") from error
     raise AssertionError("unreachable: the stack swallows nothing")
+
+
+async def _require_clock(connection: Connection, name: str) -> None:
+    """Check that this machine's clock agrees with the database's. Raises: StoreRefusedError."""
+    offset, _ = await clock_offset(connection, SystemClock().now_ms)
+    if offset.surely_seconds > CLOCK_SECONDS_MAX:
+        raise StoreRefusedError(
+            f"the clock of {name} is {offset} this machine's: due times and the days of limits are read by every gateway, "
+            "so synchronise both (timedatectl, chronyc), then start"
+        )
+    if offset.surely_seconds > CLOCK_SECONDS_COMFORT:
+        logger.warning("the clock of %s is %s this machine's: synchronise both", name, offset)
 
 
 async def _open(
