@@ -11,7 +11,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "llm-proxy serve",
     ),
     "serve": ("llm-proxy serve", "llm-proxy serve --config /etc/llm-proxy/config.toml"),
-    "demo": ("llm-proxy demo", "llm-proxy demo --once"),
+    "demo": ("llm-proxy demo", "llm-proxy demo --once", "llm-proxy demo --nodes 3 --once"),
     "check-config": ("llm-proxy check-config", "llm-proxy check-config --diff", "llm-proxy check-config --config new.toml --json"),
     "reload": ("llm-proxy reload",),
     "doctor": ("llm-proxy doctor", "llm-proxy doctor --url https://llm.example.com/api/v1"),

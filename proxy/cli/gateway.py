@@ -38,13 +38,16 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="Run the whole tour and exit.")] = False,
     port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: any free port.")] = 0,
     real: Annotated[bool, typer.Option("--real", help="Ask Ark itself, with ARK_API_KEY. This costs money.")] = False,
+    nodes: Annotated[
+        int, typer.Option("--nodes", min=1, max=9, help="So many gateways on one throwaway PostgreSQL; the tour kills one.")
+    ] = 1,
 ) -> None:
-    """Try everything on a throwaway gateway with a built-in stand-in for Ark."""
+    """Try everything on throwaway gateways with a built-in stand-in for Ark."""
     if real and not os.environ.get("ARK_API_KEY"):
         fail("--real needs ARK_API_KEY to be set", WRONG_USAGE)
-    from proxy.demo.tour import run as show  # noqa: PLC0415  nothing else needs the demonstration
+    from proxy.demo.run import run as show  # noqa: PLC0415  nothing else needs the demonstration
 
-    raise typer.Exit(show(once=once, port=port, real=real))
+    raise typer.Exit(show(once=once, port=port, real=real, nodes=nodes))
 
 
 @app.command("check-config", epilog=examples("check-config"))

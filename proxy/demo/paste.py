@@ -1,5 +1,7 @@
 """The text that the demo prints: base URL, key, and commands that are ready to be pasted."""
 
+from collections.abc import Iterable
+
 from proxy.demo.setting import CHAT_MODEL, IMAGE_MODEL, VIDEO_MODEL
 
 
@@ -41,4 +43,24 @@ print()
 END
 
 Ctrl-C ends it and deletes everything. Requests are logged below.
+"""
+
+
+def paste_nodes(gateways: Iterable[tuple[int, str, int]], config: str, database: str) -> str:
+    """Return what can be tried with several gateways. Args: gateways: number, address and pid of each; config: of one of them."""
+    listed = "\n".join(f"  gateway {number}  {address}  pid {pid}" for number, address, pid in gateways)
+    pid = next(pid for *_, pid in gateways)
+    return f"""
+The base URL is that of a balancer before these, which share one ledger in {database}:
+
+{listed}
+
+# who lives
+llm-proxy nodes --config {config}
+
+# kill one as a machine dies: the others answer at once, and give back what it held after 20 s
+kill -9 {pid}
+
+# the books, whatever you did
+llm-proxy ledger verify --config {config}
 """

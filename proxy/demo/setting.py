@@ -9,11 +9,12 @@ from tempfile import TemporaryDirectory
 
 from proxy import ids
 from proxy.clock import SystemClock
-from proxy.config import Config, load
+from proxy.config import load
 from proxy.core.money import parse_yuan
 from proxy.demo.ark import Settings, StandIn, Timeline
-from proxy.gateway.app import Gateway, running
+from proxy.gateway.app import running
 from proxy.gateway.shutdown import StopSignal
+from proxy.store.contract import Store
 from proxy.store.values import NewKey
 from proxy.telemetry.logs import AccessLog
 
@@ -28,7 +29,7 @@ _CONFIG = """
 listen = ["127.0.0.1:{port}"]
 drain_seconds = 5
 [store]
-url = "sqlite:demo.db"
+url = "{store}"
 [upstreams.ark]
 base_url = "{base_url}"
 api_key = "env:ARK_API_KEY"
@@ -69,13 +70,28 @@ price = {{ silent = "46", audio = "46", by_resolution = {{ "1080p" = {{ silent =
 """
 
 
+SQLITE = "sqlite:demo.db"
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What the gateway asks: the stand-in, or Ark itself."""
+
+    base_url: str
+    env: Mapping[str, str]
+    """With its key."""
+    poll_seconds: str
+    ark: StandIn | None
+    """None: Ark itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The base URL and the key for a customer of the throwaway gateway, and the gateway itself for the operator's view."""
+    """The base URL and the key for a customer of the throwaway gateway, and its store for the operator's view."""
 
     base_url: str
     key: str
-    gateway: Gateway
+    store: Store
 
 
 @asynccontextmanager
@@ -83,28 +99,38 @@ async def setting(*, port: int, real: bool, access_log: AccessLog, stop: StopSig
     """Set everything up; on exit, stop and delete it."""
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="llm-proxy-demo-")))
-        base_url, env = REAL_BASE_URL, dict(os.environ)
-        if not real:
-            settings = Settings(timeline=Timeline(queued_seconds=1.0, running_seconds=3.0), links="local")
-            ark = await stack.enter_async_context(StandIn(settings))
-            ark.chat.event_seconds = 0.05
-            base_url, env = ark.base_url, {**os.environ, "ARK_API_KEY": STAND_IN_KEY}
-        config = _config(directory, port=port, base_url=base_url, env=env, poll_seconds="3, 15" if real else "0.5, 1")
+        upstream = await stack.enter_async_context(upstreams(real=real))
+        config = load(write_config(directory, upstream, port=port, store=SQLITE), upstream.env)
         gateway = await stack.enter_async_context(running(config, clock=SystemClock(), access_log=access_log, stop=stop))
-        key = await _customer(gateway)
-        yield Setting(f"{gateway.addresses[0]}/api/v1", key, gateway)
+        key = await make_customer(gateway.store)
+        await gateway.live_keys.refresh()
+        yield Setting(f"{gateway.addresses[0]}/api/v1", key, gateway.store)
 
 
-def _config(directory: Path, *, port: int, base_url: str, env: Mapping[str, str], poll_seconds: str) -> Config:
+@asynccontextmanager
+async def upstreams(*, real: bool) -> AsyncIterator[Upstream]:
+    """Start the stand-in, or name Ark itself."""
+    if real:
+        yield Upstream(REAL_BASE_URL, dict(os.environ), "3, 15", None)
+        return
+    settings = Settings(timeline=Timeline(queued_seconds=1.0, running_seconds=3.0), links="local")
+    async with StandIn(settings) as ark:
+        ark.chat.event_seconds = 0.05
+        yield Upstream(ark.base_url, {**os.environ, "ARK_API_KEY": STAND_IN_KEY}, "0.5, 1", ark)
+
+
+def write_config(directory: Path, upstream: Upstream, *, port: int, store: str) -> Path:
+    """Write a gateway's configuration into its directory; return the file."""
     path = directory / "config.toml"
-    path.write_text(_CONFIG.format(port=port, base_url=base_url, poll_seconds=poll_seconds), encoding="utf-8")
-    return load(path, env)
+    text = _CONFIG.format(port=port, store=store, base_url=upstream.base_url, poll_seconds=upstream.poll_seconds)
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
-async def _customer(gateway: Gateway) -> str:
+async def make_customer(store: Store) -> str:
+    """Make the account and its key; return the key's secret."""
     now_ms = SystemClock().now_ms()
     secret = ids.new_secret()
-    await gateway.store.create_account(ACCOUNT, parse_yuan(BALANCE_YUAN), now_ms)
-    await gateway.store.create_key(ACCOUNT, NewKey(ids.key_id(), "demo", secret.prefix, secret.sha256, now_ms))
-    await gateway.live_keys.refresh()
+    await store.create_account(ACCOUNT, parse_yuan(BALANCE_YUAN), now_ms)
+    await store.create_key(ACCOUNT, NewKey(ids.key_id(), "demo", secret.prefix, secret.sha256, now_ms))
     return secret.text

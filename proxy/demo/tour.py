@@ -1,72 +1,24 @@
-"""The demonstration: a throwaway gateway to try by hand, or a tour of all its functions that ends by verifying the books."""
+"""The tour of all functions, which ends by verifying the books."""
 
 import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-import uvloop
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from proxy.clock import SystemClock
 from proxy.core.shown_text import shown
-from proxy.demo.paste import paste
-from proxy.demo.setting import CHAT_MODEL, IMAGE_MODEL, VIDEO_MODEL, Setting, setting
-from proxy.edge.sockets import ListenError
-from proxy.gateway.process import heed_signals
-from proxy.gateway.shutdown import StopSignal
-from proxy.telemetry import logs
+from proxy.demo.setting import CHAT_MODEL, IMAGE_MODEL, VIDEO_MODEL, Setting
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
-ANSWER_SECONDS = 180.0
 VIDEO_SECONDS = 900.0
 WAIT_SECONDS = 30
 
 
 class TourError(Exception):
     """A step of the tour failed; the message says what happened instead."""
-
-
-class _NoLog:
-    """Discards the access log: the tour prints its own account of each step."""
-
-    def write(self, line: logs.RequestLine) -> None:
-        pass
-
-
-def run(*, once: bool, port: int = 0, real: bool = False) -> int:
-    """Serve until Ctrl-C, or with ``once`` run the tour; return the exit code."""
-    console = Console(highlight=False, soft_wrap=True)
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_tour(console, port, real=real) if once else _serve(console, port, real=real))
-    except (TourError, ListenError) as fault:
-        Console(stderr=True, highlight=False).print(f"[red]failed:[/red] {escape(shown(str(fault)))}")
-        return 1
-
-
-async def _serve(console: Console, port: int, *, real: bool) -> int:
-    stop = StopSignal()
-    heed_signals(stop)
-    access_log = logs.configure(SystemClock())
-    async with setting(port=port, real=real, access_log=access_log, stop=stop) as stage:
-        console.print(paste(stage.base_url, stage.key, real=real), markup=False)
-        await stop.requested.wait()
-    console.print("Stopped; everything of the demo is deleted.")
-    return 0
-
-
-async def _tour(console: Console, port: int, *, real: bool) -> int:
-    async with (
-        setting(port=port, real=real, access_log=_NoLog(), stop=StopSignal()) as stage,
-        aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {stage.key}"}, timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-        ) as session,
-    ):
-        await Tour(console, stage, session).walk()
-    return 0
 
 
 @dataclass
@@ -87,14 +39,14 @@ class Tour:
         await self.verify()
 
     async def models(self) -> None:
-        found = await self._call("GET", "/models")
-        self._say("GET /models", ", ".join(model["id"] for model in found["data"]))
+        found = await self.call("GET", "/models")
+        self.say("GET /models", ", ".join(model["id"] for model in found["data"]))
 
     async def chat(self) -> str:
         body = {"model": CHAT_MODEL, "messages": MESSAGES}
         async with self.session.post(self.stage.base_url + "/chat/completions", json=body) as response:
             answer = await _read(response)
-            self._say("POST /chat/completions", answer["choices"][0]["message"]["content"], _tokens(answer["usage"]))
+            self.say("POST /chat/completions", answer["choices"][0]["message"]["content"], _tokens(answer["usage"]))
             return response.headers["x-request-id"]
 
     async def stream(self) -> str:
@@ -105,46 +57,49 @@ class Tour:
             text = await response.text()
             if not text.endswith("data: [DONE]\n\n"):
                 raise TourError("the stream did not end with [DONE]")
-            self._say("POST /chat/completions, stream", f"{text.count('data: {')} events, then data: [DONE]")
+            self.say("POST /chat/completions, stream", f"{text.count('data: {')} events, then data: [DONE]")
             return response.headers["x-request-id"]
 
     async def image(self) -> str:
         body = {"model": IMAGE_MODEL, "prompt": "赛博朋克风格的城市夜景", "size": "1280x720", "n": 2}
-        answer = await self._call("POST", "/images/generations", body)
-        self._say(
-            "POST /images/generations", f"{len(answer['image_urls'])} images", f"¥{answer['total_cost']}", answer["image_urls"][0]
-        )
+        answer = await self.call("POST", "/images/generations", body)
+        self.say("POST /images/generations", f"{len(answer['image_urls'])} images", f"¥{answer['total_cost']}", answer["image_urls"][0])
         return str(answer["request_id"])
 
     async def video(self) -> str:
         body = {"model": VIDEO_MODEL, "prompt": "日落时分,海浪轻拍礁石", "resolution": "720p", "duration": 5}
-        task = await self._call("POST", "/videos/generations", body)
+        task = await self.call("POST", "/videos/generations", body)
         seen = [task["status"]]
         async with asyncio.timeout(VIDEO_SECONDS):
             while task["status"] not in ("succeeded", "failed"):
-                task = await self._call("GET", f"/videos/tasks/{task['id']}?wait={WAIT_SECONDS}")
+                task = await self.call("GET", f"/videos/tasks/{task['id']}?wait={WAIT_SECONDS}")
                 seen += [task["status"]] if task["status"] != seen[-1] else []
         if task["status"] == "failed":
             raise TourError(f"the video failed: {task['error']}")
-        self._say("POST /videos/generations", " → ".join(seen), f"¥{task['total_cost']}", task["video_url"])
+        self.say("POST /videos/generations", " → ".join(seen), f"¥{task['total_cost']}", task["video_url"])
         return str(task["id"])
 
     async def receipts(self, requests: list[str]) -> None:
         table = Table("request", "model", "outcome", "held", "charged", box=None, pad_edge=False)
         for request in requests:
-            receipt = await self._call("GET", f"/usage/{request}")
+            receipt = await self.call("GET", f"/usage/{request}")
             if receipt["status"] != "settled":
                 raise TourError(f"request {request} is not settled")
             cells = (request, receipt["model"], receipt["outcome"], f"¥{receipt['hold']}", f"¥{receipt['cost']}")
             table.add_row(*(escape(shown(cell)) for cell in cells))
-        account = await self._call("GET", "/account")
-        self._say("GET /usage/{request_id}", "one receipt a request:")
+        account = await self.call("GET", "/account")
+        self.say("GET /usage/{request_id}", "one receipt a request:")
         self.console.print(table)
-        self._say("GET /account", f"¥{account['balance']} left, ¥{account['held']} held")
+        self.say("GET /account", f"¥{account['balance']} left, ¥{account['held']} held")
+
+    async def nodes(self) -> None:
+        """Show the gateways that live."""
+        living = [node for node in await self.stage.store.nodes() or () if node.serves]
+        self.say("llm-proxy nodes", f"{len(living)} gateways live", *(node.introduction.address for node in living))
 
     async def verify(self) -> None:
-        checks = await self.stage.gateway.store.verify()
-        self._say("llm-proxy ledger verify", "every invariant, checked on the file:")
+        checks = await self.stage.store.verify()
+        self.say("llm-proxy ledger verify", "every invariant, checked in the store:")
         for check in checks:
             mark = "[green]holds[/green]" if check.holds else "[red]BROKEN[/red]"
             self.console.print(f"  {mark}  {check.name}  [dim]{check.figures}[/dim]")
@@ -152,11 +107,16 @@ class Tour:
             raise TourError(f"the books do not balance: {', '.join(broken)}")
         self.console.print("\n[green]All done:[/green] the books balance to the nano-yuan.")
 
-    async def _call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+    async def call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         async with self.session.request(method, self.stage.base_url + path, json=body) as response:
             return await _read(response)
 
-    def _say(self, what: str, *words: str) -> None:
+    def note(self, words: str) -> None:
+        """Print a line about the step before."""
+        self.console.print(shown(f"  {words}"), markup=False, style="dim")
+
+    def say(self, what: str, *words: str) -> None:
+        """Print a step and what came of it."""
         self.steps += 1
         self.console.print(f"[bold cyan]{self.steps}[/bold cyan] [bold]{what}[/bold]")
         self.console.print(shown("  " + "  ·  ".join(words)), markup=False)

@@ -19,13 +19,13 @@ import orjson
 import pytest
 import typer.main
 from aiohttp import web
-from rich.console import Console
 from typer.testing import CliRunner
 
 from proxy import cli
 from proxy.cli import tables
 from proxy.core.money import parse_yuan
 from proxy.core.shown_text import csv_cell, shown
+from proxy.demo import run as demo
 from proxy.demo import tour
 from proxy.demo.ark import StandIn, answer_json
 from proxy.doctor import front
@@ -148,6 +148,8 @@ def lines_of(gateway: GatewayProcess) -> dict[str, list[list[str]]]:
         "top": [["--once", "--every", "0.1"]],
         "serve": [],  # with a faulty configuration below, or it would run for ever
         "demo": [["--once"]],
+        "nodes": [[]],
+        "nodes drain": [["1"]],
         "account close": [[f"nobody{SEQUENCES}"], [ACCOUNT], [ACCOUNT]],
     }
 
@@ -156,7 +158,9 @@ def commands() -> set[str]:
     """Return every command of the command line."""
     found = set()
     for name, command in typer.main.get_command(cli.app).commands.items():  # type: ignore[attr-defined]
-        found |= {f"{name} {child}" for child in getattr(command, "commands", ())} or {name}
+        found |= {f"{name} {child}" for child in getattr(command, "commands", ())}
+        if not hasattr(command, "commands") or command.invoke_without_command:
+            found.add(name)
     return found
 
 
@@ -341,12 +345,12 @@ async def test_a_bug_is_told_with_its_traceback_and_without_sequences(tmp_path: 
 def test_a_step_of_the_tour_that_fails_quotes_what_was_answered(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fails(console: Console, port: int, *, real: bool) -> int:
+    async def fails(_: object) -> int:
         raise tour.TourError(f"was answered with 400: [red]{SEQUENCES}[/nothing]")
 
-    monkeypatch.setattr(tour, "_tour", fails)
+    monkeypatch.setattr(demo._Demo, "tour", fails)
 
-    assert tour.run(once=True) == 1
+    assert demo.run(once=True) == 1
 
     said = capsys.readouterr().err.replace("\n", "")
     assert acting(said) == []
@@ -368,8 +372,12 @@ def test_a_path_that_is_no_utf_8_is_told_in_json(capsys: pytest.CaptureFixture[s
 
 
 WRITES = re.compile(r"sys\.std(?:out|err)\.write|typer\.echo|\bprint\(|console\.print\(")
-PRINTERS = {"cli/__init__.py", "cli/printing.py", "cli/shared.py", "cli/tables.py", "cli/usage_tables.py", "top/run.py", "demo/tour.py"}
-"""Modules that print, each through `core/shown_text.py`. Any other hands its text to these. (`demo/paste.py` holds an example.)"""
+PRINTERS = {
+    *("cli/__init__.py", "cli/printing.py", "cli/shared.py", "cli/tables.py", "cli/usage_tables.py"),
+    *("top/run.py", "demo/tour.py", "demo/run.py", "demo/failover.py"),
+}
+"""Modules that print, each through `core/shown_text.py`. Any other hands its text to these. (`demo/paste.py` holds an example, and
+`demo/postgres_server.py` tells its parent where it is.)"""
 
 
 def test_only_modules_that_escape_print() -> None:
@@ -381,7 +389,7 @@ def test_only_modules_that_escape_print() -> None:
         if WRITES.search(path.read_text(encoding="utf-8"))
     }
 
-    assert writers - {"demo/paste.py"} == PRINTERS
+    assert writers - {"demo/paste.py", "demo/postgres_server.py"} == PRINTERS
 
 
 async def test_a_shell_is_offered_no_name_that_it_would_print_as_it_is(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from proxy import __version__
-from proxy.demo.ark import LAST_CHUNK, Send, Wait, answer_sse, chunk
+from proxy.demo.ark import LAST_CHUNK, Hang, Send, Wait, answer_sse, chunk
 from proxy.gateway.shutdown import EXIT_LEFT
 from proxy.tasks import TaskGroup
 from tests.cluster.test_nodes import CHAT_NANOS, DONE, EVENT, HELD, USAGE, node_of
@@ -90,16 +90,23 @@ async def test_a_gateway_that_dies_instead_of_leaving_is_told_so(tmp_path: Path)
     async with cluster(tmp_path) as gateways:
         doomed, other = gateways.members
         node = await node_of(gateways, doomed)
-        doomed.stop()
+        gateways.ark.enqueue([Hang()])
+        async with raw_chat(doomed.origin, doomed.key, stream=True):
+            await gateways.until(HELD)
+            draining = TaskGroup("commands").spawn(other.run("nodes", "drain", str(node)), "drain")
+            await gateways.until("SELECT draining FROM nodes WHERE id = $1", node)
+            await doomed.kill()
+            ended = await draining
 
-        ended = await other.run("nodes", "drain", str(node))
         again = await other.run("nodes", "drain", str(node))
+        await gateways.until("SELECT settled_at_ms IS NOT NULL FROM requests")
 
         assert (ended.returncode, again.returncode) == (1, 1)
         assert f"gateway {node} did not leave: it died" in ended.stderr
-        assert f"gateway {node} (" in again.stderr
-        assert "is dead since 20" in again.stderr
-        assert "its beat stood still, and the others set it dead" in again.stderr
+        assert re.search(
+            rf"gateway {node} \(.*\) is dead since 20.* UTC: its beat stood still, and the others set it dead", again.stderr
+        )
+        assert await gateways.balance() == (BALANCE, 0)
 
 
 async def test_what_is_no_living_gateway_is_not_drained(tmp_path: Path) -> None:

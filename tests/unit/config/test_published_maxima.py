@@ -48,7 +48,7 @@ PIXELS_PER_TOKEN = 784
 def sold() -> Iterator[tuple[str, Config]]:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     sidecar = next(block for block in re.findall(r"```toml\n(.*?)```", readme, re.DOTALL) if "[[models]]" in block)
-    demo = setting._CONFIG.format(port=0, base_url="https://ark.example/api/v3", poll_seconds="1, 2")
+    demo = setting._CONFIG.format(port=0, store="sqlite:demo.db", base_url="https://ark.example/api/v3", poll_seconds="1, 2")
     example = (ROOT / "config.example.toml").read_text(encoding="utf-8")
     for name, text in (("example", example), ("README", sidecar), ("demo", demo)):
         models = orjson.dumps(tomllib.loads(text)["models"]).decode()

