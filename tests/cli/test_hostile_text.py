@@ -150,6 +150,11 @@ def lines_of(gateway: GatewayProcess) -> dict[str, list[list[str]]]:
         "demo": [["--once"]],
         "nodes": [[]],
         "nodes drain": [["1"]],
+        "store move": [
+            ["--from", f"sqlite:none{SEQUENCES}", "--to", "postgresql://localhost:1/none"],
+            ["--from", SEQUENCES, "--to", SEQUENCES],
+            ["--from", f"sqlite:{backup}", "--to", f"postgresql://localhost:1/{SEQUENCES}"],
+        ],
         "account close": [[f"nobody{SEQUENCES}"], [ACCOUNT], [ACCOUNT]],
     }
 
