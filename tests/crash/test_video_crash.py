@@ -251,7 +251,7 @@ class MortalStore:
         if name not in ("place_task", "advance_task"):
             return operation
 
-        def mortal(*args: Any) -> Any:
+        def mortal(*args: Any, **names: Any) -> Any:
             self._doom.come(f"before {name}")
             outer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -262,7 +262,7 @@ class MortalStore:
                 except BaseException as fault:  # noqa: BLE001 - passed on to the caller that waits
                     outer.set_exception(fault)
 
-            operation(*args).add_done_callback(done)
+            operation(*args, **names).add_done_callback(done)
             return outer
 
         return mortal
