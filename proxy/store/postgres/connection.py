@@ -156,6 +156,11 @@ class Readers:
             self._free.release()  # whoever waits is told that the store is closed
 
 
+def words_of(error: BaseException) -> str:
+    """Return what an error says, or its kind: a timeout, for one, says nothing."""
+    return str(error) or type(error).__name__
+
+
 def code_of(error: BaseException) -> str:
     """Return the SQLSTATE of a server's error, or nothing."""
     return getattr(error, "sqlstate", None) or "" if isinstance(error, asyncpg.PostgresError) else ""
@@ -184,8 +189,8 @@ def failure(error: BaseException) -> StoreError:
     if isinstance(error, StoreError):
         told = type(error)(*error.args)
     elif code_of(error) == FENCED:
-        told = StoreFencedError(f"this node was set dead by the others, and writes nothing more: {error}")
+        told = StoreFencedError(f"this node was set dead by the others, and writes nothing more: {words_of(error)}")
     else:
-        told = StoreUnavailableError(f"nothing was written: {error or type(error).__name__}")
+        told = StoreUnavailableError(f"nothing was written: {words_of(error)}")
     told.__cause__ = error
     return told

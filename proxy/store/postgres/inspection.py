@@ -7,7 +7,7 @@ from proxy.store.errors import StoreRefusedError
 from proxy.store.peers import NodeState
 from proxy.store.postgres import migrations, peers
 from proxy.store.postgres.clocks import clock_offset
-from proxy.store.postgres.connection import CONNECT_SECONDS, FAILURES, Connection, Connector
+from proxy.store.postgres.connection import CONNECT_SECONDS, FAILURES, Connection, Connector, words_of
 from proxy.store.postgres.opening import name_of
 from proxy.store.server_facts import SchemaFacts, ServerFacts
 
@@ -32,7 +32,7 @@ async def inspect(url: str, password: str, now_ms: Callable[[], int]) -> ServerF
         finally:
             await connection.close(timeout=CONNECT_SECONDS)
     except FAILURES as error:
-        raise StoreRefusedError(f"cannot open {name}: {error or type(error).__name__}") from error
+        raise StoreRefusedError(f"cannot open {name}: {words_of(error)}") from error
 
 
 def privileges() -> dict[str, tuple[str, ...]]:

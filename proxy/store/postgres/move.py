@@ -14,7 +14,7 @@ from proxy.store.errors import StoreRefusedError
 from proxy.store.move import BATCH_ROWS
 from proxy.store.moves import Move
 from proxy.store.postgres import marks, migrations
-from proxy.store.postgres.connection import FAILURES, Connection, Connector
+from proxy.store.postgres.connection import FAILURES, Connection, Connector, words_of
 from proxy.store.postgres.lease import BEAT_SECONDS, GAP_BEATS, LEASE_SECONDS, Watch
 from proxy.store.postgres.opening import name_of
 from proxy.store.postgres.verify import verify
@@ -175,7 +175,7 @@ class PostgresSide:
         except asyncpg.LockNotAvailableError as error:
             raise StoreRefusedError(f"{self._name} is being opened, moved or written by another process: wait for its end") from error
         except FAILURES as error:
-            raise StoreRefusedError(f"{self._name}: {str(error) or type(error).__name__}") from error
+            raise StoreRefusedError(f"{self._name}: {words_of(error)}") from error
 
 
 async def _records(table: Table, batches: AsyncIterator[Sequence[Row]], more: Row) -> AsyncGenerator[Sequence[object], None]:

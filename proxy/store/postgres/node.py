@@ -18,7 +18,7 @@ from contextlib import suppress
 from proxy import __version__
 from proxy.store.errors import StoreFencedError
 from proxy.store.postgres import lease
-from proxy.store.postgres.connection import FAILURES, KEYS_CHANNEL, Connection, Connector
+from proxy.store.postgres.connection import FAILURES, KEYS_CHANNEL, Connection, Connector, words_of
 from proxy.store.postgres.lease import Watch
 from proxy.tasks import TaskGroup
 
@@ -159,7 +159,7 @@ class Node:
             if self._connection is not None:
                 await self._connection.close(timeout=self.beat_seconds)
         except FAILURES as error:  # the others find it silent after a lease
-            logger.warning("node %d could not say that it ends: %s", self.id, error)
+            logger.warning("node %d could not say that it ends: %s", self.id, words_of(error))
             if self._connection is not None:
                 self._connection.terminate()
 
@@ -185,7 +185,7 @@ class Node:
                 self._on_fenced(error)
                 return
             except FAILURES as error:
-                logger.warning("node %d could not beat: %s", self.id, error or type(error).__name__)
+                logger.warning("node %d could not beat: %s", self.id, words_of(error))
                 if self._connection is not None:
                     self._connection.terminate()
                     self._connection = None

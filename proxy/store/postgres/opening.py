@@ -10,7 +10,7 @@ from proxy.core.days import CHINA, Zone
 from proxy.store.errors import StoreRefusedError
 from proxy.store.postgres import migrations, zones
 from proxy.store.postgres.clocks import clock_offset
-from proxy.store.postgres.connection import CONNECT_SECONDS, FAILURES, Connection, Connector, Readers
+from proxy.store.postgres.connection import CONNECT_SECONDS, FAILURES, Connection, Connector, Readers, words_of
 from proxy.store.postgres.lease import Watch
 from proxy.store.postgres.node import Node
 from proxy.store.postgres.session import Session
@@ -66,7 +66,7 @@ async def open_store(
             finally:
                 await connection.close(timeout=CONNECT_SECONDS)
         except FAILURES as error:
-            raise StoreRefusedError(f"cannot open {name}: {error or type(error).__name__}") from error
+            raise StoreRefusedError(f"cannot open {name}: {words_of(error)}") from error
     raise AssertionError("unreachable: the stack swallows nothing")
 
 

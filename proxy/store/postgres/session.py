@@ -26,6 +26,7 @@ from proxy.store.postgres.connection import (
     is_lost,
     is_of_value,
     is_passing,
+    words_of,
 )
 
 T = TypeVar("T")
@@ -166,11 +167,11 @@ class _Tries:
 
     async def pause(self, error: BaseException) -> None:
         """Wait before the next try. Raises: UnknownEndError, StoreUnavailableError: there is no time for one."""
-        logger.warning("a transaction is tried again: %s", error or type(error).__name__)
+        logger.warning("a transaction is tried again: %s", words_of(error))
         self._session.retries += 1
         if self._loop.time() + self._seconds > self._until:
             if self.is_unknown:
-                raise UnknownEndError(f"nobody knows yet whether this was written: {error or type(error).__name__}") from error
+                raise UnknownEndError(f"nobody knows yet whether this was written: {words_of(error)}") from error
             raise failure(error) from error
         await asyncio.sleep(self._seconds)
         self._seconds = min(self._seconds * 2, PAUSE_SECONDS_MAX)

@@ -21,7 +21,7 @@ from proxy.core.settlement import Outcome, Settlement, UsageSource
 from proxy.store.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from proxy.store.postgres import batch, ledger
 from proxy.store.postgres.batch import Row
-from proxy.store.postgres.connection import Connection, failure
+from proxy.store.postgres.connection import Connection, failure, words_of
 from proxy.store.postgres.session import Session, UnknownEndError, ValueRefusedError
 from proxy.store.values import Backlog, CommitStats, NewRequest, Settled, StoredAnswer
 from proxy.tasks import TaskGroup
@@ -148,7 +148,7 @@ class Writer:
     def break_off(self, error: BaseException) -> None:
         """Write nothing any more, and say so, once: this node is dead. What is queued is refused."""
         is_first = not isinstance(self._refusal, StoreCorruptError)
-        self._refuse(error if isinstance(error, StoreCorruptError) else StoreCorruptError(f"this node cannot go on: {error}"))
+        self._refuse(error if isinstance(error, StoreCorruptError) else StoreCorruptError(f"this node cannot go on: {words_of(error)}"))
         if is_first and self._on_corrupt is not None:
             self._on_corrupt(error)
 

@@ -7,7 +7,7 @@ import pytest
 
 from proxy.core.money import Nanos
 from proxy.store.errors import AccountNotFoundError, StoreUnavailableError
-from proxy.store.postgres.connection import Connection, Connector
+from proxy.store.postgres.connection import Connection, Connector, failure
 from tests.support.books import assert_books_balance
 from tests.support.postgres_way import Way
 from tests.support.store import NOW_MS, new_request, settlement
@@ -105,3 +105,8 @@ async def test_a_password_is_in_no_message_of_a_connection_that_was_refused(way:
         await Connector(way.url, "canary").connect()
 
     assert "canary" not in f"{refused.value!r} {refused.value.__cause__!r} {refused.value.__context__!r}"
+
+
+def test_an_error_that_says_nothing_is_called_by_its_kind() -> None:
+    assert str(failure(TimeoutError())) == "nothing was written: TimeoutError"
+    assert str(failure(TimeoutError("too late"))) == "nothing was written: too late"
