@@ -154,7 +154,9 @@ class Hold(Struct, eq=False):
 class Billing:
     """Places holds and commits settlements. ``tasks`` is what a drain waits for."""
 
-    def __init__(self, ledger: Ledger, tasks: TaskGroup, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, ledger: Ledger, tasks: TaskGroup, clock: Clock, metrics: Metrics, *, is_shared: bool = False) -> None:
+        """Args: is_shared: other processes write to the ledger, too, and may settle what this one holds once they take it for dead."""
+        self.is_shared = is_shared
         self._loop = asyncio.get_running_loop()
         self._ledger = ledger
         self._tasks = tasks

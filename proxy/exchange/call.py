@@ -1,6 +1,5 @@
 """One paid call in any `ApiProtocol`, from its hold to its settlement: hold, ask, relay, settle."""
 
-from contextlib import suppress
 from typing import Any, Generic
 
 import orjson
@@ -106,13 +105,25 @@ class Exchange(Generic[C]):
             if streamed is None or streamed.response is None:
                 await self._hold.settled()
             else:
-                with suppress(InternalError):  # the stream has been sent: it ends cleanly even if its settlement takes longer
-                    await self._hold.settled()
+                await self._conclude(streamed)
         finally:
             self._close()
         if isinstance(result, GatewayError) or flight.has_client_left():
             return self._raised(result)
         return result
+
+    async def _conclude(self, streamed: Streamed[C]) -> None:
+        """End a stream that has been sent, once it is settled.
+
+        In a file, it ends cleanly even if that takes longer. Where others may have settled it otherwise, it ends as cut then.
+        """
+        try:
+            await self._hold.settled()
+        except InternalError as error:
+            if self._parts.billing.is_shared:
+                streamed.forfeited(error)
+        else:
+            streamed.settled()
 
     def _raised(self, result: Response | GatewayError) -> Response:
         """Raise what the call came to, unless its answer has begun, which no client that leaves changes."""

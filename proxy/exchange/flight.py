@@ -168,13 +168,15 @@ class Flight:
 
     # the upstream's side
 
-    def open_stream(self, tap: StreamTap, begin: Begin, *, chunked: bool, on_answer: Callable[[], None] | None = None) -> Stream:
+    def open_stream(
+        self, tap: StreamTap, begin: Begin, *, chunked: bool, on_answer: Callable[[], None] | None = None, holds_end: bool = False
+    ) -> Stream:
         """Return the stream that will pass on the answer's body.
 
-        Args: begin: sends the client's head with the first bytes of the body; on_answer: as `Stream` has it.
+        Args: begin: sends the client's head with the first bytes of the body; on_answer, holds_end: as `Stream` has them.
         """
         done: asyncio.Future[UpstreamFailure | None] = self._relay.loop.create_future()
-        stream = self.stream = Stream(tap, begin, done, chunked=chunked, on_answer=on_answer)
+        stream = self.stream = Stream(tap, begin, done, chunked=chunked, on_answer=on_answer, holds_end=holds_end)
         if self.connection.is_lost():
             stream.forget_client()
         self._relay.heartbeats.watch(stream)

@@ -14,6 +14,11 @@ from proxy.upstream.http1.pool import Shortcut, UpstreamBrokenError, UpstreamFai
 KEEP_ALIVE = b": keep-alive\n\n"
 """A comment, which clients of server-sent events skip (WHATWG HTML, "interpreting an event stream")."""
 
+END_SECONDS = 1.0
+"""How long the upstream's body may go on after the event that ended its answer, where that one waits for the settlement."""
+_END = b"[DONE]"
+_EMPTY_LINES = b"\n\n", b"\r\n\r\n", b"\r\r"
+
 Begin = Callable[[bytes], asyncio.Transport | None]
 """Sends the head of the client's answer and the first bytes of its body, framed, in one piece. None: the client has left."""
 
@@ -33,7 +38,10 @@ class Stream:
         "_begin",
         "_chunked",
         "_comments",
+        "_end",
         "_flows",
+        "_holds_end",
+        "_late",
         "_on_answer",
         "_tap",
         "_transport",
@@ -50,11 +58,17 @@ class Stream:
         *,
         chunked: bool,
         on_answer: Callable[[], None] | None = None,
+        holds_end: bool = False,
     ) -> None:
         """Write to the transport that `begin` returns, in chunked coding if `chunked`, else as it is.
 
-        Args: on_answer: called with the first event of an answer whose head went out before.
+        Args:
+            on_answer: called with the first event of an answer whose head went out before.
+            holds_end: keep back the event that shows the answer as complete, until `release_end`.
         """
+        self._holds_end = holds_end
+        self._end = b""
+        self._late: asyncio.TimerHandle | None = None
         self._on_answer = on_answer
         self._flows = False
         """True once an event has been passed on, and not only a head."""
@@ -79,6 +93,8 @@ class Stream:
         except EventTooLargeError as fault:
             self._finish(UpstreamBrokenError(str(fault)))
             return None
+        if tap.whole and self._holds_end:
+            passed = self._keep_end(passed)
         if tap.error is not None:
             self._pass(passed)
             self._finish(None)
@@ -114,8 +130,14 @@ class Stream:
         return True
 
     def end(self, failure: UpstreamFailure | None) -> None:
-        self._pass(self._tap.finish(clean=failure is None))
+        last = self._tap.finish(clean=failure is None)
+        self._pass(self._keep_end(last) if self._tap.whole and self._holds_end else last)
         self._finish(failure)
+
+    def release_end(self) -> None:
+        """Send the event that was kept back, if the answer had one."""
+        end, self._end = self._end, b""
+        self.write(end)
 
     def write(self, piece: bytes) -> None:
         """Send bytes of the body to the client, framed, if its answer has begun and it is still there."""
@@ -138,6 +160,21 @@ class Stream:
     def forget_client(self) -> None:
         """Stop writing, and begin nothing; the upstream is still read."""
         self._transport = self._begin = None
+
+    def _keep_end(self, passed: bytes) -> bytes:
+        """Keep back the last event of what the tap passed, if it ends the answer; return what comes before it."""
+        if self._end:
+            self._end += passed  # the second half of its line end
+            return b""
+        at = passed.rfind(_END)
+        if at < 0:
+            return passed
+        begin = max((found + len(line) for line in _EMPTY_LINES if (found := passed.rfind(line, 0, at)) >= 0), default=0)
+        self._end = passed[begin:]
+        self._late = self.done.get_loop().call_later(END_SECONDS, self._finish, None)
+        if begin or self.begun or self._comments:
+            return passed[:begin]
+        return KEEP_ALIVE  # the head goes out: its answer has come
 
     def _pass(self, piece: bytes) -> None:
         """Send what the tap passed; comments wait for the first event that has data, which begins the client's answer."""
@@ -176,5 +213,7 @@ class Stream:
         return self._repeat_counted if self._tap.counts_text else self.repeat
 
     def _finish(self, failure: UpstreamFailure | None) -> None:
+        if self._late is not None:
+            self._late.cancel()
         if not self.done.done():
             self.done.set_result(failure)

@@ -39,7 +39,8 @@ class Streamed(Generic[C]):
         if tap is None or stream is None:
             tap = self.tap = self._parts.protocol.new_tap(self._call)
             chunked = self._context.request.takes_chunks
-            stream = self._flight.open_stream(tap, self._begin, chunked=chunked, on_answer=self._way.let_go)
+            holds_end = self._parts.billing.is_shared
+            stream = self._flight.open_stream(tap, self._begin, chunked=chunked, on_answer=self._way.let_go, holds_end=holds_end)
         tap.counts_text = self._way.target.model.estimated_by is not None
         return stream, tap
 
@@ -65,6 +66,18 @@ class Streamed(Generic[C]):
         """Tell of an error in the stream that has begun."""
         self._context.code = error.code
         self._flight.write(self._parts.protocol.error_event(error))
+
+    def settled(self) -> None:
+        """Show the answer as complete: its settlement stands."""
+        if self._flight.stream is not None:
+            self._flight.stream.release_end()
+
+    def forfeited(self, error: GatewayError) -> None:
+        """End the answer as cut: whether its settlement stands is not known, or another one does."""
+        self.tell(error)
+        transport = self._context.request.connection.transport
+        if transport is not None:
+            transport.close()  # with what has been written, and without the last chunk
 
     def is_said(self) -> bool:
         """Return whether anything of an answer has been told, so that no other may follow. An early head tells nothing of it."""

@@ -200,7 +200,7 @@ class _Construction:
 
     async def _billing(self, store: Store) -> Billing:
         settlements = TaskGroup("settlement")
-        billing = Billing(store, settlements, self._clock, self._metrics)
+        billing = Billing(store, settlements, self._clock, self._metrics, is_shared=store.peers is not None)
         noting = NoteUse(store, billing.used_at_ms)
         self._stack.push_async_callback(noting.at_the_end)
         self._scheduler.every(note_use.EVERY_SECONDS, noting, "noting when keys were used")

@@ -394,3 +394,39 @@ async def test_the_first_event_after_an_early_head_is_told_once(*, chunked: bool
 
     assert (late.answers, early.answers) == ([], [len(b": keep-alive\n\n: queued\n\n")])
     assert early.facts()[0] == b": keep-alive\n\n: queued\n\n" + EVENT + EVENT + ENDED
+
+
+@pytest.mark.parametrize("done", [b"data: [DONE]\n\n", b"data:[DONE]\r\n\r\n", b"data: [DONE]\n", b"data: [DONE]\r\r"])
+@pytest.mark.parametrize("size", [1, 7, 4096])
+async def test_the_event_that_ends_an_answer_is_kept_back_until_it_is_released(done: bytes, size: int) -> None:
+    """However it is cut; where others may have settled the call, that event shows an answer as complete that is not paid for."""
+    transport, first = Transport(), list[bytes]()
+
+    def begin(piece: bytes) -> Any:
+        first.append(piece)
+        return transport
+
+    loop = asyncio.get_running_loop()
+    stream = Stream(Tap(withhold_usage=True), begin, loop.create_future(), chunked=False, holds_end=True)
+    body = EVENT + ENDED + done
+    for at in range(0, len(body), size):
+        stream.feed(body[at : at + size], None)
+    stream.end(None)
+    kept_back = b"".join(first + transport.written)
+    stream.release_end()
+
+    assert kept_back == EVENT + ENDED
+    assert b"".join(first + transport.written) == body
+    assert await stream.done is None
+
+
+async def test_an_upstream_that_goes_on_after_the_end_is_waited_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.exchange.stream.END_SECONDS", 0.01)
+    transport = Transport()
+    loop = asyncio.get_running_loop()
+    stream = Stream(Tap(withhold_usage=True), lambda _: cast("Any", transport), loop.create_future(), chunked=False, holds_end=True)
+
+    stream.feed(EVENT + ENDED + b"data: [DONE]\n\n", None)
+
+    assert await stream.done is None
+    assert transport.written == []
