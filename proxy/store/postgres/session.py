@@ -35,10 +35,13 @@ Args = TypeVarTuple("Args")
 PAUSE_SECONDS_FIRST = 0.02
 PAUSE_SECONDS_MAX = 0.5
 LOCK_SECONDS = 5
-"""A transaction that waits longer for a lock gives it up and is tried again; one whose client is silent for as long is ended."""
+"""A transaction that waits longer for a lock gives it up and is tried again."""
+SILENT_SECONDS = 1
+"""The server ends a transaction whose client says nothing for so long: a process that stands still holds rows for which others wait. A
+living one begins it anew. A batch is one statement, so it leaves none open."""
 
 _BEGIN = (
-    f"BEGIN; SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; SET LOCAL idle_in_transaction_session_timeout = '{LOCK_SECONDS}s'; "
+    f"BEGIN; SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; SET LOCAL idle_in_transaction_session_timeout = '{SILENT_SECONDS}s'; "
     "SELECT fence({node}, {number}, true)"
 )
 

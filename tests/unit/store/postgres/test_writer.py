@@ -8,9 +8,11 @@ import pytest
 from proxy.core.money import Nanos
 from proxy.core.settlement import Outcome
 from proxy.store.errors import InsufficientFundsError, StoreUnavailableError
+from proxy.store.postgres import ledger
 from proxy.store.postgres import writer as writing
 from proxy.store.postgres.connection import Connection
-from proxy.store.values import CommitStats, Settled
+from proxy.store.postgres.session import LOCK_SECONDS
+from proxy.store.values import Account, CommitStats, Settled
 from tests.support.books import assert_books_balance
 from tests.support.postgres_way import Way
 from tests.support.store import NOW_MS, new_claim, new_request, reference, settlement
@@ -258,3 +260,33 @@ async def test_overlapping_batches_of_several_nodes_never_wait_in_a_circle(
     assert told == [Settled.NOW] * 1000
     assert "deadlock" not in caplog.text  # the server ends one that waits in a circle, and it is tried again
     await assert_books_balance(stores[0])
+
+
+async def test_a_node_that_stands_still_in_a_transaction_holds_up_the_others_for_a_second_and_does_it_once(opens: Opens) -> None:
+    """To the server, a process that is stopped is one that says nothing. It wakes, finds its transaction ended, and begins it anew."""
+    stopped, other = await opens(), await opens()
+    alice = await other.create_account("alice", Nanos(1000), NOW_MS)
+    locks, wakes = asyncio.Event(), asyncio.Event()
+    runs: list[Account] = []
+
+    async def stand_still(connection: Connection) -> None:
+        account = await ledger.locked_by_name(connection, "alice")
+        runs.append(account)
+        if len(runs) == 1:
+            locks.set()
+            await wakes.wait()
+        await connection.execute("UPDATE accounts SET discount = discount - 5 WHERE id = $1", account.id)
+
+    changing = stopped._write(stand_still)
+    await locks.wait()
+    began = asyncio.get_running_loop().time()
+    await other.place_hold(new_request("req_1", account_id=alice.id, hold_nanos=100))
+    waited_seconds = asyncio.get_running_loop().time() - began
+    wakes.set()
+    await changing
+
+    assert waited_seconds < LOCK_SECONDS / 2
+    assert len(runs) == 2
+    account = await other.account("alice")
+    assert (account.balance_nanos, account.held_nanos, account.discount) == (1000, 100, 9995)
+    await assert_books_balance(other)
