@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 from proxy.clock import Clock
 from proxy.core import bounds
-from proxy.core.catalog import Kind
 from proxy.core.errors import (
     AccountSuspendedError,
     GatewayError,
@@ -54,7 +53,7 @@ SETTLE_WAIT_SECONDS = 15.0
 """Seconds an answer waits for its settlement before the customer is told of a failure instead."""
 
 RECOVER_SLICE = 512
-"""Requests of dead owners that are settled together: a batch of the store's."""
+"""Requests of dead owners that are read and settled together: a batch of the store's."""
 
 HOLD_REFUSALS = (
     *(SpendLimitError, InsufficientFundsError, KeyClaimedError, KeyRefusedError, StoreUnavailableError, AccountClosedError),
@@ -282,13 +281,14 @@ class Billing:
         Nothing is known of such a call but that it was asked: it is released, as `interrupted`, and costs nothing. Videos go on: their
         tasks end them.
         """
-        left = [request for request in await self._ledger.orphaned_requests() if request.kind is not Kind.VIDEO]
         note = replace(INTERRUPTED, note="the gateway ended while this was open")
         recovered = 0
-        for start in range(0, len(left), RECOVER_SLICE):  # calls of the living wait behind one slice at most
-            some = left[start : start + RECOVER_SLICE]
+        # Calls of the living wait behind one slice at most, and no more than one is in memory, however much a gateway left.
+        while some := await self._ledger.orphaned_requests(RECOVER_SLICE, with_videos=False):
             told = await asyncio.gather(*(self._ledger.settle(request.id, note, self.clock.now_ms()) for request in some))
             recovered += told.count(_NOW)
+            if len(some) < RECOVER_SLICE:
+                break
         return recovered
 
 

@@ -212,8 +212,11 @@ class Ledger(Protocol):
     async def open_requests(self) -> list[OpenRequest]:
         """Return the requests whose holds are open, oldest first, of whichever owner."""
 
-    async def orphaned_requests(self) -> list[OpenRequest]:
-        """Return the open requests whose owner is dead, oldest first: nobody else settles them."""
+    async def orphaned_requests(self, most: int | None = None, *, with_videos: bool = True) -> list[OpenRequest]:
+        """Return the open requests whose owner is dead, oldest first: nobody else settles them.
+
+        Args: most: no more than so many; the next ones are told once these are settled.
+        """
 
     async def claimed_key(self, account_id: int, key: str, now_ms: int) -> ClaimedKey | None:
         """Return which request owns an idempotency key.

@@ -87,6 +87,26 @@ async def test_holds_of_one_batch_are_all_their_owners(reopen: Open) -> None:
     await assert_books_balance(store)
 
 
+async def test_what_dead_owners_left_is_told_by_slices_and_the_next_one_once_one_is_settled(reopen: Open) -> None:
+    account = await left_by_another(reopen, "req_1", "req_3", "req_5")
+    before = await reopen()
+    video = new_video("vreq_4", account_id=account.id, created_at_ms=NOW_MS - 1)
+    await before.place_task(video, task_of(video), NOW_MS)
+    await before.place_hold(new_request("req_0", account_id=account.id, created_at_ms=NOW_MS - 2))
+    await before.close()
+    store = await reopen()
+
+    told = []
+    while some := await store.orphaned_requests(2, with_videos=False):
+        told.append([request.id for request in some])
+        for request in some:
+            await store.settle(request.id, INTERRUPTED, NOW_MS)
+
+    assert told == [["req_0", "req_1"], ["req_3", "req_5"]]
+    assert await orphans(store) == ["vreq_4"]
+    await assert_books_balance(store)
+
+
 async def test_an_orphan_is_settled_once_whoever_tries_again(reopen: Open) -> None:
     await left_by_another(reopen, "req_1", "req_2")
     store = await reopen()

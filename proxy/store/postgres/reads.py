@@ -13,7 +13,13 @@ from proxy.store.values import Census, OpenRequest, OpenTasks, Receipt, UsageQue
 
 _OPEN = """
     SELECT id, kind, account_id, hold_nanos, created_at_ms, node_id::text, coalesce(key_id, '') FROM requests
-    WHERE settled_at_ms IS NULL {whose} ORDER BY created_at_ms, id"""
+    WHERE settled_at_ms IS NULL ORDER BY created_at_ms, id"""
+# The oldest of each dead node by the index of what is open, then the oldest of all: a slice reads no more than that, whatever is left.
+_ORPHANED = """
+    SELECT left_by.* FROM unnest($1::bigint[]) AS dead (node) CROSS JOIN LATERAL (
+      SELECT id, kind, account_id, hold_nanos, created_at_ms, node_id::text, coalesce(key_id, '') FROM requests
+      WHERE settled_at_ms IS NULL AND node_id = dead.node AND ($3 OR kind <> 'video') ORDER BY created_at_ms, id LIMIT $2) AS left_by
+    ORDER BY created_at_ms, id LIMIT $2"""
 # From node to node by the index of what is open: however much that is, the living nodes' part of it is not read.
 _DEAD_OWNERS = """
     WITH RECURSIVE owners AS (
@@ -34,15 +40,15 @@ _CENSUS = """
 
 async def open_requests(connection: Connection) -> list[OpenRequest]:
     """Return the requests that are not settled, oldest first."""
-    return [OpenRequest(row[0], Kind(row[1]), *row[2:]) for row in await connection.fetch(_OPEN.format(whose=""))]
+    return [OpenRequest(row[0], Kind(row[1]), *row[2:]) for row in await connection.fetch(_OPEN)]
 
 
-async def orphaned_requests(connection: Connection) -> list[OpenRequest]:
-    """Return the open requests whose node is dead, oldest first."""
+async def orphaned_requests(connection: Connection, most: int | None = None, with_videos: bool = True) -> list[OpenRequest]:
+    """Return the open requests whose node is dead, oldest first, at most so many."""
     dead = [node_id for (node_id,) in await connection.fetch(_DEAD_OWNERS)]
     if not dead:
         return []
-    rows = await connection.fetch(_OPEN.format(whose="AND node_id = ANY ($1::bigint[])"), dead)
+    rows = await connection.fetch(_ORPHANED, dead, most, with_videos)
     return [OpenRequest(row[0], Kind(row[1]), *row[2:]) for row in rows]
 
 

@@ -159,8 +159,8 @@ class PostgresStore:
     async def open_requests(self) -> list[OpenRequest]:
         return await self._read(reads.open_requests)
 
-    async def orphaned_requests(self) -> list[OpenRequest]:
-        return await self._read(reads.orphaned_requests)
+    async def orphaned_requests(self, most: int | None = None, *, with_videos: bool = True) -> list[OpenRequest]:
+        return await self._read(reads.orphaned_requests, most, with_videos)
 
     async def claimed_key(self, account_id: int, key: str, now_ms: int) -> ClaimedKey | None:
         return await self._read(idempotency.claimed_key, account_id, key, now_ms)

@@ -26,9 +26,12 @@ def open_requests(connection: sqlite3.Connection) -> list[OpenRequest]:
     return [OpenRequest(request_id, Kind(kind), *rest) for request_id, kind, *rest in connection.execute(_OPEN.format(whose=""))]
 
 
-def orphaned_requests(connection: sqlite3.Connection, living: str) -> list[OpenRequest]:
-    """Return the open requests that any other owner than ``living`` placed, oldest first."""
-    rows = connection.execute(_OPEN.format(whose="AND owner IS NOT ?"), (living,))
+def orphaned_requests(
+    connection: sqlite3.Connection, living: str, most: int | None = None, with_videos: bool = True
+) -> list[OpenRequest]:
+    """Return the open requests that any other owner than ``living`` placed, oldest first, at most so many."""
+    whose = "AND owner IS NOT ?" + ("" if with_videos else " AND kind <> 'video'")
+    rows = connection.execute(f"{_OPEN.format(whose=whose)} LIMIT ?", (living, -1 if most is None else most))
     return [OpenRequest(request_id, Kind(kind), *rest) for request_id, kind, *rest in rows]
 
 

@@ -154,9 +154,9 @@ class SqliteStore:
     async def open_requests(self) -> list[OpenRequest]:
         return await self._read(reads.open_requests)
 
-    async def orphaned_requests(self) -> list[OpenRequest]:
+    async def orphaned_requests(self, most: int | None = None, *, with_videos: bool = True) -> list[OpenRequest]:
         # This process has the lock, so every other owner is dead. A reader has no lock, proves nothing and settles nothing.
-        return [] if self._writer is None else await self._read(reads.orphaned_requests, self._owner)
+        return [] if self._writer is None else await self._read(reads.orphaned_requests, self._owner, most, with_videos)
 
     async def claimed_key(self, account_id: int, key: str, now_ms: int) -> ClaimedKey | None:
         return await self._read(idempotency.claimed_key, account_id, key, now_ms)

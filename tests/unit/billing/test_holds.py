@@ -27,7 +27,7 @@ from proxy.store.errors import (
 )
 from proxy.store.sqlite import open_store
 from proxy.store.sqlite.store import SqliteStore
-from proxy.store.values import Account, ClaimedKey, IdempotencyClaim, Settled
+from proxy.store.values import Account, ClaimedKey, IdempotencyClaim, OpenRequest, Settled
 from proxy.tasks import TaskGroup
 from proxy.telemetry.metrics import Metrics
 from tests.support.books import assert_books_balance
@@ -39,6 +39,8 @@ class FailingStore(SqliteStore):
 
     failures = 0
     attempts = 0
+    largest_slice = 0
+    """Most requests of dead owners that were read at once."""
     when_placed: Callable[[], object] = staticmethod(lambda: None)
     """Called when a hold is written, before its waiter wakes up."""
 
@@ -50,6 +52,11 @@ class FailingStore(SqliteStore):
         placed: asyncio.Future[None] = self._refused() if self.failures else super().place_hold(*args, **more)
         placed.add_done_callback(lambda _placed: self.when_placed())
         return placed
+
+    async def orphaned_requests(self, *args: Any, **more: Any) -> list[OpenRequest]:
+        found = await super().orphaned_requests(*args, **more)
+        self.largest_slice = max(self.largest_slice, len(found))
+        return found
 
     def _refused(self) -> asyncio.Future[Any]:
         refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -308,6 +315,19 @@ async def test_what_the_last_process_left_open_is_released_as_interrupted(rig: R
     assert await rig.billing.recover() == 0
     account = await rig.account()
     assert (account.balance_nanos, account.held_nanos) == (1000, 0)
+
+
+@pytest.mark.parametrize("left", [0, 1, 4, 5])
+async def test_what_was_left_is_read_and_released_by_slices(rig: Rig, monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    monkeypatch.setattr(holds, "RECOVER_SLICE", 2)
+    for number in range(left):
+        await rig.store.place_hold(new_request(f"req_{number}", account_id=rig.account_id, hold_nanos=100))
+    await rig.restart()
+
+    assert await rig.billing.recover() == left
+    assert rig.store.largest_slice <= 2
+    assert await rig.store.open_requests() == []
+    await assert_books_balance(rig.store)
 
 
 async def test_recovery_leaves_alone_what_a_living_process_holds(rig: Rig) -> None:

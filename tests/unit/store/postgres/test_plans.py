@@ -62,6 +62,7 @@ ASKED: dict[str, Asked] = {
     "census": reads.census,
     "open requests": reads.open_requests,
     "orphaned requests": reads.orphaned_requests,
+    "a slice of orphaned requests": lambda connection: reads.orphaned_requests(connection, 512, False),
     "a receipt": lambda connection: reads.receipt(connection, "req_7"),
     "usage of a day": lambda connection: reads.usage(
         connection, UsageQuery(account="account 3", since_ms=NOW_MS - 86_400_000, until_ms=NOW_MS), CHINA
