@@ -93,11 +93,11 @@ class Cluster:
         self.key = ""
         self.account_id = 0
 
-    async def start(self, count: int = 1, **options: Any) -> list[Member]:
-        """Start more gateways, all at once, and wait until each listens."""
+    async def start(self, count: int = 1, *, url: str = "", **options: Any) -> list[Member]:
+        """Start more gateways, all at once, and wait until each listens. Args: url: their way to the database, if it is another."""
         fresh = []
         for _ in range(count):
-            member = Member(self.directory / f"node{len(self.members)}", self.ark.base_url, self.url, self.session, **options)
+            member = Member(self.directory / f"node{len(self.members)}", self.ark.base_url, url or self.url, self.session, **options)
             member.key = self.key
             self.members.append(member)
             fresh.append(member)
@@ -145,10 +145,15 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(directory: Path, count: int = 2, balance: Nanos = BALANCE, **options: Any) -> AsyncIterator[Cluster]:
-    """Start gateways on a database of their own; at the end kill those that run, and check the books."""
+async def cluster(
+    directory: Path, count: int = 2, balance: Nanos = BALANCE, *, at: str = "", **options: Any
+) -> AsyncIterator[Cluster]:
+    """Start gateways on a database of their own; at the end kill those that run, and check the books.
+
+    Args: at: the URL of an empty database to take instead.
+    """
     async with AsyncExitStack() as stack:
-        store_url = await stack.enter_async_context(database())
+        store_url = at or await stack.enter_async_context(database())
         ark = await stack.enter_async_context(StandIn())
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
         store = await open_store(store_url)

@@ -9,11 +9,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import asyncpg
 
 from proxy.store.errors import StoreError, StoreFencedError, StoreUnavailableError
+from proxy.store.postgres.primary import NotPrimaryError, Standing, Timelines, hosts_of, standing_of, survey
 
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 10.0
@@ -62,6 +64,8 @@ class Connector:
     def __init__(self, url: str, password: str = "") -> None:
         self.url = url
         self._password = password or None
+        self._hosts = hosts_of(url)
+        self._timelines = Timelines()
         self._statements: int | None = None
         """Prepared statements that a connection may keep; None: nobody has looked yet."""
 
@@ -90,14 +94,47 @@ class Connector:
         return 0
 
     async def _connect(self, statements: int, statement_seconds: float | None) -> Any:
-        return await asyncpg.connect(
+        """Return a connection to the one host, or to the primary of several. Raises: NotPrimaryError; `FAILURES`."""
+
+        async def connect(host: str | None, port: int | None) -> tuple[Any, Standing]:
+            return await self._connect_to(host, port, statements, statement_seconds)
+
+        if not self._hosts:
+            connection, standing = await connect(None, None)
+            name = "the database"
+        else:
+            connection, standing, name = await survey(self._hosts, connect, _close, FAILURES)
+        try:
+            self._timelines.accept(connection, standing, name)
+        except NotPrimaryError:
+            connection.terminate()
+            raise
+        return connection
+
+    async def _connect_to(self, host: str | None, port: int | None, statements: int, seconds: float | None) -> tuple[Any, Standing]:
+        """Return a connection to one host, None: that of the URL, and what its server is."""
+        connection = await asyncpg.connect(
             self.url,
+            host=host,
+            port=port,
             password=self._password,
             timeout=CONNECT_SECONDS,
-            command_timeout=statement_seconds,
+            command_timeout=seconds,
             statement_cache_size=statements,
             server_settings={"application_name": APPLICATION},
         )
+        try:
+            return connection, await standing_of(partial(connection.fetchrow, timeout=CONNECT_SECONDS))
+        except BaseException:
+            connection.terminate()
+            raise
+
+
+async def _close(connection: Any) -> None:
+    try:
+        await connection.close(timeout=CONNECT_SECONDS)
+    except FAILURES:
+        connection.terminate()
 
 
 class Readers:
