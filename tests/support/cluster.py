@@ -124,6 +124,14 @@ class Cluster:
         finally:
             await connection.close()
 
+    async def row(self, query: str, *args: object) -> Any:
+        """Return the first row of a query's answer."""
+        connection: Connection = await Connector(self.url).connect()
+        try:
+            return await connection.fetchrow(query, *args)
+        finally:
+            await connection.close()
+
     async def until(self, query: str, *args: object, seconds: float = 30.0) -> Any:
         """Return the first value of a query's answer once it is true."""
         connection: Connection = await Connector(self.url).connect()
@@ -145,9 +153,7 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(
-    directory: Path, count: int = 2, balance: Nanos = BALANCE, *, at: str = "", **options: Any
-) -> AsyncIterator[Cluster]:
+async def cluster(directory: Path, count: int = 2, balance: Nanos = BALANCE, *, at: str = "", **options: Any) -> AsyncIterator[Cluster]:
     """Start gateways on a database of their own; at the end kill those that run, and check the books.
 
     Args: at: the URL of an empty database to take instead.

@@ -12,15 +12,22 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 
 from proxy.demo import postgres_server
+from proxy.demo.bound import end_with_parent
 from tests.support.postgres import binaries
 
 USER = postgres_server.NOBODY if os.geteuid() == 0 else None
-SETTINGS = ("listen_addresses=", "max_connections=100", "shared_buffers=16MB", "timezone=UTC", "wal_keep_size=256MB", "log_min_messages=log")
+SETTINGS = (
+    *("listen_addresses=", "max_connections=100", "shared_buffers=16MB", "timezone=UTC"),
+    *("wal_keep_size=256MB", "log_min_messages=log"),
+)
 START_SECONDS = 60.0
 
 
@@ -59,17 +66,20 @@ class Replica:
         """Start the server, and return once it takes connections."""
         words = [word for setting in (*SETTINGS, f"unix_socket_directories={self.folder}", *settings) for word in ("-c", setting)]
         (self.data / "postmaster.pid").unlink(missing_ok=True)
+        self.process = self._spawn(words)
+        await asyncio.wait_for(self._ready(), START_SECONDS)
+
+    def _spawn(self, words: list[str]) -> "subprocess.Popen[bytes]":
         with (self.folder / "log").open("ab") as log:
-            self.process = await asyncio.to_thread(
-                subprocess.Popen,
+            return subprocess.Popen(
                 [self._programs / "postgres", "-D", self.data, *words],
                 env=self._environment(),
                 user=USER,
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
+                preexec_fn=partial(end_with_parent, signal.SIGQUIT),
             )
-        await asyncio.wait_for(self._ready(), START_SECONDS)
 
     async def _ready(self) -> None:
         pid_file = self.data / "postmaster.pid"
@@ -80,6 +90,14 @@ class Replica:
             if len(lines) >= 8 and lines[7].strip() in ("ready", "standby"):
                 return
             await asyncio.sleep(0.02)  # it says nothing by itself
+
+    async def sql(self, query: str) -> Any:
+        """Return the first value of a query's answer, of this very server."""
+        connection = await asyncpg.connect(self.url)
+        try:
+            return await connection.fetchval(query)
+        finally:
+            await connection.close()
 
     async def promote(self) -> None:
         """Make a standby the primary."""
@@ -96,15 +114,21 @@ class Replica:
         return {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": str(self.folder)}
 
 
+def _folder() -> Path:
+    """Return a folder with a short path, as unix sockets need it, that the server's user may pass through."""
+    folder = Path(tempfile.mkdtemp(prefix="llm-proxy-ha-"))
+    folder.chmod(0o755)
+    return folder
+
+
 @asynccontextmanager
 async def replicas(*, synchronous: bool = True) -> AsyncIterator[tuple[Replica, Replica, str]]:
     """Lend a primary, its standby, and the URL of both."""
     found = binaries()
     if found is None or not (found / "pg_basebackup").exists():
         pytest.skip("a folder of PostgreSQL's programs is needed: set LLM_PROXY_TEST_POSTGRES to one")
-    folder = Path(tempfile.mkdtemp(prefix="llm-proxy-ha-"))
-    folder.chmod(0o755)
-    programs = postgres_server._reachable(found, folder, USER)  # noqa: SLF001
+    folder = _folder()
+    programs = postgres_server._reachable(found, folder, USER)
     primary, standby = Replica(folder / "a", programs), Replica(folder / "b", programs)
     try:
         await asyncio.to_thread(primary.make)
