@@ -50,6 +50,13 @@ class Customers:
             while len(self.answered) < enough:  # noqa: ASYNC110  a dozen coroutines count
                 await asyncio.sleep(0.01)
 
+    async def told_more(self, status: int, times: int, seconds: float = 60.0) -> None:
+        """Wait until a status was told so many times more."""
+        enough = self.told[status] + times
+        async with asyncio.timeout(seconds):
+            while self.told[status] < enough:  # noqa: ASYNC110  likewise
+                await asyncio.sleep(0.01)
+
 
 @asynccontextmanager
 async def calling(gateways: Cluster, faults: Faults, seed: int = 0) -> AsyncIterator[Customers]:

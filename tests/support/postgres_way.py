@@ -1,6 +1,7 @@
 """The way to a PostgreSQL server, as a test breaks it: cut before a message arrives, cut before its answer does, late, or closed."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -31,7 +32,10 @@ class Way:
         """Nothing passes, and nobody is let in."""
         self.cuts = 0
         self.has_cut = asyncio.Event()
+        self.late_answered = asyncio.Event()
+        """The server has answered what was delivered late."""
         self._late: list[tuple[asyncio.StreamWriter, bytes]] = []
+        self._delivered: set[asyncio.StreamWriter] = set()
         self._open: set[asyncio.StreamWriter] = set()
         self._stale: set[asyncio.StreamWriter] = set()
         self._tasks = TaskGroup("way")
@@ -58,7 +62,9 @@ class Way:
 
     async def deliver_late(self) -> None:
         """Send on what was held back, after its sender has given it up."""
-        for server, message in self._late:
+        late, self._late = self._late, []
+        for server, message in late:
+            self._delivered.add(server)
             server.write(message)
             await server.drain()
 
@@ -97,6 +103,10 @@ class Way:
     ) -> None:
         with suppress(ConnectionError):
             while answer := await answers.read(2**20):
+                if server in self._delivered:
+                    self.late_answered.set()
+                    server.transport.abort()
+                    return
                 if swallows.is_set():
                     self._cut(client, server)
                     return
@@ -116,6 +126,14 @@ def _with_another_pid(answer: bytes) -> bytes:
     head = b"K\x00\x00\x00\x0c"
     begin, found, rest = answer.partition(head)
     return begin + found + b"\x00\x00\x00\x01" + rest[4:] if found else answer
+
+
+@asynccontextmanager
+async def short_way_to(url: str) -> AsyncIterator[Way]:
+    """Lend such a way with a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="way-") as folder:  # pytest's own paths are too long for a socket
+        async with way_to(url, Path(folder)) as way:
+            yield way
 
 
 @asynccontextmanager

@@ -78,7 +78,7 @@ class Replica:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                preexec_fn=partial(end_with_parent, signal.SIGQUIT),
+                preexec_fn=partial(end_with_parent, signal.SIGQUIT),  # noqa: PLW1509  it calls the kernel, and nothing else
             )
 
     async def _ready(self) -> None:
