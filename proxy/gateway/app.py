@@ -35,9 +35,10 @@ from proxy.handlers.images import ImageHandlers
 from proxy.handlers.models import ModelHandlers
 from proxy.handlers.ops import OpsHandlers
 from proxy.handlers.videos import VideoHandlers
-from proxy.jobs import fold_requests, forget_keys, note_use
+from proxy.jobs import fold_requests, forget_keys, forget_nodes, note_use
 from proxy.jobs.fold_requests import FoldRequests
 from proxy.jobs.forget_keys import ForgetKeys
+from proxy.jobs.forget_nodes import ForgetNodes
 from proxy.jobs.held import held
 from proxy.jobs.note_use import NoteUse
 from proxy.jobs.recovery import Recovery
@@ -233,6 +234,8 @@ class _Construction:
     def _mind_peers(self, live_keys: SharedKeys, billing: Billing, videos: Videos) -> None:
         """Follow what other gateways change in the store, and take up what dead ones leave, until the store is closed."""
         steps = {"settled requests": billing.recover, "looking for video submits": videos.jobs.recover}
+        forgetting = held(live_keys.peers, "forget nodes", ForgetNodes(live_keys.peers))
+        self._scheduler.every(forget_nodes.EVERY_SECONDS, forgetting, "forgetting dead nodes")
         self._mind(live_keys.follow(), "the look for new keys")
         self._mind(videos.jobs.watch(), "the look at videos")
         self._mind(Recovery(live_keys.peers, steps).run(), "recovery")

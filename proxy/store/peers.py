@@ -9,6 +9,10 @@ STILL_SECONDS = 6.0
 """A beat that has not come for so long stands still, as people are told: three are missing."""
 
 
+FORGET_NODES_MAX = 1_000
+"""Dead nodes that are forgotten in one transaction."""
+
+
 @dataclass(frozen=True, slots=True)
 class Introduction:
     """What a gateway tells of itself."""
@@ -112,3 +116,6 @@ class Peers(Protocol):
 
     async def take_job(self, name: str) -> bool:
         """Take a job that one node does for all, unless another living one has it; return whether this node has it."""
+
+    def forget_dead(self) -> Future[int]:
+        """Forget nodes that were set dead a day ago and left nothing open, at most `FORGET_NODES_MAX`; return how many those were."""

@@ -15,7 +15,7 @@ SETTINGS = ("fsync", "full_page_writes", "synchronous_commit", "synchronous_stan
 _ORDINARY = ("SELECT", "INSERT", "UPDATE")
 _DELETING = (*_ORDINARY, "DELETE")
 _OTHERS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("idempotency", "limits", "requests", "spend", "video_tasks"), _DELETING),
+    **dict.fromkeys(("idempotency", "limits", "node_writes", "nodes", "requests", "spend", "video_tasks"), _DELETING),
     "transfers": ("SELECT", "INSERT"),
     "llm_proxy_schema": ("SELECT",),
 }

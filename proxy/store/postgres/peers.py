@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from proxy.store.errors import NotSeenError, StoreRefusedError
-from proxy.store.peers import Introduction, NodeState
+from proxy.store.peers import FORGET_NODES_MAX, Introduction, NodeState
 from proxy.store.postgres.batch import shown
 from proxy.store.postgres.connection import KEYS_CHANNEL, Connection
 from proxy.store.postgres.node import Node, boot_seconds
@@ -80,6 +80,9 @@ class PostgresPeers:
     async def take_job(self, name: str) -> bool:
         holder = await self._read(_holder, name)
         return bool(holder == self._node.id or (holder is None and await self._write(_take_job, name, self._node.id)))
+
+    def forget_dead(self) -> asyncio.Future[int]:
+        return self._write(_forget_dead)
 
     def introduce(self, introduction: Introduction) -> asyncio.Future[None]:
         return self._write(_introduce, self._node.id, introduction)
@@ -179,3 +182,20 @@ async def _take_job(connection: Connection, name: str, node_id: int) -> bool:
         *(name, node_id),
     )
     return bool(holder == node_id)
+
+
+async def _forget_dead(connection: Connection) -> int:
+    """Delete nodes by whose row nothing is decided any more. Its absence fences as it did: no write of such a node passes."""
+    forgotten = await connection.fetch(
+        """SELECT id FROM nodes AS n WHERE dead_at < clock_timestamp() - interval '1 day'
+             AND NOT EXISTS (SELECT 1 FROM requests WHERE node_id = n.id AND settled_at_ms IS NULL)
+             AND NOT EXISTS (SELECT 1 FROM video_tasks JOIN requests USING (id)
+               WHERE due_at_ms IS NOT NULL AND n.id IN (node_id, claimed_by))
+             AND NOT EXISTS (SELECT 1 FROM jobs WHERE node_id = n.id)
+           ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED""",
+        FORGET_NODES_MAX,
+    )
+    ids = [node_id for (node_id,) in forgotten]
+    await connection.execute("DELETE FROM node_writes WHERE node_id = ANY ($1::bigint[])", ids)
+    await connection.execute("DELETE FROM nodes WHERE id = ANY ($1::bigint[])", ids)
+    return len(ids)

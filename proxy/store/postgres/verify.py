@@ -47,7 +47,7 @@ REFERENCES = Invariant(
     name="every reference leads to a row",
     figures="SELECT (SELECT count(*) FROM requests), (SELECT count(*) FROM transfers)",
     say="of {} requests and {} transfers",
-    # The database has no foreign keys where the money path writes.
+    # The database has no foreign keys where the money path writes. A node is forgotten once nothing of it is open.
     offenders="""SELECT 'transfer ' || id || ': there is no account ' || account_id
                  FROM transfers CROSS JOIN LATERAL (VALUES (debit_id), (credit_id)) AS of (account_id)
                  WHERE NOT EXISTS (SELECT 1 FROM accounts WHERE accounts.id = of.account_id)
@@ -59,7 +59,7 @@ REFERENCES = Invariant(
                  FROM requests WHERE key_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM keys WHERE keys.id = key_id)
                  UNION ALL
                  SELECT 'request ' || id || ': there is no node ' || node_id
-                 FROM requests WHERE NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.id = node_id)""",
+                 FROM requests WHERE settled_at_ms IS NULL AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.id = node_id)""",
 )
 
 

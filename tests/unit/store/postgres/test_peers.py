@@ -4,16 +4,20 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
+import asyncpg
 import pytest
 
 from proxy.core.money import Nanos
 from proxy.store.errors import NotSeenError
 from proxy.store.postgres import PostgresStore, open_store, peers
+from proxy.store.postgres.connection import Connector
 from proxy.store.postgres.lease import Watch
 from proxy.store.postgres.peers import PostgresPeers
+from proxy.store.values import Account
 from proxy.tasks import TaskGroup
+from tests.support.books import assert_books_balance
 from tests.support.postgres import database
-from tests.support.store import NOW_MS
+from tests.support.store import NOW_MS, new_request, settlement
 
 BEAT_SECONDS = 0.1
 LEASE_SECONDS = 1.0
@@ -157,3 +161,34 @@ async def test_an_unconfirmed_node_knows_for_how_long(enter: Enter) -> None:
     await asyncio.sleep(BEAT_SECONDS)
 
     assert peers_of(store).unconfirmed_seconds >= before + BEAT_SECONDS * 0.9
+
+
+async def test_a_node_that_is_dead_for_a_day_and_left_nothing_open_is_forgotten(enter: Enter) -> None:
+    """Its id is never given again, so that no late write of it can pass for another's."""
+    alive, gone, holding, working, young = [await enter() for _ in range(5)]
+    account = await alice_of(alive)
+    await holding.place_hold(new_request("req_open", account_id=account.id, hold_nanos=1))
+    await gone.place_hold(new_request("req_done", account_id=account.id, hold_nanos=1))
+    await gone.settle("req_done", settlement(1), NOW_MS)
+    assert await peers_of(working).take_job("census")
+    ids = [peers_of(store).node for store in (alive, gone, holding, working, young)]
+    for store in (gone, holding, working, young):
+        await store.close()
+    sql = await Connector(alive._connector.url).connect()
+    await sql.execute("UPDATE nodes SET dead_at = dead_at - interval '25 hours' WHERE id <> $1", ids[4])
+
+    forgotten = await peers_of(alive).forget_dead()
+
+    left = [node_id for (node_id,) in await sql.fetch("SELECT id FROM nodes ORDER BY id")]
+    assert (forgotten, left) == (1, [ids[0], *ids[2:]])
+    assert await sql.fetchval("SELECT count(*) FROM node_writes") == 4
+    with pytest.raises(asyncpg.PostgresError, match=f"node {ids[1]} is dead"):
+        await sql.execute(f"SELECT fence({ids[1]}, 1000000, false)")
+    assert await peers_of(alive).forget_dead() == 0
+    assert peers_of(await enter()).node > ids[4]
+    await sql.close()
+    await assert_books_balance(alive)
+
+
+async def alice_of(store: PostgresStore) -> Account:
+    return await store.create_account("alice", Nanos(1000), NOW_MS)
