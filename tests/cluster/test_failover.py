@@ -9,7 +9,7 @@ import pytest
 from tests.support.cluster import Cluster, cluster
 from tests.support.cluster_calls import Customers, calling
 from tests.support.promises import Faults
-from tests.support.replicas import Replica, replicas
+from tests.support.replicas import Replica, lone_server, replicas
 
 WAITS_FOR_ANY = "synchronous_standby_names=ANY 1 (*)"
 WAITS_FOR_NONE = "synchronous_standby_names="
@@ -23,8 +23,8 @@ async def nobody_has_ended(gateways: Cluster) -> None:
 
 
 async def restart_often(directory: Path, faults: Faults, rounds: int) -> None:
-    async with replicas(synchronous=False) as (primary, standby, _):
-        await standby.end()
+    async with lone_server() as primary:
+        await primary.start()
         async with cluster(directory, 2, at=primary.url) as gateways:
             async with calling(gateways, faults) as customers:
                 for _ in range(rounds):

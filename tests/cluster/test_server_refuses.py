@@ -14,7 +14,7 @@ from tests.cluster.test_failover import nobody_has_ended, set_on
 from tests.support.cluster import cluster
 from tests.support.cluster_calls import calling
 from tests.support.promises import Faults
-from tests.support.replicas import USER, Replica, replicas
+from tests.support.replicas import USER, Replica, lone_server
 
 OURS = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE application_name = 'llm-proxy'"
 PROMISE = "a database that takes no connection, is read-only or out of disk: new work is 503, it recovers by itself, no gateway ends"
@@ -92,8 +92,8 @@ Break = Callable[[Replica], AbstractAsyncContextManager[None]]
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("refuses", [too_many_clients, read_only, disk_full])
 async def test_gateways_wait_out_a_server_that_refuses(tmp_path: Path, faults: Faults, refuses: Break) -> None:
-    async with replicas(synchronous=False) as (server, standby, _):
-        await standby.end()
+    async with lone_server() as server:
+        await server.start()
         async with on_a_small_disk(server) as small, cluster(tmp_path, 2, at=small) as gateways:
             async with calling(gateways, faults) as customers:
                 await customers.more(20)

@@ -35,6 +35,11 @@ class Member(GatewayProcess):
         super().__init__(directory, base_url, **options)
         self.config.write_text(self.config.read_text().replace("sqlite:gateway.db", store_url))
         self.session = session
+        self.variables: dict[str, str] = {}
+        """Environment variables of its processes, beside the ordinary ones."""
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return super().environment(**self.variables, **more)
 
     def command(self, *words: str) -> list[str]:
         launcher = [sys.executable, "-m", "tests.support.quick_lease", str(LEASE_SECONDS)]
@@ -93,12 +98,16 @@ class Cluster:
         self.key = ""
         self.account_id = 0
 
-    async def start(self, count: int = 1, *, url: str = "", **options: Any) -> list[Member]:
-        """Start more gateways, all at once, and wait until each listens. Args: url: their way to the database, if it is another."""
+    async def start(self, count: int = 1, *, url: str = "", variables: Mapping[str, str] | None = None, **options: Any) -> list[Member]:
+        """Start more gateways, all at once, and wait until each listens.
+
+        Args: url: their way to the database, if it is another; variables: of their environment.
+        """
         fresh = []
         for _ in range(count):
             member = Member(self.directory / f"node{len(self.members)}", self.ark.base_url, url or self.url, self.session, **options)
             member.key = self.key
+            member.variables.update(variables or {})
             self.members.append(member)
             fresh.append(member)
         await asyncio.gather(*(member.start() for member in fresh))

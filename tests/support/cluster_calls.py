@@ -16,6 +16,7 @@ from tests.support.promises import Faults
 CHAT_NANOS = parse_yuan("0.00004")
 """20 tokens at ¥0.8/M and 12 at ¥2/M: the stand-in's default answer."""
 CUSTOMERS = 12
+DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 DONE = b"data: [DONE]\n\n"
 
 
@@ -62,6 +63,7 @@ class Customers:
 async def calling(gateways: Cluster, faults: Faults, seed: int = 0) -> AsyncIterator[Customers]:
     """Have customers call all gateways; at the end compare what they were told with the books: nothing lost, nothing twice."""
     customers = Customers(gateways, Random(seed))
+    deadlocks = await gateways.sql(DEADLOCKS)
     calls = asyncio.gather(*(customers.call() for _ in range(CUSTOMERS)))
     try:
         yield customers
@@ -69,6 +71,7 @@ async def calling(gateways: Cluster, faults: Faults, seed: int = 0) -> AsyncIter
         customers.is_over = True
         await calls
     await compare(gateways, customers, faults)
+    assert await gateways.sql(DEADLOCKS) <= deadlocks  # a server that has crashed counts anew
 
 
 async def compare(gateways: Cluster, customers: Customers, faults: Faults) -> None:

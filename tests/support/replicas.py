@@ -36,6 +36,8 @@ class Replica:
 
     def __init__(self, folder: Path, programs: Path) -> None:
         self.folder, self._programs = folder, programs
+        self.variables: dict[str, str] = {}
+        """Environment variables of the server, beside the ordinary ones."""
         self.data = folder / "data"
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir()
@@ -111,7 +113,7 @@ class Replica:
             self.process = None
 
     def _environment(self) -> dict[str, str]:
-        return {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": str(self.folder)}
+        return {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": str(self.folder)} | self.variables
 
 
 def _folder() -> Path:
@@ -122,13 +124,31 @@ def _folder() -> Path:
 
 
 @asynccontextmanager
-async def replicas(*, synchronous: bool = True) -> AsyncIterator[tuple[Replica, Replica, str]]:
-    """Lend a primary, its standby, and the URL of both."""
+async def lone_server() -> AsyncIterator[Replica]:
+    """Lend a server without a standby, not started yet."""
+    folder = _folder()
+    server = Replica(folder / "a", _programs(folder))
+    try:
+        await asyncio.to_thread(server.make)
+        yield server
+    finally:
+        await server.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _programs(folder: Path) -> Path:
+    """Return where the server's user finds PostgreSQL's programs."""
     found = binaries()
     if found is None or not (found / "pg_basebackup").exists():
         pytest.skip("a folder of PostgreSQL's programs is needed: set LLM_PROXY_TEST_POSTGRES to one")
+    return postgres_server._reachable(found, folder, USER)
+
+
+@asynccontextmanager
+async def replicas(*, synchronous: bool = True) -> AsyncIterator[tuple[Replica, Replica, str]]:
+    """Lend a primary, its standby, and the URL of both."""
     folder = _folder()
-    programs = postgres_server._reachable(found, folder, USER)
+    programs = _programs(folder)
     primary, standby = Replica(folder / "a", programs), Replica(folder / "b", programs)
     try:
         await asyncio.to_thread(primary.make)
