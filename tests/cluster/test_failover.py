@@ -1,7 +1,9 @@
 """The database falls over: crashes that it comes back from, a standby in its place, and the old primary's return."""
 
 import asyncio
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from tests.support.cluster_calls import Customers, calling
 from tests.support.promises import Faults
 from tests.support.replicas import Replica, lone_server, replicas
 
+LAG_SECONDS = 0.5
+"""A primary that does not wait for its standby acknowledges hundreds of calls in that time."""
 WAITS_FOR_ANY = "synchronous_standby_names=ANY 1 (*)"
 WAITS_FOR_NONE = "synchronous_standby_names="
 RESTARTED = "an immediate restart of the database under load: nothing acknowledged is lost or doubled, and no gateway ends"
@@ -50,9 +54,13 @@ async def test_forty_immediate_restarts_lose_nothing(tmp_path: Path, faults: Fau
 
 
 async def fail_over(primary: Replica, standby: Replica, customers: Customers) -> None:
-    """Let the primary fall under load, and promote its standby."""
+    """Let the primary fall under load while its standby lags behind, and promote that."""
     await customers.more(30)
+    receiver = await standby.sql("SELECT pid FROM pg_stat_wal_receiver")
+    os.kill(receiver, signal.SIGSTOP)
+    await asyncio.sleep(LAG_SECONDS)
     await primary.end()
+    os.kill(receiver, signal.SIGCONT)
     await standby.promote()
     await customers.more(30)
 

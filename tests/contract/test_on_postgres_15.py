@@ -14,7 +14,7 @@ from tests.support.postgres import VARIABLE
 ROOT = Path(__file__).parents[2]
 BINARIES = Path("/usr/lib/postgresql/15/bin")
 CHOSEN = (
-    *(f"tests/contract/test_contract_{name}.py" for name in ("money", "owners", "idempotency", "folding")),
+    *(f"tests/contract/test_contract_{name}.py" for name in ("money", "owners")),
     *(f"tests/unit/store/postgres/test_{name}.py" for name in ("book", "node", "migrations", "plans", "partitions")),
 )
 
