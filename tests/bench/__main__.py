@@ -11,6 +11,7 @@ from rich.console import Console
 
 from tests.bench.arena import say
 from tests.bench.cliffs import disk_part, large_part, leaving_part, stalled_part
+from tests.bench.cluster import cluster_part
 from tests.bench.folding import folding_part
 from tests.bench.footprint import memory_part, start_part, store_part
 from tests.bench.instructions import instructions_part
@@ -53,6 +54,7 @@ PARTS: Mapping[str, Part] = {
     "soak": soak_part,
     "folding": folding_part,
     "move": move_part,
+    "cluster": cluster_part,
     "instructions": instructions_part,
 }
 GROUPS: Mapping[str, Sequence[str]] = {"design": [*DESIGN], "scale": [*SCALE], "cliffs": [*CLIFFS]}

@@ -16,6 +16,7 @@ from tests.bench.processes import ROOT, Running, free_port, running, wait_for_po
 
 UPSTREAM_PATH = "/api/v3/chat/completions"
 CREDIT_YUAN = "100000000"
+PROGRAM = (sys.executable, "-m", "proxy")
 
 NGINX = """
 daemon off; worker_processes 1; worker_rlimit_nofile 20000; pid {directory}/nginx.pid; error_log stderr error;
@@ -64,8 +65,10 @@ class Gateway(Contender):
     def admin(self) -> AdminSocket:
         return AdminSocket(self.directory / "admin.sock")
 
+    program: tuple[str, ...] = PROGRAM
+
     def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "proxy", "--config", str(self.directory / "config.toml"), *words]
+        return [*self.program, "--config", str(self.directory / "config.toml"), *words]
 
     def ask(self, *words: str, seconds: float = 600) -> str:
         """Run a command of the command line and return its output."""
@@ -103,14 +106,25 @@ def references(upstream: int, directory: Path, *, alone: bool = False, accounts:
 
 
 @contextmanager
-def gateway(upstream: int, directory: Path, *, accounts: int = 1, wrapper: tuple[str, ...] = (), media: str = "") -> Iterator[Gateway]:
+def gateway(
+    upstream: int,
+    directory: Path,
+    *,
+    accounts: int = 1,
+    wrapper: tuple[str, ...] = (),
+    media: str = "",
+    store: str = "",
+    program: tuple[str, ...] = PROGRAM,
+) -> Iterator[Gateway]:
     """Set up a gateway with ``accounts`` accounts, each with a key, and run it as in production.
 
     Args:
         wrapper: a command that runs it, such as strace.
         media: the base URL of the upstream for images and videos, if that is another one.
+        store: the URL of its store, if that is not a file of its own.
+        program: what runs a command of the command line.
     """
-    described = Gateway("gateway", Target(port=write_config(upstream, directory, media)), None, directory)
+    described = Gateway("gateway", Target(port=write_config(upstream, directory, media, store)), None, directory, program)
     with serving(described, wrapper) as running_one:
         keys = tuple(_key(described.admin, f"bench-{number}") for number in range(accounts))
         yield replace(running_one, target=msgspec.structs.replace(running_one.target, keys=keys))
@@ -125,7 +139,7 @@ def serving(set_up: Gateway, wrapper: tuple[str, ...] = ()) -> Iterator[Gateway]
         yield replace(set_up, running=process)
 
 
-def write_config(upstream: int, directory: Path, media: str = "") -> int:
+def write_config(upstream: int, directory: Path, media: str = "", store: str = "") -> int:
     """Write the example configuration with addresses of this machine; return the port that the gateway will listen on."""
     port = free_port()
     text = (ROOT / "config.example.toml").read_text(encoding="utf-8")
@@ -137,6 +151,8 @@ def write_config(upstream: int, directory: Path, media: str = "") -> int:
     ):
         assert old in text
         text = text.replace(old, new)
+    if store:
+        text = text.replace("sqlite:llm-proxy.db", store)
     (directory / "config.toml").write_text(_with_media(text, media) if media else text, encoding="utf-8")
     return port
 

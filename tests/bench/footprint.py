@@ -81,7 +81,7 @@ def _memory(running: Arena, contender: Contender, streams: int) -> tuple[int, in
 
 
 def _settle(options: Options, turn: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "tests.bench.settlements", str(options.directory / f"settlements-{turn}.db")]
+    command = [sys.executable, "-m", "tests.bench.settlements", f"sqlite:{options.directory}/settlements-{turn}.db"]
     words = [*command, str(options.count(SETTLEMENTS)), str(IN_FLIGHT)]
     told: dict[str, float] = orjson.loads(subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=120).stdout)
     return told

@@ -66,27 +66,28 @@ def stream_part(options: Options) -> list[Row]:
 
 def ttfb_part(options: Options) -> list[Row]:
     """Time to the first chunk of streams begun at a fixed rate, compared with the upstream asked directly."""
-
-    def job(contender: Contender) -> Job:
-        return Job(
-            kind="paced",
-            target=contender.target,
-            connections=CONNECTIONS,
-            seconds=options.seconds(PACED_SECONDS),
-            warm_seconds=options.seconds(WARM_SECONDS),
-            chunks=PACED_CHUNKS,
-            chunk_ms=PACED_CHUNK_MS,
-            rate=RATE,
-        )
-
     with arena(options) as running:
-        samples = running.rounds(job, direct=True)
+        samples = running.rounds(lambda contender: paced_job(contender.target, options), direct=True)
     return [
         *figures(samples, "ttfb", "first chunk, p50", "ms", lambda one: one.report.waits.p50),
         *figures(samples, "ttfb", "first chunk, p99", "ms", lambda one: one.report.waits.p99),
         *_added(samples, "p50", lambda one: one.report.waits.p50),
         *_added(samples, "p99", lambda one: one.report.waits.p99),
     ]
+
+
+def paced_job(target: Target, options: Options) -> Job:
+    """Return a job of short streams, begun at a fixed rate."""
+    return Job(
+        kind="paced",
+        target=target,
+        connections=CONNECTIONS,
+        seconds=options.seconds(PACED_SECONDS),
+        warm_seconds=options.seconds(WARM_SECONDS),
+        chunks=PACED_CHUNKS,
+        chunk_ms=PACED_CHUNK_MS,
+        rate=RATE,
+    )
 
 
 def json_job(target: Target, options: Options, seconds: float, connections: int = CONNECTIONS) -> Job:
