@@ -50,9 +50,17 @@ _KEY_REFUSALS: dict[str, str] = {
 
 def arguments(holds: Sequence[Row], settlements: Sequence[Row]) -> tuple[object, ...]:
     """Return the arguments of ``book`` from the claims' life on: an array for each column."""
-    of_holds = tuple(zip(*holds, strict=True)) if holds else _NO_HOLDS
-    of_settlements = tuple(zip(*settlements, strict=True)) if settlements else _NO_SETTLEMENTS
+    of_holds = map(_column, zip(*holds, strict=True)) if holds else _NO_HOLDS
+    of_settlements = map(_column, zip(*settlements, strict=True)) if settlements else _NO_SETTLEMENTS
     return (CLAIM_LIFE_MS, *of_holds, *of_settlements)
+
+
+def _column(values: tuple[object, ...]) -> tuple[object, ...]:
+    """Return a column as it is sent: empty where it holds nothing at all, as columns of rare things do. The server reads null there.
+
+    Each value that is sent costs, null too: a quarter of the columns are empty in most batches.
+    """
+    return () if values[0] is None and values.count(None) == len(values) else values
 
 
 def hold_row(request: NewRequest) -> Row:
