@@ -17,7 +17,8 @@ from typing import Any
 import orjson
 
 from proxy.clock import Clock
-from proxy.config import Config
+from proxy.config import Config, UnixAddress
+from proxy.config.workers import worker_sockets
 from proxy.operations.operation import Answer, Operation, Operator
 from proxy.operations.parameters import ParameterError
 from proxy.operations.table import prepare
@@ -30,6 +31,7 @@ LOCK_WAIT_SECONDS = 5.0
 _RETRY_SECONDS = 0.05
 ANSWER_SECONDS = 30.0
 """Time allowed for a gateway's whole answer to a change, including the connection."""
+_LISTS = ("changed", "needs_restart")
 _NOBODY = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK)
 """No socket file, one that a dead process left behind, or a file that is something else."""
 
@@ -71,7 +73,7 @@ async def _change(config: Config, clock: Clock, operation: Operation, parameters
     loop = asyncio.get_running_loop()
     deadline = loop.time() + LOCK_WAIT_SECONDS
     while True:
-        answer = await _through_gateway(config, operation, parameters)
+        answer = await _through_gateway(config.admin.listen, operation, parameters)
         if answer is not None:
             return answer
         try:
@@ -85,10 +87,16 @@ async def _change(config: Config, clock: Clock, operation: Operation, parameters
 async def ask_gateway(config: Config, name: str, parameters: Mapping[str, Any]) -> Answer:
     """Return the running gateway's answer to an operation that only it can do.
 
+    Where it runs as several workers, one is asked what a reload would change. All are asked to reload: what any of them took over is
+    in the answer, and ``workers`` has their numbers.
+
     Raises:
         StoreError: no gateway runs, it refuses, or it cannot be reached.
     """
-    answer = await _through_gateway(config, prepare(name, parameters), parameters)
+    listen, operation = config.admin.listen, prepare(name, parameters)
+    answer = await _through_gateway(listen, operation, parameters)
+    if answer is None and listen is not None:
+        answer = await _through_workers(listen, operation, parameters)
     if answer is None:
         where = (
             'admin.listen is "off", so it cannot be asked'
@@ -109,13 +117,32 @@ async def _in_process(config: Config, clock: Clock, operation: Operation, *, rea
         return await operation.run(Operator(store, clock, store.zone, on_change=on_change, report=report))
 
 
-async def _through_gateway(config: Config, operation: Operation, parameters: Mapping[str, Any]) -> Answer | None:
+async def _through_workers(listen: UnixAddress, operation: Operation, parameters: Mapping[str, Any]) -> Answer | None:
+    """Return the answer of the workers that run, or None if none does. Raises: as `_through_gateway`."""
+    answers: dict[int, Answer] = {}
+    for number, socket in worker_sockets(listen).items():
+        try:
+            answer = await _through_gateway(socket, operation, parameters)
+        except StoreError as error:
+            done = f" (workers {', '.join(map(str, answers))} have done it)" if answers else ""
+            raise type(error)(f"worker {number}: {error}{done}") from None
+        if answer is not None:
+            answers[number] = answer
+            if parameters.get("preview"):
+                return answer
+    if not answers:
+        return None
+    merged = {name: list({change["key"]: change for answer in answers.values() for change in answer[name]}.values()) for name in _LISTS}
+    return {**next(iter(answers.values())), **merged, "workers": list(answers)}
+
+
+async def _through_gateway(listen: UnixAddress | None, operation: Operation, parameters: Mapping[str, Any]) -> Answer | None:
     """Return the running gateway's answer, or None if none runs. Raises: AnswerLostError, ParameterError, StoreError."""
-    if config.admin.listen is None:
+    if listen is None:
         return None
     import aiohttp  # noqa: PLC0415  the import takes a quarter of a second, which commands that only read do not need
 
-    path = config.admin.listen.path
+    path = listen.path
     timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
     try:
         async with (

@@ -10,7 +10,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "llm-proxy key create acme",
         "llm-proxy serve",
     ),
-    "serve": ("llm-proxy serve", "llm-proxy serve --config /etc/llm-proxy/config.toml"),
+    "serve": ("llm-proxy serve", "llm-proxy serve --config /etc/llm-proxy/config.toml", "llm-proxy serve --workers 4"),
     "demo": ("llm-proxy demo", "llm-proxy demo --once", "llm-proxy demo --nodes 3 --once"),
     "check-config": ("llm-proxy check-config", "llm-proxy check-config --diff", "llm-proxy check-config --config new.toml --json"),
     "reload": ("llm-proxy reload",),
@@ -65,7 +65,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "llm-proxy store move --from sqlite:llm-proxy.db --to postgresql://llm-proxy@db.internal/llm-proxy --resume",
     ),
     "retention": ("llm-proxy retention --days 90 --dry-run", "llm-proxy retention"),
-    "top": ("llm-proxy top", "llm-proxy top --once --json"),
+    "top": ("llm-proxy top", "llm-proxy top --once --json", "llm-proxy top --worker 2"),
 }
 
 

@@ -13,24 +13,36 @@ from proxy.cli.shared import REFUSED, WRONG_USAGE, ConfigOption, JsonOption, ask
 from proxy.clock import SystemClock
 from proxy.config import Config, ConfigError, Source
 from proxy.config.environment import PROXY_ADVICE, ignored_proxy_variable
+from proxy.config.tables import WORKERS_MAX
+from proxy.config.workers import fault_of
 
 BAD_CONFIGURATION = 78
-"""EX_CONFIG of sysexits.h: starting `serve` again will not help. systemd is told not to (RestartPreventExitStatus=)."""
+"""EX_CONFIG of sysexits.h: `proxy.gateway.process`, whose imports cost other commands half a second, has the same."""
 
 app = typer.Typer()
 
 
 @app.command(epilog=examples("serve"))
-def serve(context: typer.Context, config: ConfigOption = None) -> None:
+def serve(
+    context: typer.Context,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", min=1, max=WORKERS_MAX, help="Processes on one PostgreSQL; else server.workers."),
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
     """Run the gateway until SIGTERM or Ctrl-C. SIGHUP reloads the configuration. Exits 78 where that is faulty."""
     from proxy.gateway.process import serve as run_gateway  # noqa: PLC0415  the gateway's imports cost other commands half a second
+    from proxy.gateway.supervisor import supervise  # noqa: PLC0415
 
-    source = Source(config_path(context, config, code=BAD_CONFIGURATION), dict(os.environ))
+    source = Source(config_path(context, config, code=BAD_CONFIGURATION), dict(os.environ), workers)
     try:
         loaded = source.read()
     except ConfigError as error:
         fail(str(error), BAD_CONFIGURATION)
-    raise typer.Exit(run_gateway(loaded, source))
+    if workers is not None and (fault := fault_of(workers, loaded.store, loaded.admin)) is not None:
+        fail(f"--workers: {fault}", WRONG_USAGE)
+    raise typer.Exit((run_gateway if loaded.server.workers == 1 else supervise)(loaded, source))
 
 
 @app.command(epilog=examples("demo"))

@@ -104,6 +104,8 @@ def print_reload(answer: Answer, heading: str) -> None:
     """Print what a reload changed or would change, and what needs a restart."""
     if not answer["changed"] and not answer["needs_restart"]:
         print_line("nothing is different from what runs")
+    if len(workers := answer.get("workers", [])) > 1:
+        print_line("in workers", ", ".join(map(str, workers)))
     for title, changes in ((heading, answer["changed"]), ("needs a restart", answer["needs_restart"])):
         if changes:
             print_line(f"{title}:")

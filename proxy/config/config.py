@@ -31,6 +31,8 @@ class ServerConfig:
     """A stream's head is sent this long after its hold if no event has come yet; 0: never before the first event."""
     trusted_proxies: tuple[str, ...]
     """Networks whose ``X-Forwarded-For`` is believed, and "unix" for peers of unix sockets."""
+    workers: int = 1
+    """Processes that answer, each a gateway of its own on the same sockets."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from proxy.config.values import Secret
 DIGITS = 12
 _OWN = ("path", "variables", "store", "admin", "log")
 """Fields of `Config` that are a machine's own."""
-_OWN_OF_SERVER = ("listen", "socket_mode", "trusted_proxies", "drain_seconds")
+_OWN_OF_SERVER = ("listen", "socket_mode", "trusted_proxies", "drain_seconds", "workers")
 
 
 def digest(config: Config) -> str:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from proxy.config import environment
+from proxy.config import environment, workers
 from proxy.config.config import AdminConfig, Config, ServerConfig, StoreConfig, VideosConfig
 from proxy.config.models import read_catalog
 from proxy.config.quoting import masked, told_key
@@ -53,10 +53,17 @@ class Source:
 
     path: Path | None
     env: Mapping[str, str] = field(repr=False)
+    workers: int | None = None
+    """`server.workers` as the command line has it, whatever the file says."""
+    worker: int = 0
+    """The number of the worker that reads it; 0: of none, since there is one process."""
 
     def read(self, *, candidate: Path | None = None) -> Config:
         """Return the present configuration, or the one with ``candidate`` in the file's place. Raises: ConfigError."""
-        return load(candidate or self.path, self.env, base=base_of(self.path))
+        config = load(candidate or self.path, self.env, base=base_of(self.path))
+        if self.workers is not None:
+            config = workers.with_workers(config, self.workers)
+        return workers.of_worker(config, self.worker) if self.worker else config
 
 
 def base_of(path: Path | None) -> Path:
@@ -89,6 +96,7 @@ def load(path: Path | None, env: Mapping[str, str], *, require_secrets: bool = T
     log = read_table(LogConfig, document.get("log", {}), "log", faults)
     retention = _read_retention(document.get("retention", {}), faults)
     _check_listeners(server, admin, faults)
+    _check_workers(server, store, admin, faults)
     dialects = dialects_of(document.get("upstreams"))
     catalog = read_catalog(document.get("models"), dialects, (billing or BillingConfig()).context_tokens_unknown, faults)
     if faults or not (server and store and admin and billing and videos and log and retention):
@@ -143,6 +151,7 @@ def _read_server(value: object, base: Path, faults: Faults) -> ServerConfig | No
         table.heartbeat_seconds,
         table.early_head_seconds,
         _read_trusted_proxies(table.trusted_proxies, faults),
+        table.workers,
     )
 
 
@@ -250,6 +259,13 @@ def _check_listeners(server: ServerConfig | None, admin: AdminConfig | None, fau
             faults.add("admin.metrics_listen", f"{address} is server.listen[{index}] too: customers are not to read it")
         if admin.listen is not None and isinstance(address, UnixAddress) and _real(address.path) == _real(admin.listen.path):
             faults.add("admin.listen", f"{admin.listen} is server.listen[{index}] too: the operator's door is one of its own")
+
+
+def _check_workers(server: ServerConfig | None, store: StoreConfig | None, admin: AdminConfig | None, faults: Faults) -> None:
+    if server is None or store is None or admin is None:
+        return
+    if (fault := workers.fault_of(server.workers, store, admin)) is not None:
+        faults.add("server.workers", fault)
 
 
 def _real(path: Path) -> Path:

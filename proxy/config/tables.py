@@ -23,6 +23,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 VARIABLE_PREFIX = "LLM_PROXY_"
 """Prefix of the environment variables that stand for keys (`environment`)."""
+WORKERS_MAX = 64
+"""Processes of one `serve`: as each has a configuration, a pool of connections and a share of each limit, more are no help."""
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Grace = Annotated[float, Meta(ge=0, le=86_400)]
@@ -96,6 +98,7 @@ class ServerTable(Table, frozen=True, kw_only=True):
     heartbeat_seconds: Grace = 15
     early_head_seconds: Grace = 0
     trusted_proxies: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
+    workers: Annotated[int, Meta(ge=1, le=WORKERS_MAX)] = 1
 
 
 class StoreTable(Table, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from proxy.config.quoting import masked, reads_like_a_name
 PIPE_SECONDS = 10.0
 """Seconds allowed to read a pipe to its end. Its writer may be gone, and a reload that waits delays the end of the process."""
 _SECRET_BYTES_MAX = 65_536
-_UNIX_PATH_BYTES_MAX = 107
+SOCKET_PATH_BYTES_MAX = 107
 """`sun_path` of Linux has 108 bytes, including the closing zero."""
 
 
@@ -104,9 +104,9 @@ def parse_unix_address(text: str, base: Path) -> UnixAddress:
     if path == text or not path or "\0" in path:
         raise ValueError(f'must be "unix:PATH", not {masked(repr(text))}')
     absolute = base / path
-    if len(bytes(absolute)) > _UNIX_PATH_BYTES_MAX:
+    if len(bytes(absolute)) > SOCKET_PATH_BYTES_MAX:
         raise ValueError(
-            f"the socket's path is longer than {_UNIX_PATH_BYTES_MAX} bytes, which the system does not take: {masked(str(absolute))}"
+            f"the socket's path is longer than {SOCKET_PATH_BYTES_MAX} bytes, which the system does not take: {masked(str(absolute))}"
         )
     return UnixAddress(absolute)
 
@@ -221,7 +221,7 @@ def _from_env(name: str, env: Mapping[str, str]) -> str:
 
 def _is_quotable(name: str, path: Path | None = None) -> bool:
     """Return whether a name can be shown: it exists, or it is made of short words, which no key is."""
-    return reads_like_a_name(name) or (path is not None and len(name) < _UNIX_PATH_BYTES_MAX and os.path.lexists(path))
+    return reads_like_a_name(name) or (path is not None and len(name) < SOCKET_PATH_BYTES_MAX and os.path.lexists(path))
 
 
 def _credential_path(name: str, env: Mapping[str, str]) -> Path:

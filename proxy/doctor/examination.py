@@ -7,6 +7,7 @@ from pathlib import Path
 
 from proxy.clock import Clock
 from proxy.config import Config, ConfigError, load
+from proxy.config.workers import of_worker
 from proxy.doctor import files, process
 from proxy.doctor.database import database
 from proxy.doctor.finding import Finding, failed, ok
@@ -24,6 +25,10 @@ async def examine(path: Path | None, env: Mapping[str, str], clock: Clock, url: 
     found, config = _configuration(path, env)
     if config is not None:
         store = config.store
+        workers = await process.workers(config)
+        if workers:
+            found.append(process.count_of(workers, config.server.workers))
+            config = of_worker(config, workers[0])
         pid = holder_pid(store.url) if store.path is not None else await process.pid_behind(config.admin.listen)
         found += await _looked("configuration file", lambda: files.secrets(config, env))
         if store.path is not None:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from proxy.config import Address, Config, StoreConfig, SystemdAddress, TcpAddress, UnixAddress
+from proxy.config.workers import worker_sockets
 from proxy.doctor.finding import Finding, failed, ok, warning
 from proxy.edge.sockets import BACKLOG, is_ipv6_only
 from proxy.store import open_store
@@ -90,6 +91,23 @@ async def _no_file(path: Path) -> Finding | None:
     except OSError as error:
         return failed("store", f"{path} cannot be looked at: {error.strerror}", "run this as the gateway's user, or as root")
     return None
+
+
+async def workers(config: Config) -> list[int]:
+    """Return the numbers of the workers that listen at admin sockets of their own; none where one process alone answers."""
+    if config.admin.listen is None:
+        return []
+    states = {number: await asyncio.to_thread(_knock, one.path) for number, one in worker_sockets(config.admin.listen).items()}
+    return [number for number, state in states.items() if state in ("live", "denied")]
+
+
+def count_of(running: list[int], wanted: int) -> Finding:
+    """Compare the workers that run with `server.workers`, which the command line of `serve` may overrule."""
+    says = f"workers {', '.join(map(str, running))} run"
+    if len(running) < wanted:
+        advice = "those that fall are started again; one that was drained comes back with a restart of the service: see its log"
+        return warning("workers", f"{says}, of {wanted}", advice)
+    return ok("workers", says)
 
 
 async def pid_behind(address: UnixAddress | None) -> int | None:

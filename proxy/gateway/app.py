@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from proxy import systemd
 from proxy.billing.claims import ClaimsElsewhere
 from proxy.billing.holds import Billing
 from proxy.billing.idempotency import Idempotency
@@ -25,6 +24,7 @@ from proxy.exchange.flight import Relay
 from proxy.gateway.books import anonymous_grant, require_balanced
 from proxy.gateway.listeners import Listeners
 from proxy.gateway.membership import Membership
+from proxy.gateway.parent import Parent, by_systemd
 from proxy.gateway.routes import ELSEWHERE, PREFIXES, admin_routes, metrics_routes, probe_routes, public_routes
 from proxy.gateway.shutdown import StopSignal, abort, drain_customers, drain_settlements, drain_submits
 from proxy.gateway.watchdog import Watchdog
@@ -81,29 +81,39 @@ class Gateway:
 
 @asynccontextmanager
 async def running(
-    config: Config, *, clock: Clock, access_log: logs.AccessLog, stop: StopSignal | None = None, source: Source | None = None
+    config: Config,
+    *,
+    clock: Clock,
+    access_log: logs.AccessLog,
+    stop: StopSignal | None = None,
+    source: Source | None = None,
+    parent: Parent | None = None,
 ) -> AsyncIterator[Gateway]:
     """Start a gateway, and on leaving drain and close it.
 
     Args:
         source: where a reload finds the configuration; None: it cannot be reloaded.
+        parent: who started this process, and may have opened the public sockets; None: systemd, or nobody.
 
     Raises:
         ListenError: an address cannot be listened on.
         StoreRefusedError: another process has the store open, or it is none of ours.
     """
     async with AsyncExitStack() as stack:
-        yield await _Construction(config, clock, access_log, stop or StopSignal(), stack).gateway(source)
+        yield await _Construction(config, clock, access_log, stop or StopSignal(), parent or by_systemd(), stack).gateway(source)
 
 
 class _Construction:
     """Builds each part once, the lowest first. A part that has to be closed pushes its closing on the stack."""
 
-    def __init__(self, config: Config, clock: Clock, access_log: logs.AccessLog, stop: StopSignal, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, config: Config, clock: Clock, access_log: logs.AccessLog, stop: StopSignal, parent: Parent, stack: AsyncExitStack
+    ) -> None:
         self._config = config
         self._clock = clock
         self._zone = config.billing.zone
         self._stop = stop
+        self._parent = parent
         self._stack = stack
         self._minding = TaskGroup("peers")
         self._metrics = Metrics()
@@ -189,11 +199,11 @@ class _Construction:
         return store
 
     def _feed_watchdog(self, store: Store) -> None:
-        """Send systemd watchdog beats, if it wants them."""
-        if (period_seconds := systemd.watchdog_seconds()) is None:
+        """Send whoever started this process watchdog beats, if it wants them."""
+        if (period_seconds := self._parent.watchdog_seconds) is None:
             return
         parts = {"the store's writer": store.turn, "the scheduler": self._scheduler.turn}
-        watchdog = Watchdog(period_seconds, parts, beat=lambda: systemd.notify("WATCHDOG=1"))
+        watchdog = Watchdog(period_seconds, parts, beat=lambda: self._parent.tell("WATCHDOG=1"))
         # It asks the store for a turn, so it closes before the store. It closes after the drain and the last settlements, because
         # systemd would kill a gateway that is silent while it drains.
         self._stack.push_async_callback(watchdog.close)
@@ -345,7 +355,9 @@ class _Construction:
 
     async def _open_public_listener(self, router: Router, live_keys: LiveKeys, videos: Videos) -> tuple[str, ...]:
         server = self._config.server
-        listener, addresses = await self._listeners.open("public", router, live_keys, server.listen, mode=server.socket_mode)
+        listener, addresses = await self._listeners.open(
+            "public", router, live_keys, server.listen, mode=server.socket_mode, inherited=self._parent.sockets
+        )
         self._stack.push_async_callback(
             drain_customers, listener, videos.jobs, self._relay, self._bodies, stop=self._stop, live=self._live
         )

@@ -1,6 +1,7 @@
 """The gateway's public, admin and metrics listeners, opened alike, limited and counted together."""
 
-from collections.abc import Iterable
+import socket
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 
 from proxy.clock import Clock
@@ -35,9 +36,21 @@ class Listeners:
         self._opened: dict[str, Listener] = {}
 
     async def open(
-        self, name: str, router: Router, live_keys: LiveKeys, addresses: Iterable[Address], *, mode: int = PRIVATE_SOCKET_MODE
+        self,
+        name: str,
+        router: Router,
+        live_keys: LiveKeys,
+        addresses: Iterable[Address],
+        *,
+        mode: int = PRIVATE_SOCKET_MODE,
+        inherited: Sequence[socket.socket] | None = None,
     ) -> tuple[Listener, tuple[str, ...]]:
-        """Open a listener on all its addresses; return it and the addresses. Raises: ListenError."""
+        """Open a listener on all its addresses; return it and the addresses.
+
+        Args: inherited: sockets that whoever started this process has opened in the addresses' place, and will remove.
+
+        Raises: ListenError.
+        """
         observer = Observer(self._clock, self._access_log, self._metrics)
         entrance = Entrance(
             Dispatcher(router, live_keys, self._live, draining=self._stop.requested.is_set, refusing=self._stop.refusing.is_set),
@@ -50,6 +63,8 @@ class Listeners:
         listener = Listener(entrance, self._clock, keepalive_seconds=server.keepalive_seconds, stall_seconds=server.stall_seconds)
         self._opened[name] = listener
         self._stack.push_async_callback(listener.close)
+        if inherited is not None:
+            return listener, await listener.open(inherited)
         opened: list[str] = []
         for address in addresses:
             sockets = open_sockets(address, mode=mode, beside=every)

@@ -20,6 +20,7 @@ from proxy.config import Config, Source
 from proxy.config.changes import NotReloadedError
 from proxy.edge.sockets import ListenError
 from proxy.gateway.app import running
+from proxy.gateway.parent import Parent, by_systemd
 from proxy.gateway.shutdown import EXIT_LEFT, StopSignal
 from proxy.gateway.sighup import Hangup
 from proxy.live.reload import Reloader
@@ -29,47 +30,58 @@ from proxy.telemetry import logs
 
 logger = logging.getLogger(__name__)
 
+EXIT_REFUSED = 1
+"""It cannot start; the log says why."""
 EXIT_SCHEDULER_FAILED = 71
+EXIT_CONFIGURATION = 78
+"""EX_CONFIG of sysexits.h: starting `serve` again will not help. systemd is told not to (RestartPreventExitStatus=)."""
 GC_ALLOCATIONS = 10_000
 LARGE_BLOCK_BYTES = 1_048_576
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """glibc's names, malloc.h."""
 
 
-def serve(config: Config, source: Source) -> int:
+def serve(config: Config, source: Source, parent: Parent | None = None) -> int:
     """Run the gateway until a signal ends it; return the process's exit code.
 
-    Args: source: the origin of ``config``, which a reload reads again.
+    Args: source: the origin of ``config``, which a reload reads again; parent: who started this process; None: systemd, or nobody.
     """
+    clock, access_log = prepare(config)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, source, clock, access_log, parent))
+
+
+def prepare(config: Config) -> tuple[Clock, logs.AccessLog]:
+    """Make this process fit to serve: descriptors, memory, the log of which it returns that of requests."""
     _open_standard_descriptors()
     _raise_descriptors_limit()
     _return_large_blocks()
     faulthandler.enable(logs.STANDARD_ERROR)  # systemd ends a hung process by SIGABRT: the log then shows each thread's stack
     clock = SystemClock()
-    access_log = logs.configure(clock, level=config.log.level)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, source, clock, access_log))
+    return clock, logs.configure(clock, level=config.log.level)
 
 
-async def _serve(config: Config, source: Source, clock: Clock, access_log: logs.AccessLog) -> int:
+async def _serve(config: Config, source: Source, clock: Clock, access_log: logs.AccessLog, parent: Parent | None = None) -> int:
+    parent = parent or by_systemd()
     stop, hangup, reloading = StopSignal(), asyncio.Event(), TaskGroup("reload")
     heed_signals(stop, reload=hangup.set)
+    parent.watch(stop.request)
     try:
-        async with running(config, clock=clock, access_log=access_log, stop=stop, source=source) as gateway:
+        async with running(config, clock=clock, access_log=access_log, stop=stop, source=source, parent=parent) as gateway:
             await _make_threads()
             _settle_memory()
             logger.info("listening on %s", ", ".join(gateway.addresses))
             if gateway.scraped_at:
                 logger.info("metrics at %s", ", ".join(f"{address}/metrics" for address in gateway.scraped_at))
-            systemd.notify("READY=1")
-            reloading.spawn(_reload_at(hangup, gateway.reloader), "at SIGHUP")
+            parent.tell("READY=1")
+            reloading.spawn(_reload_at(hangup, gateway.reloader, parent), "at SIGHUP")
             await stop.requested.wait()
             await reloading.cancel()
-            systemd.notify("STOPPING=1")
+            parent.tell("STOPPING=1")
             logger.info("stopping: up to %g s for what is under way", gateway.live.now.config.server.drain_seconds)
     except (ListenError, StoreRefusedError, StoreUnavailableError) as fault:
         logger.error("cannot start: %s", fault)  # noqa: TRY400 - the operator's fault, no traceback
-        return 1
+        return EXIT_REFUSED
     logger.info("stopped")
     if stop.has_failed:
         return EXIT_SCHEDULER_FAILED
@@ -107,19 +119,19 @@ def _return_large_blocks() -> None:
         change(_M_TRIM_THRESHOLD, 2 * LARGE_BLOCK_BYTES)  # the ratio that the default keeps between both
 
 
-async def _reload_at(hangup: asyncio.Event, reloader: Reloader) -> None:
+async def _reload_at(hangup: asyncio.Event, reloader: Reloader, parent: Parent) -> None:
     """Reload at each SIGHUP, for ever. All that come during a reload cause one more. systemd waits for both notices."""
     while True:
         await hangup.wait()
         hangup.clear()
-        systemd.notify(systemd.reloading())
+        parent.tell(systemd.reloading())
         try:
             await reloader.reload()
         except NotReloadedError:
             pass  # it has been logged
         except Exception:
             logger.exception("the reload failed")
-        systemd.notify("READY=1")
+        parent.tell("READY=1")
 
 
 def heed_signals(stop: StopSignal, reload: Callable[[], None] | None = None) -> None:

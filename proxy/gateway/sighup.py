@@ -12,8 +12,11 @@ LOOK_SECONDS = 5.0
 """A terminal may also go without a SIGHUP (a disowned job). Two looks later no SIGHUP is taken for its end any more."""
 
 
+Later = Callable[[float, Callable[[], None]], object]
+
+
 class Hangup:
-    """Handles SIGHUP on the running loop."""
+    """Handles SIGHUP."""
 
     def __init__(
         self,
@@ -22,11 +25,14 @@ class Hangup:
         *,
         has_terminal: Callable[[], bool] | None = None,
         look_seconds: float = LOOK_SECONDS,
+        later: Later | None = None,
     ) -> None:
+        """Args: later: what calls a function after some seconds; None: the running loop."""
         self._on_closed = on_closed
         self._on_reload = on_reload
         self._is_there = has_terminal or has_controlling_terminal
         self._look_seconds = look_seconds
+        self._later = later or _on_the_loop
         self._had_terminal = self._is_there()
         if self._had_terminal:
             self._look_later()
@@ -39,14 +45,17 @@ class Hangup:
             self._on_reload()
 
     def _look_later(self) -> None:
-        loop = asyncio.get_running_loop()
         if self._is_there():
-            loop.call_later(self._look_seconds, self._look_later)
+            self._later(self._look_seconds, self._look_later)
         else:
-            loop.call_later(self._look_seconds, self._forget)  # a shell may be about to pass its SIGHUP on
+            self._later(self._look_seconds, self._forget)  # a shell may be about to pass its SIGHUP on
 
     def _forget(self) -> None:
         self._had_terminal = False
+
+
+def _on_the_loop(seconds: float, act: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(seconds, act)
 
 
 def has_controlling_terminal() -> bool:

@@ -59,9 +59,9 @@ class Member(GatewayProcess):
     async def chat(self, *, key: str = "", **fields: Any) -> Reply:
         return await self.ask("/chat/completions", {**CHAT, **fields}, key=key)
 
-    async def metrics(self) -> dict[str, float]:
-        """Scrape its admin socket; return the values without labels."""
-        connector = aiohttp.UnixConnector(path=str(self.directory / "admin.sock"))
+    async def metrics(self, name: str = "admin.sock") -> dict[str, float]:
+        """Scrape its admin socket, or a worker's; return the values, by name and labels."""
+        connector = aiohttp.UnixConnector(path=str(self.directory / name))
         async with aiohttp.ClientSession(connector=connector) as session, session.get("http://gateway/metrics") as response:
             lines = [line.rpartition(" ") for line in (await response.text()).splitlines() if not line.startswith("#")]
         return {name: float(value) for name, _, value in lines}
