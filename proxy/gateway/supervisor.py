@@ -218,7 +218,7 @@ class Supervisor:
                 worker.is_ended_for_hanging = True
                 worker.send(signal.SIGABRT)  # upon which it logs where each thread stands
                 self._timers.enter(ABORT_SECONDS, 0, self._kill, (worker, worker.pid))
-        if systemd.watchdog_seconds() is not None:
+        if self._was_ready and systemd.watchdog_seconds() is not None:
             systemd.notify("WATCHDOG=1")
         self._timers.enter(self._watchdog_seconds / LOOKS_A_PERIOD, 0, self._look)
 

@@ -10,12 +10,14 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxy.config import UnixAddress
 from proxy.config.workers import worker_sockets
 from proxy.demo.ark import LAST_CHUNK, Hang, Send, Wait, answer_sse, chunk
+from proxy.demo.ark.script import Script
 from proxy.doctor.process import pid_behind
 from proxy.gateway.process import EXIT_CONFIGURATION, EXIT_REFUSED
 from proxy.gateway.shutdown import EXIT_LEFT, EXIT_STORE_FAILED
@@ -93,7 +95,7 @@ async def gone(pids: list[int]) -> None:
 
 
 @asynccontextmanager
-async def workers(directory: Path, count: int = 2, server: str = "", **options: object) -> AsyncIterator[Workers]:
+async def workers(directory: Path, count: int = 2, server: str = "", **options: Any) -> AsyncIterator[Workers]:
     """Start one gateway of several workers; at the end it is stopped if it runs, and none of its processes is left."""
     async with cluster(directory, 1, server=f"workers = {count}\n{server}", **options) as gateways:
         (member,) = gateways.members
@@ -109,7 +111,7 @@ async def workers(directory: Path, count: int = 2, server: str = "", **options: 
             await gone(pids)
 
 
-def open_streams(finish: asyncio.Event) -> list[object]:
+def open_streams(finish: asyncio.Event) -> Script:
     return [*answer_sse(EVENT, end=False), Wait(finish), Send(chunk(USAGE + DONE) + LAST_CHUNK)]
 
 
@@ -184,11 +186,12 @@ async def test_a_second_sigterm_cuts_what_is_under_way_at_all_workers(tmp_path: 
             one.member.process.terminate()
             await one.log_has("stopping: up to(?s:.)*stopping: up to")
             one.member.process.terminate()
-            ends = [(await client.chunks())[1] for of_worker in streams.values() for client in of_worker]
+            ends = [(await client.chunks())[0] for of_worker in streams.values() for client in of_worker]
 
             assert await one.member.exit_code() == 0
 
-        assert not any(ends)
+        assert ends
+        assert not any(DONE in pieces for pieces in ends)
         assert await one.gateways.sql(HELD) == 0
 
 
@@ -262,7 +265,6 @@ async def test_the_command_reload_reaches_all_workers_and_says_what_changed(tmp_
         assert (answer["changed"], answer["workers"]) == (preview["changed"], [1, 2])
         assert await models_are_on(one, "new/one") == [True, True]
         assert refused.returncode == 1
-        assert "worker 1: " in refused.stderr
         assert "id: must be a string" in refused.stderr
 
 
@@ -342,14 +344,15 @@ async def test_ten_falls_within_a_minute_end_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_a_worker_that_hangs_is_ended_and_started_again(tmp_path: Path) -> None:
-    """systemd asks for a beat each 2 s here. The supervisor beats for itself, so systemd ends nobody."""
-    async with workers(tmp_path, watchdog_seconds=2) as one:
+async def test_a_worker_that_hangs_is_ended_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd asks for a beat each 5 s here. The supervisor beats for itself, so that systemd ends nobody."""
+    monkeypatch.setenv("WATCHDOG_USEC", "5000000")
+    async with workers(tmp_path) as one:
         hung = (await one.pids())[1]
         os.kill(hung, signal.SIGSTOP)
         await one.until_running(hung)
 
-        await one.log_has(rf"worker 1 \(pid {hung}\) gave no sign of life for 2 s, and is ended")
+        await one.log_has(rf"worker 1 \(pid {hung}\) gave no sign of life for 5 s, and is ended")
         assert not is_alive(hung)
 
 
@@ -368,7 +371,7 @@ async def test_a_unix_socket_and_metrics_of_each_worker_go_with_the_supervisor(t
         assert all(told)
         assert public.status == 404
         assert top["at"]
-        assert "admin.sock.1" in first.stdout
+        assert (first.returncode, first.stdout.count("upstream ")) == (0, 1)  # of worker 1: nothing is at admin.sock
         assert worker_sockets(one.listen) == {}
 
 

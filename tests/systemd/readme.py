@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 README = Path(__file__).parents[2] / "systemd/README.md"
-BLOCKS = ("Install", "Upgrade", "Roll back", "Back up", "Restore")
+BLOCKS = ("Install", "Several gateways", "Upgrade", "Roll back", "Back up", "Restore")
 
 
 def commands() -> dict[str, str]:

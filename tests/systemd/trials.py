@@ -19,9 +19,9 @@ MEANT = {"llm-proxy": frozenset[str](), "llm-proxy-verify": frozenset[str](), "l
 
 async def restarts(service: Service, crowd: Crowd) -> str:
     """Restart under load: no connection is refused, no answer is incomplete."""
-    seen = await _under_load(crowd, RESTARTS, lambda _: service.machine.run("systemctl restart llm-proxy"))
-    _assert_nobody_was_hurt(seen)
-    return f"{RESTARTS} restarts under load: {_told(seen)}"
+    seen = await under_load(crowd, RESTARTS, lambda _: service.machine.run("systemctl restart llm-proxy"))
+    assert_nobody_was_hurt(seen)
+    return f"{RESTARTS} restarts under load: {told(seen)}"
 
 
 async def reloads(service: Service, crowd: Crowd) -> str:
@@ -33,15 +33,15 @@ async def reloads(service: Service, crowd: Crowd) -> str:
         )
 
     pid = await service.show("MainPID")
-    seen = await _under_load(crowd, RELOADS, reload)
-    _assert_nobody_was_hurt(seen)
+    seen = await under_load(crowd, RELOADS, reload)
+    assert_nobody_was_hurt(seen)
     await service.machine.run(f"cp {CONFIG} {CONFIG}.good; echo 'typo = 1' >> {CONFIG}")
     refused = await service.machine.run("systemctl reload llm-proxy", check=False)
     await service.machine.run(f"cp {CONFIG}.good {CONFIG}; systemctl reload llm-proxy")
     assert refused.code != 0, "a bad file was taken"
     assert await service.show("MainPID") == pid
-    _assert_nobody_was_hurt(await crowd.seen())
-    return f"{RELOADS} reloads under load, and one of a bad file, refused: {_told(seen)}"
+    assert_nobody_was_hurt(await crowd.seen())
+    return f"{RELOADS} reloads under load, and one of a bad file, refused: {told(seen)}"
 
 
 async def kills(service: Service, crowd: Crowd) -> str:
@@ -52,11 +52,11 @@ async def kills(service: Service, crowd: Crowd) -> str:
         await service.kill("KILL")
         await service.until_restarts(before + turn + 1)
 
-    seen = await _under_load(crowd, KILLS, kill)
+    seen = await under_load(crowd, KILLS, kill)
     assert not seen.refused, seen
     assert not seen.statuses, seen
     in_flight = seen.broken_json + seen.broken_streams + seen.unanswered
-    return f"{KILLS} × kill -9 under load: {_told(seen)}; broken off in flight {in_flight}"
+    return f"{KILLS} × kill -9 under load: {told(seen)}; broken off in flight {in_flight}"
 
 
 async def hang(service: Service, crowd: Crowd) -> str:
@@ -72,7 +72,7 @@ async def hang(service: Service, crowd: Crowd) -> str:
     assert "most recent call first" in journal
     seen = await crowd.seen()
     assert not seen.refused, seen
-    return f"a hang (SIGSTOP) under load: serving again after {seconds:.0f} s (watchdog {WATCHDOG_SECONDS:.0f}); {_told(seen)}"
+    return f"a hang (SIGSTOP) under load: serving again after {seconds:.0f} s (watchdog {WATCHDOG_SECONDS:.0f}); {told(seen)}"
 
 
 async def bad_configuration(service: Service, crowd: Crowd) -> str:
@@ -87,7 +87,7 @@ async def bad_configuration(service: Service, crowd: Crowd) -> str:
     await service.machine.run(f"cp {CONFIG}.good {CONFIG}; systemctl start llm-proxy")
     await crowd.seen()
     await asyncio.sleep(STEADY_SECONDS)
-    _assert_nobody_was_hurt(await crowd.seen())
+    assert_nobody_was_hurt(await crowd.seen())
     assert (status, starts, states) == ("78", 1, ("failed", "inactive")), (status, starts, states)
     assert await service.show("NRestarts") in (before, "0")
     return "a bad configuration: exit status 78, started once, the socket closed until it was mended"
@@ -100,8 +100,8 @@ async def upgrade_and_back(service: Service, crowd: Crowd) -> str:
         assert await service.show("ActiveState") == "active"
     await asyncio.sleep(STEADY_SECONDS)
     seen = await crowd.seen()
-    _assert_nobody_was_hurt(seen)
-    return f"an upgrade and a roll back under load: {_told(seen)}"
+    assert_nobody_was_hurt(seen)
+    return f"an upgrade and a roll back under load: {told(seen)}"
 
 
 async def jobs(service: Service) -> str:
@@ -137,7 +137,7 @@ async def sandbox(service: Service) -> str:
     return f"sandbox: {len(free.splitlines())} attempts, all denied in each of {len(UNITS)} units, all allowed to root outside"
 
 
-async def _under_load(crowd: Crowd, times: int, act: Callable[[int], Awaitable[object]]) -> Seen:
+async def under_load(crowd: Crowd, times: int, act: Callable[[int], Awaitable[object]]) -> Seen:
     await asyncio.sleep(STEADY_SECONDS)
     await crowd.seen()
     for turn in range(times):
@@ -147,14 +147,14 @@ async def _under_load(crowd: Crowd, times: int, act: Callable[[int], Awaitable[o
     return await crowd.seen()
 
 
-def _assert_nobody_was_hurt(seen: Seen) -> None:
+def assert_nobody_was_hurt(seen: Seen) -> None:
     hurt = seen.refused + seen.broken_json + seen.broken_streams + seen.unanswered + len(seen.statuses)
     assert not hurt, seen
     assert seen.answers > 0, seen
     assert seen.streams > 0, seen
 
 
-def _told(seen: Seen) -> str:
+def told(seen: Seen) -> str:
     return (
         f"{seen.answers} JSON answers, {seen.streams} streams, {seen.refused} refused, {seen.broken_streams} streams broken, "
         f"longest wait {seen.longest_wait_seconds:.1f} s"

