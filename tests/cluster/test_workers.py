@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from proxy.config import UnixAddress
@@ -279,6 +280,22 @@ async def test_a_worker_with_a_faulty_file_waits_for_a_better_one_while_the_othe
         await one.until_running(fallen)
 
         assert replies == [200] * 3
+
+
+async def test_doctor_finds_the_workers(tmp_path: Path) -> None:
+    async with workers(tmp_path) as one:
+        whole = await one.member.run("doctor", "--json")
+        node = await one.gateways.sql("SELECT min(id) FROM nodes WHERE serving")
+        pids = await one.pids()
+        await one.member.command_answer("nodes", "drain", str(node))
+        one_left = await one.member.run("doctor", "--json")
+
+        found = {check["check"]: check for check in orjson.loads(whole.stdout)["checks"]}
+        later = {check["check"]: check for check in orjson.loads(one_left.stdout)["checks"]}
+        assert (found["workers"]["state"], found["workers"]["says"]) == ("ok", "workers 1, 2 run")
+        assert found["gateway"]["says"] == f"runs (pid {pids[1]}) and answers the operator"
+        assert later["workers"]["state"] == "warning"
+        assert later["workers"]["says"].endswith(" run, of 2")
 
 
 async def test_a_drained_worker_stays_away_and_the_last_one_takes_the_supervisor_along(tmp_path: Path) -> None:

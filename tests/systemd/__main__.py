@@ -53,7 +53,7 @@ async def _tried(name: str, service: Service, trial: Awaitable[str]) -> bool:
         print(await trial, flush=True)
     except Exception as error:  # noqa: BLE001  the other trials run too
         print(f"FAILED {name}: {type(error).__name__}: {error}", flush=True)
-        print((await service.journal("llm-proxy"))[-2000:], flush=True)
+        print((await service.journal("'llm-proxy*'"))[-6000:], flush=True)
         return True
     return False
 

@@ -18,7 +18,7 @@ STARTED_SECONDS = 30.0
 async def instances(service: Service) -> str:
     """Restart one after the other, kill, drain, and stop all, under load.
 
-    Restarts hurt nobody, a kill breaks its own calls, one that is drained stays away, and with none running a customer starts the first.
+    Restarts hurt nobody, a kill breaks its own calls, one that is drained stays away. With none running, a customer starts the first.
     """
     await start_postgres(service)
     await service.machine.run(f"sed -i 's|^url = .*|url = \"postgresql://postgres@/postgres?host={FOLDER}\"|' {CONFIG}")
