@@ -10,7 +10,7 @@ from tests.systemd.readme import commands
 from tests.systemd.service import CONFIG, PORT, Service
 from tests.systemd.trials import STEADY_SECONDS, assert_nobody_was_hurt, told, under_load
 
-RESTARTS, KILLS = 10, 2
+RESTARTS, KILLS, WORKERS_RESTARTS = 10, 2, 3
 FOLDER = "/srv/postgres"
 STARTED_SECONDS = 30.0
 
@@ -30,6 +30,13 @@ async def instances(service: Service) -> str:
         lines = [await trial(service, customers) for trial in TRIALS]
     await service.machine.run("llm-proxy ledger verify")
     lines.append(await started_by_a_customer(service))
+    await service.machine.run(
+        "systemctl disable --now llm-proxy.socket llm-proxy@1 llm-proxy@2 && rm /etc/systemd/system/llm-proxy.socket.d/several.conf && "
+        f"systemctl daemon-reload && sed -i 's|^workers = 1|workers = 2|' {CONFIG} && systemctl start llm-proxy.socket llm-proxy"
+    )
+    async with crowd(service.machine, PORT, key) as customers:
+        lines.append(await workers(service, customers))
+    await service.machine.run("llm-proxy ledger verify")
     return "several gateways on one socket: " + "; ".join(lines)
 
 
@@ -85,6 +92,23 @@ async def drained(service: Service, customers: Crowd) -> str:
     states = [await service.show("ActiveState", unit) for unit in ("llm-proxy@1.service", "llm-proxy@2.service", "llm-proxy.socket")]
     assert states == ["active", "inactive", "active"], states
     return "one drained: it stayed away, the socket open, nobody hurt"
+
+
+async def workers(service: Service, customers: Crowd) -> str:
+    """The single service with ``server.workers = 2``: restarted, reloaded, and one of its workers killed, in its sandbox."""
+    assert await service.show("StatusText") == "2 of 2 workers serve"
+    seen = await under_load(customers, WORKERS_RESTARTS, lambda _: service.machine.run("systemctl restart llm-proxy"))
+    assert_nobody_was_hurt(seen)
+    reloaded = await under_load(customers, 1, lambda _: service.machine.run("systemctl reload llm-proxy"))
+    assert_nobody_was_hurt(reloaded)
+    main = await service.show("MainPID")
+    killed = await under_load(customers, 1, lambda _: service.machine.run(f"kill -KILL $(pgrep -P {main} | head -n 1)"))
+    assert not killed.refused, killed
+    assert not killed.statuses, killed
+    assert (await service.show("MainPID"), await service.show("StatusText")) == (main, "2 of 2 workers serve")
+    return (
+        f"the service with two workers, {WORKERS_RESTARTS} restarts: {told(seen)}; one killed, and started again by the first process"
+    )
 
 
 async def started_by_a_customer(service: Service) -> str:

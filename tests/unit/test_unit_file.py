@@ -10,7 +10,9 @@ import pytest
 
 from proxy.cli.gateway import BAD_CONFIGURATION
 from proxy.cli.shared import WRONG_USAGE
+from proxy.config import UnixAddress
 from proxy.config.tables import ServerTable
+from proxy.config.workers import worker_socket
 from proxy.edge.listener import CLOSE_SECONDS, NEWCOMER_SECONDS
 from proxy.gateway.shutdown import CUT_SECONDS, EXIT_LEFT, SETTLE_SECONDS, SUBMIT_DRAIN_SECONDS
 
@@ -114,3 +116,30 @@ def test_a_proxy_under_another_user_reaches_the_directory_of_the_socket() -> Non
 
     assert (unit["RuntimeDirectory"], unit["RuntimeDirectoryMode"]) == ("llm-proxy", "0755")
     assert unit["StateDirectoryMode"] == "0700"  # it holds the admin socket
+
+
+def sandbox(unit: str) -> list[str]:
+    """Return a service's directives from its file modes on, in their order."""
+    text = (DIRECTORY / unit).read_text(encoding="utf-8").partition("[Service]")[2].partition("[Install]")[0]
+    lines = [line for line in text.splitlines() if "=" in line and not line.startswith("#")]
+    return lines[lines.index("UMask=0077") :]
+
+
+def test_an_instance_has_the_sandbox_of_the_single_service() -> None:
+    """The trial of the sandbox (`python -m tests.systemd sandbox`) then speaks of both."""
+    assert len(sandbox("llm-proxy.service")) > 30
+    assert sandbox("llm-proxy@.service") == sandbox("llm-proxy.service")
+
+
+def test_services_that_may_get_one_socket_agree_on_its_mode() -> None:
+    """systemd resets it at each start of either, for all that have the socket (man systemd.exec, NonBlocking=)."""
+    for unit in ("llm-proxy.service", "llm-proxy@.service"):
+        assert directives(unit)["NonBlocking"] == "yes"
+
+
+def test_an_instance_has_the_operators_socket_that_commands_look_for() -> None:
+    name, _, value = directives("llm-proxy@.service")["Environment"].partition("=")
+    listen = UnixAddress(Path("/var/lib/llm-proxy/admin.sock"))
+
+    assert name == "LLM_PROXY_ADMIN__LISTEN"
+    assert value.replace("%i", "7") == str(worker_socket(listen, 7))
