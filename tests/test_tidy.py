@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"live"}),
     frozenset({"telemetry"}),
     frozenset({"billing", "edge"}),
-    frozenset({"exchange", "jobs", "operations"}),
+    frozenset({"exchange", "jobs", "operations", "reference"}),
     frozenset({"videos"}),
     frozenset({"handlers"}),
     frozenset({"gateway"}),

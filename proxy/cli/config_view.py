@@ -27,6 +27,7 @@ def describe(config: Config) -> dict[str, Any]:
             "early_head_seconds": config.server.early_head_seconds,
             "trusted_proxies": list(config.server.trusted_proxies),
             "workers": config.server.workers,
+            "docs": config.server.docs,
         },
         "store": _described_store(config.store),
         "admin": {"listen": str(config.admin.listen or "off"), "metrics_listen": str(config.admin.metrics_listen or "off")},

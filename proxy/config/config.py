@@ -33,6 +33,8 @@ class ServerConfig:
     """Networks whose ``X-Forwarded-For`` is believed, and "unix" for peers of unix sockets."""
     workers: int = 1
     """Processes that answer, each a gateway of its own on the same sockets."""
+    docs: bool = True
+    """Whether `/openapi.json` and `/docs` are served."""
 
 
 @dataclass(frozen=True, slots=True)

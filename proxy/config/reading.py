@@ -152,6 +152,7 @@ def _read_server(value: object, base: Path, faults: Faults) -> ServerConfig | No
         table.early_head_seconds,
         _read_trusted_proxies(table.trusted_proxies, faults),
         table.workers,
+        table.docs,
     )
 
 

@@ -99,6 +99,7 @@ class ServerTable(Table, frozen=True, kw_only=True):
     early_head_seconds: Grace = 0
     trusted_proxies: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
     workers: Annotated[int, Meta(ge=1, le=WORKERS_MAX)] = 1
+    docs: bool = True
 
 
 class StoreTable(Table, frozen=True, kw_only=True):

@@ -196,7 +196,7 @@ class Connection(Receiver):
         """Send a whole answer, or the end of a streamed one."""
         body = response.body
         if body is not None:
-            if response.status != 204:
+            if response.status not in (204, 304):
                 response.headers["Content-Length"] = str(len(body))
             self._send(request, response.status, response.headers, b"" if request.method == "HEAD" else body, response.fields)
         elif request.takes_chunks and self.transport is not None:

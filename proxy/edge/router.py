@@ -51,7 +51,13 @@ class Router:
         routes = list(routes)
         self._slips = None if elsewhere is None else Slips(((route.method, route.path) for route in routes), prefixes, elsewhere)
         self._prefixes = prefixes
-        self._at_root = {route.path: {route.method: route} for route in at_root}
+        self._at_root: dict[str, dict[str, Route]] = {}
+        self._tailed_at_root: dict[str, dict[str, Route]] = {}
+        for route in at_root:
+            if route.path.endswith(ID_SUFFIX):
+                self._tailed_at_root.setdefault(route.path.removesuffix("{id}"), {})[route.method] = route
+            else:
+                self._at_root.setdefault(route.path, {})[route.method] = route
         self._exact: dict[str, dict[str, Route]] = {}
         self._tailed: dict[str, dict[str, Route]] = {}
         self._by_target: dict[tuple[str, str], Route] = {}
@@ -106,12 +112,15 @@ class Router:
             if path.startswith(prefix):
                 return self._under_prefix(path[len(prefix) :])
         methods = self._at_root.get(path)
-        return None if methods is None else (methods, "")
+        return self._by_tail(self._tailed_at_root, path) if methods is None else (methods, "")
 
     def _under_prefix(self, path: str) -> tuple[dict[str, Route], str] | None:
         if (exact := self._exact.get(path)) is not None:
             return exact, ""
-        for prefix, methods in self._tailed.items():
+        return self._by_tail(self._tailed, path)
+
+    def _by_tail(self, tailed: dict[str, dict[str, Route]], path: str) -> tuple[dict[str, Route], str] | None:
+        for prefix, methods in tailed.items():
             if path.startswith(prefix) and len(path) > len(prefix):
                 tail = path[len(prefix) :]
                 if self._slips is not None and len(tail) > 1 and tail.endswith("/"):  # an id that ends in one is asked for as %2F

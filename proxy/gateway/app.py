@@ -25,7 +25,7 @@ from proxy.gateway.books import anonymous_grant, require_balanced
 from proxy.gateway.listeners import Listeners
 from proxy.gateway.membership import Membership
 from proxy.gateway.parent import Parent, by_systemd
-from proxy.gateway.routes import ELSEWHERE, PREFIXES, admin_routes, metrics_routes, probe_routes, public_routes
+from proxy.gateway.routes import ELSEWHERE, PREFIXES, admin_routes, metrics_routes, probe_routes, public_routes, reference_routes
 from proxy.gateway.shutdown import StopSignal, abort, drain_customers, drain_settlements, drain_submits
 from proxy.gateway.watchdog import Watchdog
 from proxy.handlers.account import AccountHandlers
@@ -34,6 +34,7 @@ from proxy.handlers.chat import ChatHandlers
 from proxy.handlers.images import ImageHandlers
 from proxy.handlers.models import ModelHandlers
 from proxy.handlers.ops import OpsHandlers
+from proxy.handlers.reference import ReferenceHandlers
 from proxy.handlers.videos import VideoHandlers
 from proxy.jobs import fold_requests, forget_keys, forget_nodes, note_use
 from proxy.jobs.fold_requests import FoldRequests
@@ -267,7 +268,10 @@ class _Construction:
             models=ModelHandlers(self._live),
             account=AccountHandlers(store, store, self._clock, self._zone),
         )
-        return Router([*public, *probes], PREFIXES, at_root=probes, elsewhere=ELSEWHERE)
+        reference = reference_routes(ReferenceHandlers(lambda: served, PREFIXES)) if self._config.server.docs else []
+        routes, asks_keys = [*public, *probes, *reference], self._config.server.auth == "keys"
+        served = [(route.method, route.path, asks_keys and route.needs_key) for route in routes]
+        return Router(routes, PREFIXES, at_root=[*probes, *reference], elsewhere=ELSEWHERE)
 
     def _claims_elsewhere(self, store: Store) -> ClaimsElsewhere | None:
         if store.peers is None:

@@ -13,6 +13,7 @@ from proxy.handlers.chat import ChatHandlers
 from proxy.handlers.images import ImageHandlers
 from proxy.handlers.models import ModelHandlers
 from proxy.handlers.ops import OpsHandlers
+from proxy.handlers.reference import ReferenceHandlers
 from proxy.handlers.videos import VideoHandlers
 
 PREFIXES = ("/api/v1", "/v1")
@@ -75,6 +76,15 @@ def public_routes(
 def probe_routes(ops: OpsHandlers) -> list[Route]:
     """Return the load balancers' routes, at the root and under every prefix, without a key."""
     return [Route("GET", "/healthz", ops.healthz, needs_key=False), Route("GET", "/readyz", ops.readyz, needs_key=False)]
+
+
+def reference_routes(reference: ReferenceHandlers) -> list[Route]:
+    """Return the routes by which the API describes itself, at the root and under every prefix, without a key."""
+    return [
+        Route("GET", "/openapi.json", reference.document, needs_key=False),
+        Route("GET", "/docs", reference.page, needs_key=False),
+        Route("GET", "/docs/{id}", reference.file, needs_key=False),
+    ]
 
 
 def metrics_routes(ops: OpsHandlers) -> list[Route]:

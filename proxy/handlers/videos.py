@@ -27,7 +27,15 @@ from proxy.core.money import DISCOUNT_WHOLE, discounted
 from proxy.core.pricing import with_discount
 from proxy.core.video.price import hold_for, nanos_per_kilotoken, quote
 from proxy.core.video.record import VideoTask, new_task
-from proxy.core.video.request import DEFAULT_MODEL, PUBLISHED_KEYS, VideoCall, parse_video_call
+from proxy.core.video.request import (
+    DEFAULT_MODEL,
+    LIMIT_DEFAULT,
+    LIMIT_MAX,
+    OFFSET_MAX,
+    PUBLISHED_KEYS,
+    VideoCall,
+    parse_video_call,
+)
 from proxy.core.video.upstream import upstream_body
 from proxy.core.video.view import created_task, public_status, public_task, task_list
 from proxy.core.waiting import answered_within, wait_seconds
@@ -42,10 +50,6 @@ from proxy.store.values import Grant, IdempotencyClaim, NewRequest
 from proxy.upstream.routing import AccessTarget, Routing
 from proxy.videos.cancel import VideoCancels
 from proxy.videos.tasks import SUBMIT_MARGIN_SECONDS, SUBMIT_SECONDS_MAX, VideoJobs
-
-LIMIT_DEFAULT = 20
-LIMIT_MAX = 100
-OFFSET_MAX = 10**9
 
 _WHOLE = re.compile("[0-9]{1,10}")
 

@@ -24,6 +24,7 @@ SEED_MAX = 2**31 - 1
 RANDOM_SEED = -1
 STYLE_CHARACTERS_MAX = 100
 NEGATIVE_PROMPT_CHARACTERS_MAX = 2_000
+SIZE_CHARACTERS_MAX = 32
 
 PIXELS_MIN = 3_686_400
 PIXELS_MAX = 16_777_216
@@ -35,7 +36,7 @@ _NAMED_SIZES = ("2K", "3K", "4K")
 _SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})")
 
 
-_UPSTREAM_FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg"}
+UPSTREAM_FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def parse_image_call(body: object) -> ImageCall:
         image_url=_image_url(checked, task_type),
         negative_prompt=fields.optional_text(checked, "negative_prompt", NEGATIVE_PROMPT_CHARACTERS_MAX),
         style=fields.optional_text(checked, "style", STYLE_CHARACTERS_MAX),
-        size=upstream_size(fields.optional_text(checked, "size", 32) or DEFAULT_SIZE),
+        size=upstream_size(fields.optional_text(checked, "size", SIZE_CHARACTERS_MAX) or DEFAULT_SIZE),
         n=fields.optional_integer(checked, "n", 1, IMAGES_MAX) or 1,
         seed=None if seed == RANDOM_SEED else seed,
         output_format=_output_format(checked),
@@ -149,7 +150,7 @@ def _output_format(body: fields.Body) -> str:
     asked = fields.one_of(body, "output_format", ("png", "jpg", "jpeg", "webp"), "png")
     if asked == "webp":
         raise InvalidParameterError("'output_format' webp is not available: the model makes png and jpg", param="output_format")
-    return _UPSTREAM_FORMATS[asked]
+    return UPSTREAM_FORMATS[asked]
 
 
 def _ratio_distance(one: tuple[int, int], other: tuple[int, int]) -> Fraction:

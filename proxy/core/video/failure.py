@@ -11,6 +11,16 @@ GONE = TaskError("GENERATION_FAILED", "The task was lost while it was generated;
 DELETED = TaskError("GENERATION_FAILED", "The task ended while it was being cancelled, and its video is gone; nothing was charged")
 FAILED = TaskError("GENERATION_FAILED", "The generation failed; nothing was charged")
 UNAVAILABLE = TaskError("MODEL_UNAVAILABLE", "The model was not available; nothing was charged")
+FAILURE_CODES = (
+    "CONTENT_REJECTED",
+    "INVALID_PARAMETER",
+    "MODEL_UNAVAILABLE",
+    "GENERATION_FAILED",
+    "TASK_EXPIRED",
+    "TASK_CANCELLED",
+    "SUBMIT_LOST",
+)
+"""All codes of a failed task."""
 
 _OPERATORS = ("Account", "Authentication", "AccessDenied", "OperationDenied", "ModelNotOpen", "InvalidEndpoint", "InvalidSubscription")
 _LIMITS = ("QuotaExceeded", "SetLimitExceeded", "RateLimit", "ServerOverloaded", "RequestBurst", "InflightBatchsize")

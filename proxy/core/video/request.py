@@ -23,6 +23,11 @@ DURATION_SECONDS_MAX = 12
 DURATION_SECONDS_DEFAULT = 5
 SEED_MAX = 2**32 - 1
 
+LIMIT_DEFAULT = 20
+LIMIT_MAX = 100
+"""Tasks on a page."""
+OFFSET_MAX = 10**9
+
 
 @dataclass(frozen=True, slots=True)
 class VideoCall:

@@ -14,6 +14,7 @@ _PUBLIC_STATUS = {
     TaskState.SUCCEEDED: "succeeded",
     TaskState.FAILED: "failed",
 }
+PUBLIC_STATUSES = tuple(dict.fromkeys(_PUBLIC_STATUS.values()))
 
 
 def public_status(state: TaskState) -> str:

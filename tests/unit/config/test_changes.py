@@ -59,6 +59,7 @@ OTHER_VALUES: dict[str, tuple[str, Any, Any]] = {
     "server.early_head_seconds": ("1", 0, 1),
     "server.trusted_proxies": ('["10.0.0.1", "unix"]', [], ["10.0.0.1/32", "unix"]),
     "server.workers": ("2", 1, 2),
+    "server.docs": ("false", True, False),
     "store.url": ('"sqlite:b.db"', "sqlite:{directory}/llm-proxy.db", "sqlite:{directory}/b.db"),
     "admin.listen": ('"off"', "unix:{directory}/admin.sock", "off"),
     "admin.metrics_listen": ('"127.0.0.1:7"', "off", "127.0.0.1:7"),
@@ -75,8 +76,8 @@ OTHER_VALUES: dict[str, tuple[str, Any, Any]] = {
     "retention.request_days": ("90", 0, 90),
 }
 NEED_A_RESTART = {
-    "server.listen", "server.auth", "server.socket_mode", "server.workers", "store.url", "admin.listen", "admin.metrics_listen",
-    "billing.time_zone",
+    "server.listen", "server.auth", "server.socket_mode", "server.workers", "server.docs",
+    "store.url", "admin.listen", "admin.metrics_listen", "billing.time_zone",
 }  # fmt: skip
 FOLLOWS = {"server.auth": ["server.socket_mode"]}
 """For a key, the keys whose default is derived from it."""
