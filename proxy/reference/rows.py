@@ -1,4 +1,4 @@
-"""A schema as rows of a table: one a field, those within it below it, named by their place (``messages[].content[].text``). Pure."""
+"""A schema as rows of a table, one a field. Those within it come after them, named by their place (``messages[].role``). Pure."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -40,19 +40,23 @@ class _Table:
         self._is_answer = is_answer
 
     def rows(self, schema: dict[str, Any], prefix: str, depth: int) -> Iterator[Row]:
-        """Yield the rows of an object's fields, depth first."""
+        """Yield the rows of an object's fields, then of those within each."""
         if depth > DEPTH_MAX:
             return
         required = schema.get("required", ())
-        for name, field in schema.get("properties", {}).items():
-            forms = [self._resolved(form) for form in field.get("oneOf", field.get("anyOf", [field]))]
+        fields = schema.get("properties", {})
+        forms_of = {
+            name: [self._resolved(form) for form in field.get("oneOf", field.get("anyOf", [field]))] for name, field in fields.items()
+        }
+        for name, field in fields.items():
             yield Row(
                 prefix + name,
-                self._kind(forms),
+                self._kind(forms_of[name]),
                 name in required and not self._is_answer,
                 field.get("description", ""),
                 tuple(self._notes(field)),
             )
+        for name, forms in forms_of.items():
             for form in forms:
                 yield from self._within(form, prefix + name, depth)
 
