@@ -40,8 +40,12 @@ ALWAYS = ("x-request-id",)
 OF_A_KEY = tuple(f"x-ratelimit-{what}-{kind}" for kind in ("requests", "tokens") for what in ("limit", "remaining", "reset"))
 OF_A_DELAY = ("Retry-After", "retry-after-ms", "x-should-retry")
 REPLAYED = ("idempotent-replayed",)
-DELAYED = frozenset({429, 500, 503})
-"""Statuses whose answers may say when to ask again, or not to."""
+DELAYED = frozenset(
+    {errors.ContextLengthError, errors.ContentRejectedError, errors.KeyLimitReachedError, errors.TaskRunningError}
+    | {errors.IdempotencyConflictError, errors.RequestTooLargeError, errors.RateLimitedError, errors.InternalError}
+    | {errors.ModelUnavailableError}
+)
+"""Errors whose answers may say when to ask again, or not to."""
 
 
 class Served(NamedTuple):
@@ -202,7 +206,7 @@ class _Refused:
     def answer(self, kinds: list[Refusal], headers: tuple[str, ...]) -> dict[str, Any]:
         """Return the answer for errors of one status."""
         status = kinds[0].status
-        delays = OF_A_DELAY if status in DELAYED or errors.ContextLengthError in kinds else ()
+        delays = OF_A_DELAY if not DELAYED.isdisjoint(kinds) else ()
         challenge = ("WWW-Authenticate",) if status == 401 else ()
         narrowed = {"error": {"properties": {"code": {"enum": [kind.code for kind in kinds]}}}}
         return {
