@@ -53,7 +53,7 @@ async def described_by(gateway: Bench) -> Described:
 
 async def test_answers_are_those_of_the_description_and_show_every_field_of_it(tmp_path: Path) -> None:
     ark = Settings(timeline=Timeline(queued_seconds=0.7, running_seconds=0.05))
-    async with StandIn(ark) as stand_in, bench(tmp_path, ark=stand_in, models=MODELS, **QUICK) as gateway:
+    async with StandIn(ark) as stand_in, bench(tmp_path, ark=stand_in, models=MODELS, **dict[str, Any](QUICK)) as gateway:
         checked = Checked(gateway, await described_by(gateway))
         spend = SpendLimits(day=Nanos(50 * 10**9), total=Nanos(90 * 10**9))
         await limit_key(gateway, expires_at_ms=IN_A_YEAR_MS, models=("*",), spend=spend, **OFTEN)

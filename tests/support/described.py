@@ -70,7 +70,7 @@ class Described:
         bare = target.partition("?")[0]
         for prefix in PREFIXES:
             bare = bare.removeprefix(prefix) if bare.startswith(f"{prefix}/") else bare
-        paths = self.document["paths"]
+        paths: dict[str, dict[str, Any]] = self.document["paths"]
         if bare in paths and method.lower() in paths[bare]:
             return bare
         return next(path for path in paths if path.endswith("/{id}") and bare.startswith(path.removesuffix("{id}")))

@@ -1,6 +1,6 @@
 """The tables beside the parsers: each value is taken by the parser if, and only if, the table says so."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -91,9 +91,9 @@ def values_for(schema: Schema) -> Iterator[Any]:
     yield from ("auto", "2k", "4K", "8K", "1024X1024", "0x5", " 2048x2048 ", "Auto", "png", "webp")
 
 
-def agree(take: Callable[[Body], None], body: Body, schema: Schema, components: Body) -> bool:
+def agree(take: Callable[[Body], None], body: Body, schema: Schema, components: Mapping[str, Schema]) -> bool:
     """Return whether parser and schema both take a body, or both refuse it; fail otherwise."""
-    valid = Draft202012Validator({**schema, "components": {"schemas": components}}).is_valid(body)
+    valid: bool = Draft202012Validator({**schema, "components": {"schemas": components}}).is_valid(body)
     refused = ""
     try:
         take(body)
