@@ -37,6 +37,7 @@ EXEMPT = {
     "proxy.config.reading": "at a start or a reload, in a thread: the operator's own file",
     "proxy.config.models": "at a start or a reload, in a thread: the operator's own file",
     "proxy.config.upstreams": "at a start or a reload, in a thread: the operator's own file",
+    "proxy.config.workers": "at a start: the operator's own command line and file",
     "proxy.config.environment": "at a start or a reload, in a thread: the operator's own environment",
     "proxy.doctor.examination": "a process of its own, and our own words",
     "proxy.doctor.front": "a process of its own; of an answer it reads the code of an error",

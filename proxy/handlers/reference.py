@@ -117,6 +117,11 @@ def preferred_language(accepted: str) -> str:
     return best
 
 
+def takes_gzip(accepted: str) -> bool:
+    """Return whether an ``Accept-Encoding`` header names ``gzip``, or anything, with a quality above 0."""
+    return _GZIP.search(accepted) is not None
+
+
 def _asked_language(context: Context) -> str | None:
     """Return the language of ``?lang=``; None: it names none that there is."""
     values = context.request.query_values("lang")
@@ -136,7 +141,7 @@ def _sent(context: Context, finished: Finished) -> Response:
     known = {tag.strip().removeprefix("W/") for value in context.header_values("If-None-Match") for tag in value.split(",")}
     if "*" in known or finished.etag.removeprefix("W/") in known:
         return Response(304, context.headers, b"")
-    if _GZIP.search(",".join(context.header_values("Accept-Encoding"))):
+    if takes_gzip(",".join(context.header_values("Accept-Encoding"))):
         context.headers["Content-Encoding"] = "gzip"
         return context.answer(finished.zipped, content_type=finished.content_type)
     return context.answer(finished.body, content_type=finished.content_type)

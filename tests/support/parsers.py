@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import orjson
@@ -43,11 +44,13 @@ from proxy.core.video.price import VideoBilling
 from proxy.core.video.record import new_task
 from proxy.core.video.report import Polled
 from proxy.edge import body, entrance, slips
+from proxy.edge.origin import origin_of
 from proxy.edge.request import Request
 from proxy.edge.response import Response
 from proxy.edge.router import Route, Router
 from proxy.edge.server import Server
 from proxy.exchange import ends
+from proxy.handlers import reference
 from proxy.operations import dates
 from proxy.top import exposition
 from proxy.upstream import ark_client, tunnel
@@ -253,6 +256,13 @@ def forwarded(raw: bytes) -> None:
         proxies.client("10.0.0.1", values)
 
 
+def preferred(raw: bytes) -> None:
+    said = words_of(raw)
+    reference.preferred_language(said)
+    reference.takes_gzip(said)
+    origin_of(cast("Request", SimpleNamespace(headers={"Host": said, "X-Forwarded-Proto": said})))
+
+
 def headed(raw: bytes) -> None:
     found = HeadReader(64 * KB).feed(raw)
     if found is not None:
@@ -441,6 +451,12 @@ PARSERS: dict[str, Parser] = {
         forwarded, HEADER_BYTES, (Worst(b"10.0.0.1,"), Worst(b"2001:db8::1,"), Worst(b","), Worst(b"1:")), (f"{CORE}.networks",)
     ),
     "a credential, an origin, a host": Parser(credentials, HEADER_BYTES, (Worst(b" \t"), Worst("℀".encode())), (f"{CORE}.credential",)),
+    "what a browser prefers": Parser(
+        preferred,
+        HEADER_BYTES,
+        (Worst(b"zh;q=0.1,"), Worst(b"gzip;q=0,"), Worst(b" "), Worst(b"9"), Worst(b"9", b"gzip;q=")),
+        ("proxy.handlers.reference", "proxy.edge.origin"),
+    ),
     "other headers": Parser(
         headers,
         HEADER_BYTES,
