@@ -65,7 +65,9 @@ async def _serve(config: Config, source: Source, clock: Clock, access_log: logs.
     parent = parent or by_systemd()
     stop, hangup, reloading = StopSignal(), asyncio.Event(), TaskGroup("reload")
     heed_signals(stop, reload=hangup.set)
-    parent.watch(stop.request)
+    if parent.channel is not None:
+        heed_supervisor(stop)
+        parent.watch(stop.drain)
     try:
         async with running(config, clock=clock, access_log=access_log, stop=stop, source=source, parent=parent) as gateway:
             await _make_threads()
@@ -147,6 +149,16 @@ def heed_signals(stop: StopSignal, reload: Callable[[], None] | None = None) -> 
         loop.add_signal_handler(signal.SIGHUP, Hangup(reload if has_nohup else stop.request, reload))
     elif not has_nohup:
         loop.add_signal_handler(signal.SIGHUP, stop.request)
+
+
+def heed_supervisor(stop: StopSignal) -> None:
+    """Handle a worker's signals: however often SIGTERM comes, it drains, and only SIGINT cuts what is under way.
+
+    A service manager sends SIGTERM to all processes of a service, and the supervisor passes its own on: the second is no impatience.
+    """
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.drain)
+    loop.add_signal_handler(signal.SIGINT, stop.cut)
 
 
 async def _make_threads() -> None:

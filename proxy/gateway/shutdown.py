@@ -41,6 +41,15 @@ class StopSignal:
         """Ask to stop; a second call: to stop now."""
         (self.impatient if self.requested.is_set() else self.requested).set()
 
+    def drain(self) -> None:
+        """Ask to stop; a second call changes nothing."""
+        self.requested.set()
+
+    def cut(self) -> None:
+        """Stop now."""
+        self.requested.set()
+        self.impatient.set()
+
     def leave(self) -> None:
         """Stop, and stay away."""
         self.is_leaving = True

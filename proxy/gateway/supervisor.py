@@ -81,6 +81,8 @@ class Supervisor:
         self._is_reloading = False
         self._code: int | None = None
         """What this process ends with; None: it is not asked to end."""
+        self._is_asked = False
+        """A signal has asked this process to stop."""
         self._hangup: Hangup | None = None
 
     def run(self) -> int:
@@ -184,7 +186,7 @@ class Supervisor:
         self._tell()
 
     def _ended_at_stop(self, name: str, code: int, told: str) -> None:
-        if code in (0, EXIT_LEFT, -signal.SIGTERM):  # by SIGTERM itself: it had not begun to start
+        if code in (0, EXIT_LEFT, -signal.SIGTERM, -signal.SIGINT):  # by the signal itself: it had not begun to start
             return
         logger.error("%s ended %s while it was to stop", name, told)
         self._code = self._code or (code if code > 0 else EXIT_WORKERS_FALL)
@@ -263,7 +265,12 @@ class Supervisor:
                     self._reap()
 
     def _asked_to_stop(self) -> None:
-        """Have all workers drain; asked a second time, have them cut what is under way."""
+        """Have all workers drain; asked a second time, have them cut what is under way (`heed_supervisor`)."""
+        if self._is_asked:
+            for worker in self._workers:
+                worker.send(signal.SIGINT)
+            return
+        self._is_asked = True
         self._stop(self._code or 0)
 
     def _stop(self, code: int) -> None:

@@ -178,6 +178,28 @@ async def test_sigterm_drains_all_workers_and_then_ends(tmp_path: Path) -> None:
         assert await one.gateways.balance() == (BALANCE - len(ends) * CHAT_NANOS, 0)
 
 
+async def test_a_sigterm_to_all_processes_at_once_is_one_request_to_drain(tmp_path: Path) -> None:
+    """systemd sends it to the whole control group, and the supervisor passes its own on."""
+    finish = asyncio.Event()
+    async with workers(tmp_path) as one:
+        one.gateways.ark.enqueue(open_streams(finish), times=STREAMS_MAX)
+        async with AsyncExitStack() as stack:
+            streams = await one.stream_on_each(stack)
+            assert one.member.process is not None
+            one.member.process.terminate()
+            await one.log_has("stopping: up to(?s:.)*stopping: up to")
+            for pid in streams:
+                os.kill(pid, signal.SIGTERM)
+            await asyncio.sleep(0.5)  # a cut would come now
+            finish.set()
+            ends = [await client.chunks() for of_worker in streams.values() for client in of_worker]
+
+            assert await one.member.exit_code() == 0
+
+        assert ends == [([EVENT, DONE], True)] * len(ends)
+        assert await one.gateways.sql(HELD) == 0
+
+
 async def test_a_second_sigterm_cuts_what_is_under_way_at_all_workers(tmp_path: Path) -> None:
     async with workers(tmp_path, drain_seconds=60) as one:
         one.gateways.ark.enqueue([*answer_sse(EVENT, end=False), Hang()], times=STREAMS_MAX)
