@@ -387,12 +387,15 @@ async def test_a_worker_that_hangs_is_ended_and_started_again(tmp_path: Path, mo
     """systemd asks for a beat each 5 s here. The supervisor beats for itself, so that systemd ends nobody."""
     monkeypatch.setenv("WATCHDOG_USEC", "5000000")
     async with workers(tmp_path) as one:
-        hung = (await one.pids())[1]
+        before = await one.pids()
+        hung = before[1]
         os.kill(hung, signal.SIGSTOP)
-        await one.until_running(hung)
-
         await one.log_has(rf"worker 1 \(pid {hung}\) gave no sign of life for 5 s, and is ended")
+        after = await one.until_running(hung)
+
         assert not is_alive(hung)
+        assert after[2] == before[2]  # whose writer had its turns
+        assert one.member.log.read_text().count("gave no sign of life") == 1
 
 
 async def test_a_unix_socket_and_metrics_of_each_worker_go_with_the_supervisor(tmp_path: Path) -> None:

@@ -71,6 +71,19 @@ async def test_a_census_counts_what_is_open_and_nothing_that_has_ended(store: St
     await assert_books_balance(store)
 
 
+@pytest.mark.parametrize("writes", [0, 40])
+async def test_a_turn_of_the_writer_comes_and_ends_idle_or_not(store: Store, alice: Account, writes: int) -> None:
+    """The watchdog's beat waits for it: one that never ended would end a gateway that works."""
+    holds = [store.place_hold(new_request(f"req_{number}", account_id=alice.id, hold_nanos=1)) for number in range(writes)]
+
+    async with asyncio.timeout(20):
+        await store.turn()
+        await asyncio.gather(*holds)
+        await store.turn()
+
+    await assert_books_balance(store)
+
+
 async def test_what_waits_to_be_written_is_told_until_it_is(store: Store, alice: Account) -> None:
     writes = [store.place_hold(new_request(f"req_{number}", account_id=alice.id, hold_nanos=1)) for number in range(3)]
     waiting = store.backlog

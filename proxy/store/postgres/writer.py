@@ -213,6 +213,9 @@ class Writer:
                 await self._book(operations, until)
             elif (function := operations[0].function) is not None:
                 _resolve(operations[0], await self._session.transact(function, operations[0].args, until))
+            else:  # a turn, which asks for no more than to be come to
+                _resolve(operations[0], None)
+                return
         except ValueRefusedError as error:
             await self._run_one_by_one(operations, error)
         except Exception as error:  # noqa: BLE001  the writer must outlive any bug of an operation; its caller is told
