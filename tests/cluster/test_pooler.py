@@ -54,7 +54,7 @@ async def pgbouncer(url: str) -> AsyncIterator[str]:
                     await asyncio.sleep(0.02)
             yield f"postgresql://{parts.netloc}{parts.path}?host={made}"
         finally:
-            process.send_signal(signal.SIGQUIT)
+            process.kill()  # it keeps nothing; SIGQUIT it ignores where the tests run in the background, SIGTERM has two meanings
             await asyncio.to_thread(process.wait)
 
 
@@ -69,7 +69,7 @@ def _start(program: str, folder: Path, server: str) -> "subprocess.Popen[bytes]"
         user=USER,
         cwd=folder,
         stderr=subprocess.DEVNULL,
-        preexec_fn=partial(end_with_parent, signal.SIGQUIT),  # noqa: PLW1509  it calls the kernel, and nothing else
+        preexec_fn=partial(end_with_parent, signal.SIGKILL),  # noqa: PLW1509  it calls the kernel, and nothing else
     )
 
 
